@@ -1,0 +1,64 @@
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""What a release directory of the engine looks like, for those who make one and those who look at it.
+
+<engine root>/
+  mirror.git            bare clone, fetched by root
+  releases/<12 hex>/    the tree of one commit, built; `.ds4-fleet.json` is written last and makes it complete
+  releases/<id>.partial a build that runs or was cut off
+  current, previous     symbolic links to releases/<id>
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+#: Written last, inside the release: {id, commit, built_at, sdk, capabilities: {flags, topics, targets}}.
+MARKER = ".ds4-fleet.json"
+ID_LENGTH = 12
+
+
+def release_id(commit):
+    """The directory name of a full commit hash."""
+    return commit[:ID_LENGTH]
+
+
+def read_marker(path):
+    """The marker of the release directory `path` as a dict, or None when it is not complete."""
+    try:
+        marker = json.loads((Path(path) / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return marker if isinstance(marker, dict) and marker.get("commit") else None
+
+
+def linked_id(engine_root, name):
+    """The release id that `current` or `previous` points to, or None."""
+    try:
+        return (Path(engine_root) / name).readlink().name
+    except OSError:
+        return None
+
+
+def list_releases(engine_root):
+    """[{id, commit, path, complete, capabilities}] of all release directories, partial ones left out."""
+    try:
+        folders = sorted((Path(engine_root) / "releases").iterdir())
+    except OSError:
+        return []
+    found = []
+    for folder in folders:
+        if folder.name.endswith(".partial") or not folder.is_dir():
+            continue
+        marker = read_marker(folder)
+        found.append(
+            {
+                "id": folder.name,
+                "commit": marker["commit"] if marker else None,
+                "path": str(folder),
+                "complete": marker is not None,
+                "capabilities": marker.get("capabilities") if marker else None,
+            }
+        )
+    return found
