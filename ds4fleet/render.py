@@ -186,16 +186,16 @@ def desired(plan: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, A
     """Files, jobs and server of a host.
 
     plan: HostPlan as a dict; read are host, role, mode, context, generation, memory.wired_limit_mib,
-    volumes, model, weights and engine (release_id, releases_dir, current, and `capabilities.flags` of the built release,
-    else the `flags` that the catalogue expects of the commit). settings: the host's variables; the role's
-    defaults fill gaps.
+    volumes, model, weights and engine (release_id, releases_dir, current, and `capabilities.flags` of the
+    built release, else the `flags` that the catalogue expects of the commit).
+    settings: the host's variables; the role's defaults fill gaps.
 
     Returns {files: [...], jobs: [...], server: {...}|None, dropped_flags: [...]}. An entry of files has
-    {path, kind, content, target, owner, group, mode, validate, stage}; kind is file, dir, link or absent, and
-    a file whose content is None must exist while its content is not ours (logs). Directories come before what
-    is in them. An entry of jobs has {label, plist, state, restart_on, stage}. dropped_flags names settings
-    that the engine has no flag for, so that they have no effect. Raises OperatorError for settings that contradict
-    each other or that the engine cannot take.
+    {path, kind, content, target, owner, group, mode, validate, stage}; kind is file, dir, link or absent,
+    and a file whose content is None must exist while its content is not ours (logs). Directories come before
+    what is in them. An entry of jobs has {label, plist, state, restart_on, stage}. dropped_flags names
+    settings that the engine has no flag for, so that they have no effect.
+    Raises OperatorError for settings that contradict each other or that the engine cannot take.
     """
     values = {**role_defaults(), **settings}
     return _Renderer(plan, values).result()
