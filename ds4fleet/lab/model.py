@@ -1,0 +1,883 @@
+"""The simulated Mac as data: one dataclass tree that is saved as JSON, loaded, compared and changed.
+
+Every simulated command is a view on, or a change of, this tree. All sizes are the real bytes of the Mac
+that is played (a 2 TB SSD holds 2 TB); only the backing store is smaller, by `SCALE`. Sources of the stock
+values: reference section "diskutil and APFS" 1.1 (device layout, container sizes), 3.2 (GPU wired limit),
+3.5 (hardware ids); the name of the source stands beside each table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import time
+import types
+import typing
+import uuid as uuidlib
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+SCALE = 4096
+"""One byte of the lab's backing store stands for this many bytes of the simulated SSD."""
+
+MIB = 1 << 20
+GIB = 1 << 30
+GB = 10**9
+PAGE_BYTES = 16384
+"""Page size of Apple Silicon (recording sysctl_hw: hw.pagesize)."""
+
+APFS_CONTENT = "41504653-0000-11AA-AA11-00306543ECAC"
+CONTAINER_CONTENT = "EF57347C-0000-11AA-AA11-00306543ECAC"
+FRESH_VOLUME_BYTES = 32768
+"""What an empty new volume reports as in use (recording apfs_list__with_quota_volume)."""
+
+
+class Spec(Protocol):
+    """What `Mac.bare` needs to know of a host of the inventory."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def region(self) -> str: ...
+    @property
+    def hardware(self) -> dict[str, Any]: ...
+
+
+def stable_uuid(*parts: str) -> str:
+    """The same upper-case UUID for the same parts, so that a lab that is built again has the same
+    identifiers.
+    """
+    return str(uuidlib.uuid5(uuidlib.NAMESPACE_DNS, "/".join(("ds4-fleet.lab", *parts)))).upper()
+
+
+def fresh_uuid() -> str:
+    """A new random UUID in macOS's upper-case spelling."""
+    return str(uuidlib.uuid4()).upper()
+
+
+# ----------------------------------------------------------------------------------------------------
+# hardware
+
+
+@dataclass
+class Hardware:
+    """Identity and size of the machine. `memory_gb` counts 2^30 bytes, `storage_gb` 10^9, as they are
+    sold.
+    """
+
+    model: str
+    chip: str
+    memory_gb: int
+    storage_gb: int
+    form: str
+    performance_cores: int
+    efficiency_cores: int
+    gpu_cores: int
+    serial: str
+    platform_uuid: str
+    provisioning_udid: str
+    model_number: str
+    boot_rom: str
+    target_type: str
+    perflevel_names: list[str] = field(default_factory=lambda: ["Performance", "Efficiency"])
+    processors_form: str = "4"
+    """How system_profiler writes number_processors: "3" or "4" fields, or "int" as in a virtual machine."""
+    metal: str = "spdisplays_metal4"
+    laptop: bool = False
+
+    @property
+    def memsize_bytes(self) -> int:
+        return self.memory_gb * GIB
+
+    @property
+    def cores(self) -> int:
+        return self.performance_cores + self.efficiency_cores
+
+
+# (performance cores, efficiency cores, GPU cores) by chip and, where Apple sells two sizes, by memory.
+# Source: Apple's technical specifications of each model; only the totals reach any decision of the role.
+_CORES: dict[str, tuple[int, int, int]] = {
+    "Apple M1": (4, 4, 8),
+    "Apple M1 Pro": (8, 2, 16),
+    "Apple M1 Max": (8, 2, 32),
+    "Apple M1 Ultra": (16, 4, 64),
+    "Apple M2": (4, 4, 10),
+    "Apple M2 Pro": (8, 4, 19),
+    "Apple M2 Max": (8, 4, 38),
+    "Apple M2 Ultra": (16, 8, 76),
+    "Apple M3": (4, 4, 10),
+    "Apple M3 Max": (12, 4, 40),
+    "Apple M3 Ultra": (24, 8, 80),
+    "Apple M4": (4, 6, 10),
+    "Apple M4 Pro": (10, 4, 20),
+    "Apple M4 Max": (12, 4, 40),
+    "Apple M5": (4, 6, 10),
+    "Apple M5 Max": (6, 12, 40),
+}
+# hw.targettype; J316s is recorded (M1 Pro), the rest is not and nothing reads it.
+_TARGET_TYPES = {"MacBookPro18,1": "J316s", "Mac16,11": "J773s", "Mac15,14": "J575d", "Mac16,9": "J575c"}
+# Whole disk and macOS container by SSD size in GB. Reference 1.1: 251000193024/245107195904,
+# 500277790720/494384795648, 1000555581440/994662584320 and container 1995165736960 are recorded; larger ones
+# keep the recorded difference between disk and container.
+_SSD_BYTES: dict[int, tuple[int, int]] = {
+    256: (251000193024, 245107195904),
+    500: (500277790720, 494384795648),
+    512: (500277790720, 494384795648),
+    1000: (1000555581440, 994662584320),
+    2000: (2001058734080, 1995165736960),
+    4000: (4002117468160, 3996224471040),
+    8000: (8004234936320, 7998341939200),
+    16000: (16008469872640, 16002576875520),
+}
+ISC_BYTES = 524288000
+RECOVERY_BYTES = 5368664064
+
+
+def ssd_bytes(storage_gb: int) -> tuple[int, int]:
+    """(whole disk, macOS container) in bytes for an SSD sold as `storage_gb`."""
+    if storage_gb in _SSD_BYTES:
+        return _SSD_BYTES[storage_gb]
+    whole = storage_gb * GB + 555581440
+    return whole, whole - ISC_BYTES - RECOVERY_BYTES - 45056
+
+
+def hardware_of(name: str, wanted: dict[str, Any]) -> Hardware:
+    """The declared hardware (`ds4_hardware`) with everything else that a Mac reports about itself.
+
+    Missing keys get the values of the smallest Mac mini M4, so that a partial declaration still boots.
+    """
+    chip = str(wanted.get("chip", "Apple M4"))
+    model = str(wanted.get("model", "Mac16,10"))
+    performance, efficiency, gpu = _CORES.get(chip, (8, 4, 20))
+    seed = hashlib.sha256(name.encode()).hexdigest().upper()
+    five = chip.startswith("Apple M5")
+    return Hardware(
+        model=model,
+        chip=chip,
+        memory_gb=int(wanted.get("memory_gb", 16)),
+        storage_gb=int(wanted.get("storage_gb", 256)),
+        form=str(wanted.get("form", "Mac mini")),
+        performance_cores=performance,
+        efficiency_cores=efficiency,
+        gpu_cores=gpu,
+        serial="L" + seed[:9],
+        platform_uuid=stable_uuid(name, "platform"),
+        provisioning_udid=f"0000{seed[10:14]}-{seed[14:30]}",
+        model_number=f"Z{seed[30:34]}LL/A",
+        boot_rom="18000.121.3",
+        target_type=_TARGET_TYPES.get(model, "J999s"),
+        perflevel_names=["Super", "Performance"] if five else ["Performance", "Efficiency"],
+        laptop=str(wanted.get("form", "")).startswith("MacBook"),
+    )
+
+
+# ---------------------------------------------------------------------------------------------- system
+# settings
+
+
+@dataclass
+class Os:
+    """The installed macOS. Values of 26.5.1: reference 3.1 and 7.1; the build's letters are of the
+    recorded form.
+    """
+
+    version: str = "26.5.1"
+    build: str = "25F80"
+    kernel: str = "25.5.0"
+    name: str = "macOS Tahoe"
+
+
+@dataclass
+class Memory:
+    """Unified memory: the GPU's wired limit and what the system itself occupies."""
+
+    wired_limit_mib: int = 0
+    policy: str = "newer"
+    """Which of the two measured built-in limits applies: "newer" or "older" (reference 3.2)."""
+    base_wired_bytes: int = 2 * GIB
+    base_active_bytes: int = 2 * GIB
+    swap_total_bytes: int = 0
+    swap_used_bytes: int = 0
+    pressure_level: int = 1
+
+
+# Share of RAM that Metal may wire at iogpu.wired_limit_mb = 0, by GiB of RAM. Reference 3.2 (measured except
+# 96, 192 and 256, which it interpolates; the lower end is taken there).
+_STOCK_NEWER = {
+    16: 0.74,
+    24: 0.76,
+    32: 0.78,
+    36: 0.78,
+    48: 0.78,
+    64: 0.81,
+    96: 0.81,
+    128: 0.84,
+    192: 0.84,
+    256: 0.84,
+    512: 464 / 512,
+}
+_STOCK_OLDER = {16: 2 / 3, 24: 2 / 3, 32: 2 / 3}
+
+
+def stock_wired_limit_mib(memory_gb: int, policy: str) -> int:
+    """MiB that Metal may wire while the limit is 0, as measured on Macs of this size (`policy`
+    newer|older).
+    """
+    table, default = (_STOCK_NEWER, 0.84) if policy == "newer" else (_STOCK_OLDER, 0.75)
+    return int(memory_gb * 1024 * table.get(memory_gb, default))
+
+
+@dataclass
+class Snapshot:
+    """The sealed system snapshot that is mounted on `/`; its UUID is not the volume's (reference 1.1)."""
+
+    uuid: str
+    name: str
+    mount_point: str = "/"
+
+
+@dataclass
+class Volume:
+    """An APFS volume. `in_use_bytes` is the model's own base load; what lies in the backing store comes on
+    top.
+    """
+
+    uuid: str
+    name: str
+    slice: int
+    roles: list[str] = field(default_factory=list)
+    quota_bytes: int = 0
+    reserve_bytes: int = 0
+    in_use_bytes: int = FRESH_VOLUME_BYTES
+    mount_point: str = ""
+    mount_options: list[str] = field(default_factory=list)
+    case_sensitive: bool = False
+    encrypted: bool = True
+    filevault: bool = False
+    locked: bool = False
+    sealed: str = "No"
+    os_internal: bool = False
+    owners_enabled: bool = True
+    indexed: bool = True
+    snapshot: Snapshot | None = None
+    group_uuid: str = ""
+    backing: str = ""
+    """Name of the subvolume that holds the contents; empty for the stock volumes, which have no contents."""
+
+
+@dataclass
+class Container:
+    """An APFS container on one partition of a disk."""
+
+    uuid: str
+    number: int
+    disk: int
+    partition: int
+    partition_uuid: str
+    size_bytes: int
+    content: str = "Apple_APFS"
+    volumes: list[Volume] = field(default_factory=list)
+    image: str = ""
+    """File name of the backing image below the Mac's storage folder; empty when nothing can be added."""
+    reported_free_bytes: int | None = None
+    """A recorded Mac's free space, where it is not the difference of the recorded numbers (metadata)."""
+
+    @property
+    def reference(self) -> str:
+        return f"disk{self.number}"
+
+    @property
+    def physical_store(self) -> str:
+        return f"disk{self.disk}s{self.partition}"
+
+    def device(self, volume: Volume) -> str:
+        return f"disk{self.number}s{volume.slice}"
+
+    def snapshot_device(self, volume: Volume) -> str:
+        return f"{self.device(volume)}s1"
+
+    def free_bytes(self, measured: dict[str, int] | None = None) -> int:
+        """Space not allocated: size less what volumes use or have reserved.
+
+        `measured`: bytes (real) per volume UUID found in the backing store, added to the model's base load.
+        """
+        if self.reported_free_bytes is not None:
+            return self.reported_free_bytes
+        used = sum(max(in_use(v, measured), v.reserve_bytes) for v in self.volumes)
+        return max(0, self.size_bytes - used)
+
+    def base_load_bytes(self) -> int:
+        """What the stock volumes occupy; the backing image holds only the rest."""
+        return sum(v.in_use_bytes for v in self.volumes if not v.backing)
+
+    def next_slice(self) -> int:
+        """The next slice number: one above the highest ever used, so a deleted volume leaves a gap."""
+        return max((v.slice for v in self.volumes), default=0) + 1
+
+
+def in_use(volume: Volume, measured: dict[str, int] | None) -> int:
+    """Bytes in use by a volume: base load plus what was measured in its backing store."""
+    return volume.in_use_bytes + (measured or {}).get(volume.uuid, 0)
+
+
+@dataclass
+class Disk:
+    """A physical disk. Kind of bus: reference 1.6 ("Apple Fabric" internal, "USB", "PCI-Express", "Disk
+    Image").
+    """
+
+    number: int
+    size_bytes: int
+    media_name: str
+    protocol: str = "Apple Fabric"
+    internal: bool = True
+    uuid: str = ""
+
+    @property
+    def device(self) -> str:
+        return f"disk{self.number}"
+
+
+@dataclass
+class Record:
+    """A record of the local directory (dscl): attribute names as Open Directory spells them, each a list
+    of values.
+    """
+
+    attributes: dict[str, list[str]] = field(default_factory=dict)
+    password_hash: str = "*"
+    """crypt(3) hash for sshd and sudo; "*" = no password."""
+
+    def first(self, key: str, default: str = "") -> str:
+        values = self.attributes.get(key)
+        return values[0] if values else default
+
+    @property
+    def name(self) -> str:
+        return self.first("RecordName")
+
+
+@dataclass
+class Power:
+    """pmset settings of one power source, in the order in which `pmset -g` prints them (recording
+    pmset_g).
+    """
+
+    settings: dict[str, int] = field(default_factory=dict)
+    capabilities: list[str] = field(default_factory=list)
+    disable_sleep: bool = False
+    restart_freeze: bool = False
+    therm: str = ""
+
+
+# Stock settings of a desktop Mac (recording pmset_g.txt gives keys and order; the values are the
+# factory's: an idle
+# desktop sleeps, which is what bootstrap must change).
+_POWER_STOCK = {
+    "Sleep On Power Button": 1,
+    "autorestart": 0,
+    "powernap": 1,
+    "networkoversleep": 0,
+    "disksleep": 10,
+    "sleep": 1,
+    "ttyskeepawake": 1,
+    "displaysleep": 10,
+    "tcpkeepalive": 1,
+    "lowpowermode": 0,
+    "womp": 1,
+}
+_POWER_CAPABILITIES = [
+    "displaysleep",
+    "disksleep",
+    "sleep",
+    "womp",
+    "autorestart",
+    "powernap",
+    "tcpkeepalive",
+    "ttyskeepawake",
+    "networkoversleep",
+    "lowpowermode",
+]
+
+
+@dataclass
+class Toolchain:
+    """Command Line Tools: absent on a bare Mac. `developer_dir` is what xcode-select points at."""
+
+    installed: bool = False
+    developer_dir: str = ""
+    version: str = "26.5"
+    label: str = "Command Line Tools for Xcode 26.5-26.5"
+    python_version: str = "3.9.6"
+    install_s: float = 1.0
+    """How long `softwareupdate -i` takes here (5 to 20 minutes on a Mac)."""
+
+
+@dataclass
+class Updates:
+    """Software Update: the schedule and the preferences of com.apple.SoftwareUpdate (reference 6)."""
+
+    scheduled: bool = True
+    offered: list[dict[str, str]] = field(default_factory=list)
+    """Offers besides the tool chain: {label, title, version, size_kib, action}."""
+
+
+@dataclass
+class Names:
+    """scutil's three names; an empty HostName is "not set"."""
+
+    computer: str = ""
+    local_host: str = ""
+    host: str = ""
+
+
+@dataclass
+class Firewall:
+    """Application firewall state: 0 off, 1 on, 2 block all."""
+
+    state: int = 0
+    stealth: bool = False
+    block_all: bool = False
+    apps: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Boot:
+    """This boot: when it began (epoch seconds), how often this Mac has booted, and its session id."""
+
+    booted_at_s: float = 0.0
+    count: int = 0
+    session_uuid: str = ""
+
+
+@dataclass
+class Quirks:
+    """Choices where releases differ or nothing is recorded; a probe of a real Mac may set them."""
+
+    info_unknown_rc: int = 1
+    quota_errno: str = "EDQUOT"
+    remote_login_refusal_rc: int = 1
+    checkmember_no_rc: int = 67
+    dscl_missing_key_stream: str = "stdout"
+    bad_username_bootstrap_rc: int = 0
+
+
+@dataclass
+class Mac:
+    """Everything that is simulated of one Mac."""
+
+    name: str
+    region: str
+    hardware: Hardware
+    os: Os = field(default_factory=Os)
+    memory: Memory = field(default_factory=Memory)
+    disks: list[Disk] = field(default_factory=list)
+    containers: list[Container] = field(default_factory=list)
+    users: dict[str, Record] = field(default_factory=dict)
+    groups: dict[str, Record] = field(default_factory=dict)
+    power: Power = field(default_factory=Power)
+    toolchain: Toolchain = field(default_factory=Toolchain)
+    updates: Updates = field(default_factory=Updates)
+    names: Names = field(default_factory=Names)
+    firewall: Firewall = field(default_factory=Firewall)
+    boot: Boot = field(default_factory=Boot)
+    quirks: Quirks = field(default_factory=Quirks)
+    sysctl: dict[str, str] = field(default_factory=dict)
+    """Overrides of single oids, lost at reboot; the GPU's wired limit has its own field."""
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Preference domains, as `defaults` sees them."""
+    launchd_disabled: dict[str, bool] = field(default_factory=dict)
+    """The sticky store of enable/disable: label -> disabled. Survives removal of the plist."""
+    nvram: dict[str, str] = field(default_factory=dict)
+    backup_exclusions: list[str] = field(default_factory=list)
+    timezone: str = "UTC"
+    network_time: bool = True
+    network_time_server: str = "time.apple.com"
+    filevault: str = "off"
+    sip: bool = True
+    remote_login: bool = True
+    full_disk_access: bool = False
+    """Whether ssh sessions have Full Disk Access; off as delivered."""
+    faults: list[str] = field(default_factory=list)
+
+    # ------------------------------------------------------------------------------------------------ life
+
+    @classmethod
+    def bare(cls, spec: Spec) -> Mac:
+        """A Mac as a rental hands it over: admin user, no Command Line Tools, stock disks, nothing of ours.
+
+        `spec` carries name, region and the declared `ds4_hardware`.
+        """
+        hardware = hardware_of(spec.name, spec.hardware)
+        mac = cls(name=spec.name, region=spec.region, hardware=hardware)
+        mac.names = Names(computer=spec.name, local_host=spec.name)
+        mac.disks, mac.containers = stock_storage(spec.name, hardware)
+        mac.users, mac.groups = stock_directory(spec.name)
+        mac.power = Power(dict(_POWER_STOCK), list(_POWER_CAPABILITIES))
+        mac.memory.base_wired_bytes = max(2 * GIB, hardware.memsize_bytes // 48)
+        mac.memory.base_active_bytes = max(2 * GIB, hardware.memsize_bytes // 32)
+        mac.updates.offered = [
+            {
+                "label": "macOS Tahoe 26.5.2-25F84",
+                "title": "macOS Tahoe 26.5.2",
+                "version": "26.5.2",
+                "size_kib": "3709215",
+                "action": "restart",
+            },
+        ]
+        mac.boot = Boot(time.time(), 0, fresh_uuid())
+        return mac
+
+    def renumber(self) -> None:
+        """What a reboot forgets and reassigns: wired limit, run-time sysctls, swap, disk and slice
+        numbers, mounts.
+
+        Numbers are assigned at attach time (reference 1.1), so the macOS container gets another one on every
+        boot, gaps of deleted volumes close, and added volumes change places. UUIDs stay.
+        """
+        self.boot = Boot(time.time(), self.boot.count + 1, fresh_uuid())
+        self.memory.wired_limit_mib = 0
+        self.memory.swap_total_bytes = self.memory.swap_used_bytes = 0
+        self.memory.pressure_level = 1
+        self.sysctl.clear()
+        count = len(self.containers)
+        first = len(self.disks)
+        for index, container in enumerate(sorted(self.containers, key=lambda c: c.partition_uuid)):
+            container.number = first + (index + self.boot.count) % count
+            stock = [v for v in container.volumes if not v.backing]
+            added = [v for v in container.volumes if v.backing]
+            next_slice = max((v.slice for v in stock), default=0) + 1
+            if self.boot.count % 2:
+                added.reverse()
+            for offset, volume in enumerate(added):
+                volume.slice = next_slice + offset
+                volume.mount_point = ""
+                volume.mount_options = []
+
+    # --------------------------------------------------------------------------------------------- look-ups
+
+    @property
+    def boot_container(self) -> Container:
+        """The container that macOS runs from."""
+        for container in self.containers:
+            if any(v.snapshot and v.snapshot.mount_point == "/" for v in container.volumes):
+                return container
+        return self.containers[-1]
+
+    def all_volumes(self) -> list[tuple[Container, Volume]]:
+        """Every volume with its container, by device number."""
+        pairs = [(c, v) for c in self.containers for v in c.volumes]
+        return sorted(pairs, key=lambda p: (p[0].number, p[1].slice))
+
+    def container_by_reference(self, text: str) -> Container | None:
+        """A container by `disk3`, `/dev/disk3` or its UUID."""
+        wanted = text.removeprefix("/dev/")
+        for container in self.containers:
+            if wanted in (container.reference, container.uuid) or wanted.upper() == container.uuid:
+                return container
+        return None
+
+    def disk_of(self, container: Container) -> Disk:
+        """The physical disk below a container."""
+        return next(d for d in self.disks if d.number == container.disk)
+
+    def stock_wired_limit_mib(self) -> int:
+        """What Metal may wire at limit 0 on this Mac, in MiB."""
+        return stock_wired_limit_mib(self.hardware.memory_gb, self.memory.policy)
+
+    # ------------------------------------------------------------------------------------------- saving
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able copy."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Mac:
+        """The inverse of `to_dict`; unknown keys are ignored, missing ones take their defaults."""
+        mac: Mac = _build(cls, data)
+        return mac
+
+    def save(self, path: Path) -> None:
+        """Write atomically, so that a reader or a power cut never sees half a Mac."""
+        temporary = path.with_name(path.name + ".new")
+        temporary.write_text(json.dumps(self.to_dict(), indent=1))
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Mac:
+        """Read what `save` wrote."""
+        return cls.from_dict(json.loads(path.read_text()))
+
+
+Converter = Callable[[Any], Any]
+
+
+@functools.cache
+def _plan(cls: Hashable) -> list[tuple[str, Converter | None]]:
+    kind: Any = cls
+    hints = typing.get_type_hints(kind)
+    return [(f.name, _converter(hints[f.name])) for f in dataclasses.fields(kind)]
+
+
+def _converter(hint: Any) -> Converter | None:
+    if dataclasses.is_dataclass(hint):
+        return functools.partial(_build, hint)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        inner = next((a for a in args if dataclasses.is_dataclass(a)), None)
+        return (lambda value: None if value is None else _build(inner, value)) if inner else None
+    if origin is list and dataclasses.is_dataclass(args[0]):
+        return lambda value: [_build(args[0], item) for item in value]
+    if origin is dict and dataclasses.is_dataclass(args[1]):
+        return lambda value: {key: _build(args[1], item) for key, item in value.items()}
+    return None
+
+
+def _build(cls: Any, data: dict[str, Any]) -> Any:
+    values = {}
+    for name, convert in _plan(cls):
+        if name in data:
+            values[name] = convert(data[name]) if convert else data[name]
+    return cls(**values)
+
+
+# ----------------------------------------------------------------------------------------------- stock
+# contents
+
+
+def stock_storage(name: str, hardware: Hardware) -> tuple[list[Disk], list[Container]]:
+    """The SSD of a stock Apple Silicon Mac: three containers, numbered 1, 2 and 3 (recordings
+    asahi_stock__*).
+    """
+    whole, main = ssd_bytes(hardware.storage_gb)
+    tier = {256: "0256", 500: "0512", 512: "0512"}.get(
+        hardware.storage_gb, f"{hardware.storage_gb // 1000}000"
+    )
+    media = f"APPLE SSD AP{'1024' if tier == '1000' else tier}Z"
+    tag = functools.partial(stable_uuid, name)
+
+    def volume(label: str, number: int, used: int, **more: Any) -> Volume:
+        return Volume(tag("volume", label, str(number)), label, number, in_use_bytes=used, **more)
+
+    isc = Container(
+        tag("isc"),
+        1,
+        0,
+        1,
+        tag("isc-part"),
+        ISC_BYTES,
+        "Apple_APFS_ISC",
+        [
+            volume(
+                "iSCPreboot",
+                1,
+                6213632,
+                roles=["Preboot"],
+                mount_point="/System/Volumes/iSCPreboot",
+                os_internal=True,
+                encrypted=False,
+            ),
+            volume("xART", 2, 6311936, roles=["xART"], mount_point="/System/Volumes/xarts", os_internal=True),
+            volume(
+                "Hardware",
+                3,
+                507904,
+                roles=["Hardware"],
+                mount_point="/System/Volumes/Hardware",
+                os_internal=True,
+                encrypted=False,
+            ),
+            volume("Recovery", 4, 20480, roles=["Recovery"], os_internal=True, encrypted=False),
+        ],
+    )
+    recovery = Container(
+        tag("recovery"),
+        2,
+        0,
+        3,
+        tag("recovery-part"),
+        RECOVERY_BYTES,
+        "Apple_APFS_Recovery",
+        [
+            volume("Recovery", 1, 1899917312, roles=["Recovery"], os_internal=True, encrypted=False),
+        ],
+    )
+    group = tag("volume", "Data", "5")
+    macos = Container(
+        tag("macos"),
+        3,
+        0,
+        2,
+        tag("macos-part"),
+        main,
+        "Apple_APFS",
+        [
+            volume(
+                "Macintosh HD",
+                1,
+                12_603_723_776,
+                roles=["System"],
+                sealed="Broken",
+                group_uuid=group,
+                snapshot=Snapshot(
+                    tag("snapshot"),
+                    "com.apple.os.update-" + hashlib.sha256(name.encode()).hexdigest().upper(),
+                ),
+            ),
+            volume(
+                "Preboot",
+                2,
+                8_161_050_624,
+                roles=["Preboot"],
+                mount_point="/System/Volumes/Preboot",
+                encrypted=False,
+            ),
+            volume("Recovery", 3, 1_266_888_704, roles=["Recovery"], encrypted=False),
+            volume(
+                "Update",
+                4,
+                4_210_688,
+                roles=["Update"],
+                mount_point="/System/Volumes/Update",
+                os_internal=True,
+                encrypted=False,
+            ),
+            volume(
+                "Data",
+                5,
+                15_799_300_096,
+                roles=["Data"],
+                mount_point="/System/Volumes/Data",
+                group_uuid=group,
+            ),
+            volume("VM", 6, 20480, roles=["VM"], mount_point="/System/Volumes/VM"),
+        ],
+        image="disk0s2.img",
+    )
+    return [Disk(0, whole, media, uuid=tag("disk0"))], [isc, recovery, macos]
+
+
+def user_record(
+    name: str, uid: int, gid: int, home: str, shell: str, real_name: str, *, seed: str = ""
+) -> Record:
+    """A complete user record, as sysadminctl or the setup assistant would write it."""
+    return Record(
+        {
+            "RecordName": [name],
+            "UniqueID": [str(uid)],
+            "PrimaryGroupID": [str(gid)],
+            "NFSHomeDirectory": [home],
+            "UserShell": [shell],
+            "RealName": [real_name],
+            "GeneratedUID": [stable_uuid(seed, "user", name)],
+            "Password": ["********" if uid >= 500 else "*"],
+            "RecordType": ["dsRecTypeStandard:Users"],
+            "AppleMetaNodeLocation": ["/Local/Default"],
+        }
+    )
+
+
+def group_record(
+    name: str, gid: int, real_name: str, members: list[str] | None = None, *, seed: str = ""
+) -> Record:
+    """A complete group record; `members` are user names."""
+    record = Record(
+        {
+            "RecordName": [name],
+            "PrimaryGroupID": [str(gid)],
+            "RealName": [real_name],
+            "Password": ["*"],
+            "GeneratedUID": [stable_uuid(seed, "group", name)],
+            "RecordType": ["dsRecTypeStandard:Groups"],
+            "AppleMetaNodeLocation": ["/Local/Default"],
+        }
+    )
+    if members:
+        record.attributes["GroupMembership"] = list(members)
+    return record
+
+
+# Apple's accounts that tools meet; ids of macOS since 10.15 (nobody -2, root 0, daemon 1, _sshd 75, ...).
+# 300 to 304
+# are the ones that Sequoia took (reference 5.1).
+_STOCK_USERS: list[tuple[str, int, int, str, str, str]] = [
+    ("nobody", -2, -2, "/var/empty", "/usr/bin/false", "Unprivileged User"),
+    ("root", 0, 0, "/var/root", "/bin/sh", "System Administrator"),
+    ("daemon", 1, 1, "/var/root", "/usr/bin/false", "System Services"),
+    ("_uucp", 4, 4, "/var/spool/uucp", "/usr/sbin/uucico", "Unix to Unix Copy Protocol"),
+    ("_networkd", 24, 24, "/var/networkd", "/usr/bin/false", "Network Services"),
+    ("_www", 70, 70, "/Library/WebServer", "/usr/bin/false", "World Wide Web Server"),
+    ("_sshd", 75, 75, "/var/empty", "/usr/bin/false", "sshd Privilege separation"),
+    ("_spotlight", 89, 89, "/var/empty", "/usr/bin/false", "Spotlight"),
+    ("_timed", 266, 266, "/var/db/timed", "/usr/bin/false", "Time Sync Daemon"),
+    ("_aonsensed", 300, 300, "/var/db/aonsensed", "/usr/bin/false", "Always On Sense Daemon"),
+    ("_modelmanagerd", 301, 301, "/var/db/modelmanagerd", "/usr/bin/false", "Model Manager"),
+    ("_reportsystemmemory", 302, 302, "/var/empty", "/usr/bin/false", "ReportSystemMemory"),
+    (
+        "_swtransparencyd",
+        303,
+        303,
+        "/var/db/swtransparencyd",
+        "/usr/bin/false",
+        "Software Transparency Services",
+    ),
+    (
+        "_naturallanguaged",
+        304,
+        304,
+        "/var/db/com.apple.naturallanguaged",
+        "/usr/bin/false",
+        "Natural Language",
+    ),
+]
+_STOCK_GROUPS: list[tuple[str, int, str, list[str]]] = [
+    ("nobody", -2, "Nobody", []),
+    ("nogroup", -1, "Nobody", []),
+    ("wheel", 0, "System Group", ["root"]),
+    ("daemon", 1, "System Services", ["root"]),
+    ("kmem", 2, "System Memory Group", ["root"]),
+    ("sys", 3, "System Group", ["root"]),
+    ("tty", 4, "TTY Group", ["root"]),
+    ("operator", 5, "System Group", ["root"]),
+    ("procmod", 9, "System Group", ["root"]),
+    ("everyone", 12, "Everyone", []),
+    ("staff", 20, "Users", ["root"]),
+    ("_networkd", 24, "Network Services", []),
+    ("localaccounts", 61, "Local Accounts", []),
+    ("_www", 70, "World Wide Web Server", []),
+    ("_sshd", 75, "sshd Privilege separation", []),
+    ("admin", 80, "Administrators", ["root", "admin"]),
+    ("_spotlight", 89, "Spotlight", []),
+    ("_appstore", 33, "App Store", []),
+    ("_lpadmin", 98, "Print Administrators", []),
+    ("com.apple.access_ssh", 399, "SSH Service ACL", ["admin"]),
+    ("_timed", 266, "Time Sync Daemon", []),
+    ("_aonsensed", 300, "Always On Sense Daemon", []),
+    ("_modelmanagerd", 301, "Model Manager", []),
+    ("_reportsystemmemory", 302, "ReportSystemMemory", []),
+    ("_swtransparencyd", 303, "Software Transparency Services", []),
+    ("_naturallanguaged", 304, "Natural Language", []),
+]
+
+
+def stock_directory(name: str) -> tuple[dict[str, Record], dict[str, Record]]:
+    """Users and groups of a rented Mac: Apple's, and one administrator called `admin` (uid 501, staff)."""
+    users = {row[0]: user_record(*row, seed=name) for row in _STOCK_USERS}
+    users["admin"] = user_record("admin", 501, 20, "/Users/admin", "/bin/zsh", "Administrator", seed=name)
+    groups = {row[0]: group_record(*row, seed=name) for row in _STOCK_GROUPS}
+    return users, groups
+
+
+def human(size_bytes: float) -> str:
+    """Bytes as diskutil writes them: base 10, one decimal ("245.1 GB", "524.3 MB", "20.5 KB")."""
+    value = float(size_bytes)
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if abs(value) < 1000 or unit == "TB":
+            return f"{int(value)} B" if unit == "B" else f"{math.floor(value * 10 + 0.5) / 10:.1f} {unit}"
+        value /= 1000
+    raise AssertionError("unreachable")
