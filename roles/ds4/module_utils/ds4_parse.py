@@ -5,6 +5,7 @@
 They are tested on recorded output (tests/recordings). None of them runs anything, and none trusts an exit
 status where macOS is known to give different ones for the same answer.
 """
+
 from __future__ import absolute_import, annotations, division, print_function
 
 import plistlib
@@ -37,31 +38,36 @@ def apfs_containers(text):
     """`diskutil apfs list -plist`: containers and volumes; what it cannot say (mounts, case) is null."""
     containers = []
     for item in plist(text).get("Containers", []):
-        volumes = [{
-            "uuid": volume["APFSVolumeUUID"],
-            "name": volume.get("Name", ""),
-            "device": volume["DeviceIdentifier"],
-            "roles": volume.get("Roles", []),
-            "in_use_bytes": volume.get("CapacityInUse", 0),
-            "quota_bytes": volume.get("CapacityQuota", 0),
-            "reserve_bytes": volume.get("CapacityReserve", 0),
-            "filevault": volume.get("FileVault", False),
-            "locked": volume.get("Locked", False),
-            "mount_point": "",
-            "case_sensitive": None,
-            "owners_enabled": None,
-            "indexed": None,
-            "root": None,
-        } for volume in item.get("Volumes", [])]
-        containers.append({
-            "reference": item["ContainerReference"],
-            "uuid": item["APFSContainerUUID"],
-            "size_bytes": item["CapacityCeiling"],
-            "free_bytes": item["CapacityFree"],
-            "physical_disk": whole_disk(item.get("DesignatedPhysicalStore", "")),
-            "internal": None,
-            "volumes": volumes,
-        })
+        volumes = [
+            {
+                "uuid": volume["APFSVolumeUUID"],
+                "name": volume.get("Name", ""),
+                "device": volume["DeviceIdentifier"],
+                "roles": volume.get("Roles", []),
+                "in_use_bytes": volume.get("CapacityInUse", 0),
+                "quota_bytes": volume.get("CapacityQuota", 0),
+                "reserve_bytes": volume.get("CapacityReserve", 0),
+                "filevault": volume.get("FileVault", False),
+                "locked": volume.get("Locked", False),
+                "mount_point": "",
+                "case_sensitive": None,
+                "owners_enabled": None,
+                "indexed": None,
+                "root": None,
+            }
+            for volume in item.get("Volumes", [])
+        ]
+        containers.append(
+            {
+                "reference": item["ContainerReference"],
+                "uuid": item["APFSContainerUUID"],
+                "size_bytes": item["CapacityCeiling"],
+                "free_bytes": item["CapacityFree"],
+                "physical_disk": whole_disk(item.get("DesignatedPhysicalStore", "")),
+                "internal": None,
+                "volumes": volumes,
+            }
+        )
     return containers
 
 
@@ -105,9 +111,15 @@ def mounts(text):
         if found:
             options = [option.strip() for option in found.group("options").split(",")]
             device = found.group("device")
-            device = device[len("/dev/"):] if device.startswith("/dev/") else device
-            result.append({"device": device, "mount_point": found.group("mount_point"),
-                           "type": options[0], "options": options[1:]})
+            device = device[len("/dev/") :] if device.startswith("/dev/") else device
+            result.append(
+                {
+                    "device": device,
+                    "mount_point": found.group("mount_point"),
+                    "type": options[0],
+                    "options": options[1:],
+                }
+            )
     return result
 
 
@@ -119,8 +131,9 @@ def mdutil(text):
             mount_point = line.rstrip()[:-1]
         elif mount_point is not None and line.strip():
             state = line.strip().lower()
-            result[mount_point] = (True if state.startswith("indexing enabled")
-                                   else False if "disabled" in state else None)
+            result[mount_point] = (
+                True if state.startswith("indexing enabled") else False if "disabled" in state else None
+            )
             mount_point = None
     return result
 
@@ -152,8 +165,10 @@ def launchctl_print(text):
 
 def launchctl_disabled(text):
     """`launchctl print-disabled system`: {label: is it disabled}; older releases print true|false."""
-    return {label: state in ("disabled", "true")
-            for label, state in re.findall(r'^\s*"([^"]+)" => (disabled|enabled|true|false)\s*$', text, re.M)}
+    return {
+        label: state in ("disabled", "true")
+        for label, state in re.findall(r'^\s*"([^"]+)" => (disabled|enabled|true|false)\s*$', text, re.M)
+    }
 
 
 # --- memory and kernel ---
@@ -173,8 +188,10 @@ def boot_time_s(value):
 def swap_usage(value):
     """Value of vm.swapusage, `total = 2048.00M  used = 1234.56M ...` -> {total, used} in bytes."""
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-    return {name: int(float(number) * units[unit])
-            for name, number, unit in re.findall(r"(total|used) = ([\d.]+)([KMGT])", value or "")}
+    return {
+        name: int(float(number) * units[unit])
+        for name, number, unit in re.findall(r"(total|used) = ([\d.]+)([KMGT])", value or "")
+    }
 
 
 def vm_stat(text):
@@ -182,8 +199,10 @@ def vm_stat(text):
     size = re.search(r"page size of (\d+) bytes", text)
     if not size:
         raise ParseError("vm_stat does not name its page size")
-    counters = {name.strip().strip('"'): int(value)
-                for name, value in re.findall(r"^([^:\n]+):\s+(\d+)\.?\s*$", text, re.M)}
+    counters = {
+        name.strip().strip('"'): int(value)
+        for name, value in re.findall(r"^([^:\n]+):\s+(\d+)\.?\s*$", text, re.M)
+    }
     return {"page_size_bytes": int(size.group(1)), "counters": counters}
 
 
@@ -191,8 +210,10 @@ def memory_pressure(text):
     """`memory_pressure [-Q]`: {memory_bytes, free_percent}."""
     total = re.search(r"The system has (\d+)", text)
     free = re.search(r"free percentage: (\d+)%", text)
-    return {"memory_bytes": int(total.group(1)) if total else None,
-            "free_percent": int(free.group(1)) if free else None}
+    return {
+        "memory_bytes": int(total.group(1)) if total else None,
+        "free_percent": int(free.group(1)) if free else None,
+    }
 
 
 # --- power, updates, encryption, tool chain ---
@@ -291,8 +312,14 @@ def listening(text):
         for name in process["names"]:
             address, colon, port = name.rpartition(":")
             if colon and port.isdigit():
-                result.append({"address": address.strip("[]"), "port": int(port), "pid": process["pid"],
-                               "command": process["command"]})
+                result.append(
+                    {
+                        "address": address.strip("[]"),
+                        "port": int(port),
+                        "pid": process["pid"],
+                        "command": process["command"],
+                    }
+                )
     return result
 
 

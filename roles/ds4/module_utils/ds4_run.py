@@ -5,6 +5,7 @@
 The one table of tool paths is here, so that no module depends on the PATH that sudo or launchd leaves it.
 Nothing in this file imports Ansible: the modules pass plain values in and get plain values out.
 """
+
 from __future__ import absolute_import, annotations, division, print_function
 
 import fcntl
@@ -75,13 +76,24 @@ def argv(tool, *args):
 
 def _environment():
     # Parsers expect the C locale; PATH is what launchd gives a daemon.
-    return {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C", "LC_ALL": "C",
-            "HOME": os.environ.get("HOME", "/var/root"), "TMPDIR": tempfile.gettempdir()}
+    return {
+        "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+        "LANG": "C",
+        "LC_ALL": "C",
+        "HOME": os.environ.get("HOME", "/var/root"),
+        "TMPDIR": tempfile.gettempdir(),
+    }
 
 
 def _start(command, stdin=None):
-    return subprocess.Popen(command, stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(), cwd="/")
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        cwd="/",
+    )
 
 
 def _finish(process, command, deadline, stdin=None):

@@ -99,7 +99,7 @@ class TestLaunchctl:
     @pytest.mark.parametrize(
         ("lines", "state", "code", "signal"),
         [
-            ("\tstate = exited\n\tlast terminating signal = Killed: 9\n\t\tstate = active", "exited", None, 9),
+            ("\tstate = exited\n\tlast terminating signal = Killed: 9\n\t\tstate = on", "exited", None, 9),
             ("\tstate = not running\n\tlast terminating signal = Terminated: 15\n", "not running", None, 15),
             ("\tstate = spawn scheduled\n\tlast exit code = 1\n", "spawn scheduled", 1, None),
             ("\tstate = running\n\tpid = 123\n\tlast exit code = (never exited)\n", "running", None, None),

@@ -1,0 +1,288 @@
+#!/usr/bin/python
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""Read-only: everything that the plan and the stages need to know about a Mac, in one call."""
+
+from __future__ import absolute_import, annotations, division, print_function
+
+__metaclass__ = type
+
+DOCUMENTATION = r"""
+module: ds4_observe
+short_description: Observe a Mac, read-only and in one round trip
+description:
+  - Returns memory, disks, users, files, engine releases, weights, jobs and the running server of a Mac.
+  - Never changes anything, and never fails because one command did; RV(observation.errors) lists such gaps.
+  - In a playbook the action plugin of the same name fills in the lists from the host's variables.
+version_added: "0.1.0"
+author: ds4-fleet contributors
+options:
+  files:
+    description: Paths to describe, with the SHA-256 of files up to 4 MiB.
+    type: list
+    elements: str
+    default: []
+  users:
+    description: Names of users to look up in the local directory.
+    type: list
+    elements: str
+    default: []
+  groups:
+    description: Names of groups to look up in the local directory.
+    type: list
+    elements: str
+    default: []
+  labels:
+    description: Labels of launchd jobs of the system domain.
+    type: list
+    elements: str
+    default: []
+  engine_root:
+    description: Directory of the engine's releases.
+    type: str
+    default: /opt/ds4/engine
+  models_dir:
+    description: Directory of the weights.
+    type: str
+    default: /opt/ds4/models
+  port:
+    description: TCP port of the server. V(0) leaves it out.
+    type: int
+    default: 8000
+  running_config:
+    description: Copy of the configuration that the running server was started with.
+    type: str
+    default: /opt/ds4/run/server.running.conf
+attributes:
+  check_mode:
+    support: full
+    description: The module only reads.
+  diff_mode:
+    support: none
+    description: The module changes nothing.
+"""
+
+EXAMPLES = r"""
+- name: Observe the Mac
+  ds4_observe:
+  register: ds4_observed
+
+- name: Look at two files and a job
+  ds4_observe:
+    files: [/etc/fstab, /etc/sudoers.d/ds4-fleet]
+    labels: [com.ds4fleet.server]
+"""
+
+RETURN = r"""
+observation:
+  description:
+    - What was found, as plain data; no key is ever missing, null stands for unknown.
+    - RV(observation.errors) lists the probes that gave no answer.
+  returned: success
+  type: dict
+  sample:
+    schema: 1
+    memory: {wired_limit_mib: 0, free_percent: 84}
+    jobs: {com.ds4fleet.server: {loaded: true, state: running, pid: 893}}
+    errors: []
+"""
+
+import glob
+import http.client
+import json
+import os
+import platform
+import plistlib
+import time
+
+from ansible.module_utils import ds4_observation as shape
+from ansible.module_utils import ds4_parse as parse
+from ansible.module_utils import ds4_release, ds4_stamp
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.ds4_run import run_all
+from ansible.module_utils.ds4_tree import describe
+
+# The observation is meant to be quick; a Mac under heavy load still answers in this.
+TIMEOUT_S = 30
+HTTP_TIMEOUT_S = 3
+UPDATE_PREFERENCES = "/Library/Preferences/com.apple.SoftwareUpdate.plist"
+CLT_TOOL = "usr/bin/git"
+NO_STORAGE = {"boot_container": None, "fstab": "", "containers": []}
+
+
+def read_text(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""
+
+
+def engine(root):
+    return {
+        "current": ds4_release.linked_id(root, "current"),
+        "previous": ds4_release.linked_id(root, "previous"),
+        "releases": ds4_release.list_releases(root),
+    }
+
+
+def weights(folder):
+    files, parts = [], []
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.gguf*"))):
+        if path.endswith(".gguf") and not os.path.islink(path):
+            stamp, valid = ds4_stamp.read(path)
+            files.append(
+                {
+                    "path": path,
+                    "name": os.path.basename(path),
+                    "size_bytes": os.path.getsize(path),
+                    "stamp": stamp,
+                    "stamp_valid": valid,
+                }
+            )
+        elif path.endswith(".part"):
+            parts.append({"path": path, "size_bytes": os.path.getsize(path)})
+    return {"files": files, "parts": parts}
+
+
+def timezone():
+    return parse.timezone(os.readlink("/etc/localtime"))
+
+
+def updates():
+    try:
+        with open(UPDATE_PREFERENCES, "rb") as stream:
+            return shape.update_settings(plistlib.load(stream))
+    except FileNotFoundError:
+        return shape.update_settings({})
+
+
+def models(listeners):
+    """Body of GET /v1/models of the first listener, or null when nobody listens or it does not answer."""
+    if not listeners:
+        return None
+    address = listeners[0]["address"]
+    connection = http.client.HTTPConnection(
+        "127.0.0.1" if address == "*" else address, listeners[0]["port"], timeout=HTTP_TIMEOUT_S
+    )
+    try:
+        connection.request("GET", "/v1/models")
+        return json.loads(connection.getresponse().read().decode("utf-8"))
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def finish_storage(storage):
+    """Add what the file system itself tells of mounted, added volumes: owner of the root and indexing."""
+    for container in storage["containers"]:
+        for volume in container["volumes"]:
+            point = volume["mount_point"]
+            if not point or volume["roles"]:
+                continue
+            root = describe(point)
+            volume["root"] = {key: root[key] for key in ("owner", "group", "mode")}
+            if os.path.lexists(os.path.join(point, ".metadata_never_index")):
+                volume["indexed"] = False
+
+
+def server(sections, running_config):
+    listeners = sections.read("lsof", sections.listening, default=[])
+    pid = listeners[0]["pid"] if listeners else None
+    # Assumption: no argument of the server holds a blank, as ps joins them with one.
+    arguments = sections.read("ps", sections.processes, default={}).get(pid, "").split() if pid else None
+    running = describe(running_config)
+    return {
+        "listening": listeners,
+        "models": models(listeners),
+        "argv": arguments or None,
+        "pid": pid,
+        "open_weights": sections.read("open", sections.open_weights),
+        "running_config_sha256": running["sha256"],
+    }
+
+
+def observe(wanted):
+    """The whole observation. Two waves of concurrent commands, then files."""
+    results = run_all(shape.first(wanted), timeout_s=TIMEOUT_S)
+    sections = shape.Sections(results)
+    developer_dir = results["xcode"].out.strip() if results["xcode"].ok else None
+    has_tools = bool(developer_dir) and os.path.exists(os.path.join(developer_dir, CLT_TOOL))
+    listeners = sections.read("lsof", sections.listening, default=[])
+    results.update(
+        run_all(
+            shape.second(results, has_tools, listeners[0]["pid"] if listeners else None), timeout_s=TIMEOUT_S
+        )
+    )
+
+    values = sections.read("sysctl", sections.sysctl, default={})
+    macos, hardware, memory, boot = shape.machine(values, os.uname().machine)
+    now = time.time()
+    boot["uptime_s"] = int(now - boot["boot_time_s"]) if boot["boot_time_s"] else None
+    disabled = sections.read("disabled", parse.launchctl_disabled, results["disabled"].out, default={})
+    fstab = sections.read("fstab", read_text, "/etc/fstab", default="")
+    storage = sections.read("apfs", sections.storage, fstab, default=NO_STORAGE)
+    sections.read("volumes", finish_storage, storage)
+    sdk = results["sdk"].out.strip() if "sdk" in results and results["sdk"].ok else None
+    return {
+        "schema": 1,
+        "observed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
+        "macos": macos,
+        "hardware": hardware,
+        "memory": memory,
+        "boot": boot,
+        "toolchain": {
+            "developer_dir": developer_dir,
+            "ok": has_tools,
+            "python": platform.python_version(),
+            "sdk_version": sdk,
+        },
+        "power": sections.read("pmset", parse.pmset, results["pmset"].out, default={}),
+        "updates": sections.read("updates", updates, default=shape.update_settings({})),
+        "filevault": parse.filevault(results["fdesetup"].out),
+        "timezone": sections.read("timezone", timezone),
+        "storage": storage,
+        "users": {name: sections.read("user " + name, sections.user, name) for name in wanted["users"]},
+        "groups": {name: sections.read("group " + name, sections.group, name) for name in wanted["groups"]},
+        "files": {path: sections.read("file " + path, describe, path) for path in wanted["files"]},
+        "engine": sections.read(
+            "engine",
+            engine,
+            wanted["engine_root"],
+            default={"current": None, "previous": None, "releases": []},
+        ),
+        "weights": sections.read(
+            "weights", weights, wanted["models_dir"], default={"files": [], "parts": []}
+        ),
+        "jobs": {
+            label: sections.read("job " + label, sections.job, label, disabled) for label in wanted["labels"]
+        },
+        "server": server(sections, wanted["running_config"]),
+        "other_metal": shape.other_metal(
+            sections.read("ps", sections.processes, default={}), wanted["engine_root"]
+        ),
+        "errors": sections.errors,
+    }
+
+
+def main():
+    names = {"type": "list", "elements": "str", "default": []}
+    module = AnsibleModule(
+        argument_spec={
+            "files": names,
+            "users": names,
+            "groups": names,
+            "labels": names,
+            "engine_root": {"type": "str", "default": "/opt/ds4/engine"},
+            "models_dir": {"type": "str", "default": "/opt/ds4/models"},
+            "port": {"type": "int", "default": 8000},
+            "running_config": {"type": "str", "default": "/opt/ds4/run/server.running.conf"},
+        },
+        supports_check_mode=True,
+    )
+    module.exit_json(changed=False, observation=observe(module.params))
+
+
+if __name__ == "__main__":
+    main()
