@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from invoke.exceptions import ParseError
-from invoke.parser import Argument
+from invoke.parser.argument import Argument
 from invoke.tasks import Task
 
 from ds4fleet.console import operator_errors
@@ -16,7 +16,7 @@ from ds4fleet.console import operator_errors
 SHORT_FLAGS = {"limit": "l"}
 
 
-class Words(Argument):  # type: ignore[misc]
+class Words(Argument):
     """A positional argument of an action and the words that this action takes.
 
     Invoke fills a positional argument for as long as its value is None, so the value stays None
@@ -46,7 +46,7 @@ class Words(Argument):  # type: ignore[misc]
         self.words = [*self.words, word]
 
 
-class Verb(Task):  # type: ignore[misc]
+class Verb(Task[Any]):
     """A task whose errors are one line, whose flags are spelled out, and which may take words."""
 
     arity: Mapping[str, int] | None = None
@@ -55,7 +55,7 @@ class Verb(Task):  # type: ignore[misc]
         """Invoke's arguments of this task, with the sub-words in front where it takes any."""
         arguments = super().get_arguments(ignore_unknown_help=ignore_unknown_help)
         for argument in arguments:
-            short = SHORT_FLAGS.get(argument.name)
+            short = SHORT_FLAGS.get(argument.name or "")
             if short:
                 argument.names = (*argument.names, short)
         if self.arity is not None:

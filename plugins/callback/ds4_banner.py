@@ -1,0 +1,147 @@
+# Copyright (c) 2026 the ds4-fleet authors
+# MIT License (see LICENSE)
+"""Says whether a run goes to simulated or to real Macs, and what it came to, host by host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: ds4_banner
+type: notification
+short_description: Tell the lab from real Macs, and sum a run up in one table
+description:
+  - At the start of a playbook prints which of its hosts are simulated and which are real.
+  - At its end prints one line per planned host, with role, model, context, and what changed or was refused.
+  - Leaves the default output of Ansible as it is.
+requirements:
+  - enable in configuration (C(callbacks_enabled))
+"""
+
+from collections.abc import Mapping, Sequence  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.plugins.callback import CallbackBase  # noqa: E402
+
+HEAD = ("host", "role", "model", "context", "result")
+
+
+class Outcome:
+    """What one host's run came to."""
+
+    def __init__(self) -> None:
+        self.plan: Mapping[str, Any] = {}
+        self.changed: list[str] = []
+        self.stopped = ""
+
+    def row(self, host: str, check: bool) -> tuple[str, ...]:
+        """The host's line of the closing table."""
+        model = self.plan.get("model") or {}
+        context = self.plan.get("context")
+        return (
+            host,
+            str(self.plan.get("role") or "-"),
+            str(model.get("id") or "-"),
+            f"{context:,}" if isinstance(context, int) and context else "-",
+            self.stopped or self._changes(check),
+        )
+
+    def _changes(self, check: bool) -> str:
+        stages = [str(stage) for stage in self.plan.get("stages") or ()]
+        if not self.changed:
+            return "as planned, nothing to change"
+        where = f" ({', '.join(stages)})" if stages else ""
+        count = len(self.changed)
+        return f"{count} {'change' if count == 1 else 'changes'}{' would follow' if check else ''}{where}"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as left-aligned lines; the last column keeps its length."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=True)]
+        lines.append("  ".join([*cells, row[-1]]))
+    return lines
+
+
+def layers(hosts: Mapping[str, str]) -> list[str]:
+    """The banner's lines for hosts and their layers ('lab' or 'real')."""
+    lab = [name for name, layer in hosts.items() if layer == "lab"]
+    real = [name for name, layer in hosts.items() if layer != "lab"]
+    lines = []
+    if lab:
+        lines.append(f"LAB   {_few(lab)}: simulated on this machine")
+    if real:
+        lines.append(f"REAL  {_few(real)}: at the addresses of the inventory")
+    return lines
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"{len(names)} {'Mac' if len(names) == 1 else 'Macs'} ({shown})"
+
+
+class CallbackModule(CallbackBase):
+    """The callback. Ansible gives it events; it prints through Ansible's own display."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "notification"
+    CALLBACK_NAME = "ds4_banner"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._shown: dict[str, str] = {}
+        self._outcomes: dict[str, Outcome] = {}
+        self._check = False
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """Prints the banner, once for as long as the hosts stay the same."""
+        self._check = bool(play.check_mode)
+        # Ansible offers no public way from a play to its hosts; the variable manager knows the inventory.
+        inventory = play.get_variable_manager()._inventory
+        hosts = {
+            host.get_name(): str(host.get_vars().get("ds4_fleet_layer", "real"))
+            for host in inventory.get_hosts(play.hosts)
+        }
+        if hosts and hosts != self._shown:
+            self._shown = hosts
+            for line in layers(hosts):
+                self._display.display(line, color="cyan" if line.startswith("LAB") else "bright yellow")
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """Remembers the plan and what changed."""
+        outcome = self._outcome(result)
+        facts = result.result.get("ansible_facts") or {}
+        if isinstance(facts, Mapping) and isinstance(facts.get("ds4_plan"), Mapping):
+            # A plan is made again when the engine's flags are known; the stages of the first one still ran.
+            stages = outcome.plan.get("stages") or facts["ds4_plan"].get("stages")
+            outcome.plan = {**facts["ds4_plan"], "stages": stages}
+        if result.result.get("changed"):
+            outcome.changed.append(result.task.get_name())
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """Remembers the sentence that stopped a host."""
+        if not ignore_errors:
+            self._outcome(result).stopped = self._sentence("stopped", result)
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """Remembers a host that did not answer; the others go on."""
+        self._outcome(result).stopped = self._sentence("unreachable", result)
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """Prints the closing table, where anything was planned or stopped."""
+        told = {host: one for host, one in self._outcomes.items() if one.plan or one.stopped}
+        if not told:
+            return
+        rows = [HEAD, *(told[host].row(host, self._check) for host in sorted(told))]
+        for number, line in enumerate(columns(rows)):
+            stopped = number > 0 and told[sorted(told)[number - 1]].stopped
+            self._display.display(line, color="red" if stopped else None)
+
+    def _outcome(self, result: Any) -> Outcome:
+        return self._outcomes.setdefault(result.host.get_name(), Outcome())
+
+    @staticmethod
+    def _sentence(word: str, result: Any) -> str:
+        text = str(result.result.get("msg") or "").strip().removeprefix(f"{result.host.get_name()}: ")
+        return f"{word}: {text.splitlines()[0]}" if text else word

@@ -1,0 +1,53 @@
+"""The banner and the closing table of a run."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def banner() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ds4_banner", Path("plugins/callback/ds4_banner.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["ds4_banner"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_run_that_mixes_simulated_and_real_macs_says_which_are_which(banner: ModuleType) -> None:
+    lab, real = banner.layers({"tyo-01": "lab", "sel-01": "real"})
+    assert lab.startswith("LAB") and "tyo-01" in lab and "sel-01" not in lab
+    assert real.startswith("REAL") and "sel-01" in real
+
+
+def test_many_hosts_are_counted_not_listed(banner: ModuleType) -> None:
+    (line,) = banner.layers({f"h-{n:02}": "real" for n in range(14)})
+    assert "14 Macs" in line and "h-13" not in line
+
+
+class TestClosingTable:
+    def outcome(self, banner: ModuleType, **plan: object) -> object:
+        made = banner.Outcome()
+        made.plan = {"role": "serve", "model": {"id": "flash-q2"}, "context": 100000, **plan}
+        return made
+
+    def test_says_that_nothing_changed(self, banner: ModuleType) -> None:
+        row = self.outcome(banner, stages=[]).row("tyo-01", False)
+        assert row == ("tyo-01", "serve", "flash-q2", "100,000", "as planned, nothing to change")
+
+    def test_counts_changes_and_names_their_stages(self, banner: ModuleType) -> None:
+        outcome = self.outcome(banner, stages=["engine", "service"])
+        outcome.changed = ["Build", "Start"]
+        assert outcome.row("tyo-01", False)[-1] == "2 changes (engine, service)"
+        assert "would follow" in outcome.row("tyo-01", True)[-1]
+
+    def test_a_host_that_stopped_says_why_instead(self, banner: ModuleType) -> None:
+        outcome = banner.Outcome()
+        outcome.stopped = "unreachable: timed out"
+        assert outcome.row("hk-01", False) == ("hk-01", "-", "-", "-", "unreachable: timed out")
