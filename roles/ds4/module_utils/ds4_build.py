@@ -1,0 +1,278 @@
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""Fetch, build, prove, switch and remove releases of the engine in one directory tree (see ds4_release)."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+from ansible.module_utils.ds4_capabilities import TOPICS, flags, is_metal, targets, topics
+from ansible.module_utils.ds4_release import MARKER, linked_id, list_releases, read_marker, release_id
+
+GIT = "/usr/bin/git"
+MAKE = "/usr/bin/make"
+OTOOL = "/usr/bin/otool"
+XCRUN = "/usr/bin/xcrun"
+#: What launchd gives a daemon; sudo's environment must not decide what is built.
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+    "LANG": "C",
+    "LC_ALL": "C",
+    "GIT_TERMINAL_PROMPT": "0",
+}
+#: A transfer below 1 kB/s for a minute is dead, whatever TCP thinks.
+GIT_OPTIONS = ["-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60", "-c", "safe.directory=*"]
+TAIL_LINES = 15
+
+
+class EngineError(Exception):
+    """One sentence for the operator, and what a command said."""
+
+    def __init__(self, sentence, detail=""):
+        super().__init__(sentence)
+        self.detail = detail
+
+
+class Engine:
+    """The directory tree of the engine; every method leaves what serves untouched until `switch`."""
+
+    def __init__(self, root, timeout_s):
+        self.root = Path(root)
+        self.mirror = self.root / "mirror.git"
+        self.releases = self.root / "releases"
+        self.timeout_s = timeout_s
+
+    # Mirror.
+
+    def resolve(self, commit):
+        """Full hash of `commit` in the mirror, or None. Raises EngineError when it is ambiguous."""
+        if not self.mirror.is_dir():
+            return None
+        done = self._git(self.mirror, "rev-parse", "--verify", "--quiet", commit + "^{commit}")
+        if done.returncode == 0:
+            return done.stdout.strip()
+        listed = self._git(self.mirror, "rev-parse", "--disambiguate=" + commit).stdout.split()
+        if len(listed) > 1 and len(commit) < 40:
+            raise EngineError("engine commit %s is ambiguous: write more of its digits" % commit)
+        return None
+
+    def fetch(self, repo, commit):
+        """Bring `commit` into the mirror and return its full hash; a mirror without it is not kept."""
+        if self.mirror.is_dir():
+            self._need(
+                self._git(self.mirror, "fetch", "--quiet", "--prune", repo, "+refs/heads/*:refs/heads/*"),
+                repo,
+            )
+            found = self.resolve(commit)
+            if not found and len(commit) == 40:
+                # A commit that no branch holds any more; servers may still hand it out by name.
+                self._git(self.mirror, "fetch", "--quiet", repo, commit)
+                found = self.resolve(commit)
+            if not found:
+                raise EngineError(_unknown(commit, repo))
+            return found
+        self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        partial = self.root / "mirror.git.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            self._need(self._git(None, "clone", "--quiet", "--bare", repo, str(partial)), repo)
+            done = self._git(partial, "rev-parse", "--verify", "--quiet", commit + "^{commit}")
+            if done.returncode != 0:
+                raise EngineError(_unknown(commit, repo))
+            partial.rename(self.mirror)
+            return done.stdout.strip()
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _git(self, directory, *arguments):
+        where = ["--git-dir", str(directory)] if directory else []
+        return self._run([GIT, *GIT_OPTIONS, *where, *arguments])
+
+    def _need(self, done, repo):
+        if done.returncode != 0:
+            said = (done.stderr.strip() or "git said nothing").splitlines()[-1]
+            raise EngineError("engine repository %s cannot be fetched: %s" % (repo, said), done.stderr)
+
+    def _run(self, argv, **options):
+        try:
+            return subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                universal_newlines=True,
+                errors="replace",
+                env=ENVIRONMENT,
+                timeout=self.timeout_s,
+                check=False,
+                **options,
+            )
+        except subprocess.TimeoutExpired:
+            raise EngineError("%s took longer than %d s" % (" ".join(argv[:4]), self.timeout_s)) from None
+        except OSError as error:
+            raise EngineError("%s cannot be run: %s" % (argv[0], error.strerror)) from None
+
+    # Releases.
+
+    def build(self, commit, make_args, user):
+        """Build `commit` beside the others and return its marker; a build that fails leaves only its log."""
+        name = release_id(commit)
+        partial = self.releases / (name + ".partial")
+        log = self.releases / (name + ".build.log")
+        self.releases.mkdir(mode=0o755, parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        account = pwd.getpwnam(user)
+        try:
+            self._unpack(commit, partial)
+            _own(partial, account.pw_uid, account.pw_gid)
+            self._make(partial, make_args, account, log)
+            self._prove_metal(partial / "ds4-server", log)
+            capabilities = self._probe(partial, account)
+            shutil.rmtree(partial / ".build-tmp", ignore_errors=True)
+            _own(partial, 0, 0)
+            sdk = self._run([XCRUN, "--show-sdk-version"])
+            marker = {
+                "id": name,
+                "commit": commit,
+                "built_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "sdk": sdk.stdout.strip() if sdk.returncode == 0 else None,
+                "capabilities": capabilities,
+            }
+            with (partial / MARKER).open("w") as handle:
+                json.dump(marker, handle, indent=1, sort_keys=True)
+                handle.flush()
+                os.fsync(handle.fileno())
+            final = self.releases / name
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            return marker
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _unpack(self, commit, target):
+        archive = self.releases / (commit + ".tar")
+        try:
+            done = self._git(self.mirror, "archive", "--format=tar", "--output=" + str(archive), commit)
+            if done.returncode != 0:
+                raise EngineError("engine commit %s cannot be unpacked: %s" % (commit, done.stderr.strip()))
+            with tarfile.open(archive) as tar:
+                tar.extractall(str(target))
+        finally:
+            if archive.exists():
+                archive.unlink()
+
+    def _make(self, directory, make_args, account, log):
+        temporary = directory / ".build-tmp"
+        temporary.mkdir(mode=0o700)
+        os.chown(temporary, account.pw_uid, account.pw_gid)
+        environment = dict(ENVIRONMENT, HOME=str(temporary), TMPDIR=str(temporary))
+        argv = [MAKE, "-j%d" % (os.cpu_count() or 1), *make_args]
+        with log.open("w") as output:
+            try:
+                done = subprocess.run(
+                    argv,
+                    cwd=str(directory),
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    timeout=self.timeout_s,
+                    check=False,
+                    **_as(account),
+                )
+            except subprocess.TimeoutExpired:
+                raise EngineError(
+                    "the build took longer than %d s; log: %s" % (self.timeout_s, log)
+                ) from None
+        if done.returncode != 0:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+            raise EngineError(
+                "make failed with status %d, what served still serves; log on the Mac: %s; its end:\n%s"
+                % (done.returncode, log, tail),
+            )
+
+    def _prove_metal(self, binary, log):
+        if not binary.is_file():
+            raise EngineError("make ended well but made no ds4-server; log on the Mac: %s" % log)
+        done = self._run([OTOOL, "-L", str(binary)])
+        if done.returncode != 0 or not is_metal(done.stdout):
+            raise EngineError(
+                "the built ds4-server does not link Metal and will not be installed: a CPU build on macOS can"
+                " panic the kernel (make_args must not ask for cpu)",
+                done.stdout + done.stderr,
+            )
+
+    def _probe(self, directory, account):
+        server = str(directory / "ds4-server")
+
+        def ask(*argv):
+            done = self._run(list(argv), cwd=str(directory), **_as(account))
+            return done.stdout + done.stderr if done.returncode == 0 else ""
+
+        plain = ask(server, "--help")
+        by_topic = {topic: ask(server, "--help", topic) for topic in TOPICS}
+        own = topics(plain, by_topic)
+        found = {
+            "flags": flags(plain, *[by_topic[topic] for topic in own]),
+            "topics": own,
+            "targets": targets(ask("/bin/sh", str(directory / "download_model.sh"), "--help")),
+        }
+        if "--model" not in found["flags"]:
+            raise EngineError("ds4-server --help of the new build cannot be understood", plain)
+        return found
+
+    def switch(self, name):
+        """Point `current` to a release and `previous` to the one before it; a rename each."""
+        before = linked_id(self.root, "current")
+        if before and before != name:
+            self._link("previous", before)
+        self._link("current", name)
+
+    def _link(self, link, name):
+        temporary = self.root / (link + ".new")
+        if temporary.is_symlink():
+            temporary.unlink()
+        temporary.symlink_to(os.path.join("releases", name))
+        temporary.replace(self.root / link)
+
+    def prune(self, keep):
+        """Names of releases that are beyond `keep`, and a function that removes one."""
+        kept = {linked_id(self.root, "current"), linked_id(self.root, "previous")}
+        complete = [item for item in list_releases(self.root) if item["complete"]]
+        complete.sort(key=lambda item: read_marker(item["path"]).get("built_at", ""), reverse=True)
+        spare = [item["id"] for item in complete if item["id"] not in kept]
+        room = max(0, keep - len(complete) + len(spare))
+        return spare[room:]
+
+    def remove(self, name):
+        doomed = self.releases / (name + ".partial")
+        shutil.rmtree(doomed, ignore_errors=True)
+        (self.releases / name).rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+        log = self.releases / (name + ".build.log")
+        if log.exists():
+            log.unlink()
+
+
+def _unknown(commit, repo):
+    return "engine commit %s does not exist in %s: check ds4_engine_commit" % (commit, repo)
+
+
+def _as(account):
+    """Arguments of subprocess that drop to an account; nothing when we are it already."""
+    if os.geteuid() == account.pw_uid:
+        return {}
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+
+def _own(directory, uid, gid):
+    for folder, folders, files in os.walk(str(directory)):
+        for path in [folder] + [os.path.join(folder, name) for name in folders + files]:
+            os.chown(path, uid, gid, follow_symlinks=False)

@@ -1,0 +1,54 @@
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""What a built engine can do, read from its own help texts: text in, names out."""
+
+from __future__ import annotations
+
+import re
+
+#: Topics that some release had (`--help TOPIC`, since 2026-05-30). An older one prints the same help for any
+#: of them, which is how a topic is told from a word that is ignored.
+TOPICS = ("runtime", "api", "kv-cache", "thinking", "distributed", "steering")
+
+#: Accepted by every release but missing from the help of July 2026 (parser of ds4_server.c compared with it).
+UNDOCUMENTED_FLAGS = ("--chdir",)
+
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+_TARGET = re.compile(r"^\s+([a-z0-9][a-z0-9.]*(?:-[a-z0-9.]+)*)(?:\s{2,}|\s*$)")
+
+
+def flags(*texts):
+    """Flags that help texts document, sorted. Only the option column counts: prose names others' flags."""
+    found = set(UNDOCUMENTED_FLAGS)
+    for text in texts:
+        for line in text.splitlines():
+            stripped = line.strip()
+            if stripped.startswith("-"):
+                found.update(_FLAG.findall(re.split(r"\s{2,}", stripped)[0]))
+    return sorted(found)
+
+
+def topics(plain, by_topic):
+    """Topics of `by_topic` {topic: text} whose text is its own and not just the plain help again."""
+    return sorted(name for name, text in by_topic.items() if text.strip() and text.strip() != plain.strip())
+
+
+def targets(text):
+    """Download targets that the usage text of download_model.sh lists, sorted."""
+    found = set()
+    listing = False
+    for line in text.splitlines():
+        if re.match(r"^\s*(targets|models)\b.*:\s*$", line, re.IGNORECASE):
+            listing = True
+        elif line and not line[0].isspace():
+            listing = False
+        elif listing:
+            match = _TARGET.match(line)
+            if match:
+                found.add(match.group(1))
+    return sorted(found)
+
+
+def is_metal(otool_text):
+    """Whether `otool -L` lists the Metal framework. A CPU build on macOS has panicked the kernel."""
+    return "/Metal.framework/" in otool_text

@@ -1,0 +1,165 @@
+"""Releases of the engine: fetched, built as another user, proven, switched. A real git and make, no Mac."""
+
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible.module_utils import ds4_build
+from ansible.module_utils.ds4_release import linked_id, list_releases, read_marker
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("git") and shutil.which("make")), reason="needs git and make on this machine"
+)
+
+SERVER = """#!/bin/sh
+echo 'Usage: ds4-server [options]'
+echo '  -m, --model FILE   weights'
+echo '  -c, --ctx N        context; see also ds4 --nothink'
+echo '  --metal, --cpu     backend'
+if [ "$2" = kv-cache ]; then echo '  --kv-disk-dir DIR  cache'; fi
+"""
+DOWNLOAD = """#!/bin/sh
+cat <<END
+Usage: download_model.sh TARGET
+Targets:
+  q2-imatrix     96 and 128 GB RAM machines
+  mtp            add-on
+Options:
+  --token T
+END
+"""
+
+
+def git(repo: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", "init.defaultBranch=main"]
+    done = subprocess.run(
+        ["git", *identity, "-C", str(repo), *arguments], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def commit(repo: Path, makefile: str) -> str:
+    (repo / "Makefile").write_text(makefile)
+    (repo / "server.sh").write_text(SERVER)
+    (repo / "download_model.sh").write_text(DOWNLOAD)
+    git(repo, "add", "-A")
+    git(repo, "commit", "-q", "-m", makefile)
+    return git(repo, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Path:
+    repo = tmp_path / "upstream"
+    repo.mkdir()
+    git(repo, "init", "-q")
+    return repo
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ds4_build.Engine:
+    otool = tmp_path / "otool"
+    otool.write_text(
+        '#!/bin/sh\ngrep -q METAL "$2" || exit 0\necho "  /System/Library/Frameworks/Metal.framework/Metal"\n'
+    )
+    otool.chmod(0o755)
+    monkeypatch.setattr(ds4_build, "OTOOL", str(otool))
+    monkeypatch.setattr(ds4_build, "GIT", shutil.which("git"))
+    monkeypatch.setattr(ds4_build, "MAKE", shutil.which("make"))
+    monkeypatch.setattr(ds4_build, "XCRUN", "/bin/false")
+    monkeypatch.setitem(ds4_build.ENVIRONMENT, "PATH", os.environ["PATH"])
+    for folder in [tmp_path, *tmp_path.parents]:
+        # The account that builds has to reach its directory.
+        if folder.stat().st_uid == os.geteuid() and str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    return ds4_build.Engine(tmp_path / "engine", 60)
+
+
+def builder() -> str:
+    return "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+
+
+METAL = "all:\n\tcp server.sh ds4-server && echo '# METAL' >> ds4-server && chmod +x ds4-server\n"
+CPU = METAL.replace("METAL", "plain")
+BROKEN = "all:\n\t@echo compiling; echo 'ds4.c:1: error: boom'; exit 1\n"
+
+
+def test_an_unknown_commit_is_one_sentence_and_leaves_nothing(engine, upstream):
+    commit(upstream, METAL)
+    with pytest.raises(ds4_build.EngineError, match="engine commit deadbeef does not exist"):
+        engine.fetch(str(upstream), "deadbeef")
+    assert not engine.mirror.exists()
+    assert not (engine.root / "mirror.git.partial").exists()
+
+
+def test_a_short_commit_is_resolved_and_a_new_one_fetched(engine, upstream):
+    first = commit(upstream, METAL)
+    assert engine.fetch(str(upstream), first[:8]) == first
+    second = commit(upstream, CPU)
+    assert engine.resolve(second) is None
+    assert engine.fetch(str(upstream), second) == second
+    assert engine.resolve(first[:7]) == first
+
+
+def test_an_unreachable_repository_is_one_sentence(engine, tmp_path):
+    with pytest.raises(ds4_build.EngineError, match="cannot be fetched"):
+        engine.fetch(str(tmp_path / "nowhere"), "deadbeef")
+
+
+def test_a_build_is_complete_probed_and_not_writable_by_its_builder(engine, upstream):
+    full = engine.fetch(str(upstream), commit(upstream, METAL))
+    marker = engine.build(full, [], builder())
+    assert marker["capabilities"]["flags"] == [
+        "--chdir",
+        "--cpu",
+        "--ctx",
+        "--kv-disk-dir",
+        "--metal",
+        "--model",
+    ]
+    assert marker["capabilities"]["topics"] == ["kv-cache"]
+    assert marker["capabilities"]["targets"] == ["mtp", "q2-imatrix"]
+    (release,) = list_releases(engine.root)
+    assert release["complete"] and release["commit"] == full and release["id"] == full[:12]
+    binary = (Path(release["path"]) / "ds4-server").stat()
+    assert binary.st_uid == os.geteuid() or os.geteuid() != 0
+    assert not binary.st_mode & stat.S_IWOTH
+    assert not list(engine.releases.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("makefile", "sentence"),
+    [
+        (BROKEN, "(?s)make failed with status 2.*error: boom"),
+        (CPU, "does not link Metal"),
+        ("all:\n\t@true\n", "made no ds4-server"),
+    ],
+)
+def test_a_build_that_fails_leaves_the_release_that_serves(engine, upstream, makefile, sentence):
+    good = engine.fetch(str(upstream), commit(upstream, METAL))
+    engine.build(good, [], builder())
+    engine.switch(good[:12])
+    bad = engine.fetch(str(upstream), commit(upstream, makefile))
+    with pytest.raises(ds4_build.EngineError, match=sentence):
+        engine.build(bad, [], builder())
+    assert linked_id(engine.root, "current") == good[:12]
+    assert [item["id"] for item in list_releases(engine.root)] == [good[:12]]
+    assert not list(engine.releases.glob("*.partial"))
+
+
+def test_switching_keeps_the_previous_release_and_prunes_the_oldest(engine, upstream):
+    made = []
+    for number in range(3):
+        full = engine.fetch(str(upstream), commit(upstream, METAL + f"# {number}\n"))
+        marker = engine.build(full, [], builder())
+        assert read_marker(engine.releases / full[:12]) == marker
+        engine.switch(full[:12])
+        made.append(full[:12])
+    assert (linked_id(engine.root, "previous"), linked_id(engine.root, "current")) == (made[1], made[2])
+    assert engine.prune(2) == [made[0]]
+    assert engine.prune(3) == []
+    engine.remove(made[0])
+    assert {item["id"] for item in list_releases(engine.root)} == set(made[1:])
