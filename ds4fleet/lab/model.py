@@ -268,6 +268,7 @@ class Volume:
     group_uuid: str = ""
     backing: str = ""
     """Name of the subvolume that holds the contents; empty for the stock volumes, which have no contents."""
+    backing_id: int = 0
 
 
 @dataclass
@@ -460,7 +461,6 @@ class Quirks:
     """Choices where releases differ or nothing is recorded; a probe of a real Mac may set them."""
 
     info_unknown_rc: int = 1
-    quota_errno: str = "EDQUOT"
     remote_login_refusal_rc: int = 1
     checkmember_no_rc: int = 67
     dscl_missing_key_stream: str = "stdout"

@@ -24,6 +24,11 @@ HOST = "/.lab/host"
 CLT = "/Library/Developer/CommandLineTools"
 CLT_PYTHON = "/.lab/clt-python"
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 # Real tools of the host, where their behaviour agrees for what a role uses. What differs is in
 # ds4fleet/lab/bsd.
 # Folder on the Mac -> names; the host's binary is found on its usual path.
@@ -43,11 +48,9 @@ _ALIASES = {"/bin/sh": "bash", "/bin/zsh": "zsh", "/usr/bin/chgrp": "chgrp", "/u
 _HOST_FOLDERS = ("/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin")
 
 #: Tools that are stubs of xcode-select in /usr/bin until the Command Line Tools are there.
-CLT_TOOLS = tuple(
-    (
-        "ar as c++ c99 cc clang clang++ cpp g++ gcc git gnumake ld lipo make nm otool pip3 python3 ranlib "
-        "size strings strip xcodebuild"
-    ).split()
+CLT_TOOLS = _words(
+    "ar as c++ c99 cc clang clang++ cpp g++ gcc git gnumake ld lipo make nm otool pip3 python3 ranlib "
+    "size strings strip xcodebuild"
 )
 _CLT_HOST = {
     "cc": "gcc",
@@ -60,14 +63,12 @@ _CLT_HOST = {
     "gnumake": "make",
 }
 #: Host tools that the wrappers in ds4fleet/lab/bsd run.
-BSD_TOOLS = tuple(
-    (
-        "base64 btrfs chmod cp date df du find md5sum mktemp mount ps readlink sed sha1sum sha256sum "
-        "sha512sum stat umount wc xargs sudo bash"
-    ).split()
+BSD_TOOLS = _words(
+    "base64 btrfs chmod cp date df du find md5sum mktemp mount ps readlink sed sha1sum sha256sum "
+    "sha512sum stat umount wc xargs sudo bash"
 )
 # A blank in a name is written ~.
-_FOLDERS = (
+_FOLDERS = _words(
     "Applications/Utilities Library/LaunchDaemons Library/LaunchAgents Library/Developer "
     "Library/Preferences/SystemConfiguration Library/Logs Library/Caches "
     "Library/Application~Support/com.apple.TCC Library/Keychains System/Applications "
@@ -82,7 +83,7 @@ _FOLDERS = (
     "private/var/at private/var/db/dslocal private/var/networkd private/var/lib/sudo usr/bin usr/sbin "
     "usr/libexec/ApplicationFirewall usr/local/bin usr/share lib .lab/bin .lab/host/usr .lab/py "
     ".lab/run/sysctl .lab/run/wired .lab/clt-python .lab/storage"
-).split()
+)
 
 
 def build(root: Path, mac: Mac, host_python: Path) -> None:
