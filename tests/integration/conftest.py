@@ -1,0 +1,150 @@
+"""Labs for tests: each has its own name, folder and subnet, and is gone afterwards whatever happened."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ds4fleet.fleet import CHECKOUT, Fleet, ansible_command
+from ds4fleet.lab import HostSpec, Lab
+
+HOSTS = CHECKOUT / "inventory" / "hosts.yml"
+#: A first run builds an engine and fetches weights for each Mac on two cores.
+PLAYBOOK_TIMEOUT_S = 600
+
+
+@dataclass
+class Run:
+    """One `ansible-playbook` run: exit status, what it printed, and the recap by host."""
+
+    returncode: int
+    output: str
+    recap: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> int:
+        """Tasks that changed something, over all hosts."""
+        return sum(counts.get("changed", 0) for counts in self.recap.values())
+
+
+@dataclass
+class TestLab:
+    """A lab and the commands that an operator would type at it."""
+
+    __test__ = False  # a helper for tests, not a class of tests
+
+    lab: Lab
+    folder: Path
+
+    @property
+    def fleet(self) -> Fleet:
+        """The inventory with this lab's layer on top, only the Macs that are up."""
+        fleet = Fleet.load(inventory=self.inventories)
+        return Fleet(tuple(host for host in fleet if host.layer == "lab"), fleet.regions)
+
+    @property
+    def inventories(self) -> list[Path]:
+        """The fleet's own inventory without the checkout's lab, then this lab's layer."""
+        return [HOSTS, Path(self.lab.inventory_path)]
+
+    def environment(self) -> dict[str, str]:
+        """Ansible's state (control sockets, temporary files) in the lab's folder."""
+        return {
+            **os.environ,
+            "ANSIBLE_HOME": str(self.folder / "ansible"),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.folder / "cp"),
+            "ANSIBLE_NOCOLOR": "1",
+            "DS4_LAB": str(self.folder),
+        }
+
+    def ansible(self, playbook: str, limit: str = "all", *arguments: str, check: bool = True) -> Run:
+        """Runs a playbook as typed, against this lab; with `check` a failure fails the test with its output."""
+        command = [*ansible_command("ansible-playbook"), playbook, "-l", limit]
+        for inventory in self.inventories:
+            command += ["-i", str(inventory)]
+        done = subprocess.run(
+            [*command, *arguments],
+            cwd=CHECKOUT,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PLAYBOOK_TIMEOUT_S,
+            check=False,
+        )
+        run = Run(done.returncode, done.stdout, recap(done.stdout))
+        if check and done.returncode != 0:
+            pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}")
+        return run
+
+    def exec(self, host: str, *argv: str, check: bool = True) -> str:
+        """Runs a command on a Mac as root, out of band, and returns what it printed."""
+        done = self.lab.exec(host, list(argv))
+        if check and done.returncode != 0:
+            pytest.fail(f"{host}: {' '.join(argv)} ended with {done.returncode}: {done.stderr}")
+        return str(done.stdout)
+
+    def ssh(self, host: str, command: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command as the administrator, over ssh with the inventory's key and host key."""
+        mac = self.fleet.host(host)
+        argv = ["ssh", *mac.ssh_options(), "-o", "BatchMode=yes", "-p", str(mac.port)]
+        if mac.private_key:
+            argv += ["-i", str(mac.private_key), "-o", "IdentitiesOnly=yes"]
+        argv += [f"{mac.user}@{mac.address}" if mac.user else mac.address, command]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+def recap(output: str) -> dict[str, dict[str, int]]:
+    """The counts below PLAY RECAP, by host."""
+    found: dict[str, dict[str, int]] = {}
+    for line in output.rpartition("PLAY RECAP")[2].splitlines():
+        match = re.match(r"(\S+)\s+: (ok=.*)", line)
+        if match:
+            found[match[1]] = {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", match[2])}
+    return found
+
+
+def specs(limit: str) -> list[HostSpec]:
+    """What the lab needs to know of the inventory's Macs."""
+    return [
+        HostSpec(name=h.name, region=h.region, hardware=dict(h.hardware), ansible_host=h.address)
+        for h in Fleet.load(limit, [HOSTS])
+    ]
+
+
+@pytest.fixture(scope="session")
+def make_lab() -> Iterator[Callable[..., TestLab]]:
+    """A function that boots a lab of the Macs that a limit names: `make_lab("tyo-01,sg-01")`, all bare."""
+    made: list[TestLab] = []
+
+    def make(limit: str, name: str = "", **options: Any) -> TestLab:
+        # Unix sockets allow 108 bytes of path: pytest's own folders are too deep.
+        folder = Path(tempfile.mkdtemp(prefix="ds4-"))
+        test_lab = TestLab(Lab(folder, name=name or folder.name), folder)
+        made.append(test_lab)
+        test_lab.lab.up(hosts=specs(limit), **options)
+        return test_lab
+
+    yield make
+    for test_lab in made:
+        test_lab.lab.down()
+        shutil.rmtree(test_lab.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def converged(make_lab: Callable[..., TestLab]) -> TestLab:
+    """Tokyo after bootstrap and site.yml, shared by tests that only look or put back what they change."""
+    test_lab = make_lab("tokyo")
+    test_lab.ansible("playbooks/bootstrap.yml", "tokyo")
+    test_lab.ansible("site.yml", "tokyo")
+    return test_lab
