@@ -221,6 +221,9 @@ def project_directory(mac: Mac, root: Path = Path("/")) -> None:
         home = record.first("NFSHomeDirectory", "/var/empty")
         shell = record.first("UserShell", "/usr/bin/false")
         passwd.append(f"{name}:x:{uid}:{gid}:{record.first('RealName', name)}:{home}:{shell}")
+        if name == "_sshd":
+            # Apple's own accounts answer to their name without the underscore too; the host's sshd asks for that one.
+            passwd.append(f"sshd:x:{uid}:{gid}:{record.first('RealName', name)}:{home}:{shell}")
         shadow.append(f"{name}:{record.password_hash or '*'}:19000:0:99999:7:::")
     groups = []
     for name, record in mac.groups.items():

@@ -1,0 +1,338 @@
+"""The lab's supervisor, and how it brings a Mac to life.
+
+The supervisor is process 1 of a PID namespace in which everything of a lab runs: when it ends, for whatever reason,
+the kernel ends every Mac, server and link with it, and with them their mounts, namespaces and interfaces. It imports
+the simulation once; each Mac's PID 1 is a fork of it, so that 24 Macs share one copy in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ds4fleet.lab import kernel, net, rpc
+
+READY_TIMEOUT_S = 20.0
+EXIT_REBOOT, EXIT_HALT = 3, 4
+"""How a Mac's PID 1 ends: to be booted again, or to stay off."""
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Seat:
+    """One Mac as the supervisor sees it: what it needs to boot it, and its PID 1 (0 = off)."""
+
+    name: str
+    address: str
+    prefix: int
+    gateway: str
+    port: str
+    root: str
+    storage: str
+    python_prefix: str
+    log: str
+    pid: int = 0
+    boots: int = 0
+    link: dict[str, float] = field(default_factory=dict)
+
+
+class Supervisor:
+    """Holds the seats; its operations are asked for over the lab's socket by `Lab`."""
+
+    def __init__(self, folder: Path) -> None:
+        from ds4fleet.lab.init import Init
+
+        self.folder = folder
+        self.init = Init(folder / "run" / "lab.sock")
+        self.seats: dict[str, Seat] = {}
+        self.world_pids: list[int] = []
+        self.init.ops = {
+            "ping": lambda _q, _u: {"pid": os.getpid()},
+            "open": self.open,
+            "boot": self.boot,
+            "stop": self.stop,
+            "status": self.status,
+            "start_world": self.start_world,
+        }
+
+    # ------------------------------------------------------------------------------------------- operations
+
+    def open(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:
+        """Open the lab's network once the operator's cable is there."""
+        import ipaddress
+
+        subnet = net.Subnet(ipaddress.IPv4Network(question["network"]))
+        net.open_bridge(subnet, question["world_addresses"])
+        return {}
+
+    def start_world(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:
+        """Start a server of the outside world; it lives as long as the lab."""
+        pid = self.init.fork(lambda _status: None)
+        if pid == 0:
+            try:
+                log = os.open(question["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                os.dup2(log, 1)
+                os.dup2(log, 2)
+                leave_supervisor()
+                os.chdir(question.get("cwd", "/"))
+                os.execvp(question["argv"][0], question["argv"])
+            finally:
+                os._exit(127)
+        self.world_pids.append(pid)
+        return {"pid": pid}
+
+    def status(self, _question: dict[str, Any], _uid: int) -> dict[str, Any]:
+        """Every Mac with its PID 1 (0 = off)."""
+        return {"macs": {name: asdict(seat) for name, seat in self.seats.items()}}
+
+    def stop(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:
+        """Cut the power of Macs. Their cables go first, so that nobody hears a farewell."""
+        for name in question["names"]:
+            seat = self.seats.get(name)
+            if seat and seat.pid:
+                net.remove_interface(seat.port)
+                pid, seat.pid = seat.pid, 0
+                self.init.children.pop(pid, None)
+                os.kill(pid, signal.SIGKILL)
+                _wait_gone(pid)
+            if question.get("forget"):
+                self.seats.pop(name, None)
+        return {}
+
+    def boot(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:
+        """Boot Macs (given as seats); answers when all listen. A Mac that is up is left alone."""
+        started = time.monotonic()
+        wanted = []
+        for data in question["seats"]:
+            seat = self.seats.setdefault(data["name"], Seat(**data))
+            if not seat.pid:
+                wanted.append(seat)
+        return {"failed_macs": self._boot(wanted), "seconds": round(time.monotonic() - started, 3)}
+
+    # ------------------------------------------------------------------------------------------------ boots
+
+    def _boot(self, seats: list[Seat]) -> list[str]:
+        pipes: dict[int, tuple[Seat, int]] = {}
+        for seat in seats:
+            ready_r, ready_w = os.pipe()
+            go_r, go_w = os.pipe()
+            seat.pid = self._new_namespaces(seat, go_r, ready_w, (ready_r, go_w, *pipes, *(go for _, go in pipes.values())))
+            os.close(ready_w)
+            os.close(go_r)
+            pipes[ready_r] = (seat, go_w)
+        for seat, go_w in pipes.values():
+            net.connect_mac(seat.port, seat.pid, seat.address)
+            self._watch_life(seat)
+            os.write(go_w, b"!")
+            os.close(go_w)
+        failed = []
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        waiting = dict(pipes)
+        while waiting and time.monotonic() < deadline:
+            readable, _, _ = select.select(list(waiting), [], [], deadline - time.monotonic())
+            for descriptor in readable:
+                seat, _ = waiting.pop(descriptor)
+                if os.read(descriptor, 1) != b"+":
+                    failed.append(seat.name)
+        failed += [seat.name for seat, _ in waiting.values()]
+        for descriptor in pipes:
+            os.close(descriptor)
+        return failed
+
+    def _new_namespaces(self, seat: Seat, go: int, ready: int, foreign: tuple[int, ...]) -> int:
+        """Fork PID 1 of a Mac into namespaces of its own; returns its pid as the supervisor sees it."""
+        told_r, told_w = os.pipe()
+        middle = os.fork()
+        if middle == 0:
+            try:
+                kernel.unshare(
+                    kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC
+                )
+                pid = os.fork()
+                if pid == 0:
+                    for descriptor in (told_r, told_w, *foreign):
+                        os.close(descriptor)
+                    power_on(seat, go, ready)
+                os.write(told_w, str(pid).encode())
+            finally:
+                os._exit(0)
+        os.close(told_w)
+        pid = int(os.read(told_r, 32) or b"0")
+        os.close(told_r)
+        os.waitpid(middle, 0)
+        if not pid:
+            raise RuntimeError(f"{seat.name}: no namespaces")
+        return pid
+
+    def _watch_life(self, seat: Seat) -> None:
+        pid = seat.pid
+
+        def ended(status: int) -> None:
+            if seat.pid != pid:
+                return
+            seat.pid = 0
+            net.remove_interface(seat.port)
+            if os.WIFEXITED(status) and os.WEXITSTATUS(status) == EXIT_REBOOT:
+                self._boot([seat])
+
+        self.init.children[pid] = ended
+
+
+def _wait_gone(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def leave_supervisor() -> None:
+    """In a child of the supervisor: forget its event loop."""
+    from ds4fleet.lab.init import fresh_child
+
+    fresh_child()
+
+
+# ------------------------------------------------------------------------------------------- inside a Mac
+
+
+def power_on(seat: Seat, go: int, ready: int) -> NoReturn:
+    """Become PID 1 of a Mac: set up its view of the world, enter it, and run launchd. Never returns."""
+    try:
+        os.setsid()
+        log = os.open(seat.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        null = os.open("/dev/null", os.O_RDONLY)
+        for source, target in ((null, 0), (log, 1), (log, 2)):
+            os.dup2(source, target)
+        from ds4fleet.lab.init import fresh_child
+
+        fresh_child((go, ready))
+        kernel.mount("none", Path("/"), flags=kernel.MS_PRIVATE | kernel.MS_REC)
+        if os.read(go, 1) != b"!":
+            os._exit(EXIT_HALT)
+        os.close(go)
+        net.configure_mac(seat.address, seat.prefix, seat.gateway)
+        enter_root(seat)
+        from ds4fleet.lab.life import live
+
+        live(seat, ready)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def enter_root(seat: Seat) -> None:
+    """Mount what the Mac sees over its root folder and make that folder `/`."""
+    root = Path(seat.root)
+    kernel.bind(root, root)
+    kernel.mount("proc", root / "proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+    _devices(root / "dev")
+    kernel.bind(Path("/usr"), root / ".lab/host/usr", read_only=True)
+    package = root / ".lab/py/ds4fleet"
+    package.mkdir(parents=True, exist_ok=True)
+    kernel.bind(_PACKAGE, package, read_only=True)
+    base = Path(sys.base_prefix)
+    inside_base = Path("/.lab/host/usr")
+    if base != Path("/usr"):
+        inside_base = Path("/.lab/py/base")
+        (root / ".lab/py/base").mkdir(exist_ok=True)
+        kernel.bind(base, root / ".lab/py/base", read_only=True)
+    if seat.python_prefix != "/usr":
+        kernel.bind(Path(seat.python_prefix), root / ".lab/clt-python", read_only=True)
+    from ds4fleet.lab import storage
+    from ds4fleet.lab.context import locked_mac
+
+    with locked_mac(root / ".lab") as mac:
+        mac.renumber()
+        storage.attach(mac, Path(seat.storage), root / ".lab/storage")
+    kernel.pivot_root(root)
+    _relocate(base, inside_base)
+
+
+def _devices(folder: Path) -> None:
+    kernel.mount("tmpfs", folder, "tmpfs", kernel.MS_NOSUID, "mode=755,size=65536k")
+    for name, major, minor in (
+        ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
+    ):  # fmt: skip
+        os.mknod(folder / name, 0o20666, os.makedev(major, minor))
+        (folder / name).chmod(0o666)
+    for name, target in (
+        ("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx"),
+    ):  # fmt: skip
+        (folder / name).symlink_to(target)
+    (folder / "pts").mkdir()
+    kernel.mount("devpts", folder / "pts", "devpts", kernel.MS_NOSUID, "newinstance,ptmxmode=0666,mode=620,gid=4")
+    # Python's semaphores want it; macOS has none, and nothing lists it.
+    (folder / "shm").mkdir()
+    (folder / "shm").chmod(0o1777)
+
+
+def _relocate(base: Path, inside_base: Path) -> None:
+    """Let modules that are not imported yet be found where they are now."""
+    places = [(str(_PACKAGE), "/.lab/py/ds4fleet"), (str(base), str(inside_base))]
+
+    def moved(path: str) -> str:
+        for old, new in places:
+            if path.startswith(old):
+                return new + path[len(old) :]
+        return path
+
+    sys.path[:] = ["/.lab/py", *(moved(path) for path in sys.path if path.startswith(str(base)))]
+    for module in list(sys.modules.values()):
+        with contextlib.suppress(Exception):
+            module.__path__ = [moved(path) for path in module.__path__]
+    sys.path_importer_cache.clear()
+
+
+# --------------------------------------------------------------------------------------------- entry point
+
+
+def main(folder: Path) -> NoReturn:
+    """Leave the operator's namespaces and supervise the lab in `folder`; its pid goes to standard output."""
+    told_r, told_w = os.pipe()
+    os.set_inheritable(told_w, False)
+    kernel.unshare(
+        kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC
+    )
+    pid = os.fork()
+    if pid:
+        os.close(told_w)
+        # The operator may only go on when the supervisor answers.
+        answered = os.read(told_r, 1)
+        sys.stdout.write(json.dumps({"pid": pid if answered else 0}) + "\n")
+        sys.stdout.flush()
+        os._exit(0)
+    os.close(told_r)
+    os.setsid()
+    kernel.mount("none", Path("/"), flags=kernel.MS_PRIVATE | kernel.MS_REC)
+    kernel.mount("proc", Path("/proc"), "proc")
+    kernel.sethostname("world")
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    from ds4fleet.lab import life  # noqa: F401 - imported once, here, for every Mac
+
+    supervisor = Supervisor(folder)
+    gc.collect()
+    gc.freeze()
+    os.write(told_w, b"+")
+    os.close(told_w)
+    supervisor.init.run()
+
+
+def ask(folder: Path, op: str, **arguments: Any) -> dict[str, Any]:
+    """Ask the supervisor of the lab in `folder`; see `rpc.ask` for the errors."""
+    return rpc.ask(folder / "run" / "lab.sock", op, timeout_s=60.0, **arguments)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,398 @@
+"""The operator's side of the simulated fleet: up, down, and everything in between. See docs/lab.md.
+
+All state lies in one folder. Everything that runs is a descendant of one supervisor (ds4fleet.lab.boot), so the end of
+that process is the end of the lab; `down` only has to make sure of it and to remove the folder's contents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ds4fleet.errors import EXIT_FAILED, EXIT_USAGE, OperatorError
+from ds4fleet.lab import boot, net, preflight, rpc
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+DOWN_TIMEOUT_S = 15.0
+ADMIN = "admin"
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """A host of the inventory, as far as the lab needs it. `hardware` is its `ds4_hardware`."""
+
+    name: str
+    region: str
+    hardware: dict[str, Any] = field(default_factory=dict)
+    ansible_host: str = ""
+
+
+@dataclass
+class MacStatus:
+    """One Mac of a lab: `pid` of its PID 1 as the supervisor counts (0 = off)."""
+
+    name: str
+    region: str
+    address: str
+    running: bool
+    boots: int
+    faults: list[str]
+
+
+class Lab:
+    """A lab in `folder`. Creating the object starts nothing."""
+
+    def __init__(self, folder: Path, name: str = "lab") -> None:
+        self.folder = folder.absolute()
+        self.name = name
+
+    # ------------------------------------------------------------------------------------------------ places
+
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "state.json"
+
+    @property
+    def inventory_path(self) -> Path:
+        """The inventory layer: in the checkout for its own lab, in the lab's folder for every other."""
+        if self.folder == CHECKOUT / ".lab":
+            return CHECKOUT / "inventory" / "lab.yml"
+        return self.folder / "inventory.yml"
+
+    @property
+    def key_path(self) -> Path:
+        """The operator's private key for the Macs (bootstrap installs its public half)."""
+        return self.folder / "secrets" / "id_ed25519"
+
+    @property
+    def known_hosts_path(self) -> Path:
+        """Host keys as read from the Macs' disks, for `ssh_command`; bootstrap keeps a file of its own."""
+        return self.folder / "secrets" / "known_hosts"
+
+    @property
+    def password(self) -> str:
+        """The first login's password, for every Mac of the lab."""
+        return (self.folder / "secrets" / "admin_password").read_text().strip()
+
+    def mac_folder(self, host: str) -> Path:
+        return self.folder / "macs" / host
+
+    def root(self, host: str) -> Path:
+        """The Mac's root folder as the operator sees it (without what is mounted inside)."""
+        return self.mac_folder(host) / "root"
+
+    def _control(self, host: str) -> Path:
+        return self.root(host) / ".lab" / "run" / "ctl.sock"
+
+    # ----------------------------------------------------------------------------------------------- up, down
+
+    def up(self, limit: Iterable[str] | None = None, hosts: Sequence[HostSpec] = (), bare: bool = True) -> list[MacStatus]:
+        """Start the lab with `hosts` (those of them that `limit` names; None = all). What runs already is kept.
+
+        Raises OperatorError when this machine lacks something or a Mac does not boot.
+        """
+        preflight.check()
+        wanted = [spec for spec in hosts if limit is None or spec.name in set(limit)]
+        if not wanted:
+            raise OperatorError("no host of the inventory matches: nothing to start", exit_code=EXIT_USAGE)
+        state = self._state()
+        if not self._alive(state):
+            state = self._start(state)
+        self._world(state)
+        seats = [self._prepare(spec, state) for spec in wanted]
+        self._save(state)
+        answer = boot.ask(self.folder, "boot", seats=[asdict(seat) for seat in seats])
+        if answer["failed_macs"]:
+            names = ", ".join(answer["failed_macs"])
+            raise OperatorError(f"{names} did not boot: see {self.folder}/log", exit_code=EXIT_FAILED)
+        self._write_known_hosts(state)
+        self._write_inventory(state)
+        return self.status()
+
+    def down(self) -> None:
+        """End the lab and remove its folder's contents. Works also on what a crash has left."""
+        state = self._state()
+        pid = self._supervisor(state)
+        if pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + DOWN_TIMEOUT_S
+        while time.monotonic() < deadline and (self._supervisor(state) or self._leftovers()):
+            time.sleep(0.01)
+        net.remove_interface(net.interface_name(self.folder))
+        if self._inventory_is_ours():
+            self.inventory_path.unlink()
+        left = self._leftovers()
+        if left:
+            raise OperatorError(f"the lab's {', '.join(left)} would not go away: look at {self.folder}")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _leftovers(self) -> list[str]:
+        """Loop devices and mounts of this namespace that still belong to the lab."""
+        prefix = f"{self.folder}/"
+        found = []
+        for device in Path("/sys/block").glob("loop*/loop/backing_file"):
+            with contextlib.suppress(OSError):
+                if device.read_text().startswith(prefix):
+                    found.append(device.parts[3])
+        for line in Path("/proc/self/mounts").read_text().splitlines():
+            if line.split()[1].startswith(prefix):
+                found.append(line.split()[1])
+        if net.interface_exists(net.interface_name(self.folder)):
+            found.append(net.interface_name(self.folder))
+        return found
+
+    # ------------------------------------------------------------------------------------------------- hosts
+
+    def status(self) -> list[MacStatus]:
+        """Every Mac of the lab; an empty list when the lab is down."""
+        state = self._state()
+        running: dict[str, Any] = {}
+        if self._alive(state):
+            running = boot.ask(self.folder, "status")["macs"]
+        rows = []
+        for name, entry in state.get("hosts", {}).items():
+            mac_file = self.root(name) / ".lab" / "mac.json"
+            mac = json.loads(mac_file.read_text()) if mac_file.exists() else {}
+            rows.append(
+                MacStatus(
+                    name, entry["region"], entry["address"], bool(running.get(name, {}).get("pid")),
+                    mac.get("boot", {}).get("count", 0), mac.get("faults", []),
+                )
+            )  # fmt: skip
+        return rows
+
+    def reset(self, host: str) -> None:
+        """Replace a Mac by a bare one of the same name and address: another Mac, with another host key."""
+        state = self._state()
+        self._entry(state, host)
+        boot.ask(self.folder, "stop", names=[host], forget=True)
+        shutil.rmtree(self.mac_folder(host))
+        spec = HostSpec(**state["hosts"][host]["spec"])
+        seat = self._prepare(spec, state)
+        self._save(state)
+        self._boot_again([seat])
+        self._write_known_hosts(state)
+        self._write_inventory(state)
+
+    def power_cut(self, host: str, *, boot_again: bool = True) -> None:
+        """Take the power away without warning, and (unless `boot_again` is false) give it back."""
+        state = self._state()
+        self._entry(state, host)
+        boot.ask(self.folder, "stop", names=[host])
+        if boot_again:
+            self.power_on(host)
+
+    def power_on(self, host: str) -> None:
+        """Boot a Mac that is off."""
+        state = self._state()
+        self._entry(state, host)
+        self._boot_again([self._seat(host, state)])
+
+    def exec(
+        self, host: str, argv: Sequence[str], *, input_text: str = "", timeout_s: float = 120.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program as root inside a Mac, past ssh; its output and exit status are returned."""
+        self._entry(self._state(), host)
+        try:
+            return rpc.run(self._control(host), argv, input_text=input_text, timeout_s=timeout_s)
+        except (FileNotFoundError, ConnectionError) as gone:
+            raise OperatorError(f"{host} is off: start it with `fab lab up --limit {host}`") from gone
+
+    def ssh_command(self, host: str, user: str = ADMIN) -> list[str]:
+        """The ssh command line that reaches the Mac with the lab's key (known to it once bootstrap ran)."""
+        entry = self._entry(self._state(), host)
+        return [
+            "ssh", "-i", str(self.key_path), "-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={self.known_hosts_path}",
+            "-o", f"HostKeyAlias={host}", "-o", "StrictHostKeyChecking=yes", f"{user}@{entry['address']}",
+        ]  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------------ inside
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads(self.state_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return {"hosts": {}}
+        return state
+
+    def _save(self, state: dict[str, Any]) -> None:
+        new = self.state_file.with_suffix(".new")
+        new.write_text(json.dumps(state, indent=1))
+        new.replace(self.state_file)
+
+    def _entry(self, state: dict[str, Any], host: str) -> dict[str, Any]:
+        if host not in state["hosts"]:
+            raise OperatorError(f"{host} is not in this lab: start it with `fab lab up --limit {host}`", exit_code=EXIT_USAGE)
+        entry: dict[str, Any] = state["hosts"][host]
+        return entry
+
+    def _supervisor(self, state: dict[str, Any]) -> int:
+        """Pid of the running supervisor, 0 when it has ended (a reused pid is told apart by its start time)."""
+        pid = int(state.get("supervisor", 0))
+        return pid if pid and _start_time(pid) == state.get("supervisor_started") else 0
+
+    def _alive(self, state: dict[str, Any]) -> bool:
+        return bool(self._supervisor(state))
+
+    def _start(self, state: dict[str, Any]) -> dict[str, Any]:
+        for name in ("run", "log", "secrets", "macs", "bin", "world"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / "secrets").chmod(0o700)
+        self.folder.chmod(0o755)
+        self._secrets()
+        net.remove_interface(net.interface_name(self.folder))
+        with (self.folder / "log" / "supervisor.log").open("ab") as log:
+            done = subprocess.run(
+                [sys.executable, "-m", "ds4fleet.lab.boot", str(self.folder)], stdout=subprocess.PIPE, stderr=log,
+                stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=False,
+            )  # fmt: skip
+        pid = json.loads(done.stdout or b"{}").get("pid", 0)
+        if done.returncode or not pid:
+            raise OperatorError(f"the lab did not start: see {self.folder}/log/supervisor.log")
+        with net.one_at_a_time():
+            subnet = net.free_subnet()
+            net.connect_operator(net.interface_name(self.folder), subnet, pid)
+        state = {"hosts": state.get("hosts", {}), "supervisor": pid, "supervisor_started": _start_time(pid),
+                 "network": str(subnet.network), "name": self.name}  # fmt: skip
+        self._save(state)
+        addresses = [subnet.world(index) for index in range(8)]
+        boot.ask(self.folder, "open", network=str(subnet.network), world_addresses=addresses)
+        return state
+
+    def _secrets(self) -> None:
+        password = self.folder / "secrets" / "admin_password"
+        if not password.exists():
+            password.write_text(secrets.token_urlsafe(12) + "\n")
+            password.chmod(0o600)
+        if not self.key_path.exists():
+            _keygen(self.key_path, "ds4-fleet lab operator")
+
+    def _subnet(self, state: dict[str, Any]) -> net.Subnet:
+        import ipaddress
+
+        return net.Subnet(ipaddress.IPv4Network(state["network"]))
+
+    def _world(self, state: dict[str, Any]) -> None:
+        pass
+
+    def _prepare(self, spec: HostSpec, state: dict[str, Any]) -> boot.Seat:
+        """Make a Mac's folder and disk contents, unless it has them from before."""
+        from ds4fleet.lab import tree
+        from ds4fleet.lab.model import Mac
+
+        root = self.root(spec.name)
+        used = {entry["index"] for entry in state["hosts"].values()}
+        entry = state["hosts"].get(spec.name)
+        index = entry["index"] if entry else next(i for i in range(len(used) + 1) if i not in used)
+        subnet = self._subnet(state)
+        state["hosts"][spec.name] = {
+            "index": index, "region": spec.region, "address": subnet.mac(index), "spec": asdict(spec),
+        }  # fmt: skip
+        hidden = root / ".lab"
+        if not (hidden / "mac.json").exists():
+            (hidden / "run").mkdir(parents=True, exist_ok=True)
+            mac = Mac.bare(spec)
+            mac.users[ADMIN].password_hash = self._password_hash(state)
+            tree.build(root, mac, preflight.remote_python())
+            self._install_helpers(root)
+            for kind in ("ed25519", "ecdsa"):
+                (root / f"private/etc/ssh/ssh_host_{kind}_key").unlink(missing_ok=True)
+                _keygen(root / f"private/etc/ssh/ssh_host_{kind}_key", f"root@{spec.name}", kind)
+            # Last, as the mark of a Mac that is complete.
+            mac.save(hidden / "mac.json")
+        world = state.get("world", {})
+        # A Mac resolves its own name by mDNS; sudo asks for it.
+        tree.write_hosts(root, {f"{spec.name}.local": subnet.mac(index), **world.get("hosts", {})})
+        if world.get("ca_pem"):
+            tree.install_trust(root, world["ca_pem"])
+        return self._seat(spec.name, state)
+
+    def _install_helpers(self, root: Path) -> None:
+        built = preflight.helpers(self.folder / "bin")
+        shutil.copy(built["sim"], root / ".lab/bin/sim")
+        shutil.copy(built["preload"], root / ".lab/bin/preload.so")
+        (root / "private/etc/ld.so.preload").write_text("/.lab/bin/preload.so\n")
+
+    def _password_hash(self, state: dict[str, Any]) -> str:
+        from ds4fleet.lab import tree
+
+        if "password_hash" not in state:
+            state["password_hash"] = tree.hash_password(self.password)
+        return str(state["password_hash"])
+
+    def _seat(self, host: str, state: dict[str, Any]) -> boot.Seat:
+        from ds4fleet.lab import tree
+
+        entry = state["hosts"][host]
+        subnet = self._subnet(state)
+        storage = self.mac_folder(host) / "storage"
+        storage.mkdir(parents=True, exist_ok=True)
+        return boot.Seat(
+            name=host, address=entry["address"], prefix=subnet.prefix, gateway=subnet.operator, port=f"mac{entry['index']}",
+            root=str(self.root(host)), storage=str(storage), python_prefix=str(tree.python_prefix(preflight.remote_python())),
+            log=str(self.folder / "log" / f"{host}.log"),
+        )  # fmt: skip
+
+    def _boot_again(self, seats: list[boot.Seat]) -> None:
+        failed = boot.ask(self.folder, "boot", seats=[asdict(seat) for seat in seats])["failed_macs"]
+        if failed:
+            raise OperatorError(f"{', '.join(failed)} did not boot: see {self.folder}/log")
+
+    def _host_keys(self, host: str) -> list[str]:
+        keys = sorted((self.root(host) / "private/etc/ssh").glob("ssh_host_*_key.pub"))
+        return [" ".join(key.read_text().split()[:2]) for key in keys]
+
+    def _write_known_hosts(self, state: dict[str, Any]) -> None:
+        lines = [f"{host} {key}" for host in state["hosts"] for key in self._host_keys(host)]
+        self.known_hosts_path.write_text("\n".join(lines) + "\n")
+
+    def _write_inventory(self, state: dict[str, Any]) -> None:
+        public_key = self.key_path.with_suffix(".pub").read_text().strip()
+        hosts = {
+            host: {
+                "ansible_host": entry["address"],
+                "ansible_port": 22,
+                "ansible_ssh_private_key_file": str(self.key_path),
+                "ds4_known_hosts": str(self.folder / "known_hosts"),
+                "ds4_admin_keys": [public_key],
+                "ds4_catalogue": [str(self.folder / "world" / "catalogue.yml")],
+                "ds4_fleet_layer": self.name,
+                "ds4_bootstrap_password_file": str(self.folder / "secrets" / "admin_password"),
+            }
+            for host, entry in state["hosts"].items()
+        }
+        text = "# Written by `fab lab up`, removed by `fab lab down`: where the simulated Macs are, and the key to them.\n"
+        self.inventory_path.parent.mkdir(parents=True, exist_ok=True)
+        self.inventory_path.write_text(text + yaml.safe_dump({"all": {"hosts": hosts}}, sort_keys=False))
+
+    def _inventory_is_ours(self) -> bool:
+        return self.inventory_path.exists() and str(self.folder) in self.inventory_path.read_text()
+
+
+def _start_time(pid: int) -> int:
+    """Start time of a process in clock ticks after boot (proc(5), field 22); 0 when there is none or it is dead."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def _keygen(path: Path, comment: str, kind: str = "ed25519") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = [preflight.find("ssh-keygen") or "ssh-keygen", "-q", "-t", kind, "-N", "", "-C", comment, "-f", str(path)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
