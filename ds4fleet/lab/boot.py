@@ -1,8 +1,9 @@
 """The lab's supervisor, and how it brings a Mac to life.
 
-The supervisor is process 1 of a PID namespace in which everything of a lab runs: when it ends, for whatever reason,
-the kernel ends every Mac, server and link with it, and with them their mounts, namespaces and interfaces. It imports
-the simulation once; each Mac's PID 1 is a fork of it, so that 24 Macs share one copy in memory.
+The supervisor is process 1 of a PID namespace in which everything of a lab runs: when it ends, for whatever
+reason, the kernel ends every Mac, server and link with it, and with them their mounts, namespaces and
+interfaces. It imports the simulation once; each Mac's PID 1 is a fork of it, so that 24 Macs share one copy
+in memory.
 """
 
 from __future__ import annotations
@@ -125,7 +126,9 @@ class Supervisor:
         for seat in seats:
             ready_r, ready_w = os.pipe()
             go_r, go_w = os.pipe()
-            seat.pid = self._new_namespaces(seat, go_r, ready_w, (ready_r, go_w, *pipes, *(go for _, go in pipes.values())))
+            seat.pid = self._new_namespaces(
+                seat, go_r, ready_w, (ready_r, go_w, *pipes, *(go for _, go in pipes.values()))
+            )
             os.close(ready_w)
             os.close(go_r)
             pipes[ready_r] = (seat, go_w)
@@ -155,7 +158,11 @@ class Supervisor:
         if middle == 0:
             try:
                 kernel.unshare(
-                    kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC
+                    kernel.CLONE_NEWPID
+                    | kernel.CLONE_NEWNS
+                    | kernel.CLONE_NEWNET
+                    | kernel.CLONE_NEWUTS
+                    | kernel.CLONE_NEWIPC
                 )
                 pid = os.fork()
                 if pid == 0:
@@ -266,11 +273,14 @@ def _devices(folder: Path) -> None:
         os.mknod(folder / name, 0o20666, os.makedev(major, minor))
         (folder / name).chmod(0o666)
     for name, target in (
-        ("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"),
+        ("ptmx", "pts/ptmx"),
     ):  # fmt: skip
         (folder / name).symlink_to(target)
     (folder / "pts").mkdir()
-    kernel.mount("devpts", folder / "pts", "devpts", kernel.MS_NOSUID, "newinstance,ptmxmode=0666,mode=620,gid=4")
+    kernel.mount(
+        "devpts", folder / "pts", "devpts", kernel.MS_NOSUID, "newinstance,ptmxmode=0666,mode=620,gid=4"
+    )
     # Python's semaphores want it; macOS has none, and nothing lists it.
     (folder / "shm").mkdir()
     (folder / "shm").chmod(0o1777)
@@ -301,7 +311,11 @@ def main(folder: Path) -> NoReturn:
     told_r, told_w = os.pipe()
     os.set_inheritable(told_w, False)
     kernel.unshare(
-        kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC
+        kernel.CLONE_NEWPID
+        | kernel.CLONE_NEWNS
+        | kernel.CLONE_NEWNET
+        | kernel.CLONE_NEWUTS
+        | kernel.CLONE_NEWIPC
     )
     pid = os.fork()
     if pid:

@@ -1,9 +1,9 @@
 """What a simulated command is given: its caller, the Mac as data, and the way to PID 1.
 
-A command is a module in `ds4fleet.lab.commands` with `main(ctx: Context) -> int`. It runs in a child of the Mac's PID 1
-with the caller's descriptors as 0, 1, 2 and the caller's working directory, but with root's rights: what the caller
-may do is decided by the command from `ctx.uid`, as the macOS tool does. What it does to files in the caller's name
-belongs into `with ctx.as_caller():`.
+A command is a module in `ds4fleet.lab.commands` with `main(ctx: Context) -> int`. It runs in a child of the
+Mac's PID 1 with the caller's descriptors as 0, 1, 2 and the caller's working directory, but with root's
+rights: what the caller may do is decided by the command from `ctx.uid`, as the macOS tool does. What it does
+to files in the caller's name belongs into `with ctx.as_caller():`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class BecomeProgram(Exception):
 
 @contextlib.contextmanager
 def locked_mac(folder: Path = HIDDEN) -> Iterator[Mac]:
-    """The Mac saved below `folder` (`/.lab`, or the same folder seen by the operator), for reading and changing.
+    """The Mac saved below `folder` (`/.lab`, or the same folder seen by the operator), for reading and
+    changing.
 
     One holder at a time. Saved when the block ends without an exception.
     """
@@ -146,7 +147,9 @@ class Context:
                 os.setgroups(groups)
 
     def become(self, path: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> NoReturn:
-        """End here; the caller's process becomes program `path` (with its own environment if `env` is None)."""
+        """End here; the caller's process becomes program `path` (with its own environment if
+        `env` is None).
+        """
         raise BecomeProgram(path, argv, env)
 
 

@@ -1,7 +1,8 @@
 """PID 1 of a simulated Mac: an event loop around launchd, the simulated commands and the ssh port.
 
-It is forked from the lab's supervisor with everything imported already, enters the Mac's root folder, and from then
-on only forks. It never waits for anybody: requests are read as they arrive, children are reaped, timers are launchd's.
+It is forked from the lab's supervisor with everything imported already, enters the Mac's root folder, and
+from then on only forks. It never waits for anybody: requests are read as they arrive, children are reaped,
+timers are launchd's.
 """
 
 from __future__ import annotations
@@ -268,13 +269,12 @@ def run_command(client: Client, cwd: str, argv: list[str], env: dict[str, str]) 
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), encoding="utf-8", errors="surrogateescape")
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(
-            io.BufferedWriter(io.FileIO(number, "w", closefd=False)), encoding="utf-8", errors="surrogateescape"
+            io.BufferedWriter(io.FileIO(number, "w", closefd=False)),
+            encoding="utf-8",
+            errors="surrogateescape",
         )
         for number in (1, 2)
     )
-    info = commands.REGISTRY.get(argv[0].rpartition("/")[2])
-    if info and info.as_caller and client.uid:
-        become_user(client.uid, client.gid)
     ctx = Context(argv, client.uid, client.gid, cwd, env, sys.stdin, sys.stdout, sys.stderr)
     try:
         status = commands.run(ctx)
@@ -318,7 +318,9 @@ def raise_limits() -> None:
 
 
 class SshPort:
-    """The ssh socket of launchd: one `sshd -i` per connection, so that a changed configuration holds at once."""
+    """The ssh socket of launchd: one `sshd -i` per connection, so that a changed
+    configuration holds at once.
+    """
 
     def __init__(self, init: Init, argv: list[str], port: int = 22) -> None:
         self.init, self.argv = init, argv

@@ -41,7 +41,11 @@ def enter(namespace: Path) -> None:
 def mount(source: str | Path, target: Path, kind: str = "", flags: int = 0, data: str = "") -> None:
     """mount(2). Raises OSError naming the target."""
     status = _libc.mount(
-        os.fsencode(str(source)), os.fsencode(target), kind.encode() or None, ctypes.c_ulong(flags), data.encode() or None
+        os.fsencode(str(source)),
+        os.fsencode(target),
+        kind.encode() or None,
+        ctypes.c_ulong(flags),
+        data.encode() or None,
     )
     _check(status, f"mount {target}")
 

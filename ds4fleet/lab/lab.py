@@ -1,7 +1,8 @@
 """The operator's side of the simulated fleet: up, down, and everything in between. See docs/lab.md.
 
-All state lies in one folder. Everything that runs is a descendant of one supervisor (ds4fleet.lab.boot), so the end of
-that process is the end of the lab; `down` only has to make sure of it and to remove the folder's contents.
+All state lies in one folder. Everything that runs is a descendant of one supervisor (ds4fleet.lab.boot), so
+the end of that process is the end of the lab; `down` only has to make sure of it and to remove the folder's
+contents.
 """
 
 from __future__ import annotations
@@ -99,8 +100,11 @@ class Lab:
 
     # ----------------------------------------------------------------------------------------------- up, down
 
-    def up(self, limit: Iterable[str] | None = None, hosts: Sequence[HostSpec] = (), bare: bool = True) -> list[MacStatus]:
-        """Start the lab with `hosts` (those of them that `limit` names; None = all). What runs already is kept.
+    def up(
+        self, limit: Iterable[str] | None = None, hosts: Sequence[HostSpec] = (), bare: bool = True
+    ) -> list[MacStatus]:
+        """Start the lab with `hosts` (those of them that `limit` names; None = all). What runs already is
+        kept.
 
         Raises OperatorError when this machine lacks something or a Mac does not boot.
         """
@@ -216,8 +220,8 @@ class Lab:
         """The ssh command line that reaches the Mac with the lab's key (known to it once bootstrap ran)."""
         entry = self._entry(self._state(), host)
         return [
-            "ssh", "-i", str(self.key_path), "-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={self.known_hosts_path}",
-            "-o", f"HostKeyAlias={host}", "-o", "StrictHostKeyChecking=yes", f"{user}@{entry['address']}",
+            "ssh", "-i", str(self.key_path), "-o", "IdentitiesOnly=yes",
+            "-o", f"UserKnownHostsFile={self.known_hosts_path}", "-o", f"HostKeyAlias={host}", "-o", "StrictHostKeyChecking=yes", f"{user}@{entry['address']}",
         ]  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------ inside
@@ -236,12 +240,16 @@ class Lab:
 
     def _entry(self, state: dict[str, Any], host: str) -> dict[str, Any]:
         if host not in state["hosts"]:
-            raise OperatorError(f"{host} is not in this lab: start it with `fab lab up --limit {host}`", exit_code=EXIT_USAGE)
+            raise OperatorError(
+                f"{host} is not in this lab: start it with `fab lab up --limit {host}`", exit_code=EXIT_USAGE
+            )
         entry: dict[str, Any] = state["hosts"][host]
         return entry
 
     def _supervisor(self, state: dict[str, Any]) -> int:
-        """Pid of the running supervisor, 0 when it has ended (a reused pid is told apart by its start time)."""
+        """Pid of the running supervisor, 0 when it has ended (a reused pid is told apart by
+        its start time).
+        """
         pid = int(state.get("supervisor", 0))
         return pid if pid and _start_time(pid) == state.get("supervisor_started") else 0
 
@@ -257,8 +265,8 @@ class Lab:
         net.remove_interface(net.interface_name(self.folder))
         with (self.folder / "log" / "supervisor.log").open("ab") as log:
             done = subprocess.run(
-                [sys.executable, "-m", "ds4fleet.lab.boot", str(self.folder)], stdout=subprocess.PIPE, stderr=log,
-                stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=False,
+                [sys.executable, "-m", "ds4fleet.lab.boot", str(self.folder)],
+                stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=False,
             )  # fmt: skip
         pid = json.loads(done.stdout or b"{}").get("pid", 0)
         if done.returncode or not pid:
@@ -342,8 +350,9 @@ class Lab:
         storage = self.mac_folder(host) / "storage"
         storage.mkdir(parents=True, exist_ok=True)
         return boot.Seat(
-            name=host, address=entry["address"], prefix=subnet.prefix, gateway=subnet.operator, port=f"mac{entry['index']}",
-            root=str(self.root(host)), storage=str(storage), python_prefix=str(tree.python_prefix(preflight.remote_python())),
+            name=host, address=entry["address"], prefix=subnet.prefix, gateway=subnet.operator,
+            port=f"mac{entry['index']}", root=str(self.root(host)), storage=str(storage),
+            python_prefix=str(tree.python_prefix(preflight.remote_python())),
             log=str(self.folder / "log" / f"{host}.log"),
         )  # fmt: skip
 
@@ -370,12 +379,12 @@ class Lab:
                 "ds4_known_hosts": str(self.folder / "known_hosts"),
                 "ds4_admin_keys": [public_key],
                 "ds4_catalogue": [str(self.folder / "world" / "catalogue.yml")],
-                "ds4_fleet_layer": self.name,
+                "ds4_fleet_layer": "lab",
                 "ds4_bootstrap_password_file": str(self.folder / "secrets" / "admin_password"),
             }
             for host, entry in state["hosts"].items()
         }
-        text = "# Written by `fab lab up`, removed by `fab lab down`: where the simulated Macs are, and the key to them.\n"
+        text = "# Written by `fab lab up`, removed by `fab lab down`: addresses of the simulated Macs, and the key.\n"
         self.inventory_path.parent.mkdir(parents=True, exist_ok=True)
         self.inventory_path.write_text(text + yaml.safe_dump({"all": {"hosts": hosts}}, sort_keys=False))
 
@@ -384,7 +393,9 @@ class Lab:
 
 
 def _start_time(pid: int) -> int:
-    """Start time of a process in clock ticks after boot (proc(5), field 22); 0 when there is none or it is dead."""
+    """Start time of a process in clock ticks after boot (proc(5), field 22); 0 when there is none or it is
+    dead.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -394,5 +405,16 @@ def _start_time(pid: int) -> int:
 
 def _keygen(path: Path, comment: str, kind: str = "ed25519") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    command = [preflight.find("ssh-keygen") or "ssh-keygen", "-q", "-t", kind, "-N", "", "-C", comment, "-f", str(path)]
+    command = [
+        preflight.find("ssh-keygen") or "ssh-keygen",
+        "-q",
+        "-t",
+        kind,
+        "-N",
+        "",
+        "-C",
+        comment,
+        "-f",
+        str(path),
+    ]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)

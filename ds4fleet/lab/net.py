@@ -1,6 +1,8 @@
-"""Addresses and interfaces of a lab: one /24 of 198.18.0.0/15, a bridge in the lab's own namespace, a cable to each Mac.
+"""Addresses and interfaces of a lab: one /24 of 198.18.0.0/15, a bridge in the lab's own namespace, a cable
+to each Mac.
 
-198.18.0.0/15 is the range for benchmarks of network devices (RFC 2544), so it collides with nothing that is routed.
+198.18.0.0/15 is the range for benchmarks of network devices (RFC 2544), so it collides with nothing that is
+routed.
 """
 
 from __future__ import annotations
@@ -88,7 +90,9 @@ def one_at_a_time(timeout_s: float = 20.0) -> Iterator[None]:
                 break
             except OSError as busy:
                 if time.monotonic() > deadline:
-                    raise OperatorError("another lab has been starting for 20 s: wait for it, then try again") from busy
+                    raise OperatorError(
+                        "another lab has been starting for 20 s: wait for it, then try again"
+                    ) from busy
                 time.sleep(0.02)
         yield
 
@@ -105,12 +109,15 @@ def free_subnet() -> Subnet:
         if isinstance(candidate, ipaddress.IPv4Network) and not any(candidate.overlaps(net) for net in used):
             return Subnet(candidate)
     raise OperatorError(
-        "no free network for another lab in 198.18.0.0/15: take one down with `fab lab down`", exit_code=EXIT_MISSING
+        "no free network for another lab in 198.18.0.0/15: take one down with `fab lab down`",
+        exit_code=EXIT_MISSING,
     )
 
 
 def connect_operator(interface: str, subnet: Subnet, supervisor_pid: int) -> None:
-    """Lay the cable between this namespace and the lab's (of process `supervisor_pid`, which finds it as `op0`)."""
+    """Lay the cable between this namespace and the lab's (of process `supervisor_pid`, which finds it as
+    `op0`).
+    """
     ip(
         f"link add {interface} type veth peer name op0 netns {supervisor_pid}",
         f"address add {subnet.operator}/{subnet.prefix} dev {interface}",
@@ -119,7 +126,9 @@ def connect_operator(interface: str, subnet: Subnet, supervisor_pid: int) -> Non
 
 
 def open_bridge(subnet: Subnet, world_addresses: list[str]) -> None:
-    """In the lab's namespace: loopback, the bridge with the world's addresses, the operator's cable plugged in."""
+    """In the lab's namespace: loopback, the bridge with the world's addresses, the operator's cable plugged
+    in.
+    """
     ip(
         "link set lo up",
         f"link add {BRIDGE} type bridge",

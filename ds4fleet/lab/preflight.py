@@ -59,10 +59,13 @@ def check() -> None:
     """Raise OperatorError (exit code EXIT_MISSING) when no lab can run here; the sentence says what to do."""
     if sys.platform == "darwin":
         raise OperatorError(
-            "the lab needs a Linux kernel: on macOS run `make demo`, which uses a Linux container", exit_code=EXIT_MISSING
+            "the lab needs a Linux kernel: on macOS run `make demo`, which uses a Linux container",
+            exit_code=EXIT_MISSING,
         )
     if os.geteuid() != 0:
-        raise OperatorError("the lab needs root to make namespaces: run the same command with sudo", exit_code=EXIT_MISSING)
+        raise OperatorError(
+            "the lab needs root to make namespaces: run the same command with sudo", exit_code=EXIT_MISSING
+        )
     gone = missing()
     if gone:
         names = ", ".join(tool.name for tool in gone)
@@ -74,22 +77,30 @@ def check() -> None:
 
 @functools.cache
 def remote_python() -> Path:
-    """The interpreter that plays the Command Line Tools' Python: a 3.9 if this machine has one, else the lab's own.
+    """The interpreter that plays the Command Line Tools' Python: a 3.9 if this machine has one, else the
+    lab's own.
 
     DS4_LAB_PYTHON names another one. macOS has 3.9.6 there (reference macos 4).
     """
     named = os.environ.get("DS4_LAB_PYTHON")
-    candidates = [named] if named else []
-    candidates += [find("python3.9"), *map(str, sorted(Path.home().glob(".pyenv/versions/3.9*/bin/python3.9")))]
+    candidates: list[str | None] = [named] if named else []
+    candidates += [
+        find("python3.9"),
+        *map(str, sorted(Path.home().glob(".pyenv/versions/3.9*/bin/python3.9"))),
+    ]
     for candidate in [*candidates, sys.executable]:
         interpreter = candidate and _real_interpreter(candidate)
         if interpreter:
             return interpreter
-    raise OperatorError("no usable Python for the simulated Macs: name one in DS4_LAB_PYTHON", exit_code=EXIT_MISSING)
+    raise OperatorError(
+        "no usable Python for the simulated Macs: name one in DS4_LAB_PYTHON", exit_code=EXIT_MISSING
+    )
 
 
 def _real_interpreter(executable: str) -> Path | None:
-    """Past version managers' shims and virtual environments, to the installation that can be mounted elsewhere."""
+    """Past version managers' shims and virtual environments, to the installation that can be mounted
+    elsewhere.
+    """
     code = "import sys; print(sys.base_prefix + '/bin/python%d.%d' % sys.version_info[:2])"
     try:
         done = subprocess.run([executable, "-c", code], capture_output=True, text=True, check=False)
@@ -100,7 +111,9 @@ def _real_interpreter(executable: str) -> Path | None:
 
 
 def helpers(folder: Path) -> dict[str, Path]:
-    """Compile the C helpers into `folder` unless their present sources were compiled before; paths by name."""
+    """Compile the C helpers into `folder` unless their present sources were compiled before;
+    paths by name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     built = {}
     for name, flags in (("sim", ["-static"]), ("preload", ["-shared", "-fPIC"]), ("link", [])):
@@ -116,7 +129,7 @@ def helpers(folder: Path) -> dict[str, Path]:
 
 
 def _compile(source: Path, target: Path, flags: list[str]) -> None:
-    for attempt in ([flags, []] if flags == ["-static"] else [flags]):
+    for attempt in [flags, []] if flags == ["-static"] else [flags]:
         command = [find("cc") or "cc", "-O2", "-o", str(target), str(source), *attempt]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:

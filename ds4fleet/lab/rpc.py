@@ -1,11 +1,11 @@
 """The wire between a simulated command, the operator and PID 1 of a simulated Mac.
 
-A request is `DS4` + kind, a 32-bit length and a payload; the three standard descriptors travel with its first byte.
-Kinds: R runs a simulated command for the client (csrc/sim.c), X runs a real program as root (the operator's
-`Lab.exec`), J asks launchd or the power supply something in JSON. Each byte that follows a request R or X is the
-number of a signal to forward; the end of the connection means that the client died. An answer is one byte, a 32-bit
-length and a payload: x exit status, s number of the signal that ended it, e a program that the client should become,
-j JSON.
+A request is `DS4` + kind, a 32-bit length and a payload; the three standard descriptors travel with its first
+byte. Kinds: R runs a simulated command for the client (csrc/sim.c), X runs a real program as root (the
+operator's `Lab.exec`), J asks launchd or the power supply something in JSON. Each byte that follows a request
+R or X is the number of a signal to forward; the end of the connection means that the client died. An answer
+is one byte, a 32-bit length and a payload: x exit status, s number of the signal that ended it, e a program
+that the client should become, j JSON.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def read_answer(link: socket.socket) -> tuple[bytes, bytes]:
     return kind, read_exactly(link, length)
 
 
-def ask(path: Path, op: str, *, timeout_s: float = 30.0, fds: Sequence[int] = (), **arguments: Any) -> dict[str, Any]:
+def ask(
+    path: Path, op: str, *, timeout_s: float = 30.0, fds: Sequence[int] = (), **arguments: Any
+) -> dict[str, Any]:
     """Ask the process behind the socket for `op`; returns its JSON answer.
 
     Raises ConnectionError or OSError when it is not there, RuntimeError when it could not do it.
@@ -106,12 +108,18 @@ def run(
 
     Raises OSError when the Mac is off, subprocess.TimeoutExpired (and kills it) after `timeout_s` seconds.
     """
-    env = env if env is not None else {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/var/root", "LANG": "en_US.UTF-8"}
+    env = (
+        env
+        if env is not None
+        else {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/var/root", "LANG": "en_US.UTF-8"}
+    )
     with tempfile_pair() as (out, err), connect(path) as link:
         stdin_r, stdin_w = os.pipe()
         try:
             body = pack_strings(cwd, argv, env)
-            socket.send_fds(link, [HEADER.pack(EXECUTE, len(body)) + body], [stdin_r, out.fileno(), err.fileno()])
+            socket.send_fds(
+                link, [HEADER.pack(EXECUTE, len(body)) + body], [stdin_r, out.fileno(), err.fileno()]
+            )
         finally:
             os.close(stdin_r)
         with os.fdopen(stdin_w, "w") as feed:
@@ -149,4 +157,6 @@ def ask_mac(path: Path, host: str, op: str, **arguments: Any) -> dict[str, Any]:
     try:
         return ask(path, op, **arguments)
     except (FileNotFoundError, ConnectionError) as gone:
-        raise OperatorError(f"{host} is not running in this lab: start it with `fab lab up --limit {host}`") from gone
+        raise OperatorError(
+            f"{host} is not running in this lab: start it with `fab lab up --limit {host}`"
+        ) from gone
