@@ -67,7 +67,7 @@ class TestLab:
         }
 
     def ansible(self, playbook: str, limit: str = "all", *arguments: str, check: bool = True) -> Run:
-        """Runs a playbook as typed, against this lab; with `check` a failure fails the test with its output."""
+        """Runs a playbook against this lab; with `check` a failure fails the test, output and all."""
         command = [*ansible_command("ansible-playbook"), playbook, "-l", limit]
         for inventory in self.inventories:
             command += ["-i", str(inventory)]
