@@ -238,9 +238,11 @@ def observe(wanted):
             "python": platform.python_version(),
             "sdk_version": sdk,
         },
-        "power": sections.read("pmset", parse.pmset, results["pmset"].out, default={}),
+        "power": sections.read("pmset", lambda: parse.pmset(sections.text("pmset")), default={}),
         "updates": sections.read("updates", updates, default=shape.update_settings({})),
-        "filevault": parse.filevault(results["fdesetup"].out),
+        "filevault": sections.read(
+            "fdesetup", lambda: parse.filevault(sections.text("fdesetup")), default="unknown"
+        ),
         "timezone": sections.read("timezone", timezone),
         "storage": storage,
         "users": {name: sections.read("user " + name, sections.user, name) for name in wanted["users"]},
@@ -256,7 +258,8 @@ def observe(wanted):
             "weights", weights, wanted["models_dir"], default={"files": [], "parts": []}
         ),
         "jobs": {
-            label: sections.read("job " + label, sections.job, label, disabled) for label in wanted["labels"]
+            label: sections.read("job " + label, sections.job, label, disabled, default=dict(shape.NO_JOB))
+            for label in wanted["labels"]
         },
         "server": server(sections, wanted["running_config"]),
         "other_metal": shape.other_metal(

@@ -46,6 +46,8 @@ METAL_PROGRAMS = (
     "ds4",
     "ds4-bench",
 )
+#: A job that launchctl would not speak about: nothing is known.
+NO_JOB = dict.fromkeys(("loaded", "state", "pid", "runs", "last_exit_code", "last_signal", "disabled"), None)
 UPDATE_KEYS = (
     "AutomaticCheckEnabled",
     "AutomaticDownload",
@@ -133,6 +135,13 @@ class Sections:
             self.errors.append({"probe": probe, "message": said})
             return default
 
+    def text(self, probe):
+        """Output of a command that always has something to say."""
+        result = self.results[probe]
+        if not result.out.strip():
+            raise ValueError(result.sentence())
+        return result.out
+
     def sysctl(self):
         values = parse.sysctl(self.results["sysctl"].out)
         if "hw.memsize" not in values:
@@ -141,7 +150,7 @@ class Sections:
 
     def storage(self, fstab):
         """Containers with mount points (from `mount`) and what `info` tells of the added volumes."""
-        mounted = {item["device"]: item for item in parse.mounts(self.results["mount"].out)}
+        mounted = {item["device"]: item for item in parse.mounts(self.text("mount"))}
         boot = self.read("boot", parse.volume_info, self.results["boot"].out, default={})
         containers = parse.apfs_containers(self.results["apfs"].out)
         boot_disks = {c["physical_disk"] for c in containers if c["reference"] == boot.get("container")}
@@ -211,7 +220,7 @@ class Sections:
         return parse.listening(self.results["lsof"].out) if "lsof" in self.results else []
 
     def processes(self):
-        return parse.processes(self.results["ps"].out)
+        return parse.processes(self.text("ps"))
 
     def open_weights(self):
         """The weights file that the server holds open or mapped: the first .gguf name that lsof shows."""

@@ -1,0 +1,101 @@
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""Look at a Mac without Python and run single bootstrap steps on it, through plain shell scripts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from ds4fleet import bootstrap  # noqa: E402
+from ds4fleet.errors import OperatorError  # noqa: E402
+
+POLL_S = 5
+
+
+class ActionModule(ActionBase):
+    """Without `step` it looks and returns the steps that are missing; with `step` it runs that one.
+
+    Arguments of a look: user, keys, key_file (its .pub counts as one more key), power, timezone. Arguments of
+    a step: step (an entry of the look's `steps`), wait_s (how long the Command Line Tools may take).
+    """
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp=None, task_vars=None):
+        super().run(tmp, task_vars)
+        self.host = task_vars["inventory_hostname"]
+        try:
+            return self._step(self._task.args["step"]) if "step" in self._task.args else self._look()
+        except OperatorError as error:
+            return {"failed": True, "msg": error.sentence}
+
+    def _look(self):
+        args = self._task.args
+        wanted = bootstrap.Wanted(
+            user=args["user"],
+            keys=[*args.get("keys", []), *bootstrap.public_half(args.get("key_file") or "")],
+            power=args.get("power") or {},
+            timezone=args.get("timezone") or "",
+        )
+        try:
+            answer = self._low_level_execute_command(bootstrap.PROBE, sudoable=False)
+        except AnsibleConnectionFailure as error:
+            raise AnsibleConnectionFailure(bootstrap.unreachable(self.host, str(error))) from None
+        probe = bootstrap.Probe.parse(self.host, answer["stdout"])
+        steps = bootstrap.decide(self.host, probe, wanted)
+        return {
+            "changed": False,
+            "steps": {
+                step.name: {"name": step.name, "what": step.what, "script": step.script} for step in steps
+            },
+            "missing": [step.what for step in steps],
+            "notes": bootstrap.warnings(self.host, probe, wanted),
+            "macos": probe.macos,
+        }
+
+    def _step(self, step):
+        if self._task.check_mode:
+            return {"changed": True, "msg": step["what"], "diff": {"prepared": step["what"] + "\n"}}
+        result = self._execute(step, step["script"])
+        if step["name"] == "tools":
+            self._wait_for_tools(step)
+        return {"changed": True, "msg": step["what"], "stdout": result["stdout"]}
+
+    def _execute(self, step, script):
+        try:
+            result = self._low_level_execute_command(script, sudoable=True)
+        except AnsibleConnectionFailure as error:
+            raise AnsibleConnectionFailure(bootstrap.unreachable(self.host, str(error))) from None
+        except AnsibleError as error:
+            raise OperatorError(bootstrap.sudo_refused(self.host)) from error
+        if result["rc"] != 0:
+            raise OperatorError(
+                bootstrap.step_failed(self.host, step["what"], result["stderr"] or result["stdout"])
+            )
+        return result
+
+    def _wait_for_tools(self, step):
+        deadline = time.monotonic() + int(self._task.args["wait_s"])
+        shown = ""
+        while time.monotonic() < deadline:
+            state, _blank, line = self._execute(step, bootstrap.TOOLS_STATE)["stdout"].strip().partition(" ")
+            if state == "done":
+                return
+            if state == "failed":
+                raise OperatorError(bootstrap.step_failed(self.host, step["what"], line))
+            if line and line != shown:
+                Display().display(f"{self.host}: Command Line Tools: {line}")
+                shown = line
+            time.sleep(POLL_S)
+        raise OperatorError(
+            f"{self.host}: the Command Line Tools are still being installed after"
+            f" {self._task.args['wait_s']} s; run bootstrap again, it waits for the same installation"
+        )

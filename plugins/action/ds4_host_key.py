@@ -1,0 +1,93 @@
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""Record a Mac's host keys under its inventory name, or refuse a Mac that shows other ones."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from ansible import constants
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from ds4fleet import host_keys  # noqa: E402
+from ds4fleet.errors import OperatorError  # noqa: E402
+
+SCAN_TIMEOUT_S = 15
+
+
+def scan(address, port):
+    """What ssh-keyscan saw, {key type: key}; {} when nobody answers."""
+    command = [
+        "ssh-keyscan",
+        "-T",
+        str(SCAN_TIMEOUT_S),
+        "-p",
+        str(port),
+        "-t",
+        "ed25519,ecdsa,rsa",
+        str(address),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=4 * SCAN_TIMEOUT_S)
+    return host_keys.scanned_keys(done.stdout)
+
+
+def append(path, lines):
+    """Add lines to a known_hosts file that other hosts' workers may be writing, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        text = stream.read()
+        stream.write(("" if text.endswith("\n") or not text else "\n") + lines)
+
+
+class ActionModule(ActionBase):
+    """Arguments: known_hosts (path), fingerprint ("" or SHA256:...), rescan (also when a key is recorded)."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp=None, task_vars=None):
+        super().run(tmp, task_vars)
+        args = self._task.args
+        host = task_vars["inventory_hostname"]
+        address = self._templar.template(task_vars.get("ansible_host", host))
+        port = self._templar.template(task_vars.get("ansible_port", 22))
+        known_hosts = Path(args["known_hosts"]).expanduser()
+        text = known_hosts.read_text() if known_hosts.exists() else ""
+        recorded = host_keys.recorded_keys(text, host)
+        expected = args.get("fingerprint") or ""
+        try:
+            if recorded and not args.get("rescan"):
+                # ssh itself compares on every connection; asking for the key again would cost one more.
+                host_keys.check_host_key(host, recorded, recorded, expected, known_hosts)
+                return {"changed": False, "known_hosts": str(known_hosts)}
+            seen = scan(address, port)
+            if not seen:
+                raise AnsibleConnectionFailure(f"{host} does not answer at {address} port {port}")
+            fresh = host_keys.check_host_key(host, seen, recorded, expected, known_hosts)
+        except OperatorError as error:
+            return {"failed": True, "msg": error.sentence}
+        if not fresh:
+            return {"changed": False, "known_hosts": str(known_hosts)}
+        lines = "".join(f"{host} {kind} {key}\n" for kind, key in sorted(fresh.items()))
+        prints = ", ".join(f"{kind} {host_keys.fingerprint(key)}" for kind, key in sorted(fresh.items()))
+        if self._task.check_mode:
+            # ssh goes on checking strictly, against a copy that ends with this run.
+            handle, name = tempfile.mkstemp(prefix="known_hosts-", dir=constants.DEFAULT_LOCAL_TMP)
+            os.close(handle)
+            known_hosts = Path(name)
+        append(known_hosts, lines)
+        return {
+            "changed": True,
+            "known_hosts": str(known_hosts),
+            "msg": f"{host}: host key recorded at first sight: {prints}",
+            "diff": {"before": "", "after": lines, "before_header": args["known_hosts"]},
+        }

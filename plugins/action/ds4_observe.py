@@ -1,0 +1,45 @@
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""Run the module ds4_observe with the lists that a plan can need, or say in a sentence why it cannot run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.plugins.action import ActionBase
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from ds4fleet import bootstrap, plan  # noqa: E402
+
+
+class ActionModule(ActionBase):
+    """Fills in files, users, groups, labels and paths from the host's variables; the task's own win."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp=None, task_vars=None):
+        super().run(tmp, task_vars)
+        host = task_vars["inventory_hostname"]
+        settings = {name: value for name, value in task_vars.items() if name.startswith("ds4_")}
+        wanted = {**plan.watch(self._templar.template(settings)), **self._task.args}
+        try:
+            result = self._execute_module("ds4_observe", module_args=wanted, task_vars=task_vars)
+        except AnsibleConnectionFailure as error:
+            raise AnsibleConnectionFailure(bootstrap.unreachable(host, str(error))) from None
+        except AnsibleError:
+            if self._low_level_execute_command("sudo -n true", sudoable=False)["rc"] != 0:
+                return {"failed": True, "msg": bootstrap.no_sudo(host)}
+            raise
+        if "observation" in result or result.get("unreachable"):
+            return result
+        streams = str(result.get("module_stdout", "")) + str(result.get("module_stderr", ""))
+        if bootstrap.lacks_python(streams):
+            if self._task.check_mode:
+                return {"changed": False, "bare": True, "observation": None}
+            return {"failed": True, "msg": bootstrap.no_tools(host)}
+        if bootstrap.lacks_sudo(streams):
+            return {"failed": True, "msg": bootstrap.no_sudo(host)}
+        return result
