@@ -1,8 +1,9 @@
 """The model and engine catalogue: what there is to serve, as data, checked when it is read.
 
-`load()` reads `catalogue.yml` beside this module and lays the files named in `ds4_catalogue` over it, in order.
-An extra file may hold `models`, `sidecars`, `families`, `quants`, `generations` and `engines` of the same form (an entry replaces ours of the same id), and `stand_ins`, which say what is transferred and
-checked out in a rehearsal while all arithmetic keeps the true sizes:
+`load()` reads `catalogue.yml` beside this module and lays the files named in `ds4_catalogue` over it.
+An extra file may hold `models`, `sidecars`, `families`, `quants`, `generations` and `engines` of the same
+form (an entry replaces ours of the same id), and `stand_ins`, which say what is transferred and checked out
+in a rehearsal while all arithmetic keeps the true sizes:
 
     stand_ins:
       files: {<file name>: {bytes: 123, sha256: <hex>}}
@@ -72,6 +73,30 @@ class Family:
     model_name: str
     shape: Shape
     header: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Quant:
+    """How a model's experts are stored; bits are of gate, up and down together, per weight position."""
+
+    id: str
+    title: str
+    first_gate_type: int
+    last_gate_type: int
+    expert_bits: float
+    last_layers: int
+    last_expert_bits: float
+
+    def routed_bytes(self, shape: Shape) -> int:
+        """Bytes of all routed experts: what SSD streaming leaves on the disk."""
+        few = shape.layers - self.last_layers
+        return shape.experts * int(
+            shape.embd * shape.ff * (few * self.expert_bits + self.last_layers * self.last_expert_bits) / 8
+        )
+
+    def expert_bytes(self, shape: Shape) -> int:
+        """Bytes of one routed expert of an ordinary layer."""
+        return int(shape.embd * shape.ff * self.expert_bits / 8)
 
 
 @dataclass(frozen=True)
@@ -169,6 +194,7 @@ class Engine:
 @dataclass(frozen=True)
 class Catalogue:
     families: Mapping[str, Family]
+    quants: Mapping[str, Quant]
     models: Mapping[str, Model]
     sidecars: Mapping[str, Sidecar]
     generations: Mapping[str, Generation]
@@ -352,6 +378,12 @@ class _Entry:
             raise self.error(f"has {key}: {value!r}, which is not a list of words")
         return tuple(value)
 
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.data.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise self.error(f"has {key}: {value!r}, which must be a number above 0")
+        return float(value)
+
     def positive(self, key: str) -> int:
         value = self.get(key, int)
         if value <= 0:
@@ -401,7 +433,7 @@ def _build(data: Mapping[str, dict[str, Any]], where: Mapping[tuple[str, str], s
                     f"catalogue: generations.{traits.id} names the unknown family {family!r}",
                     exit_code=EXIT_USAGE,
                 )
-    return Catalogue(families, models, sidecars, generations, engines, engine_stand_ins)
+    return Catalogue(families, quants, models, sidecars, generations, engines, engine_stand_ins)
 
 
 def _stand_ins(data: Mapping[str, Any]) -> tuple[dict[str, tuple[int, str]], dict[str, str]]:
@@ -463,10 +495,19 @@ def _header(entry: _Entry) -> Mapping[str, Any]:
     return header.data
 
 
-def _quant(key: str, value: Any, where: str) -> Mapping[str, Any]:
-    entry = _Entry(where, value, ("title", "gate_types"))
+def _quant(key: str, value: Any, where: str) -> Quant:
+    entry = _Entry(where, value, ("title", "gate_types", "expert_bits", "last_layers", "last_expert_bits"))
     types = _Entry(f"{where}.gate_types", entry.get("gate_types", dict), ("first", "last"))
-    return {"first": types.get("first", int), "last": types.get("last", int)}
+    bits = entry.number("expert_bits")
+    return Quant(
+        id=key,
+        title=entry.get("title", str, key),
+        first_gate_type=types.get("first", int),
+        last_gate_type=types.get("last", int),
+        expert_bits=bits,
+        last_layers=entry.get("last_layers", int, 0),
+        last_expert_bits=entry.number("last_expert_bits", bits),
+    )
 
 
 def _generation(key: str, value: Any, where: str) -> Generation:
@@ -538,7 +579,7 @@ def _model(
     value: Any,
     where: str,
     families: Mapping[str, Family],
-    quants: Mapping[str, Mapping[str, Any]],
+    quants: Mapping[str, Quant],
     stand_ins: Mapping[str, tuple[int, str]],
     taken: dict[str, str],
     generations: Mapping[str, Generation],
@@ -578,8 +619,8 @@ def _model(
         "tensors": families[family].header.get("tensors"),
         "keys": {**families[family].header.get("keys", {}), **own.get("keys", {})},
         "tensor_types": {
-            "blk.0.ffn_gate_exps.weight": quants[quant]["first"],
-            f"blk.{last}.ffn_gate_exps.weight": quants[quant]["last"],
+            "blk.0.ffn_gate_exps.weight": quants[quant].first_gate_type,
+            f"blk.{last}.ffn_gate_exps.weight": quants[quant].last_gate_type,
         },
         **{name: own[name] for name in ("architecture", "tensors", "tensor_types") if name in own},
     }
