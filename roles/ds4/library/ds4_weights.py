@@ -1,0 +1,171 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""Bring weights to the Mac, prove them once, and link them into the release."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: ds4_weights
+short_description: Fetch, prove, stamp and link model files
+description:
+  - A file that is in place with a valid stamp costs two stat calls. One that is in place without a stamp is
+    adopted after proof. One that is missing is fetched in closed ranges, resumed where it was cut off.
+  - Proof is size, sha256 and GGUF header. A file that fails it is kept aside as C(.sha-mismatch), is never
+    linked and never served.
+version_added: "0.1.0"
+author: the ds4-fleet authors (@ds4-fleet)
+options:
+  files:
+    description:
+      - Files as the plan lists them, each with C(name), C(path), C(bytes), C(sha256) (null where nobody
+        published it), C(urls) in the order to try, and C(header), what its GGUF header must say.
+    type: list
+    elements: dict
+    required: true
+  dir:
+    description: Directory of the files; parts are kept there too, so that a rename puts them in place.
+    type: path
+    required: true
+  owner:
+    description: Owner of the files. The account that serves them should only read.
+    type: str
+    default: root
+  group:
+    description: Group of the files.
+    type: str
+    default: wheel
+  method:
+    description: C(direct) fetches itself; C(upstream) runs the engine's C(download_model.sh).
+    type: str
+    choices: [direct, upstream]
+    default: direct
+  target_name:
+    description: Target of download_model.sh, for I(method=upstream).
+    type: str
+  release_dir:
+    description: Release of the engine that has download_model.sh, for I(method=upstream).
+    type: path
+  link:
+    description: Link to make once everything is proven, C(path) and C(target).
+    type: dict
+  rate_limit_mbps:
+    description: Cap in megabits per second, 0 for none.
+    type: int
+    default: 0
+  token_file:
+    description: File with a token for the sources, mode 0600.
+    type: path
+  timeout_s:
+    description: Seconds that download_model.sh may take.
+    type: int
+    default: 86400
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Bring the weights of the plan
+  ds4_weights:
+    dir: /opt/ds4/models
+    files: "{{ ds4_plan.weights.files }}"
+    link: "{{ ds4_plan.weights.link }}"
+"""
+
+RETURN = r"""
+files:
+  description: What was done per file.
+  type: list
+  elements: dict
+  returned: success
+  contains:
+    path:
+      description: Where it is.
+      type: str
+    sha256:
+      description: What it was proven to be (null in check mode when it is not in place).
+      type: str
+    fetched_bytes:
+      description: Bytes that came over the network.
+      type: int
+    hashed_bytes:
+      description: Bytes that were read from the disk to be hashed.
+      type: int
+    action:
+      description: C(kept), C(adopted), C(fetched), or in check mode C(would adopt) and C(would fetch).
+      type: str
+    source:
+      description: URL that delivered the last byte.
+      type: str
+linked:
+  description: Whether the link was made or changed.
+  type: bool
+  returned: success
+"""
+
+import grp
+import pwd
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.ds4_placement import Placement, PlacementError
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "files": {"type": "list", "elements": "dict", "required": True},
+            "dir": {"type": "path", "required": True},
+            "owner": {"type": "str", "default": "root"},
+            "group": {"type": "str", "default": "wheel"},
+            "method": {"type": "str", "choices": ["direct", "upstream"], "default": "direct"},
+            "target_name": {"type": "str"},
+            "release_dir": {"type": "path"},
+            "link": {"type": "dict"},
+            "rate_limit_mbps": {"type": "int", "default": 0},
+            "token_file": {"type": "path", "no_log": False},
+            "timeout_s": {"type": "int", "default": 86400},
+        },
+        required_if=[("method", "upstream", ["target_name", "release_dir"])],
+        supports_check_mode=True,
+    )
+    params = module.params
+    placement = Placement(
+        folder=params["dir"],
+        uid=pwd.getpwnam(params["owner"]).pw_uid,
+        gid=grp.getgrnam(params["group"]).gr_gid,
+        method=params["method"],
+        target_name=params["target_name"],
+        release_dir=params["release_dir"],
+        rate_limit_mbps=params["rate_limit_mbps"],
+        token_file=params["token_file"],
+        timeout_s=params["timeout_s"],
+    )
+    before, after = [], []
+    results = []
+    try:
+        for wanted in params["files"]:
+            state = placement.look(wanted)
+            before.append("%s %s\n" % (wanted["name"], state))
+            if module.check_mode and state != "proven":
+                result = placement.would(wanted, state)
+            else:
+                result = placement.bring(wanted, state)
+            results.append(result)
+            after.append("%s proven\n" % wanted["name"])
+        linked = placement.link(params["link"], dry=module.check_mode) if params["link"] else False
+    except PlacementError as error:
+        module.fail_json(msg=str(error), files=results, **error.facts)
+    module.exit_json(
+        changed=linked or any(item["action"] != "kept" for item in results),
+        files=results,
+        linked=linked,
+        diff={"before": "".join(before), "after": "".join(after)},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""Put proven weights in their place: adopt what is there, fetch what is not, keep wrong files aside."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import subprocess
+import time
+
+from ansible.module_utils import ds4_stamp
+from ansible.module_utils.ds4_part import Part
+from ansible.module_utils.ds4_proof import judge, put_aside, sha256
+from ansible.module_utils.ds4_transport import Pace, Source, SourceError
+
+#: Where the progress of a running fetch can be read: {name, done_bytes, total_bytes, bytes_per_s, source}.
+STATUS = ".ds4-fetch.json"
+#: Errors of a volume that is full: its own quota or the space that it shares.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+TAIL_LINES = 10
+ENVIRONMENT = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C", "LC_ALL": "C", "HOME": "/var/root"}
+
+
+class PlacementError(Exception):
+    """One sentence for the operator, and facts for the module's result."""
+
+    def __init__(self, sentence, **facts):
+        super().__init__(sentence)
+        self.facts = facts
+
+
+class Placement:
+    """Everything about one directory of weights."""
+
+    def __init__(
+        self,
+        folder,
+        uid,
+        gid,
+        method="direct",
+        target_name=None,
+        release_dir=None,
+        rate_limit_mbps=0,
+        token_file=None,
+        timeout_s=86400,
+    ):
+        self.folder = folder
+        self.uid = uid
+        self.gid = gid
+        self.method = method
+        self.target_name = target_name
+        self.release_dir = release_dir
+        self.pace = Pace(rate_limit_mbps * 1000000)
+        self.token_file = token_file
+        self.timeout_s = timeout_s
+        self.status_path = os.path.join(folder, STATUS)
+        self._progress = None
+
+    # Looking.
+
+    def look(self, wanted):
+        """proven (the stamp says so), unproven (a file of this name is there), or missing."""
+        stamp, valid = ds4_stamp.read(wanted["path"])
+        if valid and stamp["size_bytes"] == wanted["bytes"]:
+            published = wanted.get("sha256")
+            if not published or published == stamp["sha256"]:
+                return "proven"
+        return "unproven" if os.path.lexists(wanted["path"]) else "missing"
+
+    def would(self, wanted, state):
+        """The result in check mode for a file that is not proven yet."""
+        action = "would adopt" if state == "unproven" else "would fetch"
+        return _result(wanted, action, None)
+
+    # Acting.
+
+    def bring(self, wanted, state):
+        """Make sure that the file is in place and proven; returns its result."""
+        if state == "proven":
+            stamp, _valid = ds4_stamp.read(wanted["path"])
+            return _result(wanted, "kept", stamp["sha256"])
+        if not os.path.isdir(self.folder):
+            raise PlacementError("weights directory %s does not exist: is its volume mounted?" % self.folder)
+        hashed_bytes = 0
+        if state == "unproven":
+            adopted, hashed_bytes = self._adopt(wanted)
+            if adopted:
+                return dict(adopted, hashed_bytes=hashed_bytes)
+        fetch = self._run_upstream if self.method == "upstream" else self._fetch
+        result = fetch(wanted)
+        return dict(result, hashed_bytes=result["hashed_bytes"] + hashed_bytes)
+
+    def _adopt(self, wanted):
+        """(result or None, hashed bytes) for a file that is there but has no valid stamp."""
+        path = wanted["path"]
+        size = os.stat(path).st_size
+        # A file of another size needs no hash to be known as wrong.
+        digest = sha256(path) if size == wanted["bytes"] else ""
+        if judge(path, wanted, digest):
+            put_aside(path)
+            return None, size if digest else 0
+        self._settle(path, digest)
+        return _result(wanted, "adopted", digest), size
+
+    def _fetch(self, wanted):
+        revision = (wanted.get("sha256") or "unpublished")[:12]
+        part = Part(wanted["path"], revision, wanted["bytes"], on_progress=self._report)
+        self._make_room(wanted, part)
+        fetched, refusals, url = 0, [], None
+        try:
+            part.open()
+            start = part.done_bytes
+            for url in wanted["urls"]:
+                self._progress = {"name": wanted["name"], "source": url}
+                self._progress.update(began_at=time.time(), began_bytes=part.done_bytes)
+                try:
+                    source = Source(url, wanted["bytes"], self._token(), self.pace)
+                    source.fetch(part.done_bytes, part.write)
+                    break
+                except SourceError as error:
+                    refusals.append("%s: %s" % (url, error))
+            fetched = part.done_bytes - start
+        except OSError as error:
+            if error.errno not in FULL:
+                raise PlacementError("%s cannot be written: %s" % (part.path, error.strerror)) from None
+            raise PlacementError(
+                "%s is full: %d of %d bytes of %s are there and are kept; make room or raise the quota, then"
+                " run this again" % (self.folder, part.done_bytes, wanted["bytes"], wanted["name"])
+            ) from None
+        finally:
+            part.close()
+            self._clear_status()
+        if part.done_bytes < wanted["bytes"]:
+            raise PlacementError(
+                "%s could not be fetched, %d of %d bytes are kept for the next run: %s"
+                % (
+                    wanted["name"],
+                    part.done_bytes,
+                    wanted["bytes"],
+                    "; ".join(refusals) or "there is no source",
+                )
+            )
+        digest = part.digest.hexdigest()
+        wrong = judge(part.path, wanted, digest)
+        if wrong:
+            part.discard_journal()
+            raise self._refuse(wanted, put_aside(part.path, wanted["path"]), wrong, url)
+        part.place(wanted["path"])
+        self._settle(wanted["path"], digest)
+        return dict(
+            _result(wanted, "fetched", digest),
+            fetched_bytes=fetched,
+            hashed_bytes=part.reread_bytes,
+            source=url,
+        )
+
+    def _run_upstream(self, wanted):
+        """The engine's own script; what it leaves is judged like any other file."""
+        script = os.path.join(self.release_dir, "download_model.sh")
+        argv = ["/bin/sh", script, self.target_name]
+        try:
+            done = subprocess.run(
+                argv,
+                cwd=self.release_dir,
+                env=dict(ENVIRONMENT, DS4_GGUF_DIR=self.folder),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=self.timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise PlacementError(
+                "download_model.sh took longer than %d s; it resumes" % self.timeout_s
+            ) from None
+        tail = " / ".join(done.stdout.decode("utf-8", "replace").strip().splitlines()[-TAIL_LINES:])
+        path = wanted["path"]
+        if not os.path.isfile(path):
+            raise PlacementError(
+                "download_model.sh %s ended with status %d and without %s: %s"
+                % (self.target_name, done.returncode, wanted["name"], tail)
+            )
+        digest = sha256(path)
+        wrong = judge(path, wanted, digest)
+        if wrong:
+            raise self._refuse(wanted, put_aside(path), wrong, "download_model.sh " + self.target_name)
+        self._settle(path, digest)
+        return dict(
+            _result(wanted, "fetched", digest),
+            fetched_bytes=wanted["bytes"],
+            hashed_bytes=wanted["bytes"],
+            source="download_model.sh " + self.target_name,
+        )
+
+    def link(self, link, dry=False):
+        """Make link.path point to link.target by one rename; returns whether that was a change."""
+        path, target = link["path"], link["target"]
+        if os.path.islink(path) and os.readlink(path) == target:
+            return False
+        if dry:
+            return True
+        if not os.path.isdir(os.path.dirname(path)):
+            raise PlacementError("%s cannot be linked: its release is not built" % path)
+        temporary = path + ".new"
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+        os.symlink(target, temporary)
+        os.replace(temporary, path)
+        return True
+
+    # Helpers.
+
+    def _make_room(self, wanted, part):
+        space = os.statvfs(self.folder)
+        there = os.stat(part.path).st_size if os.path.exists(part.path) else 0
+        need, free = wanted["bytes"] - there, space.f_bavail * space.f_frsize
+        if need > free:
+            raise PlacementError(
+                "%s has %d bytes free, %s still needs %d: make room or raise the quota; nothing was fetched"
+                % (self.folder, free, wanted["name"], need)
+            )
+
+    def _token(self):
+        if not self.token_file:
+            return ""
+        try:
+            if stat.S_IMODE(os.stat(self.token_file).st_mode) & 0o077:
+                raise PlacementError(
+                    "token file %s can be read by others: make it mode 0600" % self.token_file
+                )
+            with open(self.token_file) as handle:
+                return handle.read().strip()
+        except OSError as error:
+            raise PlacementError("token file %s: %s" % (self.token_file, error.strerror)) from None
+
+    def _settle(self, path, digest):
+        """Owner, mode and stamp of a file that was just proven."""
+        os.chown(path, self.uid, self.gid)
+        os.chmod(path, 0o644)
+        ds4_stamp.write(path, digest)
+        folder = os.open(os.path.dirname(path), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _refuse(self, wanted, aside, wrong, source):
+        return PlacementError(
+            "%s from %s is not what was asked for: %s; kept as %s, it is not linked and not served"
+            % (wanted["name"], source, wrong, aside),
+            aside=aside,
+        )
+
+    def _report(self, part):
+        if not self._progress:
+            return
+        elapsed_s = max(0.001, time.time() - self._progress["began_at"])
+        status = {
+            "name": self._progress["name"],
+            "source": self._progress["source"],
+            "done_bytes": part.done_bytes,
+            "total_bytes": part.total_bytes,
+            "bytes_per_s": int((part.done_bytes - self._progress["began_bytes"]) / elapsed_s),
+            "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        with open(self.status_path + ".new", "w") as handle:
+            json.dump(status, handle)
+        os.replace(self.status_path + ".new", self.status_path)
+
+    def _clear_status(self):
+        for path in (self.status_path, self.status_path + ".new"):
+            if os.path.exists(path):
+                os.unlink(path)
+
+
+def _result(wanted, action, digest):
+    return {
+        "path": wanted["path"],
+        "sha256": digest,
+        "action": action,
+        "fetched_bytes": 0,
+        "hashed_bytes": 0,
+        "source": None,
+    }

@@ -1,0 +1,359 @@
+"""Weights: fetched in closed ranges from a server with moods, proven, stamped, kept aside when wrong."""
+
+import hashlib
+import http.server
+import os
+import re
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ansible.module_utils import ds4_gguf, ds4_part, ds4_placement, ds4_stamp, ds4_transport
+
+MIB = 1024 * 1024
+
+
+def string(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def gguf(size_bytes: int, layers: int = 43) -> bytes:
+    """A GGUF v3 of one F32 tensor that fills the file."""
+    pairs = string("general.architecture") + struct.pack("<I", 8) + string("deepseek4")
+    pairs += string("deepseek4.block_count") + struct.pack("<II", 4, layers)
+    pairs += string("tokens") + struct.pack("<IIQ", 9, 8, 2) + string("a") + string("b")
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 3) + pairs
+    info = string("token_embd.weight")
+    offset = -(-(len(head) + len(info) + 4 + 8 + 4 + 8) // 32) * 32
+    head += info + struct.pack("<IQIQ", 1, (size_bytes - offset) // 4, 0, 0)
+    head += b"\0" * (offset - len(head))
+    body = hashlib.sha256(b"body").digest() * ((size_bytes - offset) // 32 + 1)
+    return (head + body)[:size_bytes]
+
+
+DATA = gguf(3 * MIB)
+HEADER = {"architecture": "deepseek4", "tensors": 1, "keys": {"deepseek4.block_count": 43}}
+
+
+class Mood:
+    """What the server does besides serving ranges; `log` has every Range it was asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.log: list[str] = []
+        self.statuses: list[tuple[int, dict[str, str]]] = []
+        self.reset_after: int | None = None
+        self.redirect_to = ""
+
+
+@pytest.fixture
+def mood() -> Mood:
+    return Mood(DATA)
+
+
+@pytest.fixture
+def url(mood: Mood) -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            asked = self.headers.get("Range", "")
+            mood.log.append(asked)
+            if mood.statuses:
+                status, headers = mood.statuses.pop(0)
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                return
+            match = re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
+            if not match:
+                self.send_error(400)
+                return
+            first, last = int(match[1]), min(int(match[2]), len(mood.data) - 1)
+            if first >= len(mood.data):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(mood.data)}")
+                self.end_headers()
+                return
+            piece = mood.data[first : last + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(mood.data)}")
+            self.send_header("Content-Length", str(len(piece)))
+            self.end_headers()
+            self.wfile.write(piece[: mood.reset_after])
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/file.gguf"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> ds4_placement.Placement:
+    return ds4_placement.Placement(str(tmp_path), os.getuid(), os.getgid())
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    waits: list[float] = []
+    original = ds4_transport.Source.__init__
+
+    def patched(self, *arguments, **options):
+        original(self, *arguments, **{**options, "wait": waits.append})
+
+    monkeypatch.setattr(ds4_transport.Source, "__init__", patched)
+    return waits
+
+
+def wanted(folder: Path, *urls: str, data: bytes = DATA, **other: object) -> dict:
+    entry = {"name": "file.gguf", "path": str(folder / "file.gguf"), "bytes": len(data), "urls": list(urls)}
+    return {**entry, "sha256": hashlib.sha256(data).hexdigest(), "header": HEADER, **other}
+
+
+def bring(place: ds4_placement.Placement, item: dict) -> dict:
+    return place.bring(item, place.look(item))
+
+
+class TestFetching:
+    def test_a_missing_file_is_fetched_hashed_on_the_way_and_stamped(self, place, tmp_path, url):
+        item = wanted(tmp_path, url)
+        result = bring(place, item)
+        assert (result["action"], result["fetched_bytes"], result["hashed_bytes"]) == (
+            "fetched",
+            len(DATA),
+            0,
+        )
+        assert (tmp_path / "file.gguf").read_bytes() == DATA
+        assert place.look(item) == "proven"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["file.gguf", "file.gguf.stamp"]
+
+    def test_every_range_is_closed(self, tmp_path, url, mood):
+        got: list[bytes] = []
+        ds4_transport.Source(url, len(DATA), range_bytes=MIB).fetch(0, got.append)
+        assert b"".join(got) == DATA
+        assert mood.log == ["bytes=0-1048575", "bytes=1048576-2097151", "bytes=2097152-3145727"]
+
+    def test_a_part_goes_on_where_its_journal_says(self, place, tmp_path, url, mood):
+        item = wanted(tmp_path, url)
+        part = ds4_part.Part(item["path"], item["sha256"][:12], len(DATA)).open()
+        part.write(DATA[:MIB])
+        part.sync()
+        part.write(b"lost in the power cut")
+        os.close(part._descriptor)
+        result = bring(place, item)
+        assert mood.log == [f"bytes=1048576-{len(DATA) - 1}"]
+        assert (result["fetched_bytes"], result["hashed_bytes"]) == (len(DATA) - MIB, MIB)
+
+    def test_a_part_of_another_revision_is_not_used(self, place, tmp_path, url, mood):
+        item = wanted(tmp_path, url)
+        part = ds4_part.Part(item["path"], "0123456789ab", len(DATA)).open()
+        part.write(b"x" * MIB)
+        part.close()
+        bring(place, item)
+        assert mood.log[0].startswith("bytes=0-")
+
+    def test_resets_are_survived_while_bytes_arrive(self, place, tmp_path, url, mood, no_waiting):
+        mood.reset_after = 700_000
+        result = bring(place, wanted(tmp_path, url))
+        assert result["action"] == "fetched"
+        assert len(mood.log) == 5
+
+    def test_a_source_that_never_delivers_is_given_up_and_the_next_one_tried(
+        self, place, tmp_path, url, mood, no_waiting
+    ):
+        mood.statuses = [(503, {})] * ds4_transport.MAX_FAILURES
+        result = bring(place, wanted(tmp_path, url + "?mirror", url))
+        assert result["source"] == url
+        assert no_waiting == [1, 2, 4, 8]
+
+    def test_retry_after_is_honoured(self, place, tmp_path, url, mood, no_waiting):
+        mood.statuses = [(429, {"Retry-After": "7"})]
+        bring(place, wanted(tmp_path, url))
+        assert no_waiting == [7]
+
+    @pytest.mark.parametrize(
+        ("statuses", "why"),
+        [
+            ([(404, {})], "does not have this file"),
+            ([(403, {})], "wants a token"),
+            ([(429, {"Retry-After": "3600"})], "come back in 3600 s"),
+            ([(400, {})], "refused a range"),
+        ],
+    )
+    def test_a_refusal_names_the_source_and_the_reason(self, place, tmp_path, url, mood, statuses, why):
+        mood.statuses = statuses
+        with pytest.raises(ds4_placement.PlacementError, match=why):
+            bring(place, wanted(tmp_path, url))
+
+    def test_another_size_at_the_source_is_refused_before_it_is_fetched(self, place, tmp_path, url, mood):
+        item = wanted(tmp_path, url, bytes=len(DATA) + 5)
+        with pytest.raises(ds4_placement.PlacementError, match=f"its file has {len(DATA)} bytes"):
+            bring(place, item)
+
+    def test_a_token_stays_with_its_host(self):
+        redirects = ds4_transport._Redirects()
+        request = ds4_transport.urllib.request.Request(
+            "https://a.example/x", headers={"Authorization": "Bearer t"}
+        )
+        for target, kept in (("https://a.example/y", True), ("https://cdn.example/y", False)):
+            following = redirects.redirect_request(request, None, 302, "", {}, target)
+            assert ("Authorization" in following.headers) is kept
+
+    def test_a_token_file_that_others_can_read_is_refused(self, tmp_path, url):
+        token = tmp_path / "token"
+        token.write_text("secret")
+        token.chmod(0o644)
+        place = ds4_placement.Placement(str(tmp_path), os.getuid(), os.getgid(), token_file=str(token))
+        with pytest.raises(ds4_placement.PlacementError, match="mode 0600"):
+            bring(place, wanted(tmp_path, url))
+
+    def test_a_rate_cap_waits_as_long_as_the_bytes_would_take(self):
+        now, waits = [0.0], []
+        pace = ds4_transport.Pace(8 * MIB, clock=lambda: now[0], wait=waits.append)
+        pace.spent(MIB)
+        pace.spent(MIB)
+        assert waits == [1.0, 2.0]
+
+
+class TestFullDisk:
+    def test_the_part_is_kept_and_the_sentence_names_what_is_there(self, place, tmp_path, url, monkeypatch):
+        real = os.write
+        budget = [2 * MIB]
+
+        def write(descriptor, data):
+            if len(data) > 4096:
+                budget[0] -= len(data)
+                if budget[0] < 0:
+                    raise OSError(28, "No space left on device")
+            return real(descriptor, data)
+
+        monkeypatch.setattr(os, "write", write)
+        item = wanted(tmp_path, url)
+        with pytest.raises(ds4_placement.PlacementError, match="is full: 2097152 of 3145728 bytes"):
+            bring(place, item)
+        monkeypatch.setattr(os, "write", real)
+        assert bring(place, item)["fetched_bytes"] == len(DATA) - 2 * MIB
+
+    def test_a_file_that_cannot_fit_is_refused_before_the_first_byte(self, place, tmp_path, url, mood):
+        with pytest.raises(ds4_placement.PlacementError, match="nothing was fetched"):
+            bring(place, wanted(tmp_path, url, bytes=1 << 60))
+        assert mood.log == []
+
+
+class TestProof:
+    def test_wrong_bytes_are_kept_aside_and_never_in_place(self, place, tmp_path, url, mood):
+        mood.data = DATA[:-1] + b"X"
+        item = wanted(tmp_path, url)
+        with pytest.raises(
+            ds4_placement.PlacementError, match="sha256 is .* kept as .*file.gguf.sha-mismatch"
+        ):
+            bring(place, item)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["file.gguf.sha-mismatch"]
+
+    def test_a_file_in_place_is_adopted_after_proof(self, place, tmp_path):
+        (tmp_path / "file.gguf").write_bytes(DATA)
+        item = wanted(tmp_path)
+        result = bring(place, item)
+        assert (result["action"], result["fetched_bytes"], result["hashed_bytes"]) == (
+            "adopted",
+            0,
+            len(DATA),
+        )
+        assert bring(place, item)["action"] == "kept"
+
+    def test_a_wrong_file_in_place_is_put_aside_and_fetched_again(self, place, tmp_path, url):
+        (tmp_path / "file.gguf").write_bytes(b"an HTML page")
+        assert bring(place, wanted(tmp_path, url))["action"] == "fetched"
+        assert (tmp_path / "file.gguf.sha-mismatch").read_bytes() == b"an HTML page"
+
+    def test_a_touched_file_has_lost_its_stamp(self, place, tmp_path, url):
+        item = wanted(tmp_path, url)
+        bring(place, item)
+        os.utime(item["path"], (1, 1))
+        assert place.look(item) == "unproven"
+        assert bring(place, item)["action"] == "adopted"
+
+    def test_another_model_under_the_same_name_is_refused_by_its_header(self, place, tmp_path, url, mood):
+        mood.data = other = gguf(3 * MIB, layers=61)
+        item = wanted(tmp_path, url, data=other)
+        with pytest.raises(ds4_placement.PlacementError, match="deepseek4.block_count is 61, not 43"):
+            bring(place, item)
+
+    def test_a_file_without_published_hash_is_stamped_with_its_own(self, place, tmp_path, url):
+        item = wanted(tmp_path, url, sha256=None)
+        bring(place, item)
+        stamp, valid = ds4_stamp.read(item["path"])
+        assert valid and stamp["sha256"] == hashlib.sha256(DATA).hexdigest()
+        assert place.look(item) == "proven"
+
+
+class TestHeader:
+    def test_keys_tensors_and_end_are_read_from_the_first_bytes(self):
+        header = ds4_gguf.parse(DATA[:4096])
+        assert header["keys"] == {"general.architecture": "deepseek4", "deepseek4.block_count": 43}
+        assert header["end_bytes"] <= len(DATA)
+        assert ds4_gguf.objections(header, HEADER, len(DATA)) == []
+
+    def test_a_truncated_file_is_seen(self):
+        (objection,) = ds4_gguf.objections(ds4_gguf.parse(DATA), HEADER, len(DATA) - MIB)
+        assert "cut off" in objection
+
+    @pytest.mark.parametrize(
+        ("data", "why"),
+        [
+            (b"<html>", "not a GGUF"),
+            (b"GGUF" + struct.pack("<IQQ", 2, 0, 0), "version 2"),
+            (DATA[:40], "longer"),
+        ],
+    )
+    def test_what_is_no_gguf_says_why(self, data, why):
+        with pytest.raises(ds4_gguf.GgufError, match=why):
+            ds4_gguf.parse(data)
+
+
+class TestLink:
+    def test_the_release_points_to_the_weights_by_one_rename(self, place, tmp_path):
+        link = {"path": str(tmp_path / "ds4flash.gguf"), "target": "/opt/ds4/models/x.gguf"}
+        assert place.link(link, dry=True)
+        assert not os.path.lexists(link["path"])
+        assert place.link(link)
+        assert str(Path(link["path"]).readlink()) == link["target"]
+        assert not place.link(link)
+
+
+class TestUpstreamScript:
+    def make(self, tmp_path: Path, body: str) -> ds4_placement.Placement:
+        release = tmp_path / "release"
+        release.mkdir()
+        (release / "download_model.sh").write_text("#!/bin/sh\n" + body)
+        models = tmp_path / "models"
+        models.mkdir()
+        return ds4_placement.Placement(
+            str(models), os.getuid(), os.getgid(), "upstream", "q2-imatrix", str(release), 0, None, 30
+        )
+
+    def test_what_it_leaves_is_proven_the_same_way(self, tmp_path):
+        (tmp_path / "data").write_bytes(DATA)
+        place = self.make(
+            tmp_path, f'[ "$1" = q2-imatrix ] && cp {tmp_path}/data "$DS4_GGUF_DIR/file.gguf"\n'
+        )
+        assert bring(place, wanted(tmp_path / "models"))["action"] == "fetched"
+
+    def test_wrong_content_is_put_aside(self, tmp_path):
+        place = self.make(tmp_path, 'echo hello > "$DS4_GGUF_DIR/file.gguf"\n')
+        with pytest.raises(ds4_placement.PlacementError, match="6 bytes"):
+            bring(place, wanted(tmp_path / "models"))
+        assert (tmp_path / "models" / "file.gguf.sha-mismatch").exists()
+
+    def test_its_last_words_are_passed_on(self, tmp_path):
+        place = self.make(
+            tmp_path, 'echo "Large GGUF downloads require the official Hugging Face CLI."; exit 1\n'
+        )
+        with pytest.raises(ds4_placement.PlacementError, match="status 1 .*Hugging Face CLI"):
+            bring(place, wanted(tmp_path / "models"))
