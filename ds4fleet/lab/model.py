@@ -189,6 +189,8 @@ class Os:
     version: str = "26.5.1"
     build: str = "25F80"
     kernel: str = "25.5.0"
+    efi_driver: str = "1677080005000000"
+    """What `diskutil info` of the system volume calls "EFI Driver In macOS" (recorded on macOS 11 and 12)."""
     name: str = "macOS Tahoe"
 
 
@@ -242,6 +244,15 @@ class Snapshot:
 
 
 @dataclass
+class CryptoUser:
+    """Who can unlock a volume (recording apfs_listCryptoUsers_plist)."""
+
+    uuid: str
+    kind: str = "LocalOpenDirectory"
+    owner: bool = True
+
+
+@dataclass
 class Volume:
     """An APFS volume. `in_use_bytes` is the model's own base load; what lies in the backing store comes on
     top.
@@ -261,9 +272,11 @@ class Volume:
     filevault: bool = False
     locked: bool = False
     sealed: str = "No"
+    encryption_progress: str = ""
     os_internal: bool = False
     owners_enabled: bool = True
     indexed: bool = True
+    crypto_users: list[CryptoUser] = field(default_factory=list)
     snapshot: Snapshot | None = None
     group_uuid: str = ""
     backing: str = ""
@@ -545,10 +558,9 @@ class Mac:
         self.memory.swap_total_bytes = self.memory.swap_used_bytes = 0
         self.memory.pressure_level = 1
         self.sysctl.clear()
-        count = len(self.containers)
-        first = len(self.disks)
-        for index, container in enumerate(sorted(self.containers, key=lambda c: c.partition_uuid)):
-            container.number = first + (index + self.boot.count) % count
+        numbers = sorted(c.number for c in self.containers)
+        for container in self.containers:
+            container.number = numbers[(numbers.index(container.number) + 1) % len(numbers)]
             stock = [v for v in container.volumes if not v.backing]
             added = [v for v in container.volumes if v.backing]
             next_slice = max((v.slice for v in stock), default=0) + 1
@@ -752,6 +764,7 @@ def stock_storage(name: str, hardware: Hardware) -> tuple[list[Disk], list[Conta
                 5,
                 15_799_300_096,
                 roles=["Data"],
+                crypto_users=[CryptoUser(stable_uuid(name, "user", "admin"))],
                 mount_point="/System/Volumes/Data",
                 group_uuid=group,
             ),
