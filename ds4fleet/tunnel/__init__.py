@@ -1,0 +1,1 @@
+"""Tunnels to the engines: supervised ssh children, a failover endpoint, and what people see of them."""

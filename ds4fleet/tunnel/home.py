@@ -1,0 +1,154 @@
+"""Where tunnels keep their state on the operator's machine: who holds which tunnel, control sockets, logs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STATE_VARIABLE = "DS4_FLEET_STATE"
+#: A socket path holds 104 bytes on macOS and 108 on Linux, with the closing NUL.
+SOCKET_PATH_BYTES = 103
+LOG_LIMIT_BYTES = 1_000_000
+CALL_TIMEOUT_S = 5.0
+
+
+def state_dir() -> Path:
+    """The private directory for state, made with mode 0700 when missing; $DS4_FLEET_STATE overrides it."""
+    named = os.environ.get(STATE_VARIABLE)
+    if named:
+        path = Path(named).expanduser()
+    elif sys.platform == "darwin":
+        path = Path.home() / "Library" / "Application Support" / "ds4-fleet"
+    else:
+        base = os.environ.get("XDG_STATE_HOME")
+        path = (Path(base) if base else Path.home() / ".local" / "state") / "ds4-fleet"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for part in ("held", "log"):
+        (path / part).mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+def socket_path(pid: int) -> Path:
+    """Path of the control socket of the process `pid`; beside the state, or in a private directory under the
+    temporary one where that would be too long for a socket."""
+    path = state_dir() / f"{pid}.sock"
+    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES:
+        return path
+    # macOS's own TMPDIR is 49 characters; /tmp is the short one everywhere.
+    folder = Path(tempfile.gettempdir() if len(tempfile.gettempdir()) < 20 else "/tmp") / f"ds4-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user; set {STATE_VARIABLE} to a short path")
+    return folder / f"{pid}.sock"
+
+
+@dataclass(frozen=True)
+class Record:
+    """Who holds a tunnel: the process, its control socket, and what it was started with."""
+
+    name: str
+    pid: int
+    socket: str
+    address: str
+    endpoint: str
+    background: bool
+
+    def call(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Ask the holding process; None when it does not answer any more."""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+                line.settimeout(CALL_TIMEOUT_S)
+                line.connect(self.socket)
+                line.sendall(json.dumps(request).encode() + b"\n")
+                with line.makefile("rb") as answers:
+                    answer = json.loads(answers.readline())
+        except (OSError, ValueError):
+            return None
+        return answer if isinstance(answer, dict) else None
+
+
+class Claim:
+    """The right to hold a tunnel: a locked file that the kernel lets go when the process ends."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self._descriptor = descriptor
+        self._path = path
+
+    def release(self) -> None:
+        """Give the tunnel back."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+def claim(record: Record) -> Claim | None:
+    """Take the tunnel `record.name`; None when a living process has it (`held` tells which)."""
+    path = state_dir() / "held" / f"{record.name}.json"
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+        # The file may have been given back between open and lock; then the name leads elsewhere.
+        try:
+            same = os.fstat(descriptor).st_ino == path.stat().st_ino
+        except FileNotFoundError:
+            same = False
+        if same:
+            break
+        os.close(descriptor)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(record.__dict__).encode(), 0)
+    return Claim(descriptor, path)
+
+
+def held(name: str) -> Record | None:
+    """Who holds the tunnel `name` now; a record that a dead process left is removed."""
+    path = state_dir() / "held" / f"{name}.json"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            data = os.pread(descriptor, 65536, 0)
+            return Record(**json.loads(data)) if data else None
+        path.unlink(missing_ok=True)
+        return None
+    except (ValueError, TypeError):
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def all_held() -> Iterator[Record]:
+    """Every tunnel that a living process holds, by name."""
+    for path in sorted((state_dir() / "held").glob("*.json")):
+        record = held(path.stem)
+        if record is not None:
+            yield record
+
+
+def log_path(name: str) -> Path:
+    """The log of one tunnel."""
+    return state_dir() / "log" / f"{name}.log"
+
+
+def write_log(name: str, line: str) -> None:
+    """Append one line; above LOG_LIMIT_BYTES the file moves aside once."""
+    path = log_path(name)
+    if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
+        path.replace(path.with_suffix(".log.1"))
+    with path.open("a") as log:
+        log.write(line + "\n")

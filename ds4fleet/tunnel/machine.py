@@ -1,0 +1,249 @@
+"""The life of one tunnel as a state machine: events and a clock in, orders out. No input or output here.
+
+knocking -> connecting -> up <-> unhealthy
+    ^           |          |
+    |           v          v
+    +------- waiting <-----+        (1, 4, 16, 60 s; then gave up, still listening for the host's return)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class State(str, Enum):
+    """Where a tunnel is; the value is what people and `--json` see."""
+
+    IDLE = "idle"
+    KNOCKING = "knocking"
+    CONNECTING = "connecting"
+    UP = "up"
+    UNHEALTHY = "unhealthy"
+    WAITING = "waiting"
+    GAVE_UP = "gave up"
+    STOPPED = "stopped"
+
+
+class Order(Enum):
+    """What the shell around the machine has to do."""
+
+    START_SSH = "start ssh"
+    STOP_SSH = "stop ssh"
+    START_KNOCKING = "start knocking"
+    STOP_KNOCKING = "stop knocking"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Times of the supervisor, all in seconds.
+
+    backoff_s        waits after the first, second, ... failure in a row; after the last one: gave up
+    silence_s        how long the host may stay silent before a round counts as failed
+    connect_s        from starting ssh to a local port that accepts; above ssh's own ConnectTimeout
+    stable_s         a tunnel that lived this long is retried at once when it drops
+    health_every_s   between health questions while all is well
+    recheck_s        between them while it is not, and for the second opinion before a tunnel is called so
+    health_timeout_s how long the engine may take for its model list
+    knock_every_s    between banner questions while the host is away
+    knock_slow_s     the same once it has been away for knock_slow_after_s
+    """
+
+    backoff_s: tuple[float, ...] = (1, 4, 16, 60)
+    silence_s: float = 3.0
+    connect_s: float = 20.0
+    stable_s: float = 1.0
+    health_every_s: float = 5.0
+    recheck_s: float = 0.5
+    health_timeout_s: float = 4.0
+    opening_every_s: float = 0.02
+    knock_every_s: float = 0.3
+    knock_timeout_s: float = 2.0
+    knock_slow_s: float = 5.0
+    knock_slow_after_s: float = 900.0
+
+
+@dataclass
+class Machine:
+    """State of one tunnel.
+
+    knockable  whether the host's sshd can be asked directly; without it only the back-off decides
+    failures   rounds failed in a row
+    reason     the last thing that went wrong, one sentence; "" while up
+    permanent  whether only a person can mend it (a wrong host key)
+    retry_at   when the next round starts (clock of the caller), None when none is planned
+    """
+
+    policy: Policy = field(default_factory=Policy)
+    knockable: bool = True
+    state: State = State.IDLE
+    since: float = 0.0
+    failures: int = 0
+    reason: str = ""
+    retry_at: float | None = None
+    drops: int = 0
+    lost_at: float | None = None
+    permanent: bool = False
+    _deadline: float | None = None
+    _bad_answers: int = 0
+    _silent: bool = False
+
+    # -- what happened ------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> list[Order]:
+        """Begin, or try again at once (a person asked)."""
+        if self.state in (State.UP, State.UNHEALTHY, State.CONNECTING, State.KNOCKING):
+            return []
+        self.failures = 0
+        stop = [Order.STOP_KNOCKING] if self.state in (State.WAITING, State.GAVE_UP) else []
+        return stop + self._round(now)
+
+    def stop(self, now: float) -> list[Order]:
+        """End for good; cancels every planned retry."""
+        orders = []
+        if self.state in (State.CONNECTING, State.UP, State.UNHEALTHY):
+            orders.append(Order.STOP_SSH)
+        if self.state in (State.KNOCKING, State.WAITING, State.GAVE_UP):
+            orders.append(Order.STOP_KNOCKING)
+        self._enter(State.STOPPED, now)
+        return orders
+
+    def knock_answered(self, now: float) -> list[Order]:
+        """sshd sent its banner."""
+        if self.state is State.KNOCKING or (self._silent and self.state in (State.WAITING, State.GAVE_UP)):
+            if self.state is State.GAVE_UP:
+                self.failures = 0
+            return [Order.STOP_KNOCKING, *self._connect(now)]
+        return []
+
+    def knock_silent(self, now: float, reason: str) -> list[Order]:
+        """A banner question went unanswered: from now on an answer is news."""
+        if self.state in (State.KNOCKING, State.WAITING, State.GAVE_UP):
+            self.reason = reason
+        if self.state in (State.WAITING, State.GAVE_UP):
+            self._silent = True
+        return []
+
+    def ssh_ended(self, now: float, reason: str, permanent: bool = False) -> list[Order]:
+        """The ssh child is gone."""
+        if self.state not in (State.CONNECTING, State.UP, State.UNHEALTHY):
+            return []
+        was, lived_s = self.state, now - self.since
+        self.reason = reason
+        if self.lost_at is None:
+            self.lost_at = now
+        if was is not State.CONNECTING:
+            self.drops += 1
+        self.permanent = permanent
+        if permanent:
+            return self._give_up(now, listen=False)
+        if was is State.UP and lived_s >= self.policy.stable_s:
+            self.failures = 0
+            return self._round(now)
+        return self._failed(now, silent=False)
+
+    def port_open(self, now: float) -> list[Order]:
+        """The local port accepts, the engine does not answer (yet)."""
+        if self.state is State.CONNECTING:
+            self._enter(State.UNHEALTHY, now)
+            self.reason = self.reason or "the engine has not answered yet"
+        return []
+
+    def healthy(self, now: float) -> list[Order]:
+        """The engine answered through the tunnel."""
+        self._bad_answers = 0
+        if self.state in (State.CONNECTING, State.UNHEALTHY):
+            self._enter(State.UP, now)
+            self.failures = 0
+            self.reason = ""
+            self.lost_at = None
+        return []
+
+    def unhealthy(self, now: float, reason: str) -> list[Order]:
+        """The engine did not answer through a tunnel that stands; two in a row count."""
+        self._bad_answers += 1
+        if self.state is State.UNHEALTHY:
+            self.reason = reason
+        elif self.state is State.UP and self._bad_answers >= 2:
+            self._enter(State.UNHEALTHY, now)
+            self.reason = reason
+        return []
+
+    def tick(self, now: float) -> list[Order]:
+        """Time has passed."""
+        if self._deadline is None or now < self._deadline:
+            return []
+        if self.state is State.KNOCKING:
+            self.reason = self.reason or "the host does not answer"
+            return self._failed(now, silent=True)
+        if self.state is State.CONNECTING:
+            self.reason = f"no connection within {self.policy.connect_s:g} s"
+            return [Order.STOP_SSH, *self._failed(now, silent=False)]
+        if self.state is State.WAITING:
+            if self._silent:
+                return self._failed(now, silent=True)
+            return self._round(now)
+        return []
+
+    # -- what the shell asks ------------------------------------------------------------------------------
+
+    def deadline(self) -> float | None:
+        """When `tick` has something to say next; None: not before something happens."""
+        return self._deadline
+
+    def probe_after_s(self) -> float | None:
+        """Seconds to the next health question; None when there is nothing to ask."""
+        if self.state is State.CONNECTING:
+            return self.policy.opening_every_s
+        if self.state is State.UP:
+            return self.policy.recheck_s if self._bad_answers else self.policy.health_every_s
+        if self.state is State.UNHEALTHY:
+            return self.policy.recheck_s
+        return None
+
+    def knock_after_s(self, now: float) -> float:
+        """Seconds between two banner questions."""
+        away_s = now - self.lost_at if self.lost_at is not None else 0.0
+        # An sshd that answers counts each question as a visitor who left without logging in
+        # (PerSourcePenalties), so only a silent one is asked often.
+        answers = self.state is not State.KNOCKING and not self._silent
+        slow = answers or away_s >= self.policy.knock_slow_after_s
+        return self.policy.knock_slow_s if slow else self.policy.knock_every_s
+
+    # -- transitions --------------------------------------------------------------------------------------
+
+    def _enter(self, state: State, now: float, deadline: float | None = None) -> None:
+        self.state, self.since = state, now
+        self._deadline = deadline
+        self.retry_at = deadline if state is State.WAITING else None
+        self._bad_answers = 0
+
+    def _round(self, now: float) -> list[Order]:
+        self._silent = False
+        if self.lost_at is None:
+            self.lost_at = now
+        if not self.knockable:
+            return self._connect(now)
+        self._enter(State.KNOCKING, now, now + self.policy.silence_s)
+        return [Order.START_KNOCKING]
+
+    def _connect(self, now: float) -> list[Order]:
+        self._silent = False
+        self._enter(State.CONNECTING, now, now + self.policy.connect_s)
+        return [Order.START_SSH]
+
+    def _failed(self, now: float, silent: bool) -> list[Order]:
+        """A round failed. While the host is silent, knocking goes on through the wait."""
+        knocking = self.state in (State.KNOCKING, State.WAITING) and silent
+        if self.failures >= len(self.policy.backoff_s):
+            return self._give_up(now, listen=True, knocking=knocking)
+        wait_s = self.policy.backoff_s[self.failures]
+        self.failures += 1
+        self._enter(State.WAITING, now, now + wait_s)
+        self._silent = silent
+        return [] if knocking or not self.knockable else [Order.START_KNOCKING]
+
+    def _give_up(self, now: float, listen: bool, knocking: bool = False) -> list[Order]:
+        self._enter(State.GAVE_UP, now)
+        self._silent = knocking
+        return [Order.START_KNOCKING] if listen and self.knockable and not knocking else []

@@ -1,0 +1,190 @@
+"""The ssh command under a tunnel, and what its words mean.
+
+Why the options are as they are: docs/tunnels.md. The one that is easily lost: a tunnel asks for a terminal
+(`-tt`) although nobody types. OpenSSH sets TCP_NODELAY only on connections with an interactive session, and
+without it sshd's side of the connection collects small streamed events for a whole round trip.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+
+from .spec import TunnelSpec
+
+SSH = "/usr/bin/ssh"  # the system's, on macOS and on Linux alike
+ALIVE_INTERVAL_S = 1  # with three missed answers a silent peer is given up between 3 and 4 s
+ALIVE_COUNT = 3
+CONNECT_TIMEOUT_S = 15  # a login costs 8-9 round trips; 15 s leaves room for 300 ms ones and a slow Mac
+# Apple silicon and x86 do AES-GCM in hardware; `^` only moves them to the front of what both ends offer.
+FAST_CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+OBSCURE_SINCE = (9, 5)  # ObscureKeystrokeTiming appeared in OpenSSH 9.5 (its release notes)
+# What an account without a forced command runs; the tunnel account of the role has its own and ignores it.
+WAIT_COMMAND = "exec sleep 2147483647"
+
+
+def parse_version(banner: str) -> tuple[int, int]:
+    """(major, minor) from `ssh -V` output such as `OpenSSH_9.8p1, LibreSSL 3.3.6`; (0, 0) when unknown."""
+    found = re.search(r"OpenSSH_(\d+)\.(\d+)", banner)
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+
+
+@cache
+def client_version(ssh: str = SSH) -> tuple[int, int]:
+    """Version of the local ssh client; (0, 0) when it cannot be run."""
+    try:
+        done = subprocess.run([ssh, "-V"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return (0, 0)
+    return parse_version(done.stderr + done.stdout)
+
+
+def command(
+    spec: TunnelSpec, version: tuple[int, int], ipv6: bool = True, terminal: bool = True, ssh: str = SSH
+) -> list[str]:
+    """The whole argument vector of the ssh child.
+
+    spec     the tunnel
+    version  of the client (`client_version`): an option that it does not know would stop it
+    ipv6     also listen on ::1; False where this machine has no IPv6 loopback
+    terminal ask for a terminal; False for an account that is known to refuse one
+    """
+    options = [
+        "BatchMode=yes",
+        "ExitOnForwardFailure=yes",
+        f"ServerAliveInterval={ALIVE_INTERVAL_S}",
+        f"ServerAliveCountMax={ALIVE_COUNT}",
+        f"ConnectTimeout={CONNECT_TIMEOUT_S}",
+        "StrictHostKeyChecking=yes",
+        f"UserKnownHostsFile={_option_path(spec.known_hosts or '~/.ssh/known_hosts')}",
+        "GlobalKnownHostsFile=/dev/null",
+        f"HostKeyAlias={spec.name}",
+        "CheckHostIP=no",
+        "UpdateHostKeys=no",
+        "ForwardAgent=no",
+        "ForwardX11=no",
+        "ControlMaster=no",
+        "ControlPath=none",
+        f"Ciphers={FAST_CIPHERS}",
+    ]
+    if version >= OBSCURE_SINCE:
+        options.append("ObscureKeystrokeTiming=no")
+    argv = [ssh, "-F", "/dev/null", "-tt" if terminal else "-T", "-e", "none"]
+    for option in options:
+        argv += ["-o", option]
+    if spec.key_file:
+        argv += ["-o", "IdentitiesOnly=yes", "-i", spec.key_file]
+    target = f"{_bracket(spec.remote_address)}:{spec.remote_port}"
+    argv += ["-L", f"127.0.0.1:{spec.local_port}:{target}"]
+    if ipv6:
+        argv += ["-L", f"[::1]:{spec.local_port}:{target}"]
+    argv += list(spec.ssh_args)
+    argv += ["-p", str(spec.ssh_port), "-l", spec.user, spec.address, WAIT_COMMAND]
+    return argv
+
+
+def printable(argv: list[str]) -> str:
+    """The command as one would type it."""
+    return " ".join(shlex.quote(a) for a in argv)
+
+
+def _bracket(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _option_path(path: str) -> str:
+    return f'"{path}"' if " " in path else path
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why an ssh child ended: kind is one of hostkey, auth, port, network, dead,
+    terminal, remote, client, unknown."""
+
+    kind: str
+    reason: str
+
+    @property
+    def permanent(self) -> bool:
+        """True where trying again without a person cannot help and may look like an attack."""
+        return self.kind in ("hostkey", "client")
+
+
+# Searched in this order in what ssh wrote: pattern, kind, sentence.
+_MEANINGS: tuple[tuple[str, str, str], ...] = (
+    (
+        r"REMOTE HOST IDENTIFICATION HAS CHANGED",
+        "hostkey",
+        (
+            "its host key is not the recorded one; if it was reinstalled, record the new one with"
+            " playbooks/bootstrap.yml, otherwise do not connect"
+        ),
+    ),
+    (
+        r"No \S+ host key is known for|Host key verification failed",
+        "hostkey",
+        "its host key is not recorded in {known_hosts}; run playbooks/bootstrap.yml for it first",
+    ),
+    (
+        r"Permission denied",
+        "auth",
+        (
+            "key refused for {user}; apply the tunnel stage (site.yml --tags tunnel)"
+            " or ask for access (fab access.add)"
+        ),
+    ),
+    (
+        r"Identity file .* not accessible|Load key .*(No such file|invalid format)",
+        "auth",
+        "key file {key} cannot be read",
+    ),
+    (
+        r"Address already in use|Could not request local forwarding|cannot listen to port",
+        "port",
+        "local port {port} is taken",
+    ),
+    (
+        r"Timeout, server .* not responding",
+        "dead",
+        "no answer for {alive} s, connection given up",
+    ),
+    (r"Could not resolve hostname", "network", "address {address} cannot be resolved"),
+    (r"Connection refused", "network", "nothing listens on {address} port {ssh_port}"),
+    (r"timed out", "network", "no answer from {address} port {ssh_port}"),
+    (r"No route to host|Network is unreachable", "network", "no route to {address}"),
+    (r"PTY allocation request failed", "terminal", "the account gives no terminal"),
+    (r"Bad configuration option|unknown option", "client", "the local ssh does not take an option"),
+    (
+        r"Connection (reset|closed)|Broken pipe|Connection to .* closed|banner exchange|kex_exchange",
+        "network",
+        "connection closed by the other side",
+    ),
+)
+
+
+def ending(spec: TunnelSpec, status: int | None, stderr: str) -> Ending:
+    """What the child's last words and its exit status mean, in one sentence.
+
+    status  exit status; negative for a signal, as subprocess reports it
+    """
+    for pattern, kind, text in _MEANINGS:
+        if re.search(pattern, stderr):
+            reason = text.format(
+                user=spec.user,
+                key=spec.key_file,
+                known_hosts=spec.known_hosts,
+                port=spec.local_port,
+                address=spec.address,
+                ssh_port=spec.ssh_port,
+                alive=ALIVE_INTERVAL_S * ALIVE_COUNT,
+            )
+            return Ending(kind, reason)
+    if status is not None and status < 0:
+        return Ending("dead", f"ssh ended by signal {-status}")
+    if status == 255 or status is None:
+        last = stderr.strip().splitlines()
+        return Ending("unknown", "ssh failed" + (f": {last[-1]}" if last else ""))
+    return Ending("remote", f"the session on the Mac ended (status {status})")

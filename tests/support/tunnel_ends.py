@@ -1,0 +1,217 @@
+"""The far ends of a tunnel for tests: an sshd of our own on loopback and a small engine behind it."""
+
+from __future__ import annotations
+
+import getpass
+import http.server
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ds4fleet.tunnel.spec import TunnelSpec
+
+SSHD = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
+
+CONFIG = """\
+HostKey {folder}/host_key
+PidFile none
+StrictModes no
+UsePAM no
+AuthorizedKeysFile {folder}/authorized_keys
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin yes
+AllowTcpForwarding local
+PermitOpen 127.0.0.1:{engine_port}
+X11Forwarding no
+AllowAgentForwarding no
+LogLevel VERBOSE
+"""
+
+
+def free_port() -> int:
+    """A local port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float, what: str = "the expected state") -> float:
+    """Polls until `true()`; returns the seconds it took, fails the test after timeout_s."""
+    began = time.monotonic()
+    while not true():
+        if time.monotonic() - began > timeout_s:
+            raise AssertionError(f"{what} did not come within {timeout_s:g} s")
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def accepts(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether something listens on a port."""
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+class Sshd:
+    """An sshd with a restricted key as the role writes it, on a loopback port, as the current user."""
+
+    def __init__(self, folder: Path, engine_port: int, name: str = "mac", pty: bool = True) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.engine_port, self.name = folder, engine_port, name
+        self.port = free_port()
+        self.known_hosts = folder / "known_hosts"
+        self.key = folder / "key"
+        for path in (self.key, folder / "host_key"):
+            if not path.exists():
+                command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)]
+                subprocess.run(command, check=True)
+        options = f'restrict,{"pty," if pty else ""}port-forwarding,permitopen="127.0.0.1:{engine_port}"'
+        wait = folder / "wait"
+        wait.write_text("#!/bin/sh\nexec cat >/dev/null\n")
+        wait.chmod(0o755)
+        public = self.key.with_suffix(".pub").read_text()
+        (folder / "authorized_keys").write_text(f'{options},command="{wait}" {public}')
+        self.know((folder / "host_key.pub").read_text())
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def know(self, public_key: str) -> None:
+        """Writes the host key that clients will expect."""
+        self.known_hosts.write_text(f"{self.name} {public_key}")
+
+    def start(self) -> Sshd:
+        """Listens; returns itself."""
+        assert SSHD, "no sshd on this machine"
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd refuses to run as root without it
+        config = self.folder / "sshd_config"
+        config.write_text(CONFIG.format(folder=self.folder, engine_port=self.engine_port))
+        log = (self.folder / "sshd.log").open("ab")
+        self.process = subprocess.Popen(
+            [SSHD, "-D", "-e", "-f", str(config), "-p", str(self.port), "-o", "ListenAddress=127.0.0.1"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        log.close()
+        wait_until(lambda: accepts(self.port), 5, "sshd")
+        return self
+
+    def sessions(self) -> list[int]:
+        """Process ids of the children that serve connections now."""
+        assert self.process is not None
+        listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
+        pairs = [tuple(map(int, line.split())) for line in listing.stdout.splitlines()]
+        return [pid for pid, parent in pairs if parent == self.process.pid]
+
+    def drop_connections(self, number: int = 9) -> None:
+        """Kills every connection, not the listener."""
+        for pid in self.sessions():
+            os.kill(pid, number)
+
+    def stop(self) -> None:
+        """The machine goes away: listener and connections."""
+        if self.process is None:
+            return
+        self.drop_connections()
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    def spec(self, local_port: int | None = None) -> TunnelSpec:
+        """The tunnel to this sshd."""
+        return TunnelSpec(
+            name=self.name,
+            region="loopback",
+            address="127.0.0.1",
+            ssh_port=self.port,
+            user=getpass.getuser(),
+            key_file=str(self.key),
+            known_hosts=str(self.known_hosts),
+            local_port=local_port or free_port(),
+            remote_port=self.engine_port,
+        )
+
+
+class TinyEngine:
+    """Answers as the engine does as far as tunnels care: one request per connection, models, slow streams."""
+
+    def __init__(self, label: str = "one", port: int = 0) -> None:
+        self.label = label
+        self.answering = True
+        self.refusing = False
+        self.hits = 0
+        engine = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                body = {
+                    "object": "list",
+                    "data": [{"id": "deepseek-v4-flash", "name": engine.label, "context_length": 100000}],
+                }
+                self._answer(200 if engine.answering else 500, json.dumps(body).encode())
+
+            def do_POST(self) -> None:
+                sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                request = json.loads(sent or b"{}")
+                engine.hits += 1
+                if engine.refusing:
+                    self._answer(503, b'{"error":{"message":"server shutting down"}}')
+                elif request.get("stream"):
+                    self.send_response(200)
+                    self.send_header("Content-Type", "text/event-stream")
+                    self.send_header("Connection", "close")
+                    self.end_headers()
+                    for number in range(int(request.get("events", 5))):
+                        event = json.dumps({"from": engine.label, "number": number})
+                        self.wfile.write(f"data: {event}\n\n".encode())
+                        time.sleep(float(request.get("gap_s", 0.01)))
+                    self.wfile.write(b"data: [DONE]\n\n")
+                    self.close_connection = True
+                else:
+                    answer = {
+                        "from": engine.label,
+                        "bytes": len(sent),
+                        "pad": "x" * int(request.get("pad", 0)),
+                    }
+                    self._answer(200, json.dumps(answer).encode())
+
+            def _answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Connection", "close")
+                self.end_headers()
+                self.wfile.write(body)
+                self.close_connection = True
+
+        class Server(http.server.ThreadingHTTPServer):
+            request_queue_size = 128
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                pass  # clients of these tests hang up on purpose
+
+        self.server = Server(("127.0.0.1", port), Handler)
+        self.port = int(self.server.server_address[1])
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Closes the port."""
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()

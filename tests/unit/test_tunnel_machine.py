@@ -1,0 +1,191 @@
+"""The life of a tunnel, on a clock that the test holds."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ds4fleet.tunnel.machine import Machine, Order, Policy, State
+
+
+def up(machine: Machine, now: float = 0.0) -> Machine:
+    machine.start(now)
+    machine.knock_answered(now)
+    machine.healthy(now)
+    assert machine.state is State.UP
+    return machine
+
+
+def test_starts_by_knocking_and_connects_when_sshd_answers() -> None:
+    machine = Machine()
+    assert machine.start(0) == [Order.START_KNOCKING]
+    assert machine.knock_answered(0.1) == [Order.STOP_KNOCKING, Order.START_SSH]
+    assert machine.state is State.CONNECTING
+
+
+def test_is_up_only_when_the_engine_answers_through_it() -> None:
+    machine = Machine()
+    machine.start(0)
+    machine.knock_answered(0.1)
+    machine.port_open(0.5)
+    assert machine.state is State.UNHEALTHY
+    machine.healthy(0.6)
+    assert machine.state is State.UP
+    assert machine.reason == ""
+
+
+def test_a_lived_tunnel_that_drops_is_retried_at_once() -> None:
+    machine = up(Machine())
+    assert machine.ssh_ended(100, "killed") == [Order.START_KNOCKING]
+    assert machine.state is State.KNOCKING
+    assert machine.drops == 1
+
+
+def test_a_tunnel_that_dies_young_waits() -> None:
+    machine = up(Machine())
+    machine.ssh_ended(0.5, "killed")
+    assert machine.state is State.WAITING
+    assert machine.retry_at == 1.5
+
+
+def test_backs_off_1_4_16_60_and_then_visibly_gives_up() -> None:
+    machine = Machine(knockable=False)
+    now, waits = 0.0, []
+    machine.start(now)
+    while machine.state is not State.GAVE_UP:
+        machine.ssh_ended(now, "refused")
+        if machine.state is State.WAITING:
+            assert machine.retry_at is not None
+            waits.append(machine.retry_at - now)
+            now = machine.retry_at
+            assert machine.tick(now) == [Order.START_SSH]
+    assert waits == [1, 4, 16, 60]
+    assert machine.reason == "refused"
+    assert machine.deadline() is None
+
+
+def test_resumes_at_once_when_a_silent_host_answers_in_the_middle_of_a_wait() -> None:
+    machine = up(Machine())
+    machine.ssh_ended(10, "dead")
+    machine.tick(13)
+    machine.tick(14)
+    machine.tick(18)
+    assert machine.state is State.WAITING
+    assert machine.retry_at == 34
+    assert machine.knock_answered(20) == [Order.STOP_KNOCKING, Order.START_SSH]
+
+
+def test_resumes_at_once_after_giving_up_when_the_host_returns() -> None:
+    machine = up(Machine())
+    machine.ssh_ended(10, "dead")
+    while machine.state is not State.GAVE_UP:
+        deadline = machine.deadline()
+        assert deadline is not None
+        machine.tick(deadline)
+    assert machine.knock_answered(500) == [Order.STOP_KNOCKING, Order.START_SSH]
+    assert machine.failures == 0
+
+
+def test_an_sshd_that_answers_but_refuses_is_not_hammered() -> None:
+    machine = Machine()
+    machine.start(0)
+    machine.knock_answered(0)
+    machine.ssh_ended(0.2, "key refused")
+    assert machine.state is State.WAITING
+    assert machine.knock_answered(0.5) == []
+    assert machine.knock_after_s(0.5) == Policy().knock_slow_s
+
+
+def test_a_refusing_host_that_went_away_and_came_back_is_tried_at_once() -> None:
+    machine = Machine()
+    machine.start(0)
+    machine.knock_answered(0)
+    machine.ssh_ended(0.2, "closed while booting")
+    machine.knock_silent(0.4, "no answer")
+    assert machine.knock_answered(0.6) == [Order.STOP_KNOCKING, Order.START_SSH]
+
+
+def test_a_wrong_host_key_ends_the_trying_immediately() -> None:
+    machine = Machine()
+    machine.start(0)
+    machine.knock_answered(0)
+    assert machine.ssh_ended(0.2, "host key changed", permanent=True) == []
+    assert machine.state is State.GAVE_UP
+    assert machine.permanent
+
+
+def test_two_bad_answers_make_it_unhealthy_and_one_good_makes_it_up() -> None:
+    machine = up(Machine())
+    machine.unhealthy(5, "silent")
+    assert machine.state is State.UP
+    assert machine.probe_after_s() == Policy().recheck_s
+    machine.unhealthy(5.5, "silent")
+    assert machine.state is State.UNHEALTHY
+    machine.healthy(6)
+    assert machine.state is State.UP
+
+
+@pytest.mark.parametrize("state", ["connecting", "up", "waiting", "gave up", "knocking"])
+def test_stop_cancels_whatever_was_planned(state: str) -> None:
+    machine = Machine(knockable=state != "waiting")
+    machine.start(0)
+    if state in ("connecting", "up", "gave up"):
+        machine.knock_answered(0)
+    if state == "up":
+        machine.healthy(0)
+    if state == "waiting":
+        machine.ssh_ended(0, "x")
+    if state == "gave up":
+        machine.ssh_ended(0, "x", permanent=True)
+    assert machine.state.value == state
+    machine.stop(1)
+    assert machine.state is State.STOPPED
+    assert machine.deadline() is None
+    assert machine.tick(1000) == machine.knock_answered(1000) == machine.ssh_ended(1000, "x") == []
+    assert machine.state is State.STOPPED
+
+
+def test_a_person_asking_again_starts_a_new_round_from_gave_up() -> None:
+    machine = Machine()
+    machine.start(0)
+    machine.knock_answered(0)
+    machine.ssh_ended(0, "wrong key", permanent=True)
+    assert Order.START_KNOCKING in machine.start(5)
+
+
+def test_an_hour_of_random_drops_leaves_none_stuck() -> None:
+    """Every way of failing, in any order: the machine always has a plan or listens for the host."""
+    for seed in range(20):
+        chance = random.Random(seed)
+        machine = Machine()
+        machine.start(0)
+        now, running, knocking = 0.0, False, True
+        reachable_again_at = 0.0
+        while now < 3600:
+            orders = machine.tick(now)
+            reachable = now >= reachable_again_at
+            if not orders and knocking:
+                orders = machine.knock_answered(now) if reachable else machine.knock_silent(now, "silent")
+            if not orders and running and not reachable:
+                orders, running = machine.ssh_ended(now, "lost"), False
+            if not orders and running and chance.random() < 0.01:
+                orders, running = machine.ssh_ended(now, "killed"), False
+            if not orders and running:
+                machine.healthy(now)
+            if chance.random() < 0.005:
+                reachable_again_at = now + chance.choice([0.5, 5, 50, 200])
+            for order in orders:
+                running = {Order.START_SSH: True, Order.STOP_SSH: False}.get(order, running)
+                knocking = {Order.START_KNOCKING: True, Order.STOP_KNOCKING: False}.get(order, knocking)
+            assert running or knocking or machine.deadline() is not None, (seed, now, machine)
+            assert running == (machine.state in (State.CONNECTING, State.UP, State.UNHEALTHY))
+            now += 0.25
+        for _ in range(400):  # the host stays: within 100 s everything has healed
+            for order in machine.tick(now) or (machine.knock_answered(now) if knocking else []):
+                running = {Order.START_SSH: True, Order.STOP_SSH: False}.get(order, running)
+                knocking = {Order.START_KNOCKING: True, Order.STOP_KNOCKING: False}.get(order, knocking)
+            if running:
+                machine.healthy(now)
+            now += 0.25
+        assert machine.state is State.UP, (seed, machine)
