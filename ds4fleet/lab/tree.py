@@ -16,7 +16,6 @@ import subprocess
 from pathlib import Path
 
 from ds4fleet.lab import etc
-from ds4fleet.lab.commands import REGISTRY
 from ds4fleet.lab.model import Mac, Record
 
 SIM = "/.lab/bin/sim"
@@ -176,6 +175,8 @@ def _commands(root: Path) -> None:
         target = host_tool(name) or (host_tool("bash") if name == "zsh" else None)
         if target:
             _link(root / path[1:], target)
+    from ds4fleet.lab.commands import REGISTRY  # late: some commands use this module
+
     for info in REGISTRY.values():
         for path in info.paths:
             (root / path[1:]).parent.mkdir(parents=True, exist_ok=True)
