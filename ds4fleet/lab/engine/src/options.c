@@ -1,0 +1,372 @@
+/* Command lines of the three programs: one table says which option exists where and since when. */
+#include "ds4.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ALL (TOOL_CLI | TOOL_SERVER | TOOL_BENCH)
+#define CHAT (TOOL_CLI | TOOL_SERVER)
+#define JUNE GEN_JULY /* came between the two generations */
+#define EVER 999999
+
+typedef enum { NONE, TEXT, POSITIVE, NONNEGATIVE, REAL, GIB_SIZE, EXPERTS, PAIR, BACKEND, HELP } value_kind;
+typedef enum {
+    O_IGNORED, O_HELP, O_MODEL, O_MTP, O_MTP_DRAFT, O_CTX, O_TOKENS, O_THREADS, O_CHDIR, O_QUALITY, O_WARM, O_STEER_FILE,
+    O_STEER_FFN, O_STEER_ATTN, O_METAL, O_CUDA, O_CPU, O_BACKEND, O_HOST, O_PORT, O_CORS, O_TRACE, O_KV_DIR,
+    O_KV_MB, O_KV_MIN, O_KV_COLD, O_KV_INTERVAL, O_KV_TRIM, O_KV_ALIGN, O_KV_REJECT, O_NO_REPLAY, O_TOOL_IDS,
+    O_POWER, O_CHUNK, O_STREAMING, O_STREAM_CACHE, O_SIM_MEMORY, O_SESSIONS, O_DSPARK, O_ROLE,
+    O_PROMPT, O_PROMPT_FILE, O_CHAT_FILE, O_SYSTEM, O_TEMP, O_THINK, O_NOTHINK, O_INSPECT, O_SERVER_HINT,
+    O_DUMP_TOKENS, O_IMATRIX_OUT, O_IMATRIX_DATA,
+    O_CTX_START, O_CTX_MAX, O_CTX_ALLOC, O_STEP_MUL, O_STEP_INCR, O_GEN_TOKENS, O_CSV
+} option_id;
+
+typedef struct {
+    option_id id;
+    const char *name, *alias;
+    value_kind kind;
+    int tools, since, until; /* generations; until is the first one without it */
+    const char *topic;       /* "" is the first help page, NULL is accepted but never shown */
+    const char *argument, *help;
+} option;
+
+static const option table[] = {
+    {O_MODEL, "--model", "-m", TEXT, ALL, 0, EVER, "", "FILE", "GGUF weights to load (ds4flash.gguf)"},
+    {O_CTX, "--ctx", "-c", POSITIVE, CHAT, 0, EVER, "", "N", "tokens of context, allocated at start (32768)"},
+    {O_TOKENS, "--tokens", "-n", POSITIVE, CHAT, 0, EVER, "", "N", "limit of generated tokens"},
+    {O_THREADS, "--threads", "-t", POSITIVE, ALL, 0, EVER, "runtime", "N", "threads for work on the host side"},
+    /* The July help forgot this one; the parser still takes it. */
+    {O_CHDIR, "--chdir", NULL, TEXT, TOOL_SERVER, 0, GEN_JULY, "runtime", "DIR", "change there before loading anything"},
+    {O_CHDIR, "--chdir", NULL, TEXT, TOOL_SERVER, GEN_JULY, EVER, NULL, "DIR", ""},
+    {O_MTP, "--mtp", NULL, TEXT, CHAT, 0, GEN_AUGUST, "runtime", "FILE", "support weights for draft tokens"},
+    {O_MTP_DRAFT, "--mtp-draft", NULL, POSITIVE, CHAT, 0, GEN_AUGUST, "runtime", "N", "draft tokens per step (1, at most 16)"},
+    {O_IGNORED, "--mtp-margin", NULL, REAL, CHAT, 0, GEN_AUGUST, "runtime", "F", "confidence a draft needs (3)"},
+    {O_MTP, "--mtp-model", NULL, TEXT, CHAT, GEN_AUGUST, EVER, "runtime", "FILE", "support weights for draft tokens"},
+    {O_QUALITY, "--quality", NULL, NONE, ALL, 0, EVER, "runtime", "", "exact kernels instead of the fast ones"},
+    {O_WARM, "--warm-weights", NULL, NONE, ALL, 0, EVER, "runtime", "", "touch all weights before the first request"},
+    {O_METAL, "--metal", NULL, NONE, ALL, 0, EVER, "runtime", "", "run on the Metal backend (default on macOS)"},
+    {O_CUDA, "--cuda", NULL, NONE, ALL, 0, EVER, "runtime", "", "run on the CUDA backend"},
+    {O_CPU, "--cpu", NULL, NONE, ALL, 0, EVER, "runtime", "", "run on the CPU, for reference only"},
+    {O_BACKEND, "--backend", NULL, BACKEND, ALL, 0, EVER, "runtime", "NAME", "metal, cuda or cpu"},
+    {O_IGNORED, "--rocm", NULL, NONE, ALL, JUNE, EVER, NULL, "", ""},
+    {O_STEER_FILE, "--dir-steering-file", NULL, TEXT, CHAT, 0, EVER, "steering", "FILE", "direction vectors, one per layer"},
+    {O_STEER_FFN, "--dir-steering-ffn", NULL, REAL, CHAT, 0, EVER, "steering", "F", "strength after the feed-forward (1 with a file)"},
+    {O_STEER_ATTN, "--dir-steering-attn", NULL, REAL, CHAT, 0, EVER, "steering", "F", "strength after attention (0)"},
+
+    {O_HOST, "--host", NULL, TEXT, TOOL_SERVER, 0, EVER, "", "HOST", "address to listen on (127.0.0.1)"},
+    {O_PORT, "--port", NULL, POSITIVE, TOOL_SERVER, 0, EVER, "", "N", "port to listen on (8000)"},
+    {O_CORS, "--cors", NULL, NONE, TOOL_SERVER, 0, EVER, "api", "", "let browsers on other origins call the API"},
+    {O_TRACE, "--trace", NULL, TEXT, TOOL_SERVER, 0, EVER, "api", "FILE", "write prompts and answers there, in full"},
+    {O_TOOL_IDS, "--tool-memory-max-ids", NULL, POSITIVE, TOOL_SERVER, 0, EVER, "api", "N", "tool calls remembered (100000)"},
+    {O_NO_REPLAY, "--disable-exact-dsml-tool-replay", NULL, NONE, TOOL_SERVER, 0, EVER, "api", "", "render tool history from JSON"},
+
+    {O_KV_DIR, "--kv-disk-dir", NULL, TEXT, TOOL_SERVER, 0, EVER, "kv-cache", "DIR", "keep KV checkpoints in DIR"},
+    {O_KV_MB, "--kv-disk-space-mb", NULL, POSITIVE, TOOL_SERVER, 0, EVER, "kv-cache", "N", "budget of the checkpoints (4096)"},
+    {O_KV_MIN, "--kv-cache-min-tokens", NULL, POSITIVE, TOOL_SERVER, 0, EVER, "kv-cache", "N", "shortest checkpoint (512)"},
+    {O_KV_COLD, "--kv-cache-cold-max-tokens", NULL, NONNEGATIVE, TOOL_SERVER, 0, EVER, "kv-cache", "N", "longest first prompt saved (30000)"},
+    {O_KV_INTERVAL, "--kv-cache-continued-interval-tokens", NULL, NONNEGATIVE, TOOL_SERVER, 0, EVER, "kv-cache", "N", "distance of further saves (10000)"},
+    {O_KV_TRIM, "--kv-cache-boundary-trim-tokens", NULL, NONNEGATIVE, TOOL_SERVER, 0, EVER, "kv-cache", "N", "tail left out of a cold save (32)"},
+    {O_KV_ALIGN, "--kv-cache-boundary-align-tokens", NULL, NONNEGATIVE, TOOL_SERVER, 0, EVER, "kv-cache", "N", "multiple a cold save is cut to (2048)"},
+    {O_KV_REJECT, "--kv-cache-reject-different-quant", NULL, NONE, TOOL_SERVER, 0, EVER, "kv-cache", "", "do not load another quant's checkpoints"},
+
+    {O_POWER, "--power", NULL, POSITIVE, CHAT, JUNE, EVER, "runtime", "N", "share of the GPU to use, 1..100 (100)"},
+    {O_CHUNK, "--prefill-chunk", NULL, POSITIVE, ALL, JUNE, EVER, "runtime", "N", "tokens of one prefill step (4096; 8192 for PRO)"},
+    {O_STREAMING, "--ssd-streaming", NULL, NONE, ALL, JUNE, EVER, "runtime", "", "read routed experts from disk on demand"},
+    {O_IGNORED, "--ssd-streaming-cold", NULL, NONE, ALL, JUNE, EVER, "runtime", "", "start without preloaded experts"},
+    {O_STREAM_CACHE, "--ssd-streaming-cache-experts", NULL, EXPERTS, ALL, JUNE, EVER, "runtime", "N|NGB", "experts kept in memory (auto)"},
+    {O_IGNORED, "--ssd-streaming-full-layers", NULL, NONNEGATIVE, ALL, JUNE, EVER, "runtime", "N", "layers kept whole (auto)"},
+    {O_IGNORED, "--ssd-streaming-preload-experts", NULL, NONNEGATIVE, ALL, JUNE, EVER, "runtime", "N", "experts read at start (auto)"},
+    {O_SIM_MEMORY, "--simulate-used-memory", NULL, GIB_SIZE, ALL, JUNE, EVER, "runtime", "NGB", "lock that much memory first"},
+    {O_SESSIONS, "--batched-session", NULL, POSITIVE, TOOL_SERVER, JUNE, EVER, "runtime", "N", "resident sessions (1)"},
+    {O_DSPARK, "--dspark", NULL, NONE, CHAT, JUNE, EVER, "runtime", "", "speculate with the DSpark weights"},
+    {O_IGNORED, "--dspark-confidence", NULL, REAL, CHAT, JUNE, EVER, "runtime", "F", "confidence a speculation needs (0.9)"},
+    {O_IGNORED, "--dspark-strict", NULL, NONE, CHAT, JUNE, EVER, "runtime", "", "verify every speculated token"},
+    {O_IGNORED, "--glm-mtp", NULL, NONE, CHAT, JUNE, EVER, "runtime", "", "draft tokens with a GLM model"},
+    {O_IGNORED, "--glm-mtp-timing", NULL, NONE, CHAT, JUNE, EVER, "runtime", "", "print what drafting costs"},
+    {O_IGNORED, "--gpu-vram", NULL, TEXT, ALL, JUNE, EVER, "runtime", "N", "memory per CUDA device"},
+    {O_IGNORED, "--gpu-devices", NULL, TEXT, ALL, JUNE, EVER, "runtime", "LIST", "CUDA devices to use"},
+    {O_IGNORED, "--cuda-tensor-parallel", NULL, NONE, ALL, JUNE, EVER, "runtime", "", "split tensors over CUDA devices"},
+    {O_IGNORED, "--mixed-prefill-quantum", NULL, POSITIVE, TOOL_SERVER, GEN_AUGUST, EVER, "runtime", "N", "prefill tokens between decode steps (128)"},
+    {O_IGNORED, "--vision", NULL, TEXT, CHAT, GEN_AUGUST, EVER, "runtime", "FILE", "weights of the image encoder"},
+
+    {O_ROLE, "--role", NULL, TEXT, CHAT, JUNE, EVER, "distributed", "NAME", "coordinator or worker"},
+    {O_IGNORED, "--layers", NULL, TEXT, CHAT, JUNE, EVER, "distributed", "A:B", "layers that this process runs"},
+    {O_IGNORED, "--listen", NULL, PAIR, CHAT, JUNE, EVER, "distributed", "HOST PORT", "wait for workers there"},
+    {O_IGNORED, "--coordinator", NULL, PAIR, CHAT, JUNE, EVER, "distributed", "HOST PORT", "where the coordinator waits"},
+    {O_IGNORED, "--dist-prefill-chunk", NULL, POSITIVE, CHAT, JUNE, EVER, "distributed", "N", "tokens of one step over the wire"},
+    {O_IGNORED, "--dist-prefill-window", NULL, POSITIVE, CHAT, JUNE, EVER, "distributed", "N", "steps under way at once"},
+    {O_IGNORED, "--dist-activation-bits", NULL, POSITIVE, CHAT, JUNE, EVER, "distributed", "N", "bits of an activation on the wire"},
+    {O_IGNORED, "--dist-replay-check", NULL, NONE, CHAT, JUNE, EVER, "distributed", "", "compute twice and compare"},
+    {O_IGNORED, "--debug", NULL, NONE, CHAT, JUNE, EVER, "distributed", "", "print what goes over the wire"},
+    {O_IGNORED, "--tensor-parallel", NULL, NONE, CHAT, JUNE, EVER, "distributed", "", "split tensors over two Macs"},
+    {O_IGNORED, "--transport", NULL, TEXT, CHAT, JUNE, EVER, "distributed", "NAME", "tcp or rdma"},
+    {O_IGNORED, "--rdma-device", NULL, TEXT, CHAT, JUNE, EVER, "distributed", "NAME", "device for rdma"},
+    {O_IGNORED, "--rdma-gid-index", NULL, NONNEGATIVE, CHAT, JUNE, EVER, "distributed", "N", "address index for rdma"},
+    {O_IGNORED, "--debug-hash", NULL, NONE, CHAT, JUNE, EVER, "distributed", "", "print hashes of activations"},
+
+    {O_PROMPT, "--prompt", "-p", TEXT, TOOL_CLI, 0, EVER, "", "TEXT", "answer this and exit"},
+    {O_PROMPT_FILE, "--prompt-file", NULL, TEXT, TOOL_CLI | TOOL_BENCH, 0, EVER, "", "FILE", "answer what FILE holds and exit"},
+    {O_CHAT_FILE, "--chat-prompt-file", NULL, TEXT, TOOL_BENCH, 0, EVER, "", "FILE", "measure with FILE as a chat message"},
+    {O_SYSTEM, "--system", "-sys", TEXT, TOOL_CLI | TOOL_BENCH, 0, EVER, "", "TEXT", "system prompt; empty for none"},
+    {O_TEMP, "--temp", NULL, REAL, TOOL_CLI, 0, EVER, "", "F", "temperature; 0 is greedy (1)"},
+    {O_IGNORED, "--top-p", NULL, REAL, TOOL_CLI, 0, EVER, "thinking", "F", "nucleus probability (1)"},
+    {O_IGNORED, "--min-p", NULL, REAL, TOOL_CLI, 0, EVER, "thinking", "F", "floor relative to the best token (0.05)"},
+    {O_IGNORED, "--seed", NULL, NONNEGATIVE, TOOL_CLI, 0, EVER, "thinking", "N", "seed of the sampler (the time)"},
+    {O_THINK, "--think", NULL, NONE, TOOL_CLI, 0, EVER, "thinking", "", "think before answering (default)"},
+    {O_THINK, "--think-max", NULL, NONE, TOOL_CLI, 0, EVER, "thinking", "", "think longest, from 393216 tokens of context"},
+    {O_NOTHINK, "--nothink", NULL, NONE, TOOL_CLI, 0, EVER, "thinking", "", "answer at once"},
+    {O_INSPECT, "--inspect", NULL, NONE, TOOL_CLI, 0, EVER, "runtime", "", "print what the weights file says it is"},
+    {O_DUMP_TOKENS, "--dump-tokens", NULL, NONE, TOOL_CLI, 0, EVER, "runtime", "", "print the tokens of the prompt"},
+    {O_IGNORED, "--dump-logprobs", NULL, TEXT, TOOL_CLI, 0, EVER, "runtime", "FILE", "write token probabilities as JSON"},
+    {O_IGNORED, "--logprobs-top-k", NULL, POSITIVE, TOOL_CLI, 0, EVER, "runtime", "N", "alternatives written (20)"},
+    {O_IGNORED, "--perplexity-file", NULL, TEXT, TOOL_CLI, 0, EVER, "runtime", "FILE", "score a text"},
+    {O_IMATRIX_DATA, "--imatrix-dataset", NULL, TEXT, TOOL_CLI, 0, EVER, "runtime", "FILE", "prompts for an importance matrix"},
+    {O_IMATRIX_OUT, "--imatrix-out", NULL, TEXT, TOOL_CLI, 0, EVER, "runtime", "FILE", "collect an importance matrix"},
+    {O_IGNORED, "--imatrix-max-prompts", NULL, POSITIVE, TOOL_CLI, 0, EVER, "runtime", "N", "stop after N prompts"},
+    {O_IGNORED, "--imatrix-max-tokens", NULL, POSITIVE, TOOL_CLI, 0, EVER, "runtime", "N", "stop after N tokens"},
+    {O_IGNORED, "--head-test", NULL, NONE, TOOL_CLI, 0, EVER, "runtime", "", "check the output head"},
+    {O_IGNORED, "--first-token-test", NULL, NONE, TOOL_CLI, 0, EVER, "runtime", "", "check the first token on the CPU"},
+    {O_IGNORED, "--metal-graph-test", NULL, NONE, TOOL_CLI, 0, EVER, "runtime", "", "compare first stages with the CPU"},
+    {O_IGNORED, "--metal-graph-full-test", NULL, NONE, TOOL_CLI, 0, EVER, "runtime", "", "run one token through all layers"},
+    {O_IGNORED, "--metal-graph-prompt-test", NULL, NONE, TOOL_CLI, 0, EVER, "runtime", "", "compare a whole prompt with the CPU"},
+    {O_SERVER_HINT, "--server", NULL, NONE, TOOL_CLI, 0, EVER, NULL, "", ""},
+
+    {O_CTX_START, "--ctx-start", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "", "N", "first frontier (2048)"},
+    {O_CTX_MAX, "--ctx-max", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "", "N", "last frontier (32768)"},
+    {O_CTX_ALLOC, "--ctx-alloc", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "", "N", "context to allocate"},
+    {O_STEP_MUL, "--step-mul", NULL, REAL, TOOL_BENCH, 0, EVER, "", "F", "factor between frontiers (1)"},
+    {O_STEP_INCR, "--step-incr", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "", "N", "tokens between frontiers (2048)"},
+    {O_GEN_TOKENS, "--gen-tokens", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "", "N", "tokens generated at each (128)"},
+    {O_CSV, "--csv", NULL, TEXT, TOOL_BENCH, 0, EVER, "", "FILE", "write the rows there"},
+
+    {O_HELP, "--help", "-h", HELP, ALL, 0, EVER, "", "[TOPIC]", "show this"},
+};
+#define N_OPTIONS (sizeof(table) / sizeof(table[0]))
+
+static const char *const topics[] = {"runtime", "api", "kv-cache", "thinking", "distributed", "steering"};
+#define N_TOPICS (sizeof(topics) / sizeof(topics[0]))
+static const bool has_topics = DS4_GENERATION >= GEN_JULY;
+
+static bool available(const option *o, tool_id tool) {
+    return (o->tools & tool) && o->since <= DS4_GENERATION && DS4_GENERATION < o->until;
+}
+
+static void print_option(FILE *out, const option *o) {
+    char left[96];
+    snprintf(left, sizeof(left), "%s%s%s%s%s", o->alias ? o->alias : "", o->alias ? ", " : "", o->name,
+             o->argument[0] ? " " : "", o->argument);
+    fprintf(out, "  %-44s %s\n", left, o->help);
+}
+
+static void print_help(FILE *out, tool_id tool, const char *topic) {
+    fprintf(out, "Usage: %s [options]\n", log_program());
+    if (!topic) fprintf(out, "Stand-in for generation %s of the engine: real options, no model.\n", DS4_GENERATION_NAME);
+    fputs("\n", out);
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const option *o = &table[i];
+        if (!available(o, tool) || !o->topic) continue;
+        if (has_topics && strcmp(o->topic, topic ? topic : "") != 0) continue;
+        print_option(out, o);
+    }
+    if (has_topics && !topic) {
+        fputs("\nMore with --help TOPIC:", out);
+        for (size_t i = 0; i < N_TOPICS; i++) fprintf(out, " %s", topics[i]);
+        fputs("\n", out);
+    }
+}
+
+static void invalid(const char *name, const char *value) {
+    log_line("invalid value for %s: %s", name, value);
+    exit(2);
+}
+
+static int whole(const char *name, const char *value, long least) {
+    char *end;
+    long v = strtol(value, &end, 10);
+    if (!value[0] || *end || v < least || v > INT_MAX) invalid(name, value);
+    return (int)v;
+}
+
+static double real(const char *name, const char *value, double least, double most) {
+    char *end;
+    double v = strtod(value, &end);
+    if (!value[0] || *end || v < least || v > most) invalid(name, value);
+    return v;
+}
+
+static uint64_t gib_size(const char *name, const char *value) {
+    char *end;
+    double v = strtod(value, &end);
+    if (!value[0] || v <= 0 || (strcmp(end, "GB") != 0 && strcmp(end, "gb") != 0)) invalid(name, value);
+    return (uint64_t)(v * (double)GIB);
+}
+
+static const char *backend_name(tool_id tool, const char *value) {
+    if (!strcmp(value, "metal") || !strcmp(value, "cuda") || !strcmp(value, "cpu")) return value;
+    if (tool == TOOL_SERVER) {
+        log_line("invalid --backend value: %s", value);
+        log_line("valid server backends are: metal, cuda, cpu");
+    } else {
+        log_line("invalid backend: %s", value);
+        log_line("valid backends are: metal, cuda, cpu");
+    }
+    exit(2);
+}
+
+static void only_one_prompt(const options *o) {
+    if (!o->prompt && !o->prompt_file) return;
+    log_line("specify only one prompt source");
+    exit(2);
+}
+
+static void store(options *o, const option *d, tool_id tool, const char *v) {
+    switch (d->id) {
+    case O_MODEL: o->model = v; break;
+    case O_MTP: o->mtp = v; break;
+    case O_MTP_DRAFT: o->mtp_draft = whole(d->name, v, 1); break;
+    case O_CTX: o->ctx = whole(d->name, v, 1); break;
+    case O_TOKENS: o->tokens = whole(d->name, v, 1); break;
+    case O_THREADS: o->threads = whole(d->name, v, 1); break;
+    case O_CHDIR: o->chdir = v; break;
+    case O_QUALITY: o->quality = true; break;
+    case O_WARM: o->warm = true; break;
+    case O_STEER_FILE: o->steering_file = v; break;
+    case O_STEER_FFN: o->steering_ffn = real(d->name, v, -100, 100); o->steering_scale = true; break;
+    case O_STEER_ATTN: o->steering_attn = real(d->name, v, -100, 100); o->steering_scale = true; break;
+    case O_METAL: o->backend = "metal"; break;
+    case O_CUDA: o->backend = "cuda"; break;
+    case O_CPU: o->backend = "cpu"; break;
+    case O_BACKEND: o->backend = backend_name(tool, v); break;
+    case O_HOST: o->host = v; break;
+    case O_PORT: o->port = whole(d->name, v, 1); break;
+    case O_CORS: o->cors = true; break;
+    case O_TRACE: o->trace = v; break;
+    case O_KV_DIR: o->kv_dir = v; break;
+    case O_KV_MB: o->kv_mb = whole(d->name, v, 1); break;
+    case O_KV_MIN: o->kv_min = whole(d->name, v, 1); break;
+    case O_KV_COLD: o->kv_cold_max = whole(d->name, v, 0); break;
+    case O_KV_INTERVAL: o->kv_interval = whole(d->name, v, 0); break;
+    case O_KV_TRIM: o->kv_trim = whole(d->name, v, 0); break;
+    case O_KV_ALIGN: o->kv_align = whole(d->name, v, 0); break;
+    case O_KV_REJECT: o->kv_reject_quant = true; break;
+    case O_NO_REPLAY: o->no_tool_replay = true; break;
+    case O_TOOL_IDS: o->tool_ids = whole(d->name, v, 1); break;
+    case O_POWER:
+        o->power = atoi(v);
+        if (o->power < 1 || o->power > 100) {
+            log_line("--power must be between 1 and 100");
+            exit(2);
+        }
+        break;
+    case O_CHUNK: o->prefill_chunk = whole(d->name, v, 1); break;
+    case O_STREAMING: o->streaming = true; break;
+    case O_STREAM_CACHE: {
+        char *end;
+        const long experts = strtol(v, &end, 10);
+        /* A bare number counts experts; the engine multiplies by their size, known only with the weights. */
+        o->stream_cache = !*end && experts > 0 ? (uint64_t)experts : gib_size(d->name, v);
+        break;
+    }
+    case O_SIM_MEMORY: o->simulated_use = gib_size(d->name, v); break;
+    case O_SESSIONS: o->sessions = whole(d->name, v, 1); break;
+    case O_DSPARK: o->dspark = true; break;
+    case O_PROMPT: only_one_prompt(o); o->prompt = v; break;
+    case O_PROMPT_FILE: only_one_prompt(o); o->prompt_file = v; break;
+    case O_CHAT_FILE: o->chat_prompt_file = v; break;
+    case O_SYSTEM: o->system = v; break;
+    case O_TEMP: o->temp = real(d->name, v, 0, 100); break;
+    case O_THINK: o->think = true; break;
+    case O_NOTHINK: o->think = false; break;
+    case O_INSPECT: o->inspect = true; break;
+    case O_CTX_START: o->ctx_start = whole(d->name, v, 1); break;
+    case O_CTX_MAX: o->ctx_max = whole(d->name, v, 1); break;
+    case O_CTX_ALLOC: o->ctx_alloc = whole(d->name, v, 1); break;
+    case O_STEP_MUL: o->step_mul = real(d->name, v, 1, 1000); break;
+    case O_STEP_INCR: o->step_incr = whole(d->name, v, 1); break;
+    case O_GEN_TOKENS: o->gen_tokens = whole(d->name, v, 1); break;
+    case O_CSV: o->csv = v; break;
+    case O_SERVER_HINT: log_line("use ds4-server for the HTTP server"); exit(2);
+    default:
+        if (d->kind == REAL) (void)real(d->name, v, d->id == O_IGNORED ? 0 : -1000, 1000);
+        if (d->kind == POSITIVE) (void)whole(d->name, v, 1);
+        if (d->kind == NONNEGATIVE) (void)whole(d->name, v, 0);
+    }
+}
+
+static void show_help(tool_id tool, const char *topic) {
+    if (!has_topics || !topic || topic[0] == '-') {
+        print_help(stdout, tool, NULL);
+        exit(0);
+    }
+    for (size_t i = 0; i < N_TOPICS; i++)
+        if (!strcmp(topics[i], topic)) {
+            print_help(stdout, tool, topic);
+            exit(0);
+        }
+    log_line("unknown help topic: %s", topic);
+    exit(2);
+}
+
+static void check_together(options *o, tool_id tool, const char *imatrix_data, const char *imatrix_out, bool dump) {
+    if (tool == TOOL_SERVER && o->kv_cold_max > 0 && o->kv_cold_max < o->kv_min) {
+        log_line("--kv-cache-cold-max-tokens must be 0 or >= --kv-cache-min-tokens");
+        exit(2);
+    }
+    if (imatrix_out && !imatrix_data) {
+        log_line("--imatrix-out requires --imatrix-dataset");
+        exit(2);
+    }
+    if (imatrix_data && !imatrix_out) {
+        log_line("--imatrix-dataset requires --imatrix-out");
+        exit(2);
+    }
+    if (dump && !o->prompt && !o->prompt_file) {
+        log_line("--dump-tokens requires -p or --prompt-file");
+        exit(2);
+    }
+    if (tool == TOOL_BENCH && !o->prompt_file == !o->chat_prompt_file) {
+        log_line("specify exactly one of --prompt-file or --chat-prompt-file");
+        exit(2);
+    }
+    if (o->steering_file && !o->steering_scale) o->steering_ffn = 1;
+}
+
+void options_parse(options *o, tool_id tool, int argc, char **argv) {
+    *o = (options){.model = "ds4flash.gguf", .host = "127.0.0.1", .backend = backend_default,
+                   .system = "You are a helpful assistant", .ctx = 32768, .port = 8000, .mtp_draft = 1,
+                   .tokens = tool == TOOL_SERVER ? 393216 : 50000, .sessions = 1, .power = 100, .kv_mb = 4096,
+                   .kv_min = 512, .kv_cold_max = 30000, .kv_interval = 10000, .kv_trim = 32, .kv_align = 2048,
+                   .tool_ids = 100000, .temp = 1, .think = true, .ctx_start = 2048, .ctx_max = 32768,
+                   .step_mul = 1, .step_incr = 2048, .gen_tokens = 128};
+    const char *imatrix_data = NULL, *imatrix_out = NULL;
+    bool dump = false;
+    for (int i = 1; i < argc; i++) {
+        const option *found = NULL;
+        for (size_t n = 0; n < N_OPTIONS && !found; n++) {
+            const option *d = &table[n];
+            if (!available(d, tool)) continue;
+            if (!strcmp(d->name, argv[i]) || (d->alias && !strcmp(d->alias, argv[i]))) found = d;
+        }
+        if (!found) {
+            log_line("unknown option: %s", argv[i]);
+            print_help(stderr, tool, NULL);
+            exit(2);
+        }
+        if (found->id == O_HELP) show_help(tool, i + 1 < argc ? argv[i + 1] : NULL);
+        const char *value = NULL;
+        const int wanted = found->kind == NONE ? 0 : found->kind == PAIR ? 2 : 1;
+        if (i + wanted >= argc) {
+            log_line("missing value for %s", argv[i]);
+            exit(2);
+        }
+        if (wanted) value = argv[i + 1];
+        option named = *found;
+        named.name = argv[i]; /* errors repeat the spelling that was used */
+        if (found->id == O_IMATRIX_DATA) imatrix_data = value;
+        if (found->id == O_IMATRIX_OUT) imatrix_out = value;
+        if (found->id == O_DUMP_TOKENS) dump = true;
+        store(o, &named, tool, value);
+        i += wanted;
+    }
+    check_together(o, tool, imatrix_data, imatrix_out, dump);
+}
