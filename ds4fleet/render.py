@@ -51,6 +51,10 @@ BASE_FLAGS = frozenset(
 EXIT_TIMEOUT_S = {"2026-05": 600}
 EXIT_TIMEOUT_NEWER_S = 120
 
+#: Enough for the test prompt; a larger context only costs memory.
+SMOKE_CONTEXT = 4096
+SMOKE_TOKENS = 16
+
 #: The soft limit of a daemon is 256 descriptors; each client and each KV file of the engine takes one.
 OPEN_FILES = 4096
 #: A log above 10 MiB is put away (find counts blocks of 512 bytes); seven compressed copies are kept.
@@ -424,12 +428,24 @@ class _Renderer:
             )
         argv.extend(extra)
 
+        # The same weights and mode by the command line tool, with a small context, before the server starts.
+        smoke = [
+            f"{self._release_dir()}/ds4",
+            "--model",
+            plan["weights"]["main"],
+            "--ctx",
+            str(SMOKE_CONTEXT),
+        ]
+        smoke += [flag for flag in ("--ssd-streaming",) if flag in argv]
+        smoke += ["--nothink", "--temp", "0", "-n", str(SMOKE_TOKENS), "-p", settings["ds4_verify_prompt"]]
+
         timeout = settings["ds4_exit_timeout_s"]
         if timeout == "auto":
             timeout = EXIT_TIMEOUT_S.get(str(plan.get("generation")), EXIT_TIMEOUT_NEWER_S)
         return {
             "label": LABEL_SERVER,
             "argv": argv,
+            "smoke_argv": smoke,
             "env": {"HOME": paths.run, "TMPDIR": f"{paths.run}/tmp", "DS4_LOCK_FILE": paths.lock},
             "cwd": plan["engine"]["current"],
             "host": host,
