@@ -137,6 +137,7 @@ class Supervisor:
             self._watch_life(seat)
             os.write(go_w, b"!")
             os.close(go_w)
+            seat.boots += 1
         failed = []
         deadline = time.monotonic() + READY_TIMEOUT_S
         waiting = dict(pipes)
@@ -268,14 +269,22 @@ def enter_root(seat: Seat) -> None:
 def _devices(folder: Path) -> None:
     kernel.mount("tmpfs", folder, "tmpfs", kernel.MS_NOSUID, "mode=755,size=65536k")
     for name, major, minor in (
-        ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
-    ):  # fmt: skip
+        ("null", 1, 3),
+        ("zero", 1, 5),
+        ("full", 1, 7),
+        ("random", 1, 8),
+        ("urandom", 1, 9),
+        ("tty", 5, 0),
+    ):
         os.mknod(folder / name, 0o20666, os.makedev(major, minor))
         (folder / name).chmod(0o666)
     for name, target in (
-        ("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
         ("ptmx", "pts/ptmx"),
-    ):  # fmt: skip
+    ):
         (folder / name).symlink_to(target)
     (folder / "pts").mkdir()
     kernel.mount(
@@ -333,6 +342,7 @@ def main(folder: Path) -> NoReturn:
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(2, 1)
+
     from ds4fleet.lab import life  # noqa: F401 - imported once, here, for every Mac
 
     supervisor = Supervisor(folder)

@@ -8,7 +8,6 @@ timers are launchd's.
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import io
 import json
@@ -30,7 +29,8 @@ from ds4fleet.lab.context import BecomeProgram, Context
 
 Reaper = Callable[[int], None]
 Handler = Callable[[], None]
-STANDARD_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
+UNLOCK = "lab-unlock"
+"""Name of the client that sshd forces on a login to a locked Mac (see life.LOCKED_SSHD)."""
 
 
 @dataclass
@@ -215,6 +215,11 @@ class Init:
 
     def _start(self, client: Client, kind: bytes, payload: bytes) -> None:
         cwd, argv, env = rpc.unpack_strings(payload)
+        if argv[0].rpartition("/")[2] == UNLOCK:
+            self.ops["unlock"]({}, client.uid)
+            self._send(client, b"x", struct.pack("<I", 0))
+            self._drop(client)
+            return
 
         def ended(status: int) -> None:
             if os.WIFSIGNALED(status):
@@ -315,50 +320,3 @@ def raise_limits() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
-
-
-class SshPort:
-    """The ssh socket of launchd: one `sshd -i` per connection, so that a changed
-    configuration holds at once.
-    """
-
-    def __init__(self, init: Init, argv: list[str], port: int = 22) -> None:
-        self.init, self.argv = init, argv
-        self.sessions: set[int] = set()
-        self.listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind(("0.0.0.0", port))
-        self.listener.listen(128)
-        init.watch(self.listener.fileno(), self._accept)
-
-    def close(self) -> None:
-        """Stop listening; sessions go on."""
-        self.init.unwatch(self.listener.fileno())
-        self.listener.close()
-
-    def _accept(self) -> None:
-        try:
-            link, _ = self.listener.accept()
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
-                raise
-            return
-
-        def ended(_: int) -> None:
-            self.sessions.discard(pid)
-
-        pid = self.init.fork(ended)
-        if pid == 0:
-            try:
-                null = os.open("/dev/null", os.O_WRONLY)
-                os.dup2(link.fileno(), 0)
-                os.dup2(0, 1)
-                os.dup2(null, 2)
-                os.set_blocking(0, True)
-                fresh_child()
-                os.setsid()
-                os.execve(self.argv[0], self.argv, {"PATH": STANDARD_PATH})
-            finally:
-                os._exit(255)
-        self.sessions.add(pid)
-        link.close()

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from typing import Any
 import yaml
 
 from ds4fleet.errors import EXIT_FAILED, EXIT_USAGE, OperatorError
-from ds4fleet.lab import boot, net, preflight, rpc
+from ds4fleet.lab import boot, faults, net, preflight, rpc
+from ds4fleet.lab.context import locked_mac
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOWN_TIMEOUT_S = 15.0
@@ -173,10 +174,14 @@ class Lab:
             mac = json.loads(mac_file.read_text()) if mac_file.exists() else {}
             rows.append(
                 MacStatus(
-                    name, entry["region"], entry["address"], bool(running.get(name, {}).get("pid")),
-                    mac.get("boot", {}).get("count", 0), mac.get("faults", []),
+                    name,
+                    entry["region"],
+                    entry["address"],
+                    bool(running.get(name, {}).get("pid")),
+                    mac.get("boot", {}).get("count", 0),
+                    mac.get("faults", []),
                 )
-            )  # fmt: skip
+            )
         return rows
 
     def reset(self, host: str) -> None:
@@ -191,6 +196,56 @@ class Lab:
         self._boot_again([seat])
         self._write_known_hosts(state)
         self._write_inventory(state)
+
+    def reboot(self, host: str, timeout_s: float = 90.0) -> None:
+        """Shut a Mac down in order and boot it again; returns when it listens."""
+        state = self._state()
+        self._entry(state, host)
+        before = self._boots(host)
+        rpc.ask_mac(self._control(host), host, "shutdown", kind="reboot")
+        self._await(
+            lambda: self._boots(host) > before and self._answers(host), timeout_s, f"{host} did not come back"
+        )
+
+    def _boots(self, host: str) -> int:
+        return int(boot.ask(self.folder, "status")["macs"].get(host, {}).get("boots", 0))
+
+    def _answers(self, host: str) -> bool:
+        try:
+            rpc.ask(self._control(host), "ping", timeout_s=2.0)
+        except (OSError, ConnectionError):
+            return False
+        return True
+
+    def _await(self, done: Callable[[], bool], timeout_s: float, failure: str) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if time.monotonic() > deadline:
+                raise OperatorError(f"{failure} within {timeout_s:.0f} s: see {self.folder}/log")
+            time.sleep(0.02)
+
+    def fault(self, host: str, name: str, on: bool = True) -> None:
+        """Switch a fault of `faults.FAULTS` on or off; it stays over reboots. Momentary ones happen now."""
+        chosen = faults.find(name)
+        self._entry(self._state(), host)
+        if chosen.momentary:
+            if not on:
+                raise OperatorError(
+                    f"{chosen.name} happens once: it cannot be switched off", exit_code=EXIT_USAGE
+                )
+            (self.power_cut if chosen.name == "power-cut" else self.reboot)(host)
+            return
+        with locked_mac(self.root(host) / ".lab") as mac:
+            names = [other for other in mac.faults if other != chosen.name] + [chosen.name] * on
+            mac.faults = names
+            if chosen.name == "filevault-locked":
+                mac.filevault = "on" if on else "off"
+            if chosen.name == "full-disk-access":
+                mac.full_disk_access = on
+        if self._answers(host):
+            rpc.ask_mac(self._control(host), host, "set_faults", names=names)
+            if chosen.name == "asleep":
+                rpc.ask_mac(self._control(host), host, "sleep" if on else "wake")
 
     def power_cut(self, host: str, *, boot_again: bool = True) -> None:
         """Take the power away without warning, and (unless `boot_again` is false) give it back."""
@@ -220,9 +275,19 @@ class Lab:
         """The ssh command line that reaches the Mac with the lab's key (known to it once bootstrap ran)."""
         entry = self._entry(self._state(), host)
         return [
-            "ssh", "-i", str(self.key_path), "-o", "IdentitiesOnly=yes",
-            "-o", f"UserKnownHostsFile={self.known_hosts_path}", "-o", f"HostKeyAlias={host}", "-o", "StrictHostKeyChecking=yes", f"{user}@{entry['address']}",
-        ]  # fmt: skip
+            "ssh",
+            "-i",
+            str(self.key_path),
+            "-o",
+            "IdentitiesOnly=yes",
+            "-o",
+            f"UserKnownHostsFile={self.known_hosts_path}",
+            "-o",
+            f"HostKeyAlias={host}",
+            "-o",
+            "StrictHostKeyChecking=yes",
+            f"{user}@{entry['address']}",
+        ]
 
     # ------------------------------------------------------------------------------------------------ inside
 
@@ -266,16 +331,25 @@ class Lab:
         with (self.folder / "log" / "supervisor.log").open("ab") as log:
             done = subprocess.run(
                 [sys.executable, "-m", "ds4fleet.lab.boot", str(self.folder)],
-                stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=False,
-            )  # fmt: skip
+                stdout=subprocess.PIPE,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+                check=False,
+            )
         pid = json.loads(done.stdout or b"{}").get("pid", 0)
         if done.returncode or not pid:
             raise OperatorError(f"the lab did not start: see {self.folder}/log/supervisor.log")
         with net.one_at_a_time():
             subnet = net.free_subnet()
             net.connect_operator(net.interface_name(self.folder), subnet, pid)
-        state = {"hosts": state.get("hosts", {}), "supervisor": pid, "supervisor_started": _start_time(pid),
-                 "network": str(subnet.network), "name": self.name}  # fmt: skip
+        state = {
+            "hosts": state.get("hosts", {}),
+            "supervisor": pid,
+            "supervisor_started": _start_time(pid),
+            "network": str(subnet.network),
+            "name": self.name,
+        }
         self._save(state)
         addresses = [subnet.world(index) for index in range(8)]
         boot.ask(self.folder, "open", network=str(subnet.network), world_addresses=addresses)
@@ -308,8 +382,11 @@ class Lab:
         index = entry["index"] if entry else next(i for i in range(len(used) + 1) if i not in used)
         subnet = self._subnet(state)
         state["hosts"][spec.name] = {
-            "index": index, "region": spec.region, "address": subnet.mac(index), "spec": asdict(spec),
-        }  # fmt: skip
+            "index": index,
+            "region": spec.region,
+            "address": subnet.mac(index),
+            "spec": asdict(spec),
+        }
         hidden = root / ".lab"
         if not (hidden / "mac.json").exists():
             (hidden / "run").mkdir(parents=True, exist_ok=True)
@@ -332,6 +409,8 @@ class Lab:
     def _install_helpers(self, root: Path) -> None:
         built = preflight.helpers(self.folder / "bin")
         shutil.copy(built["sim"], root / ".lab/bin/sim")
+        (root / ".lab/bin/lab-unlock").unlink(missing_ok=True)
+        (root / ".lab/bin/lab-unlock").symlink_to("sim")
         shutil.copy(built["preload"], root / ".lab/bin/preload.so")
         (root / "private/etc/ld.so.preload").write_text("/.lab/bin/preload.so\n")
 
@@ -350,11 +429,16 @@ class Lab:
         storage = self.mac_folder(host) / "storage"
         storage.mkdir(parents=True, exist_ok=True)
         return boot.Seat(
-            name=host, address=entry["address"], prefix=subnet.prefix, gateway=subnet.operator,
-            port=f"mac{entry['index']}", root=str(self.root(host)), storage=str(storage),
+            name=host,
+            address=entry["address"],
+            prefix=subnet.prefix,
+            gateway=subnet.operator,
+            port=f"mac{entry['index']}",
+            root=str(self.root(host)),
+            storage=str(storage),
             python_prefix=str(tree.python_prefix(preflight.remote_python())),
             log=str(self.folder / "log" / f"{host}.log"),
-        )  # fmt: skip
+        )
 
     def _boot_again(self, seats: list[boot.Seat]) -> None:
         failed = boot.ask(self.folder, "boot", seats=[asdict(seat) for seat in seats])["failed_macs"]
@@ -384,7 +468,9 @@ class Lab:
             }
             for host, entry in state["hosts"].items()
         }
-        text = "# Written by `fab lab up`, removed by `fab lab down`: addresses of the simulated Macs, and the key.\n"
+        text = (
+            "# Written by `fab lab up`, removed by `fab lab down`: the simulated Macs' addresses and key.\n"
+        )
         self.inventory_path.parent.mkdir(parents=True, exist_ok=True)
         self.inventory_path.write_text(text + yaml.safe_dump({"all": {"hosts": hosts}}, sort_keys=False))
 

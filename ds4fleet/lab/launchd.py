@@ -1,8 +1,8 @@
 """launchd as a state machine: jobs, what keeps them alive, and when the next thing is due.
 
-Nothing here forks, signals or reads a clock: `Launchd` asks its `Effects` to do so, and is told what happened by
-`exited` and `tick`. Rules and numbers: reference macos 2.1 to 2.6 and recordings/launchctl; where those leave a choice,
-the constant or the method says what was chosen.
+Nothing here forks, signals or reads a clock: `Launchd` asks its `Effects` to do so, and is told what happened
+by `exited` and `tick`. Rules and numbers: reference macos 2.1 to 2.6 and recordings/launchctl; where those
+leave a choice, the constant or the method says what was chosen.
 """
 
 from __future__ import annotations
@@ -33,8 +33,14 @@ NOT_RUNNING, RUNNING, SCHEDULED = "not running", "running", "spawn scheduled"
 SIGTERMED, SIGKILLED = "SIGTERMed", "SIGKILLed"
 
 _CRASH_SIGNALS = {
-    signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGFPE, signal.SIGBUS, signal.SIGSEGV, signal.SIGSYS,
-}  # fmt: skip
+    signal.SIGILL,
+    signal.SIGTRAP,
+    signal.SIGABRT,
+    signal.SIGFPE,
+    signal.SIGBUS,
+    signal.SIGSEGV,
+    signal.SIGSYS,
+}
 
 
 class BadPlist(Exception):
@@ -56,7 +62,12 @@ class KeepAlive:
 
     @property
     def any(self) -> bool:
-        return self.always or self.successful_exit is not None or self.crashed is not None or bool(self.path_state)
+        return (
+            self.always
+            or self.successful_exit is not None
+            or self.crashed is not None
+            or bool(self.path_state)
+        )
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,9 @@ class JobSpec:
 
     @property
     def starts_by_itself(self) -> bool:
-        """RunAtLoad, or a KeepAlive that does not wait for a path (KeepAlive implies RunAtLoad: man launchd.plist)."""
+        """RunAtLoad, or a KeepAlive that does not wait for a path (KeepAlive implies RunAtLoad: man
+        launchd.plist).
+        """
         keep = self.keep_alive
         return self.run_at_load or keep.always or keep.successful_exit is not None or keep.crashed is not None
 
@@ -195,7 +208,9 @@ _UNITS = ("Month", "Day", "Weekday", "Hour", "Minute")
 
 
 def _moment(entry: Any) -> tuple[tuple[str, int], ...]:
-    if not isinstance(entry, Mapping) or not all(key in _UNITS and isinstance(v, int) for key, v in entry.items()):
+    if not isinstance(entry, Mapping) or not all(
+        key in _UNITS and isinstance(v, int) for key, v in entry.items()
+    ):
         raise BadPlist(BAD_PLIST, "StartCalendarInterval has an unknown key")
     return tuple(entry.items())
 
@@ -213,9 +228,11 @@ def next_moment(calendar: Iterable[tuple[tuple[str, int], ...]], after: datetime
         while moment < end and (best is None or moment < best):
             # Sunday is 0 or 7.
             weekday = moment.isoweekday() % 7
-            if wanted.get("Month", moment.month) != moment.month or wanted.get("Day", moment.day) != moment.day:
-                moment = moment.replace(hour=0, minute=0) + timedelta(days=1)
-            elif wanted.get("Weekday", weekday) % 7 != weekday:
+            if (
+                wanted.get("Month", moment.month) != moment.month
+                or wanted.get("Day", moment.day) != moment.day
+                or wanted.get("Weekday", weekday) % 7 != weekday
+            ):
                 moment = moment.replace(hour=0, minute=0) + timedelta(days=1)
             elif wanted.get("Hour", moment.hour) != moment.hour:
                 moment = moment.replace(minute=0) + timedelta(hours=1)
@@ -237,7 +254,9 @@ class Effects(Protocol):
         """Local time, for StartCalendarInterval."""
 
     def spawn(self, spec: JobSpec) -> int:
-        """Start the job's process, leader of its own group; returns its pid. It exits EX_CONFIG if it cannot run."""
+        """Start the job's process, leader of its own group; returns its pid. It exits EX_CONFIG if it cannot
+        run.
+        """
 
     def signal(self, pid: int, number: int, *, group: bool) -> None:
         """Send a signal to the process or to its whole group; one that has gone is no error."""
@@ -284,7 +303,8 @@ class Job:
     @property
     def minimum_runtime_s(self) -> float:
         """ThrottleInterval, doubled with every successive crash after the first, up to 1200 s (B)."""
-        return min(LONGEST_BACKOFF_S, self.spec.throttle_s * 2 ** max(0, min(self.crashes, 12) - 1))
+        doublings = max(0, min(self.crashes, 12) - 1)
+        return min(LONGEST_BACKOFF_S, self.spec.throttle_s * float(2**doublings))
 
     @property
     def label(self) -> str:
@@ -352,7 +372,9 @@ class Launchd:
         return 0
 
     def kickstart(self, label: str, *, kill: bool = False) -> int:
-        """Run a job now, whatever its conditions and its throttle (man launchctl); `kill` restarts a running one."""
+        """Run a job now, whatever its conditions and its throttle (man launchctl); `kill` restarts a running
+        one.
+        """
         job = self.jobs.get(label)
         if job is None or job.removing:
             return NO_SERVICE
@@ -408,7 +430,9 @@ class Launchd:
         if job.removing:
             self._forget(job)
             return
-        job.crashes = job.crashes + 1 if status != 0 and ran_s < job.spec.throttle_s and not job.restart else 0
+        job.crashes = (
+            job.crashes + 1 if status != 0 and ran_s < job.spec.throttle_s and not job.restart else 0
+        )
         if job.restart:
             job.restart = False
             self._spawn(job, "non-ipc demand")
@@ -438,7 +462,9 @@ class Launchd:
         now = self.effects.now()
         moments: list[float] = []
         for job in self.jobs.values():
-            moments += [at for at in (job.kill_at, job.gone_at, job.spawn_at, job.interval_at) if at is not None]
+            moments += [
+                at for at in (job.kill_at, job.gone_at, job.spawn_at, job.interval_at) if at is not None
+            ]
             if job.calendar_at is not None:
                 moments.append(now + max(0.0, (job.calendar_at - self.effects.wall()).total_seconds()))
             if not job.removing and (job.spec.watch_paths or job.spec.keep_alive.path_state):
@@ -505,7 +531,9 @@ class Launchd:
         job.state = SIGTERMED
         self.effects.signal(job.pid, signal.SIGTERM, group=False)
         timeout_s = job.spec.exit_timeout_s
-        self.effects.log(f"{job.label}: scheduling cleanup in {timeout_s:.0f} sec after sending Terminated: 15")
+        self.effects.log(
+            f"{job.label}: scheduling cleanup in {timeout_s:.0f} sec after sending Terminated: 15"
+        )
         # ExitTimeOut 0 = wait for ever.
         job.kill_at = self.effects.now() + timeout_s if timeout_s else None
 
@@ -526,5 +554,7 @@ def describe_end(status: int) -> str:
 
 
 def may_load(*, owner_uid: int, owner_gid: int, mode: int, is_link: bool) -> bool:
-    """Whether launchd takes a daemon's plist with these file attributes: root:wheel, nobody else may write, no link."""
+    """Whether launchd takes a daemon's plist with these file attributes: root:wheel, nobody else may write,
+    no link.
+    """
     return owner_uid == 0 and owner_gid == 0 and not mode & 0o022 and not is_link

@@ -52,10 +52,14 @@ class Subnet:
         return self.network.prefixlen
 
 
-def ip(*commands: str) -> None:
+def ip(*commands: str, program: str = "ip") -> None:
     """Run `ip` commands in one process; raises RuntimeError with its text when one fails."""
     done = subprocess.run(
-        ["ip", "-batch", "-"], input="\n".join(commands) + "\n", text=True, capture_output=True, check=False
+        [program, "-batch", "-"],
+        input="\n".join(commands) + "\n",
+        text=True,
+        capture_output=True,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"ip: {done.stderr.strip()} ({'; '.join(commands)})")
@@ -148,7 +152,8 @@ def connect_mac(port: str, pid: int, address: str) -> None:
     """From the bridge to the Mac whose PID 1 is `pid`; `port` is the bridge's end."""
     remove_interface(port)
     ip(
-        f"link add {port} type veth peer name {MAC_INTERFACE} address {hardware_address(address)} netns {pid}",
+        f"link add {port} type veth peer name {MAC_INTERFACE}"
+        f" address {hardware_address(address)} netns {pid}",
         f"link set {port} master {BRIDGE}",
         f"link set {port} up",
     )

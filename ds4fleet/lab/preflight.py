@@ -136,5 +136,6 @@ def _compile(source: Path, target: Path, flags: list[str]) -> None:
             return
     raise OperatorError(
         f"this machine's C compiler cannot build the lab's {source.name}: apt-get install gcc libc6-dev",
-        exit_code=EXIT_MISSING, detail=done.stderr,
-    )  # fmt: skip
+        exit_code=EXIT_MISSING,
+        detail=done.stderr,
+    )

@@ -101,9 +101,14 @@ def ask(
 
 
 def run(
-    path: Path, argv: Sequence[str], *, cwd: str = "/", env: Mapping[str, str] | None = None,
-    input_text: str = "", timeout_s: float = 120.0,
-) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    path: Path,
+    argv: Sequence[str],
+    *,
+    cwd: str = "/",
+    env: Mapping[str, str] | None = None,
+    input_text: str = "",
+    timeout_s: float = 120.0,
+) -> subprocess.CompletedProcess[str]:
     """Run a program as root inside the Mac behind the socket and collect what it prints.
 
     Raises OSError when the Mac is off, subprocess.TimeoutExpired (and kills it) after `timeout_s` seconds.

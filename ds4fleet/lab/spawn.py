@@ -1,7 +1,7 @@
 """How a launchd job becomes a process: what xpcproxy does between fork and exec.
 
-Order and owners: reference macos 2.6 (log files opened as root before privileges are dropped, O_APPEND, mode 0666
-less umask) and 2.5 (whatever cannot be had ends the job with 78, EX_CONFIG).
+Order and owners: reference macos 2.6 (log files opened as root before privileges are dropped, O_APPEND, mode
+0666 less umask) and 2.5 (whatever cannot be had ends the job with 78, EX_CONFIG).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import grp
 import os
 import pwd
 import resource
+from pathlib import Path
 from typing import NoReturn
 
 from ds4fleet.lab.init import fresh_child
@@ -20,18 +21,26 @@ DEFAULT_OPEN_FILES = 256
 """Soft limit of open files of a job (reference 2.6, C)."""
 DEFAULT_UMASK = 0o022
 _LIMITS = {
-    "CPU": resource.RLIMIT_CPU, "Core": resource.RLIMIT_CORE, "Data": resource.RLIMIT_DATA,
-    "FileSize": resource.RLIMIT_FSIZE, "MemoryLock": resource.RLIMIT_MEMLOCK,
-    "NumberOfFiles": resource.RLIMIT_NOFILE, "NumberOfProcesses": resource.RLIMIT_NPROC,
-    "ResidentSetSize": resource.RLIMIT_RSS, "Stack": resource.RLIMIT_STACK,
-}  # fmt: skip
+    "CPU": resource.RLIMIT_CPU,
+    "Core": resource.RLIMIT_CORE,
+    "Data": resource.RLIMIT_DATA,
+    "FileSize": resource.RLIMIT_FSIZE,
+    "MemoryLock": resource.RLIMIT_MEMLOCK,
+    "NumberOfFiles": resource.RLIMIT_NOFILE,
+    "NumberOfProcesses": resource.RLIMIT_NPROC,
+    "ResidentSetSize": resource.RLIMIT_RSS,
+    "Stack": resource.RLIMIT_STACK,
+}
 
 
 def environment(spec: JobSpec) -> dict[str, str]:
     """A job's environment: no HOME, USER or TMPDIR unless its plist says so."""
     return {
-        "PATH": STANDARD_PATH, "OSLogRateLimit": "64", **dict(spec.environment), "XPC_SERVICE_NAME": spec.label,
-    }  # fmt: skip
+        "PATH": STANDARD_PATH,
+        "OSLogRateLimit": "64",
+        **dict(spec.environment),
+        "XPC_SERVICE_NAME": spec.label,
+    }
 
 
 def become_job(spec: JobSpec, open_files: int = DEFAULT_OPEN_FILES, socket_fd: int = -1) -> NoReturn:
@@ -51,7 +60,7 @@ def become_job(spec: JobSpec, open_files: int = DEFAULT_OPEN_FILES, socket_fd: i
             os.nice(spec.nice)
         _drop_rights(spec)
         os.chdir(spec.working_directory or "/")
-        program = spec.program if os.path.exists(spec.program) or socket_fd < 0 else spec.arguments[0]
+        program = spec.program if Path(spec.program).exists() or socket_fd < 0 else spec.arguments[0]
         os.execvpe(program, list(spec.arguments), environment(spec))
     finally:
         os._exit(EX_CONFIG)
