@@ -10,11 +10,11 @@ DOCUMENTATION = r"""
 module: ds4_verify
 short_description: Prove that the engine answers as planned
 description:
-  - C(smoke) runs one prompt through the command line tool as the service account. It is skipped while a server
-    runs, because both take the same lock and twice the memory.
-  - C(serving) waits for the server with a deadline and watches its job for a crash loop, then compares what it
-    serves, how it was started, which weights it has open, where it listens and how much memory is left with the
-    plan, and asks for one deterministic chat completion.
+  - C(smoke) runs one prompt through the command line tool as the service account. It is skipped while a
+    server runs, because both take the same lock and twice the memory.
+  - C(serving) waits for the server with a deadline and watches its job for a crash loop, then compares what
+    it serves, how it was started, which weights it has open, where it listens and how much memory is left
+    with the plan, and asks for one deterministic chat completion.
   - Changes nothing on the Mac.
 version_added: "0.1.0"
 author: the ds4-fleet authors (@ds4-fleet)
@@ -108,7 +108,7 @@ def tail(path):
 
 
 def ask(server, method, path, body=None, timeout_s=PROBE_TIMEOUT_S):
-    """A JSON answer of the server, or None while it cannot be reached. Raises VerifyError for any other status."""
+    """A JSON answer of the server, None while it cannot be reached; VerifyError for any other status."""
     host = "127.0.0.1" if server["host"] == "0.0.0.0" else server["host"]  # noqa: S104 (compared, not bound)
     connection = http.client.HTTPConnection(host, server["port"], timeout=timeout_s)
     data = json.dumps(body).encode() if body is not None else None
@@ -141,9 +141,8 @@ def wait_until_ready(server, ready_s):
         if watch.failed(job):
             if job is None:
                 raise VerifyError("%s is not loaded" % server["label"])
-            raise VerifyError(
-                "the server does not stay up: " + ds4_answers.why_down(tail(server["log_path"]), job)
-            )
+            why = ds4_answers.why_down(tail(server["log_path"]), job)
+            raise VerifyError("the server does not stay up: " + why)
         if job and job["pid"] is not None:
             body = ask(server, "GET", "/v1/models")
             if body is not None:
@@ -168,7 +167,6 @@ def prove_serving(server, verify, weights):
             "open": ds4_run.argv("lsof", "-nP", "-p", pid, "-F", "pn"),
             "listen": ds4_run.argv("lsof", "-nP", "-iTCP:%d" % server["port"], "-sTCP:LISTEN", "-F", "pcn"),
             "pressure": ds4_run.argv("memory_pressure", "-Q"),
-            "memsize": ds4_run.argv("sysctl", "-n", "hw.memsize"),
         }
     )
     names = {name for process in ds4_parse.lsof(probes["open"].out) for name in process["names"]}
@@ -179,9 +177,11 @@ def prove_serving(server, verify, weights):
         ds4_parse.listening(probes["listen"].out), server["host"], server["port"], pid
     )
     free_mib, short = None, []
-    if probes["pressure"].ok and probes["memsize"].ok:
-        free = ds4_parse.memory_pressure(probes["pressure"].out)["free_percent"]
-        free_mib, short = ds4_answers.headroom(free, int(probes["memsize"].out), verify["headroom_mib"])
+    pressure = ds4_parse.memory_pressure(probes["pressure"].out)
+    if pressure["memory_bytes"] and pressure["free_percent"] is not None:
+        free_mib, short = ds4_answers.headroom(
+            pressure["free_percent"], pressure["memory_bytes"], verify["headroom_mib"]
+        )
     objections += short
     if objections:
         raise VerifyError("; ".join(objections))

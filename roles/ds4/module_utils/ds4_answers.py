@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 
 LOG_LINES = 5
-#: ds4-start's exit status for a refusal (EX_CONFIG, also what launchd reports when it cannot start a job at all).
+#: ds4-start's exit status for a refusal (EX_CONFIG; launchd's too when it cannot start a job at all).
 REFUSED = 78
 
 
@@ -76,8 +76,6 @@ def open_files(names, weights):
 
 def headroom(free_percent, memsize_bytes, wanted_mib):
     """(free MiB, objections) from `memory_pressure -Q`, which counts what can be given back as free."""
-    if free_percent is None:
-        return None, []
     free_mib = memsize_bytes * free_percent // 100 // 1048576
     if free_mib >= wanted_mib:
         return free_mib, []
@@ -93,7 +91,7 @@ def smoke_figures(stderr):
 
 
 def why_down(log_text, job):
-    """Why the server is not there, from the end of its log and what launchd knows (ds4_parse.launchctl_print)."""
+    """Why the server is not there: from the end of its log and ds4_parse.launchctl_print."""
     lines = [line for line in log_text.splitlines() if line.strip()]
     if job.get("last_exit_code") == REFUSED and lines and lines[-1].startswith("REFUSE: "):
         return "it refused to start: " + lines[-1][len("REFUSE: ") :]

@@ -71,7 +71,6 @@ class TestProcess:
     def test_headroom_is_counted_in_mib_of_the_whole_memory(self):
         assert answers.headroom(10, 96 << 30, 2048) == (9830, [])
         assert answers.headroom(1, 96 << 30, 2048)[1]
-        assert answers.headroom(None, 96 << 30, 2048) == (None, [])
 
     def test_speeds_are_read_from_the_tools_last_line(self):
         line = "ds4: loading\nds4: prefill: 84.43 t/s, generation: 36.86 t/s\n"
