@@ -32,6 +32,7 @@ from typing import Any
 
 from ds4fleet.catalogue import Catalogue, MemoryTraits, Shape, load
 
+GB = 10**9
 MIB = 1 << 20
 GIB = 1 << 30
 F32 = 4

@@ -15,9 +15,11 @@ from typing import Any
 import yaml
 
 from ds4fleet.catalogue import Catalogue, Model
-from ds4fleet.estimate import GIB, Estimate, ceil_mib, default_catalogue, estimate, kv_payload_bytes
+from ds4fleet.estimate import GB, GIB, MIB, Estimate, ceil_mib, default_catalogue, estimate, kv_payload_bytes
 
 __all__ = [
+    "GB",
+    "MIB",
     "Estimate",
     "Mac",
     "Reason",

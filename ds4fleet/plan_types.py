@@ -49,6 +49,8 @@ class EnginePlan:
     current: str
     make_args: list[str]
     keep: int
+    flags: list[str]  # what the catalogue expects of the commit; used until `capabilities` are known
+    capabilities: dict[str, Any] | None  # of the built release
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ class HostPlan:
         return asdict(self)
 
 
-def steps_of(steps: list[Step]) -> list[str]:
+def stages_of(steps: list[Step]) -> list[str]:
     """The stages that have something to do, in the order in which they act."""
     having = {step.stage for step in steps}
     return [stage for stage in STAGES if stage in having]

@@ -1,0 +1,624 @@
+"""From a host's variables, what was observed on the Mac, and the catalogue, to the plan of that Mac. Pure.
+
+`make_plan` decides role, model, mode, context, wired limit and disk, asks ds4fleet.render for the files
+and jobs that follow, and compares all of it with the observation: `steps` is the difference, [] means
+converged. Refusals are sentences that say what is wrong and what to do; a plan with refusals is never
+acted on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ds4fleet import memory, render, speed
+from ds4fleet.catalogue import Catalogue, Engine, Model, Sidecar, load
+from ds4fleet.errors import OperatorError
+from ds4fleet.memory import MIB, Mac, Request, Verdict
+from ds4fleet.plan_disk import Disk, plan_disk
+from ds4fleet.plan_steps import differences, steps
+from ds4fleet.plan_types import (
+    AccountsPlan,
+    EnginePlan,
+    GroupPlan,
+    HostPlan,
+    ModelChoice,
+    UserPlan,
+    VerifyPlan,
+    WeightFile,
+    WeightsPlan,
+    stages_of,
+)
+
+ROLES = ("auto", "serve", "stream", "stage", "jump")
+MODES = ("auto", "resident", "streaming")
+#: The service account must not log in; the tunnel account needs a shell for sshd's ForceCommand to run in.
+NO_SHELL = "/usr/bin/false"
+TUNNEL_SHELL = "/bin/sh"
+NO_HOME = "/var/empty"
+
+
+def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ds4_observe for a host: every path, user and label that any plan for it can need.
+
+    The plan from the declared hardware is looked at too, beside what any plan may leave behind. Malformed
+    variables are not judged here.
+    """
+    settings = {**render.role_defaults(), **variables}
+    known = render.watched(settings)
+    declared = make_plan("", variables)
+    paths = render.Paths(str(settings["ds4_root"]))
+    users = [str(settings["ds4_service_user"]), str(settings["ds4_tunnel_user"])]
+    port = settings["ds4_port"]
+    return {
+        "files": list(dict.fromkeys([*known["files"], *(entry["path"] for entry in declared.files)])),
+        "labels": list(dict.fromkeys([*known["labels"], *(job["label"] for job in declared.jobs)])),
+        "users": users,
+        "groups": users,
+        "engine_root": paths.engine,
+        "models_dir": paths.models,
+        "port": int(port) if str(port).isdigit() else 0,
+        "running_config": paths.running_config,
+    }
+
+
+def make_plan(
+    host: str,
+    variables: Mapping[str, Any],
+    observation: Mapping[str, Any] | None = None,
+    catalogue: Catalogue | None = None,
+    *,
+    region: str = "",
+) -> HostPlan:
+    """The plan of `host`.
+
+    variables: the host's inventory variables, templated; the role's defaults fill the gaps. observation: what
+    ds4_observe returned; None, or {bare: true}, plans from `ds4_hardware` alone. catalogue: default, the
+    built-in one with the files of `ds4_catalogue`. Never raises for what an inventory can say: that
+    becomes a refusal.
+    """
+    settings = {**render.role_defaults(), **variables}
+    plan = HostPlan(
+        host=host,
+        region=region or str(settings.get("ds4_region") or ""),
+        role="serve",
+        mode="none",
+        model=None,
+        context=0,
+        generation="",
+    )
+    seen = None if observation is None or observation.get("bare") else observation
+    try:
+        _Planner(plan, settings, seen, catalogue).run()
+    except OperatorError as error:
+        plan.refusals.append(_of_host(host, error.sentence))
+    if plan.refusals:
+        plan.steps, plan.stages = [], []
+    return plan
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The variables of the plan, read and checked."""
+
+    role: str
+    mode: str
+    model: str
+    context: int | None
+    sessions: int
+    wired_limit_mib: int | None
+    override: str
+    prefill_chunk: int | None
+    sidecars: tuple[str, ...]
+    kv_budget_mib: int
+    desktop: bool
+    port: int
+    host: str
+
+
+class _Planner:
+    def __init__(
+        self,
+        plan: HostPlan,
+        settings: Mapping[str, Any],
+        seen: Mapping[str, Any] | None,
+        catalogue: Catalogue | None,
+    ) -> None:
+        self.plan = plan
+        self.vars = settings
+        self.seen = seen
+        self.given = catalogue
+        self.paths = render.Paths(str(settings["ds4_root"]))
+
+    def run(self) -> None:
+        plan = self.plan
+        self.catalogue = self.given or load(_names(self.vars["ds4_catalogue"], "ds4_catalogue"))
+        self.asked = self._settings()
+        self.mac = self._mac()
+        plan.differences.extend(differences(self.vars.get("ds4_hardware") or {}, self.seen))
+        self._system()
+        engine = self._engine()
+        verdict = self._role_and_model(engine)
+        self._memory(verdict, engine)
+        self._weights(engine)
+        disk = self._disk()
+        plan.accounts = self._accounts()
+        plan.power = dict(self.vars["ds4_power"] or {})
+        self._speed()
+        if plan.refusals:
+            return
+        desired = render.desired(plan.to_dict(), self.vars)
+        plan.files, plan.jobs, plan.server = desired["files"], desired["jobs"], desired["server"]
+        for flag in desired.get("dropped_flags", ()):
+            plan.warnings.append(f"this engine has no {flag}; the setting has no effect")
+        self._verify()
+        self._port()
+        plan.steps = steps(plan, self.seen, disk)
+        plan.stages = stages_of(plan.steps)
+
+    # --- what is asked
+    # ------------------------------------------------------------------------------------------
+
+    def _settings(self) -> _Settings:
+        read = _Reader(self.plan.host, self.vars)
+        context = read.auto_int("ds4_context", least=1)
+        asked = _Settings(
+            role=read.choice("ds4_role", ROLES),
+            mode=read.choice("ds4_mode", MODES),
+            model=read.text("ds4_model"),
+            context=context,
+            sessions=read.number("ds4_sessions", least=1, most=64),
+            wired_limit_mib=read.auto_int("ds4_wired_limit_mib", least=1),
+            override=read.text("ds4_memory_override").strip(),
+            prefill_chunk=read.auto_int("ds4_prefill_chunk", least=1),
+            sidecars=_names(self.vars["ds4_sidecars"], "ds4_sidecars"),
+            kv_budget_mib=read.number("ds4_kv_budget_mib", least=0),
+            desktop=read.flag("ds4_desktop"),
+            port=read.number("ds4_port", least=1, most=65535),
+            host=read.text("ds4_host"),
+        )
+        if len(asked.sidecars) > 1:
+            raise OperatorError("ds4_sidecars names more than one draft head; the engine takes one")
+        self._listen_address(asked.host, read.flag("ds4_host_public_confirmed"))
+        rules = memory.policy()["kv"]
+        if asked.kv_budget_mib > rules["storm_above_mib"]:
+            self.plan.warnings.append(
+                f"a KV budget of {asked.kv_budget_mib:,} MiB wears the SSD ({rules['why']}):"
+                f" keep it at or below {rules['storm_above_mib']:,}"
+            )
+        return asked
+
+    def _listen_address(self, address: str, confirmed: bool) -> None:
+        if address == "localhost":
+            return
+        try:
+            literal = ipaddress.IPv4Address(address)
+        except ValueError:
+            raise OperatorError(
+                f"ds4_host is {address!r}; the engine listens only on an IPv4 address or localhost"
+            ) from None
+        if not literal.is_loopback and not confirmed:
+            raise OperatorError(
+                f"ds4_host {address} opens an engine without any password to the network; keep 127.0.0.1 and"
+                " use the tunnel, or set ds4_host_public_confirmed: true"
+            )
+
+    # --- what there is
+    # ------------------------------------------------------------------------------------------
+
+    def _mac(self) -> Mac:
+        declared = self.vars.get("ds4_hardware") or {}
+        live = (self.seen or {}).get("memory") or {}
+        size = ((self.seen or {}).get("hardware") or {}).get("memsize_bytes")
+        if not size:
+            gigabytes = declared.get("memory_gb")
+            if not isinstance(gigabytes, int) or gigabytes <= 0:
+                raise OperatorError(
+                    "its memory is not known: declare ds4_hardware (memory_gb) or let the Mac be observed"
+                )
+            size = gigabytes << 30
+        return Mac(
+            memory_mib=size // MIB,
+            stock_limit_mib=live.get("stock_limit_mib"),
+            wired_limit_mib=live.get("wired_limit_mib"),
+            desktop=self.asked.desktop,
+            other_metal=tuple((self.seen or {}).get("other_metal") or ()),
+            name=self.plan.host,
+        )
+
+    def _system(self) -> None:
+        """What must be so before any of our work makes sense."""
+        seen, plan = self.seen, self.plan
+        if seen is None:
+            return
+        tools = seen.get("toolchain") or {}
+        if tools.get("ok") is False:
+            plan.refusals.append(
+                f"{plan.host}: the Command Line Tools are missing;"
+                f" run playbooks/bootstrap.yml -l {plan.host} first"
+            )
+        if seen.get("filevault") == "on":
+            plan.warnings.append(
+                "FileVault is on: after a reboot nothing runs until somebody types the password at the Mac"
+            )
+        if (seen.get("macos") or {}).get("arch") not in (None, "arm64"):
+            plan.refusals.append(f"{plan.host}: this is not an Apple Silicon Mac; ds4 needs one")
+
+    def _engine(self) -> Engine:
+        plan, variables = self.plan, self.vars
+        pinned = str(variables["ds4_engine_commit"]).strip().lower()
+        engine = self.catalogue.engine(pinned)
+        release = self._release(engine.commit)
+        flags: Sequence[str] = ()
+        if release:
+            engine = replace(engine, commit=str(release.get("commit") or engine.commit))
+            flags = ((release.get("capabilities") or {}).get("flags")) or ()
+        if engine.known_bad:
+            plan.refusals.append(
+                f"{plan.host}: engine commit {pinned[:12]} is known to be bad ({engine.note}); pin another"
+            )
+        if flags:
+            generation = self.catalogue.generation_of_flags(flags)
+            if not engine.known:
+                engine = replace(engine, generation=generation)
+        elif not engine.known:
+            plan.warnings.append(
+                f"engine commit {pinned[:12]} is not in the catalogue;"
+                f" planned as {engine.generation} until it is built"
+            )
+        plan.generation = engine.generation
+        traits = self.catalogue.generation(engine.generation)
+        plan.engine = EnginePlan(
+            commit=engine.commit,
+            pinned=engine.pinned,
+            release_id=engine.commit[:12],
+            repo=str(variables["ds4_engine_repo"]),
+            root=self.paths.engine,
+            releases_dir=f"{self.paths.engine}/releases",
+            mirror=f"{self.paths.engine}/mirror.git",
+            current=f"{self.paths.engine}/current",
+            make_args=list(_names(variables["ds4_engine_make_args"], "ds4_engine_make_args")),
+            keep=_Reader(plan.host, variables).number("ds4_engine_keep", least=1),
+            flags=sorted(set(engine.flags or traits.flags)),
+            capabilities=(release or {}).get("capabilities"),
+        )
+        return replace(engine, flags=tuple(flags) or engine.flags)
+
+    def _release(self, commit: str) -> Mapping[str, Any] | None:
+        for release in ((self.seen or {}).get("engine") or {}).get("releases") or ():
+            known = str(release.get("commit") or "")
+            if release.get("complete") and known and (known.startswith(commit) or commit.startswith(known)):
+                found: Mapping[str, Any] = release
+                return found
+        return None
+
+    # --- what is decided
+    # ----------------------------------------------------------------------------------------
+
+    def _role_and_model(self, engine: Engine) -> Verdict | None:
+        plan, asked = self.plan, self.asked
+        role = asked.role
+        gigabytes = self.mac.memory_gb
+        if role == "auto" and asked.mode == "streaming":
+            role = "stream"
+        if role == "auto" and asked.mode == "auto" and gigabytes <= memory.policy()["roles"]["jump_up_to_gb"]:
+            role = "jump"
+        if role == "stream" and asked.mode == "resident":
+            raise OperatorError("ds4_role stream and ds4_mode resident exclude each other; drop one of them")
+        if role == "serve" and asked.mode == "streaming":
+            role = "stream"
+        plan.role = "serve" if role == "auto" else role
+        if role == "jump":
+            plan.jump = {"to": str(self.vars.get("ds4_jump_to") or "") or None}
+            if plan.jump["to"] is None:
+                plan.warnings.append(
+                    "a jump Mac without ds4_jump_to holds no tunnel; name the Mac that serves"
+                )
+            return None
+        if role == "stage":
+            self._choose(self._auto_models(engine)[-1] if asked.model == "auto" else asked.model)
+            return None
+        candidates = self._auto_models(engine) if asked.model == "auto" else [asked.model]
+        verdicts = [
+            self._verdict(model, engine, "streaming" if role == "stream" else asked.mode)
+            for model in candidates
+        ]
+        verdict = next((one for one in verdicts if one.outcome != memory.REFUSED), verdicts[0])
+        self._choose(verdict.model)
+        if verdict.outcome == memory.STAGE and role == "auto":
+            plan.role = "stage"
+            return verdict
+        plan.role = "stream" if verdict.outcome == memory.STREAMS or role == "stream" else "serve"
+        if verdict.outcome in (memory.REFUSED, memory.STAGE):
+            reasons = verdict.why or "it does not fit"
+            sentence = f"{plan.host}: {reasons.rstrip('.')}"
+            plan.refusals.append(f"{sentence}; to do: {verdict.fix}.")
+        return verdict
+
+    def _auto_models(self, engine: Engine) -> list[str]:
+        """What `ds4_model: auto` tries, best first: the model of this size, then those of smaller Macs."""
+        families = self.catalogue.generation(engine.generation).families
+        rows = memory.policy()["roles"]["models"]
+        reaching = [row["model"] for row in rows if row["up_to_gb"] < self.mac.memory_gb]
+        reaching.append(memory.step(rows, self.mac.memory_gb)["model"])
+        usable = [name for name in reaching if self.catalogue.model(name).family in families]
+        return list(reversed(usable))
+
+    def _verdict(self, model: str, engine: Engine, mode: str) -> Verdict:
+        asked = self.asked
+        request = Request(
+            model=model,
+            ctx=asked.context,
+            mode=mode,
+            sessions=asked.sessions,
+            generation=engine.generation,
+            prefill_chunk=asked.prefill_chunk,
+            sidecar=asked.sidecars[0] if asked.sidecars else None,
+            wired_limit_mib=asked.wired_limit_mib,
+            override=asked.override,
+            flags=engine.flags or None,
+        )
+        return memory.verdict(self.mac, request, catalogue=self.catalogue)
+
+    def _choose(self, model_id: str) -> None:
+        model = self.catalogue.model(model_id)
+        self.plan.model = ModelChoice(model.id, model.name, model.family, model.quant)
+        if model.superseded_by:
+            self.plan.warnings.append(
+                f"{model.id} was replaced upstream by {model.superseded_by} (same size)"
+            )
+
+    def _memory(self, verdict: Verdict | None, engine: Engine) -> None:
+        plan = self.plan
+        live = (self.seen or {}).get("memory") or {}
+        known = {
+            "wired_limit_mib": 0,
+            "live_wired_limit_mib": live.get("wired_limit_mib"),
+            "stock_limit_mib": live.get("stock_limit_mib"),
+            "memory_mib": self.mac.memory_mib,
+            "override": self.asked.override,
+            "sentence": plan.role,
+            "outcome": plan.role,
+            "streaming": None,
+        }
+        if verdict is not None:
+            data = verdict.to_dict()
+            data["reasons"] = [reason.text for reason in verdict.reasons]
+            data["warnings"] = list(verdict.warnings)
+            plan.warnings.extend(verdict.warnings)
+            known.update(data)
+        plan.memory = known
+        if verdict is not None and plan.role in ("serve", "stream"):
+            plan.mode = verdict.mode
+            plan.context = verdict.context
+            think_max = memory.policy()["context"]["think_max"]
+            if self.asked.context and verdict.context < think_max <= verdict.largest_context:
+                plan.warnings.append(
+                    f"Think-Max needs a context of {think_max:,}; below it max is plain high"
+                )
+            if engine.generation < "2026-07" and self.asked.sessions > 1:
+                plan.refusals.append(
+                    f"{plan.host}: ds4_sessions {self.asked.sessions} needs --batched-session, which engines"
+                    " before July 2026 lack; set it to 1 or pin a newer engine"
+                )
+
+    # --- what follows
+    # -------------------------------------------------------------------------------------------
+
+    def _weights(self, engine: Engine) -> None:
+        plan, variables = self.plan, self.vars
+        if plan.model is None:
+            return
+        model = self.catalogue.model(plan.model.id)
+        sidecars = [self.catalogue.sidecar(name) for name in self.asked.sidecars]
+        endpoints = _names(variables["ds4_weights_sources"], "ds4_weights_sources")
+        if not endpoints or not all(re.match(r"https?://[^/\s]+", endpoint) for endpoint in endpoints):
+            raise OperatorError("ds4_weights_sources must list endpoints such as https://huggingface.co")
+        files = [self._weight_file(model, number, endpoints) for number in range(len(model.files))]
+        for sidecar in sidecars:
+            files += self._sidecar_files(sidecar, engine, endpoints)
+        method = str(variables["ds4_weights_method"])
+        if method not in ("direct", "upstream"):
+            raise OperatorError(f"ds4_weights_method is {method!r}; it must be direct or upstream")
+        target = model.targets.get(engine.generation)
+        if method == "upstream" and target is None:
+            raise OperatorError(
+                f"download_model.sh of a {engine.generation} engine has no target for {model.id};"
+                " set ds4_weights_method: direct"
+            )
+        main = next((file.path for file in files if file.kind == "model"), None)
+        assert plan.engine is not None
+        link = None
+        if main is not None:
+            release = f"{plan.engine.releases_dir}/{plan.engine.release_id}"
+            link = {"path": f"{release}/ds4flash.gguf", "target": main}
+        plan.weights = WeightsPlan(self.paths.models, files, main, link, target)
+
+    def _weight_file(self, model: Model, number: int, endpoints: Sequence[str]) -> WeightFile:
+        file = model.files[number]
+        if file.transfer_sha256 is None:
+            raise OperatorError(
+                f"no sha256 is known for {file.name}, so it could not be proven;"
+                " add it in a file of your own under ds4_catalogue"
+            )
+        return WeightFile(
+            name=file.name,
+            path=f"{self.paths.models}/{file.name}",
+            bytes=file.transfer_bytes,
+            sha256=file.transfer_sha256,
+            real_bytes=file.bytes,
+            urls=[file.url(endpoint) for endpoint in endpoints],
+            kind=file.kind,
+            header=dict(model.header),
+        )
+
+    def _sidecar_files(self, sidecar: Sidecar, engine: Engine, endpoints: Sequence[str]) -> list[WeightFile]:
+        if any(file.kind == "dspark" for file in sidecar.files) and "--dspark" not in engine.flags:
+            raise OperatorError(
+                f"the sidecar {sidecar.id} needs an engine with --dspark (July 2026 or later)"
+            )
+        if any(file.transfer_sha256 is None for file in sidecar.files):
+            raise OperatorError(f"no sha256 is known for the sidecar {sidecar.id}; use another or add it")
+        return [
+            WeightFile(
+                name=file.name,
+                path=f"{self.paths.models}/{file.name}",
+                bytes=file.transfer_bytes,
+                sha256=file.transfer_sha256,
+                real_bytes=file.bytes,
+                urls=[file.url(endpoint) for endpoint in endpoints],
+                kind=file.kind,
+                header={},
+            )
+            for file in sidecar.files
+        ]
+
+    def _disk(self) -> Disk | None:
+        plan = self.plan
+        if plan.weights is None:
+            return None
+        disk = plan_disk(
+            host=plan.host,
+            settings=self.vars,
+            observation=self.seen,
+            now_bytes=sum(file.real_bytes for file in plan.weights.files),
+            kv_budget_mib=self.asked.kv_budget_mib if plan.role in ("serve", "stream") else 0,
+            models_dir=self.paths.models,
+            kv_dir=self.paths.kv,
+        )
+        plan.volumes = disk.volumes
+        plan.refusals.extend(_of_host(plan.host, text) for text in disk.refusals)
+        plan.warnings.extend(disk.warnings)
+        plan.disk = disk.to_dict()
+        return disk
+
+    def _accounts(self) -> AccountsPlan:
+        settings, role = self.vars, self.plan.role
+        service, tunnel = str(settings["ds4_service_user"]), str(settings["ds4_tunnel_user"])
+        uid = _Reader(self.plan.host, settings).auto_int("ds4_service_uid", least=1)
+        users, groups = [], []
+        wanted = [(service, "ds4 service", NO_SHELL, uid)] if role != "jump" else []
+        if role != "stage":
+            wanted.append((tunnel, "ds4 tunnel", TUNNEL_SHELL, None))
+        for name, real_name, shell, number in wanted:
+            groups.append(GroupPlan(name, number))
+            users.append(UserPlan(name, number, name, NO_HOME, shell, real_name, True))
+        return AccountsPlan(users, groups)
+
+    def _speed(self) -> None:
+        plan = self.plan
+        if plan.model is None or plan.role not in ("serve", "stream"):
+            return
+        declared = self.vars.get("ds4_hardware") or {}
+        chip = str(((self.seen or {}).get("hardware") or {}).get("chip") or declared.get("chip") or "")
+        found = speed.expected(chip, plan.model.family, plan.model.quant, plan.generation, plan.mode)
+        if found is not None:
+            plan.speed = found.to_dict()
+            return
+        streaming = plan.memory.get("streaming") or {}
+        if streaming.get("decode_tps"):
+            low, high = streaming["decode_tps"]
+            plan.speed = {
+                "decode_tps": (low, high),
+                "prefill_tps": streaming["prefill_tps"],
+                "sources": (streaming["speed_source"],),
+                "same_generation": False,
+                "text": f"{low:g}-{high:g}",
+                "published_elsewhere": True,
+            }
+
+    def _verify(self) -> None:
+        plan, settings = self.plan, self.vars
+        if plan.role not in ("serve", "stream") or plan.model is None:
+            return
+        address = "127.0.0.1" if self.asked.host in ("localhost", "0.0.0.0") else self.asked.host
+        read = _Reader(plan.host, settings)
+        plan.verify = VerifyPlan(
+            url=f"http://{address}:{self.asked.port}",
+            model_name=self.catalogue.families[plan.model.family].model_name,
+            context=plan.context,
+            prompt=read.text("ds4_verify_prompt"),
+            expect=read.text("ds4_verify_expect") or None,
+            ready_s=read.number("ds4_verify_ready_s", least=1),
+            headroom_mib=read.number("ds4_min_headroom_mib", least=0),
+        )
+
+    def _port(self) -> None:
+        """Somebody else on our port: the engine would find out only after loading everything."""
+        plan, seen = self.plan, self.seen
+        if seen is None or plan.server is None:
+            return
+        ours = {(job or {}).get("pid") for job in (seen.get("jobs") or {}).values()} - {None}
+        for listener in (seen.get("server") or {}).get("listening") or ():
+            if listener.get("port") == self.asked.port and listener.get("pid") not in ours:
+                plan.refusals.append(
+                    f"{plan.host}: port {self.asked.port} is in use by {listener.get('command')} (pid"
+                    f" {listener.get('pid')}); stop it or set another ds4_port"
+                )
+                return
+
+
+class _Reader:
+    """Variables as they come (also as text from -e), or one clear sentence."""
+
+    def __init__(self, host: str, variables: Mapping[str, Any]) -> None:
+        self.host = host
+        self.vars = variables
+
+    def _bad(self, name: str, what: str) -> OperatorError:
+        return OperatorError(f"{name} is {self.vars.get(name)!r}; it must be {what}")
+
+    def choice(self, name: str, options: Sequence[str]) -> str:
+        value = self.vars.get(name)
+        if value not in options:
+            raise self._bad(name, f"one of {', '.join(options)}")
+        return str(value)
+
+    def text(self, name: str) -> str:
+        value = self.vars.get(name)
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            raise self._bad(name, "a text")
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self.vars.get(name)
+        if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no"):
+            return value.lower() in ("true", "yes")
+        if not isinstance(value, bool):
+            raise self._bad(name, "true or false")
+        return value
+
+    def auto_int(self, name: str, least: int) -> int | None:
+        value = self.vars.get(name)
+        if value is None or value in ("auto", ""):
+            return None
+        return self._whole(name, value, least, None, "auto or a whole number")
+
+    def number(self, name: str, least: int, most: int | None = None) -> int:
+        return self._whole(name, self.vars.get(name), least, most, "a whole number")
+
+    def _whole(self, name: str, value: Any, least: int, most: int | None, what: str) -> int:
+        if isinstance(value, str) and re.fullmatch(r"\d[\d_]*", value):
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self._bad(name, what)
+        if value < least or (most is not None and value > most):
+            raise self._bad(name, f"{what} from {least}" + (f" to {most}" if most is not None else ""))
+        return value
+
+
+def _names(value: Any, name: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [value] if value else []
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise OperatorError(f"{name} is {value!r}; it must be a list of texts")
+    return tuple(value)
+
+
+def _of_host(host: str, sentence: str) -> str:
+    return sentence if sentence.startswith(f"{host}: ") else f"{host}: {sentence}"

@@ -1,0 +1,209 @@
+"""Which volumes a Mac gets and whether they fit: weights of now and next, sidecars, KV, logs. Pure.
+
+Sizes are bytes. A quota cannot be changed after creation (no diskutil verb does it), so an existing volume
+with another quota is kept and reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ds4fleet.errors import OperatorError
+from ds4fleet.memory import GB, MIB
+from ds4fleet.plan_types import VolumePlan
+
+#: Room above the sum of the files: APFS metadata, stamps, a catalogue of a few MB (a judgement, not a
+#: measurement).
+SLACK_PERCENT = 2
+SLACK_BYTES = GB
+#: The engine may write a new checkpoint before it evicts an old one, and leaves orphans after a kill
+#: (ds4.md 3.6).
+KV_SLACK_PERCENT = 25
+#: Kept free in the container for releases (under 0.1 GB each), logs, and what macOS wants for itself.
+SYSTEM_BYTES = 20 * GB
+#: Share of a declared SSD that a fresh macOS leaves free: formatting, system volumes, updates (C).
+DECLARED_FREE_PERCENT = 88
+
+
+@dataclass
+class Disk:
+    volumes: list[VolumePlan]
+    container: str | None
+    free_bytes: int | None
+    now_bytes: int
+    next_bytes: int
+    kv_bytes: int
+    refusals: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    observed: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
+
+    @property
+    def wanted_bytes(self) -> int:
+        return sum(volume.quota_bytes for volume in self.volumes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "container": self.container,
+            "available_bytes": self.free_bytes,
+            "now_bytes": self.now_bytes,
+            "next_bytes": self.next_bytes,
+            "kv_bytes": self.kv_bytes,
+            "wanted_bytes": self.wanted_bytes,
+        }
+
+
+def plan_disk(
+    *,
+    host: str,
+    settings: Mapping[str, Any],
+    observation: Mapping[str, Any] | None,
+    now_bytes: int,
+    kv_budget_mib: int,
+    models_dir: str,
+    kv_dir: str,
+) -> Disk:
+    """The volumes for `now_bytes` of weights (with room for the same again) and a KV budget.
+
+    Raises OperatorError for malformed quotas and an unknown container; what does not fit becomes a refusal.
+    """
+    container = _container(settings, observation)
+    names = {
+        "models": str(settings["ds4_storage_models_volume"]),
+        "kv": str(settings["ds4_storage_kv_volume"]),
+    }
+    found = {purpose: _find(observation, container, name) for purpose, name in names.items()}
+    available = _available(settings, observation, container, found)
+    kv_bytes = _up(kv_budget_mib * MIB * (100 + KV_SLACK_PERCENT) // 100) if kv_budget_mib else 0
+    kv_quota = _explicit(settings, "ds4_storage_kv_quota_gb") or kv_bytes
+    one, two = _with_slack(now_bytes), _with_slack(2 * now_bytes)
+    explicit = _explicit(settings, "ds4_storage_models_quota_gb")
+    room = None if available is None else available - SYSTEM_BYTES - kv_quota
+    disk = Disk([], container, available, now_bytes, now_bytes, kv_quota)
+    disk.observed = {purpose: found[purpose] for purpose in found}
+    models_quota = explicit or two
+    if explicit is not None and explicit < one:
+        disk.refusals.append(
+            f"ds4_storage_models_quota_gb {explicit // GB} is less than the {_gb(one)} that the weights take;"
+            " raise it or leave it auto"
+        )
+    if room is not None and explicit is None and room < two:
+        models_quota, disk.next_bytes = one, 0
+        if room >= one:
+            disk.warnings.append(
+                f"the disk holds one set of weights ({_gb(one)}), not also the next ({_gb(two)} together,"
+                f" {_gb(room)} free for them): an upgrade must remove the old one first"
+            )
+    if room is not None and room < (explicit or one):
+        needs = (explicit or one) + kv_quota + SYSTEM_BYTES
+        assert available is not None
+        disk.refusals.append(
+            f"container {container or 'of the system'} has {_gb(available)} for us, the plan needs"
+            f" {_gb(needs)} ({_gb(explicit or one)} weights, {_gb(kv_quota)} KV, {_gb(SYSTEM_BYTES)} for"
+            " macOS and logs); free some, choose a smaller model, or name another ds4_storage_container"
+        )
+    wanted = [("models", models_dir, models_quota, min(one, models_quota))]
+    if kv_quota and kv_budget_mib:
+        wanted.append(("kv", kv_dir, kv_quota, 0))
+    for purpose, mount_point, quota, reserve in wanted:
+        have = found[purpose]
+        uuid = str(have["uuid"]) if have else None
+        disk.volumes.append(VolumePlan(names[purpose], purpose, container, mount_point, quota, reserve, uuid))
+        if have is not None:
+            _compare(disk, names[purpose], have, quota, one if purpose == "models" else kv_quota)
+    return disk
+
+
+def _container(settings: Mapping[str, Any], observation: Mapping[str, Any] | None) -> str | None:
+    asked = str(settings["ds4_storage_container"])
+    storage = (observation or {}).get("storage") or {}
+    known = [str(item["reference"]) for item in storage.get("containers") or ()]
+    if asked == "auto":
+        return str(storage["boot_container"]) if storage.get("boot_container") else None
+    if observation is not None and asked not in known:
+        by_uuid = {
+            str(item.get("uuid")).upper(): str(item["reference"]) for item in storage.get("containers") or ()
+        }
+        if asked.upper() in by_uuid:
+            return by_uuid[asked.upper()]
+        raise OperatorError(
+            f"ds4_storage_container {asked} is not a container of this Mac"
+            f" (it has {', '.join(known) or 'none'})"
+        )
+    return asked
+
+
+def _find(
+    observation: Mapping[str, Any] | None, container: str | None, name: str
+) -> Mapping[str, Any] | None:
+    """The volume of that name: in our container if it is there, else wherever it is."""
+    matches = [
+        (item["reference"] != container, volume)
+        for item in ((observation or {}).get("storage") or {}).get("containers") or ()
+        for volume in item.get("volumes") or ()
+        if volume.get("name") == name
+    ]
+    return min(matches, key=lambda match: match[0])[1] if matches else None
+
+
+def _available(
+    settings: Mapping[str, Any],
+    observation: Mapping[str, Any] | None,
+    container: str | None,
+    found: Mapping[str, Mapping[str, Any] | None],
+) -> int | None:
+    """Bytes that our volumes may take in all, with what they have already; None when nothing is known."""
+    for item in ((observation or {}).get("storage") or {}).get("containers") or ():
+        if item["reference"] == container:
+            free = int(item.get("free_bytes") or 0)
+            ours = [volume for volume in found.values() if volume and volume in (item.get("volumes") or ())]
+            # A reserve is already taken from the free space, so what a volume may grow to counts, not its
+            # use.
+            return free + sum(
+                max(int(volume.get("in_use_bytes") or 0), int(volume.get("reserve_bytes") or 0))
+                for volume in ours
+            )
+    declared = (settings.get("ds4_hardware") or {}).get("storage_gb")
+    return int(declared * GB * DECLARED_FREE_PERCENT // 100) if isinstance(declared, int | float) else None
+
+
+def _compare(disk: Disk, name: str, have: Mapping[str, Any], quota: int, least: int) -> None:
+    live = int(have.get("quota_bytes") or 0)
+    if live and live < least:
+        disk.refusals.append(
+            f"volume {name} has a quota of {_gb(live)}, less than the {_gb(least)} that the plan needs, and a"
+            " quota cannot be changed: delete the volume yourself or name another one"
+        )
+    elif live != quota:
+        says = _gb(live) if live else "no quota"
+        disk.warnings.append(
+            f"volume {name} exists with {says}, the plan says {_gb(quota)};"
+            " kept as it is (a quota cannot be changed)"
+        )
+    if have.get("locked"):
+        disk.refusals.append(f"volume {name} is encrypted and locked; unlock it, or name another one")
+
+
+def _explicit(settings: Mapping[str, Any], name: str) -> int | None:
+    value = settings.get(name)
+    if value in (None, "auto", ""):
+        return None
+    if isinstance(value, str) and value.isdigit():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise OperatorError(f"{name} is {value!r}; it must be auto or a whole number of GB")
+    return value * GB
+
+
+def _with_slack(size: int) -> int:
+    return _up(size * (100 + SLACK_PERCENT) // 100 + SLACK_BYTES)
+
+
+def _up(size: int) -> int:
+    """To a whole number of GB: what diskutil is given and what it gives back then agree."""
+    return -(-size // GB) * GB
+
+
+def _gb(size: int) -> str:
+    return f"{size / GB:,.0f} GB"
