@@ -149,6 +149,16 @@ class Fleet:
         )
         return cls(hosts, regions)
 
+    @classmethod
+    def select(cls, *, host: str = "", region: str = "", limit: str = "") -> Fleet:
+        """The hosts of a command line: one host, one region, a limit, or all; names are checked first."""
+        fleet = cls.load(limit or None)
+        if host:
+            fleet = cls((fleet.host(host),), fleet.regions)
+        if region:
+            fleet = cls(fleet.in_region(region), fleet.regions)
+        return fleet
+
     def __iter__(self) -> Iterator[Host]:
         return iter(self.hosts)
 

@@ -1,0 +1,152 @@
+"""What each Mac is doing now: one ssh per Mac, all at once, read-only, without Python on the far side."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+
+from rich.table import Table
+
+from ds4fleet.console import escape, table
+from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
+from ds4fleet.fleet import Host
+from ds4fleet.render import role_defaults
+
+#: A cold login over an ocean takes 8 to 9 round trips; beyond this a Mac counts as silent.
+CONNECT_TIMEOUT_S = 20
+_MORE_AT_ONCE_THAN_A_FLEET = 32
+#: Each answer stands between marks, so that no tool's output can be taken for another's.
+_SCRIPT = """\
+mark() {{ printf '\\n@@%s\\n' "$1"; }}
+mark macos; /usr/bin/sw_vers -productVersion
+mark boot; /usr/sbin/sysctl -n kern.boottime
+mark wired; /usr/sbin/sysctl -n iogpu.wired_limit_mb
+mark release; /usr/bin/readlink {root}/engine/current
+mark job; /bin/launchctl print system/com.ds4fleet.server 2>/dev/null
+mark models; /usr/bin/curl -sS -m 5 http://127.0.0.1:{port}/v1/models 2>/dev/null
+mark now; /bin/date +%s
+"""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What one Mac said. `trouble` is empty when it answers and its engine does what its job is there for."""
+
+    host: str
+    region: str
+    layer: str
+    reachable: bool
+    trouble: str = ""
+    macos: str = ""
+    up_s: int = 0
+    wired_limit_mib: int = 0
+    release: str = ""
+    job: str = ""
+    pid: int = 0
+    models: list[str] = field(default_factory=list)
+    context: int = 0
+
+
+def parse(host: Host, output: str) -> Status:
+    """The status of a Mac from the script's output."""
+    parts = dict(re.findall(r"^@@(\w+)\n(.*?)(?=\n@@|\Z)", output, re.M | re.S))
+    text = {name: part.strip() for name, part in parts.items()}
+    booted = re.search(r"sec = (\d+)", text.get("boot", ""))
+    now = text.get("now", "")
+    job = re.search(r"^\s*state = (.+)$", text.get("job", ""), re.M)
+    pid = re.search(r"^\s*pid = (\d+)$", text.get("job", ""), re.M)
+    code = re.search(r"^\s*last exit code = (\d+)", text.get("job", ""), re.M)
+    try:
+        offered = json.loads(text.get("models", "") or "{}").get("data", [])
+    except ValueError:
+        offered = []
+    state = job[1] if job else ""
+    trouble = ""
+    if state and not offered:
+        trouble = f"the job is '{state}' but the engine does not answer"
+        if code and code[1] != "0":
+            trouble += f" (last exit code {code[1]})"
+    return Status(
+        host=host.name,
+        region=host.region,
+        layer=host.layer,
+        reachable=True,
+        trouble=trouble,
+        macos=text.get("macos", ""),
+        up_s=int(now) - int(booted[1]) if booted and now.isdigit() else 0,
+        wired_limit_mib=int(text["wired"]) if text.get("wired", "").isdigit() else 0,
+        release=text.get("release", "").rpartition("/")[2],
+        job=state,
+        pid=int(pid[1]) if pid else 0,
+        models=[str(model.get("id")) for model in offered],
+        context=max((int(model.get("context_length") or 0) for model in offered), default=0),
+    )
+
+
+def ask(host: Host) -> Status:
+    """Asks one Mac; a Mac that does not answer is a status too."""
+    settings = {**role_defaults(), **host.vars}
+    script = _SCRIPT.format(root=settings["ds4_root"], port=settings["ds4_port"])
+    argv = ["ssh", *host.ssh_options(), "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_TIMEOUT_S}"]
+    argv += ["-p", str(host.port)]
+    if host.private_key:
+        argv += ["-i", str(host.private_key), "-o", "IdentitiesOnly=yes"]
+    argv += [f"{host.user}@{host.address}" if host.user else host.address, "/bin/sh -s"]
+    silent = Status(host.name, host.region, host.layer, reachable=False)
+    try:
+        done = subprocess.run(
+            argv, input=script, capture_output=True, text=True, timeout=3 * CONNECT_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Status(**{**asdict(silent), "trouble": "logged in, then silent"})
+    if "@@now" not in done.stdout:
+        lines = done.stderr.strip().splitlines() or ["no answer"]
+        return Status(**{**asdict(silent), "trouble": lines[-1]})
+    return parse(host, done.stdout)
+
+
+def ask_all(hosts: Sequence[Host]) -> list[Status]:
+    """Asks all Macs at once; the answers stand in the order of the hosts."""
+    with ThreadPoolExecutor(max(1, min(len(hosts), _MORE_AT_ONCE_THAN_A_FLEET))) as pool:
+        return list(pool.map(ask, hosts))
+
+
+def exit_code(found: Sequence[Status]) -> int:
+    """0 when every Mac answered and is well, EXIT_UNREACHABLE when one was silent, else EXIT_FAILED."""
+    if any(not status.reachable for status in found):
+        return EXIT_UNREACHABLE
+    return EXIT_FAILED if any(status.trouble for status in found) else 0
+
+
+def show(found: Sequence[Status]) -> Table:
+    """The answers as a table."""
+    columns = ("host", "region", "layer", "macOS", "up", "wired limit", "engine", "job", "serves", "context")
+    shown = table("", *columns)
+    for status in found:
+        if not status.reachable:
+            shown.add_row(status.host, status.region, status.layer, f"[red]{escape(status.trouble)}[/]")
+            continue
+        serves = ", ".join(status.models) or (f"[red]{escape(status.trouble)}[/]" if status.trouble else "-")
+        shown.add_row(
+            status.host,
+            status.region,
+            status.layer,
+            status.macos or "-",
+            _span(status.up_s),
+            f"{status.wired_limit_mib:,} MiB" if status.wired_limit_mib else "stock",
+            status.release or "-",
+            status.job or "-",
+            serves,
+            f"{status.context:,}" if status.context else "-",
+        )
+    return shown
+
+
+def _span(seconds: int) -> str:
+    days, rest = divmod(max(seconds, 0), 86400)
+    hours, minutes = divmod(rest // 60, 60)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -1,0 +1,1 @@
+from tasks import *  # noqa: F403  (bare `fab` looks for a fabfile)
