@@ -1,0 +1,107 @@
+"""Documentation that machines can check: module docs render, links lead somewhere, commands exist."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ds4fleet.fleet import ansible_command
+
+MODULES = sorted(Path("roles/ds4/library").glob("ds4_*.py"))
+PAGES = [Path("README.md"), Path("CHANGELOG.md"), *sorted(Path("docs").rglob("*.md"))]
+
+
+def constants(path: Path) -> dict[str, str]:
+    """The module-level strings of a Python file, without importing it."""
+    found = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    found[target.id] = str(node.value.value)
+    return found
+
+
+@pytest.fixture(scope="module")
+def rendered() -> dict[str, Any]:
+    names = [path.stem for path in MODULES]
+    command = [*ansible_command("ansible-doc"), "-t", "module", "-M", "roles/ds4/library", "--json", *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded: dict[str, Any] = json.loads(done.stdout)
+    return loaded
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+class TestModule:
+    def test_renders_in_ansible_doc(self, path: Path, rendered: dict[str, Any]) -> None:
+        doc = rendered[path.stem]["doc"]
+        assert doc["short_description"]
+        assert doc["description"]
+        for option in (doc.get("options") or {}).values():
+            assert option["description"]
+
+    def test_documents_what_the_code_takes(self, path: Path, rendered: dict[str, Any]) -> None:
+        documented = set(rendered[path.stem]["doc"].get("options") or {})
+        assert documented == arguments(path)
+
+    def test_says_how_it_behaves_in_check_and_diff_mode(self, path: Path, rendered: dict[str, Any]) -> None:
+        attributes = rendered[path.stem]["doc"].get("attributes") or {}
+        assert {"check_mode", "diff_mode"} <= set(attributes)
+
+    def test_has_examples_and_return_values(self, path: Path) -> None:
+        texts = constants(path)
+        assert yaml.safe_load(texts["EXAMPLES"])
+        assert yaml.safe_load(texts["RETURN"])
+
+
+def arguments(path: Path) -> set[str]:
+    """The names in the `argument_spec` that the module hands to AnsibleModule."""
+    tree = ast.parse(path.read_text())
+    specs = {
+        target.id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("AnsibleModule"):
+            values = [word.value for word in call.keywords if word.arg == "argument_spec"] or call.args[:1]
+            spec = values[0]
+            if isinstance(spec, ast.Name):
+                spec = specs[spec.id]
+            if isinstance(spec, ast.Dict):
+                return {str(key.value) for key in spec.keys if isinstance(key, ast.Constant)}
+            if isinstance(spec, ast.Call):
+                return {str(word.arg) for word in spec.keywords}
+    return set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+class TestPage:
+    def test_links_lead_somewhere(self, page: Path) -> None:
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in link:
+                assert (page.parent / link).exists(), link
+
+    def test_paths_of_the_repository_exist(self, page: Path) -> None:
+        for path in re.findall(
+            r"`((?:roles|playbooks|docs|ds4fleet|inventory|bench|tests|plugins)/[\w./-]+)`", page.read_text()
+        ):
+            assert Path(path).exists() or path == "inventory/lab.yml", path
+
+    def test_fab_verbs_exist(self, page: Path) -> None:
+        import tasks
+
+        known = set(tasks.ns.task_names) | {
+            alias for aliases in tasks.ns.task_names.values() for alias in aliases
+        }
+        for verb in re.findall(r"(?:^|`|\$ )fab ([a-z][a-z.]*)", page.read_text(), re.M):
+            assert verb in known, verb

@@ -1,0 +1,75 @@
+"""Rules of the house that a linter does not know."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+MODULES = sorted(Path("roles/ds4/library").glob("*.py"))
+ON_THE_MAC = [*MODULES, *sorted(Path("roles/ds4/module_utils").glob("*.py"))]
+TASKS = [*sorted(Path("roles/ds4/tasks").rglob("*.yml")), *sorted(Path("playbooks").glob("*.yml"))]
+#: A module is a pure core with a thin shell; past this it does too much.
+LONGEST_MODULE = 320
+LONGEST_CONTENTS = 60
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_module_stays_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LONGEST_MODULE
+
+
+@pytest.mark.parametrize("path", ON_THE_MAC, ids=lambda path: path.stem)
+def test_what_runs_on_a_mac_needs_nothing_but_its_python(path: Path) -> None:
+    for line in path.read_text().splitlines():
+        found = re.match(r"(?:from|import) ([\w.]+)", line)
+        if found:
+            top = found[1].split(".")[0]
+            assert top == "ansible" or top in _standard_library(), line
+
+
+def _standard_library() -> frozenset[str]:
+    import sys
+
+    return frozenset(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", TASKS, ids=str)
+class TestTasks:
+    def test_know_no_lab_and_swallow_no_error(self, path: Path) -> None:
+        text = path.read_text()
+        for word in ("ignore_errors", "ds4_fleet_layer", "ansible.builtin.shell", "ansible.builtin.pause"):
+            assert word not in text, word
+
+    def test_use_no_injected_facts(self, path: Path) -> None:
+        for word in ("ansible_distribution", "ansible_system", "ansible_memtotal_mb", "ansible_architecture"):
+            assert word not in path.read_text(), word
+
+    def test_each_has_a_sentence_for_a_name(self, path: Path) -> None:
+        for task in _tasks(yaml.safe_load(path.read_text()) or []):
+            assert len(task.get("name", "").split()) >= 2, task
+
+
+def _tasks(items: list[dict[str, object]]) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
+    for item in items:
+        found.append(item)
+        for key in ("tasks", "block", "rescue", "always", "pre_tasks", "post_tasks", "handlers"):
+            inner = item.get(key)
+            if isinstance(inner, list):
+                found += _tasks(inner)
+    return found
+
+
+def test_main_is_a_table_of_contents() -> None:
+    assert len(Path("roles/ds4/tasks/main.yml").read_text().splitlines()) <= LONGEST_CONTENTS
+
+
+def test_the_lab_asks_for_packages_that_setup_installs() -> None:
+    from ds4fleet.lab.preflight import TOOLS
+
+    setup = Path("scripts/setup").read_text()
+    for tool in TOOLS:
+        assert f"\n{tool.package}|" in setup, tool.package
