@@ -192,6 +192,7 @@ class Os:
     efi_driver: str = "1677080005000000"
     """What `diskutil info` of the system volume calls "EFI Driver In macOS" (recorded on macOS 11 and 12)."""
     name: str = "macOS Tahoe"
+    kernel_version: str = ""
 
 
 @dataclass
@@ -206,6 +207,12 @@ class Memory:
     swap_total_bytes: int = 0
     swap_used_bytes: int = 0
     pressure_level: int = 1
+    usable_bytes: int = 0
+    """hw.memsize_usable where it is known; else a little less than the memory."""
+    free_percent: int | None = None
+    """Overrides the share of free memory that is computed from what is in use."""
+    pages: dict[str, int] = field(default_factory=dict)
+    """Page counts by their names in vm_stat, where they are known rather than computed."""
 
 
 # Share of RAM that Metal may wire at iogpu.wired_limit_mb = 0, by GiB of RAM. Reference 3.2 (measured except
@@ -386,7 +393,10 @@ class Power:
     capabilities: list[str] = field(default_factory=list)
     disable_sleep: bool = False
     restart_freeze: bool = False
-    therm: str = ""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """What `pmset -g` adds in parentheses behind a value ("sleep prevented by powerd")."""
+    cpu_speed_limit: int | None = None
+    """Percent, once the Mac has been throttled; None = nothing recorded."""
 
 
 # Stock settings of a desktop Mac (recording pmset_g.txt gives keys and order; the values are the

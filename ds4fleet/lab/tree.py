@@ -223,7 +223,8 @@ def project_directory(mac: Mac, root: Path = Path("/")) -> None:
         shell = record.first("UserShell", "/usr/bin/false")
         passwd.append(f"{name}:x:{uid}:{gid}:{record.first('RealName', name)}:{home}:{shell}")
         if name == "_sshd":
-            # Apple's own accounts answer to their name without the underscore too; the host's sshd asks for that one.
+            # Apple's own accounts answer to their name without the underscore too; the host's sshd asks
+            # for that one.
             passwd.append(f"sshd:x:{uid}:{gid}:{record.first('RealName', name)}:{home}:{shell}")
         shadow.append(f"{name}:{record.password_hash or '*'}:19000:0:99999:7:::")
     groups = []
@@ -258,11 +259,21 @@ def group_members(mac: Mac, group: str, seen: frozenset[str] = frozenset()) -> l
     return members
 
 
-def hash_password(password: str) -> str:
-    """A crypt(3) hash that the host's PAM accepts, for `Record.password_hash`."""
+def password_matches(password: str, hashed: str) -> bool:
+    """Whether a password belongs to a hash of `hash_password`."""
+    parts = hashed.split("$")
+    return len(parts) == 4 and hash_password(password, parts[2]) == hashed
+
+
+def hash_password(password: str, salt: str = "") -> str:
+    """A crypt(3) hash that the host's PAM accepts, for `Record.password_hash`; a random salt unless given."""
     tool = "/.lab/host/usr/bin/openssl" if Path("/.lab/host/usr/bin/openssl").exists() else "openssl"
     done = subprocess.run(
-        [tool, "passwd", "-6", "-stdin"], input=password, capture_output=True, text=True, check=True
+        [tool, "passwd", "-6", *(["-salt", salt] if salt else []), "-stdin"],
+        input=password,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.strip()
 

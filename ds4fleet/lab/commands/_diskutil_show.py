@@ -41,7 +41,7 @@ def info(ctx: Context, args: list[str]) -> int:
         message = f"Could not find disk: {words[0]}"
         if as_plist:
             plist(ctx, {"Error": True, "ErrorMessage": message, "ExitCode": 1})
-            return 0 if "info-unknown-rc0" in ctx.faults else mac.quirks.info_unknown_rc
+            return 0 if "unknown-disk-rc0" in ctx.faults else mac.quirks.info_unknown_rc
         ctx.err(message)
         return 1
     used = measured(ctx, mac)

@@ -152,7 +152,7 @@ def _create(ctx: Context, reference: str, volume: Volume, point: str, *, mounted
             device = container.device(volume)
         ctx.out(f"Created new APFS Volume {device}")
         ctx.wait(_ADD_S)
-        if "create-not-mounted" in ctx.faults:
+        if "volume-not-mounted" in ctx.faults:
             ctx.out("Mounting disk" if point else "Mounting APFS Volume")
             ctx.err("Error: -69624: Unable to add a new APFS Volume to an APFS Container")
             return 1
@@ -160,7 +160,7 @@ def _create(ctx: Context, reference: str, volume: Volume, point: str, *, mounted
             found = resolve(mac, volume.uuid)
             assert found and found.container and found.volume
             root = ctx.folder / "storage" / found.container.uuid / found.volume.backing
-            if others() or "concurrent-addvolume-ownership" in ctx.faults:
+            if others() or "volume-owned-by-root" in ctx.faults:
                 os.chown(root, 0, 0)
                 root.chmod(0o755)
             if mounted:
