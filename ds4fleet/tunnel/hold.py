@@ -16,19 +16,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ds4fleet.tunnel import home
+from ds4fleet.tunnel import home, ports
+from ds4fleet.tunnel.endpoint import Endpoint, EndpointSpec
 from ds4fleet.tunnel.link import Link
 from ds4fleet.tunnel.machine import Policy, State
 from ds4fleet.tunnel.spec import TunnelSpec
 
 Say = Callable[[str, str], None]
+ELSEWHERE_EVERY_S = 0.5
+
+
+class Taken(Exception):
+    """A name or port that this process needs is held by another; the text says which."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process is to hold: tunnels to hosts."""
+    """What one process is to hold: tunnels to hosts, and perhaps one failover address in front of them."""
 
     tunnels: tuple[TunnelSpec, ...]
+    endpoint: EndpointSpec | None = None
     background: bool = False
     policy: Policy = field(default_factory=Policy)
 
@@ -36,6 +43,7 @@ class Job:
         """JSON-able form for the standard input of a background process."""
         return {
             "tunnels": [spec.to_dict() for spec in self.tunnels],
+            "endpoint": self.endpoint.to_dict() if self.endpoint else None,
             "background": self.background,
             "policy": asdict(self.policy),
         }
@@ -47,6 +55,7 @@ class Job:
         policy["backoff_s"] = tuple(policy.get("backoff_s") or Policy.backoff_s)
         return cls(
             tunnels=tuple(TunnelSpec.from_dict(item) for item in data["tunnels"]),
+            endpoint=EndpointSpec.from_dict(data["endpoint"]) if data.get("endpoint") else None,
             background=bool(data.get("background")),
             policy=Policy(**policy),
         )
@@ -56,14 +65,16 @@ class Holder:
     """Holds the tunnels of a job until it is told to stop (signal, or `stop` on its control socket).
 
     say(name, sentence) is called for everything worth telling; the same goes into the tunnel's log.
-    Tunnels that another process already holds are left to it and named in `elsewhere`.
+    A tunnel that another process already holds is left to it; an endpoint uses it all the same, and takes it
+    over when that process ends.
     """
 
     def __init__(self, job: Job, say: Say | None = None) -> None:
         self.job = job
         self.say = say or (lambda name, text: None)
         self.links: dict[str, Link] = {}
-        self.elsewhere: dict[str, home.Record] = {}
+        self.elsewhere: dict[str, dict[str, Any]] = {}
+        self.endpoint: Endpoint | None = None
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._claims: dict[str, home.Claim] = {}
         self._socket = home.socket_path(os.getpid())
@@ -77,20 +88,27 @@ class Holder:
         self._socket.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._serve, path=str(self._socket))
         self._socket.chmod(0o600)
+        watcher = asyncio.ensure_future(self._watch_elsewhere())
         try:
+            if self.job.endpoint is not None:
+                await self._open_endpoint(self.job.endpoint)
             for spec in self.job.tunnels:
                 self._take(spec)
-            if self._runs:
-                stop = asyncio.ensure_future(self._stop.wait())
-                while self._runs and not stop.done():
-                    await asyncio.wait({stop, *self._runs.values()}, return_when=asyncio.FIRST_COMPLETED)
-                    self._sweep()
-                stop.cancel()
+            stop = asyncio.ensure_future(self._stop.wait())
+            while (self._runs or self.endpoint) and not stop.done():
+                await asyncio.wait({stop, *self._runs.values()}, return_when=asyncio.FIRST_COMPLETED)
+                self._sweep()
+            stop.cancel()
         finally:
+            watcher.cancel()
+            if self.endpoint is not None:
+                await self.endpoint.close()
             for link in self.links.values():
                 link.stop()
             await asyncio.gather(*self._runs.values(), return_exceptions=True)
             self._sweep()
+            for claim in self._claims.values():
+                claim.release()
             server.close()
             self._socket.unlink(missing_ok=True)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -107,27 +125,66 @@ class Holder:
             return [f"{link.spec.name}: {link.machine.reason}" for link in links]
         return []
 
-    def _take(self, spec: TunnelSpec) -> None:
-        record = home.Record(
-            name=spec.name,
-            pid=os.getpid(),
-            socket=str(self._socket),
-            address=f"{spec.address}:{spec.ssh_port}",
-            endpoint=spec.url,
-            background=self.job.background,
-        )
-        claim = home.claim(record)
+    async def _open_endpoint(self, spec: EndpointSpec) -> None:
+        claim = home.claim(self._record(spec.name, spec.name, spec.url))
         if claim is None:
-            other = home.held(spec.name)
-            if other is None:  # it ended between the two questions
-                self._take(spec)
-                return
-            self.elsewhere[spec.name] = other
+            raise Taken(f"{spec.name}: another process holds this endpoint")
+        self._claims[spec.name] = claim
+        local_ports = {tunnel.name: tunnel.local_port for tunnel in self.job.tunnels}
+        endpoint = Endpoint(spec, local_ports, self._identity, self._doubt, self._switched)
+        if not ports.is_free(spec.port, ports.has_ipv6_loopback()):
+            holder = ports.holder(spec.port) or "another process"
+            raise Taken(f"{spec.name}: local port {spec.port} is held by {holder}")
+        await endpoint.listen()
+        self.endpoint = endpoint
+
+    def _record(self, name: str, address: str, url: str) -> home.Record:
+        return home.Record(name, os.getpid(), str(self._socket), address, url, self.job.background)
+
+    def _take(self, spec: TunnelSpec) -> None:
+        claim = home.claim(self._record(spec.name, f"{spec.address}:{spec.ssh_port}", spec.url))
+        if claim is None:
+            self.elsewhere.setdefault(spec.name, {})
             return
+        self.elsewhere.pop(spec.name, None)
         self._claims[spec.name] = claim
         link = Link(spec, self.job.policy, self._changed)
         self.links[spec.name] = link
         self._runs[spec.name] = asyncio.ensure_future(link.run())
+
+    async def _watch_elsewhere(self) -> None:
+        """Follow the tunnels that other processes hold."""
+        loop = asyncio.get_running_loop()
+        while True:
+            for spec in [spec for spec in self.job.tunnels if spec.name in self.elsewhere]:
+                record = home.held(spec.name)
+                request = {"op": "status", "names": [spec.name]}
+                answer = await loop.run_in_executor(None, record.call, request) if record else None
+                if record is None:
+                    self._take(spec)
+                    continue
+                found = (answer or {}).get("tunnels") or [{}]
+                self.elsewhere[spec.name] = found[0]
+                if self.endpoint is not None:
+                    well = found[0].get("state") == State.UP.value
+                    self.endpoint.see(spec.name, well, bool(found[0].get("draining")))
+            await asyncio.sleep(ELSEWHERE_EVERY_S)
+
+    # -- what the endpoint asks ---------------------------------------------------------------------------
+
+    def _identity(self, name: str) -> object | None:
+        link = self.links.get(name)
+        return link.pid if link is not None else self.elsewhere.get(name, {}).get("ssh_pid")
+
+    def _doubt(self, name: str) -> None:
+        if name in self.links:
+            self.links[name].doubt()
+
+    def _switched(self, old: str | None, new: str) -> None:
+        assert self.endpoint is not None
+        self._note(
+            self.endpoint.spec.name, f"requests go to {new}" + (f", no longer to {old}" if old else "")
+        )
 
     def _sweep(self) -> None:
         for name in [name for name, task in self._runs.items() if task.done()]:
@@ -137,10 +194,15 @@ class Holder:
                 self.say(name, f"ended by a fault of ds4-fleet: {task.exception()!r}")
 
     def _changed(self, link: Link, text: str) -> None:
+        if self.endpoint is not None:
+            self.endpoint.see(link.spec.name, link.state is State.UP, link.draining)
+        self._note(link.spec.name, text)
+
+    def _note(self, name: str, text: str) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         with contextlib.suppress(OSError):  # a full disk must not end a tunnel
-            home.write_log(link.spec.name, f"{stamp} {text}")
-        self.say(link.spec.name, text)
+            home.write_log(name, f"{stamp} {text}")
+        self.say(name, text)
 
     # -- the control socket -------------------------------------------------------------------------------
 
@@ -152,29 +214,44 @@ class Holder:
         writer.close()
 
     def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        names: Sequence[str] = request.get("names") or list(self.links)
+        endpoint = self.endpoint
+        names: Sequence[str] = request.get("names") or [
+            *self.links,
+            *([endpoint.spec.name] if endpoint else []),
+        ]
         chosen = [self.links[name] for name in names if name in self.links]
+        meant = endpoint is not None and endpoint.spec.name in names
         operation = request.get("op")
         if operation == "stop":
             for link in chosen:
                 link.stop()
+            if meant:
+                self.stop()
         elif operation == "retry":
             for link in chosen:
                 link.retry()
         elif operation != "status":
             return {"error": f"unknown operation {operation!r}"}
-        return {"pid": os.getpid(), "tunnels": [link.snapshot() for link in chosen]}
+        return {
+            "pid": os.getpid(),
+            "tunnels": [link.snapshot() for link in chosen],
+            "endpoint": endpoint.snapshot() if meant and endpoint is not None else None,
+        }
 
 
 def main() -> int:
     """The background process: reads its job, leaves the terminal, holds."""
     job = Job.from_dict(json.load(sys.stdin))
 
-    async def hold() -> None:
-        await Holder(job).run()
+    async def hold() -> int:
+        try:
+            await Holder(job).run()
+        except Taken as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
+        return 0
 
-    asyncio.run(hold())
-    return 0
+    return asyncio.run(hold())
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Link:
         self._child: asyncio.subprocess.Process | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stderr: collections.deque[str] = collections.deque(maxlen=40)
-        self._stopping = False
+        self._hurry = asyncio.Event()
 
     # -- for others ---------------------------------------------------------------------------------------
 
@@ -94,12 +94,15 @@ class Link:
 
     def stop(self) -> None:
         """Ask `run` to end; every planned retry is cancelled."""
-        self._stopping = True
         self._post(lambda: self.machine.stop(self._now()))
 
     def retry(self) -> None:
         """Try again at once, also after giving up."""
         self._post(lambda: self.machine.start(self._now()))
+
+    def doubt(self) -> None:
+        """A request failed through this tunnel: ask for its health now, not at the next turn."""
+        self._hurry.set()
 
     async def run(self) -> None:
         """Keep the tunnel until `stop`; returns with no child and no task left."""
@@ -221,7 +224,10 @@ class Link:
             if (state, since) == (self.machine.state, self.machine.since):
                 self._digest(answer)
                 await asyncio.sleep(0)  # the loop takes the event first, then the pace is known
-            await asyncio.sleep(self.machine.probe_after_s() or policy.health_every_s)
+            self._hurry.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                pause_s = self.machine.probe_after_s() or policy.health_every_s
+                await asyncio.wait_for(self._hurry.wait(), pause_s)
 
     def _digest(self, answer: probe.Answer) -> None:
         if answer.ok:
