@@ -13,12 +13,25 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 
-_PARSERS = Path(__file__).resolve().parents[1] / "roles" / "ds4" / "module_utils" / "ds4_parse.py"
+
+def _role(name: str) -> Any:
+    """A pure file of the role's module_utils: what runs on Macs decides here as well, in the same words."""
+    path = Path(__file__).resolve().parents[1] / "roles" / "ds4" / "module_utils" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_parse = _role("ds4_parse")
+_settings = _role("ds4_settings")
+UPDATE_DOMAIN: str = _settings.UPDATE_DOMAIN
+UPDATE_KEYS: tuple[str, ...] = _settings.UPDATE_KEYS
 
 #: Where `softwareupdate` puts the Command Line Tools, and the Python of theirs that modules run under.
 TOOLS_DIR = "/Library/Developer/CommandLineTools"
@@ -29,14 +42,6 @@ TOOLS_LOG = "/var/log/ds4-command-line-tools.log"
 TOOLS_PID = "/var/run/ds4-command-line-tools.pid"
 #: The oldest Python that the modules are written for (the tools of Xcode 13 to 16 bring 3.9.6).
 OLDEST_PYTHON = (3, 9)
-UPDATE_DOMAIN = "/Library/Preferences/com.apple.SoftwareUpdate"
-UPDATE_KEYS = (
-    "AutomaticCheckEnabled",
-    "AutomaticDownload",
-    "AutomaticallyInstallMacOSUpdates",
-    "CriticalUpdateInstall",
-    "ConfigDataInstall",
-)
 
 #: One shell script, no privilege, nothing changed. Python and git are looked at only where the tools put
 #: them: the ones in /usr/bin are stubs on a bare Mac, and running one opens a dialogue there.
@@ -86,7 +91,7 @@ class Probe:
     python: tuple[int, ...]
     power: Mapping[str, Any]
     power_keys: frozenset[str]
-    updates: Mapping[str, str]
+    updates: Mapping[str, bool]
     timezone: str | None
     filevault: str
 
@@ -105,7 +110,6 @@ class Probe:
                 " check ansible_host in the inventory",
                 exit_code=EXIT_USAGE,
             )
-        parse = _parsers()
         python = re.search(r"Python (\d+)\.(\d+)", sections["python"])
         return cls(
             user=sections["user"].strip(),
@@ -117,15 +121,14 @@ class Probe:
             tools=bool(sections["tools"].strip()) and bool(python),
             installing=sections["installing"].strip() == "yes",
             python=tuple(int(part) for part in python.groups()) if python else (),
-            power=parse.pmset(sections["power"]),
-            power_keys=frozenset(parse.pmset_capabilities(sections["powerkeys"])),
-            updates=dict(
-                line.split(None, 1)
-                for line in sections["updates"].splitlines()
-                if len(line.split(None, 1)) == 2
-            ),
-            timezone=parse.timezone(sections["timezone"].strip()),
-            filevault=parse.filevault(sections["filevault"]),
+            power=_parse.pmset(sections["power"]),
+            power_keys=frozenset(_parse.pmset_capabilities(sections["powerkeys"])),
+            updates={
+                key: value == "1"
+                for key, value in re.findall(r"^(\w+) ([01])\s*$", sections["updates"], re.M)
+            },
+            timezone=_parse.timezone(sections["timezone"].strip()),
+            filevault=_parse.filevault(sections["filevault"]),
         )
 
 
@@ -170,7 +173,7 @@ def warnings(host: str, probe: Probe, wanted: Wanted) -> list[str]:
             " somebody unlocks the disk with a password (on macOS 26 by a password login over ssh); a server"
             " that must come back by itself wants FileVault off, or `fdesetup authrestart` for each reboot"
         )
-    missing = sorted(key for key in wanted.power if not _supported(probe, key))
+    _power, missing = _settings.power(wanted.power, probe.power, probe.power_keys)
     if missing:
         said.append(f"{host}: this Mac has no power setting named {', '.join(missing)}; left alone")
     if re.match(r"d....w|d.......w", probe.home_mode):
@@ -286,18 +289,14 @@ fi
 
 def _settings_step(probe: Probe, wanted: Wanted) -> Step | None:
     commands, parts = [], []
-    power = {
-        key: value
-        for key, value in wanted.power.items()
-        if _supported(probe, key) and str(probe.power.get(key)) != str(value)
-    }
+    power, _unknown = _settings.power(wanted.power, probe.power, probe.power_keys)
     if power:
         words = [word for key, value in power.items() for word in (key, str(value))]
         commands.append(shlex.join(["/usr/bin/pmset", "-a", *words]))
         parts.append(
             "power " + ", ".join(f"{key} {probe.power.get(key)} -> {value}" for key, value in power.items())
         )
-    updates = [key for key in UPDATE_KEYS if probe.updates.get(key) != "0"]
+    updates = _settings.updates(probe.updates)
     if updates:
         commands.append("/usr/sbin/softwareupdate --schedule off >/dev/null")
         commands += [f"/usr/bin/defaults write {UPDATE_DOMAIN} {key} -bool false" for key in updates]
@@ -313,23 +312,10 @@ def _settings_step(probe: Probe, wanted: Wanted) -> Step | None:
     return Step("settings", "set " + "; ".join(parts), "set -eu\n" + "\n".join(commands) + "\n", as_root=True)
 
 
-def _supported(probe: Probe, key: str) -> bool:
-    return key in probe.power_keys or key in probe.power
-
-
 def _key_body(line: str) -> str | None:
     """`ssh-ed25519 AAAA` of a line of authorized_keys or a .pub file; None for anything else."""
     found = re.search(r"(?:^|\s)((?:ssh|ecdsa|sk)-[\w@.-]+)\s+(AAAA[\w+/=]+)(?:\s|$)", line.strip())
     return None if found is None or "\n" in line.strip() else f"{found.group(1)} {found.group(2)}"
-
-
-def _parsers() -> ModuleType:
-    """The role's parsers, which run on Macs: the same text must mean the same here and there."""
-    spec = importlib.util.spec_from_file_location("ds4_parse", _PARSERS)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # What a failed first contact means, in one sentence each. The patterns are texts of OpenSSH, sudo and macOS.

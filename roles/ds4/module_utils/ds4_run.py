@@ -21,6 +21,7 @@ TOOLS = {
     "defaults": "/usr/bin/defaults",
     "diskutil": "/usr/sbin/diskutil",
     "dscl": "/usr/bin/dscl",
+    "dseditgroup": "/usr/sbin/dseditgroup",
     "fdesetup": "/usr/bin/fdesetup",
     "launchctl": "/bin/launchctl",
     "lsof": "/usr/sbin/lsof",

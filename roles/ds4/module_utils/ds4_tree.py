@@ -45,3 +45,44 @@ def describe(path):
             with open(path, "rb") as stream:
                 entry["sha256"] = hashlib.sha256(stream.read()).hexdigest()
     return entry
+
+
+def problem(entry, found):
+    """Why an entry of the plan cannot be made where `found` is; None when it can. entry: {path, kind}."""
+    kinds = {"file": "a file", "dir": "a directory", "link": "a link"}
+    if entry["kind"] == "absent" or found["kind"] in ("absent", entry["kind"]):
+        return None
+    if entry["kind"] == "link" and found["kind"] == "file":
+        return None
+    is_now, is_wanted = kinds[found["kind"]], kinds[entry["kind"]]
+    return "%s is %s where %s is wanted: move it away" % (entry["path"], is_now, is_wanted)
+
+
+def differences(entry, found):
+    """What is otherwise than wanted, of: kind, content, target, owner, group, mode; [] when nothing is.
+
+    entry: {path, kind, content, target, owner, group, mode}. A file whose content is None must exist, and
+    what is in it is not ours. found: describe(path).
+    """
+    if entry["kind"] == "absent":
+        return ["kind"] if found["kind"] != "absent" else []
+    if found["kind"] != entry["kind"]:
+        return ["kind"]
+    if entry["kind"] == "link":
+        return ["target"] if found["target"] != entry["target"] else []
+    wrong = []
+    if (
+        entry["kind"] == "file"
+        and entry.get("content") is not None
+        and digest(entry["content"]) != found["sha256"]
+    ):
+        wrong.append("content")
+    wrong += [key for key in ("owner", "group") if entry.get(key) and entry[key] != found[key]]
+    if entry.get("mode") and int(entry["mode"], 8) != int(found["mode"], 8):
+        wrong.append("mode")
+    return wrong
+
+
+def digest(content):
+    """SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(content.encode("utf-8")).hexdigest()

@@ -1,0 +1,232 @@
+#!/usr/bin/python
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""APFS volumes: created once, found by UUID, mounted where the plan says, now and at every boot."""
+
+from __future__ import absolute_import, annotations, division, print_function
+
+__metaclass__ = type
+
+DOCUMENTATION = r"""
+module: ds4_storage
+short_description: Keep APFS volumes as the plan wants them
+description:
+  - Creates missing volumes in the container of V(/), with quota and reserve, and mounts them in place.
+  - Writes them into V(/etc/fstab) by UUID, turns ownership on and indexing off, and sets owners of roots.
+  - An existing volume with another quota is reported in RV(differences) and never made anew.
+version_added: "0.1.0"
+author: ds4-fleet contributors
+options:
+  volumes:
+    description: The volumes of the plan.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the volume.
+        type: str
+        required: true
+      mount_point:
+        description: Directory that it is mounted at; made when missing.
+        type: path
+        required: true
+      purpose:
+        description: What it is for, as the plan says; not used here.
+        type: str
+      uuid:
+        description: UUID of a volume that was seen before; without one it is found by its name.
+        type: str
+      container:
+        description: UUID or reference of the container to create it in; unset is that of V(/).
+        type: str
+      quota_bytes:
+        description: Largest size in bytes, V(0) for none. Takes effect at creation only.
+        type: int
+        default: 0
+      reserve_bytes:
+        description: Bytes set aside for it, V(0) for none. Takes effect at creation only.
+        type: int
+        default: 0
+      owner:
+        description: Owner of the root directory.
+        type: str
+        default: root
+      group:
+        description: Group of the root directory.
+        type: str
+        default: wheel
+      mode:
+        description: Mode of the root directory.
+        type: str
+        default: "0755"
+  state:
+    description: V(absent) deletes the volumes and everything on them, and only with O(safe_mode=false).
+    type: str
+    choices: [present, absent]
+    default: present
+  safe_mode:
+    description: Refuse whatever destroys data.
+    type: bool
+    default: true
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Keep the volumes of the plan
+  ds4_storage:
+    volumes:
+      - name: ds4-models
+        mount_point: /opt/ds4/models
+        quota_bytes: 400000000000
+      - name: ds4-kv
+        mount_point: /opt/ds4/kv
+        quota_bytes: 20000000000
+
+- name: Delete the KV volume
+  ds4_storage:
+    volumes:
+      - name: ds4-kv
+        mount_point: /opt/ds4/kv
+    state: absent
+    safe_mode: false
+"""
+
+RETURN = r"""
+volumes:
+  description: By name, where each volume is now; with O(state=absent) empty.
+  returned: success
+  type: dict
+  sample:
+    ds4-kv: {uuid: 6CD8025B-76B4-4336-918B-04FEE498F9BD, device: disk3s7, mount_point: /opt/ds4/kv}
+steps:
+  description: What was done, or with check mode would be, one sentence each.
+  returned: success
+  type: list
+  elements: str
+differences:
+  description: What existing volumes have otherwise than wanted and what can only be changed by hand.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import os
+
+from ansible.module_utils import ds4_parse as parse
+from ansible.module_utils import ds4_volumes as volumes
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.ds4_disks import FSTAB, Storage, read_fstab, write_fstab
+from ansible.module_utils.ds4_run import locked
+
+LOCK = "/var/run/ds4-storage.lock"
+# Two `addVolume` at the same time spoil the owner of the new roots: one run at a time, others wait.
+LOCK_TIMEOUT_S = 300
+SENTENCES = {
+    "create": "create volume %s and mount it",
+    "unmount": "unmount volume %s from where it is",
+    "mount": "mount volume %s",
+    "owners": "turn ownership on for volume %s",
+    "never_index": "keep Spotlight off volume %s",
+    "root": "set the owner of the root of volume %s",
+    "fstab": "write volume %s into /etc/fstab",
+    "delete": "delete volume %s and all that is on it",
+}
+
+
+def keep(storage, wanted, check_mode):
+    """Bring one volume to what is wanted; (sentences, differences, where it is)."""
+    container, volume = volumes.find(wanted, storage.containers)
+    steps = volumes.decide(wanted, volume, storage.facts(volume))
+    said = volumes.differences(wanted, container, volume) if volume else []
+    if volume is None:
+        volumes.check_room(wanted, volumes.container_for(wanted, storage.containers, storage.boot_container))
+    if not check_mode:
+        for step in steps:
+            getattr(storage, step)(wanted, volume)
+            if step == "create":
+                _container, volume = volumes.find(wanted, storage.containers)
+    place = {"uuid": volume and volume["uuid"], "device": volume and volume["device"],
+             "mount_point": wanted["mount_point"], "created": "create" in steps}  # fmt: skip
+    return [SENTENCES[step] % wanted["name"] for step in steps], said, place
+
+
+def remove(storage, wanted, safe_mode, check_mode):
+    """Delete one volume, its line in fstab and its directory; sentences of what was done."""
+    _container, volume = volumes.find(wanted, storage.containers)
+    text = read_fstab()
+    left = volumes.without_fstab_entry(text, volume and volume["uuid"], wanted["mount_point"])
+    if volume is None and left == text:
+        return []
+    if volume is not None and safe_mode:
+        raise volumes.Refusal(
+            "volume %s holds data and is not deleted while ds4_safe_mode is true" % wanted["name"]
+        )
+    if not check_mode:
+        if volume is not None:
+            storage.delete(wanted, volume)
+        if left != text:
+            write_fstab(left)
+        if os.path.isdir(wanted["mount_point"]) and not os.listdir(wanted["mount_point"]):
+            os.rmdir(wanted["mount_point"])
+    return [SENTENCES["delete"] % wanted["name"]]
+
+
+def work(module):
+    storage = Storage()
+    result = {"steps": [], "differences": [], "volumes": {}}
+    before = read_fstab()
+    for wanted in module.params["volumes"]:
+        if module.params["state"] == "absent":
+            result["steps"] += remove(storage, wanted, module.params["safe_mode"], module.check_mode)
+            continue
+        steps, said, place = keep(storage, wanted, module.check_mode)
+        result["steps"] += steps
+        result["differences"] += said
+        result["volumes"][wanted["name"]] = place
+    result["changed"] = bool(result["steps"])
+    result["diff"] = [{"prepared": "".join(step + "\n" for step in result["steps"])}]
+    after = read_fstab()
+    if after != before:
+        result["diff"].append(
+            {"before_header": FSTAB, "after_header": FSTAB, "before": before, "after": after}
+        )
+    return result
+
+
+def main():
+    text = {"type": "str"}
+    volume = {
+        "name": {"type": "str", "required": True},
+        "mount_point": {"type": "path", "required": True},
+        "purpose": text,
+        "uuid": text,
+        "container": text,
+        "quota_bytes": {"type": "int", "default": 0},
+        "reserve_bytes": {"type": "int", "default": 0},
+        "owner": {"type": "str", "default": "root"},
+        "group": {"type": "str", "default": "wheel"},
+        "mode": {"type": "str", "default": "0755"},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "volumes": {"type": "list", "elements": "dict", "required": True, "options": volume},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "safe_mode": {"type": "bool", "default": True},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        with locked(LOCK, LOCK_TIMEOUT_S):
+            result = work(module)
+    except (volumes.Refusal, parse.ParseError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""The disks of this Mac, and the single steps that ds4_storage is made of."""
+
+from __future__ import absolute_import, annotations, division, print_function
+
+import grp
+import os
+import pwd
+
+from ansible.module_utils import ds4_parse as parse
+from ansible.module_utils import ds4_volumes as volumes
+from ansible.module_utils.ds4_run import poll, replace_file, run
+from ansible.module_utils.ds4_tree import describe
+
+__metaclass__ = type
+
+FSTAB = "/etc/fstab"
+NEVER_INDEX = ".metadata_never_index"
+# nix-installer: mds, fseventsd and shells let go of a volume within seconds.
+DELETE_TRIES_S = 5
+
+
+def read_fstab():
+    try:
+        with open(FSTAB, encoding="utf-8") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""
+
+
+class Storage:
+    """The disks of this Mac as diskutil and mount show them, and the steps on one volume."""
+
+    def __init__(self):
+        self.containers = parse.apfs_containers(self.command("apfs", "list", "-plist").out)
+        boot = parse.volume_info(self.command("info", "-plist", "/").out)
+        self.boot_container = boot["container"]
+
+    def command(self, *arguments):
+        """A diskutil command; Refusal with its own words when it fails without an answer."""
+        result = run("diskutil", *arguments)
+        if not result.ok and "<plist" not in result.out:
+            raise volumes.Refusal(result.sentence())
+        return result
+
+    def reread(self):
+        self.containers = parse.apfs_containers(self.command("apfs", "list", "-plist").out)
+
+    def facts(self, volume):
+        """What decide() wants to know of an existing volume."""
+        facts = {
+            "mount_point": "",
+            "owners_enabled": None,
+            "never_index": False,
+            "root": None,
+            "fstab": read_fstab(),
+        }
+        if volume is not None:
+            info = parse.volume_info(self.command("info", "-plist", volume["device"]).out)
+            facts.update(mount_point=info["mount_point"], owners_enabled=info["owners_enabled"])
+        if facts["mount_point"]:
+            root = describe(facts["mount_point"])
+            facts["root"] = {key: root[key] for key in ("owner", "group", "mode")}
+            facts["never_index"] = os.path.lexists(os.path.join(facts["mount_point"], NEVER_INDEX))
+        return facts
+
+    def create(self, wanted, _volume):
+        container = volumes.container_for(wanted, self.containers, self.boot_container)
+        volumes.check_room(wanted, container)
+        os.makedirs(wanted["mount_point"], mode=0o755, exist_ok=True)
+        result = run("diskutil", *volumes.create_arguments(wanted, container))
+        # It may report failure although the volume exists and only mounting failed: the list decides.
+        self.reread()
+        _container, volume = volumes.find(wanted, self.containers)
+        if volume is None:
+            raise volumes.Refusal(result.sentence())
+        if self.facts(volume)["mount_point"] != wanted["mount_point"]:
+            self.mount(wanted, volume)
+
+    def unmount(self, _wanted, volume):
+        self.command("unmount", volume["uuid"])
+
+    def mount(self, wanted, volume):
+        if self.facts(volume)["mount_point"]:
+            self.unmount(wanted, volume)
+        os.makedirs(wanted["mount_point"], mode=0o755, exist_ok=True)
+        self.command("mount", "-mountPoint", wanted["mount_point"], volume["uuid"])
+        if self.facts(volume)["mount_point"] != wanted["mount_point"]:
+            raise volumes.Refusal("volume %s did not come up at %s" % (volume["name"], wanted["mount_point"]))
+
+    def owners(self, wanted, volume):
+        if self.facts(volume)["owners_enabled"] is False:
+            self.command("enableOwnership", wanted["mount_point"])
+
+    def never_index(self, wanted, _volume):
+        with open(os.path.join(wanted["mount_point"], NEVER_INDEX), "a", encoding="ascii"):
+            pass
+        states = parse.mdutil(run("mdutil", "-s", wanted["mount_point"]).out)
+        if states.get(wanted["mount_point"]) is not False:
+            # The marker holds by itself; a failing mdutil (Spotlight switched off) is no reason to stop.
+            run("mdutil", "-i", "off", wanted["mount_point"])
+
+    def root(self, wanted, _volume):
+        root = volumes.root_of(wanted)
+        try:
+            uid, gid = pwd.getpwnam(root["owner"]).pw_uid, grp.getgrnam(root["group"]).gr_gid
+        except KeyError as error:
+            raise volumes.Refusal("volume %s: %s" % (wanted["name"], error.args[0])) from error
+        os.chown(wanted["mount_point"], uid, gid)
+        os.chmod(wanted["mount_point"], int(root["mode"], 8))
+
+    def fstab(self, wanted, volume):
+        write_fstab(volumes.with_fstab_entry(read_fstab(), volume["uuid"], wanted["mount_point"]))
+
+    def delete(self, wanted, volume):
+        last = []
+
+        def gone():
+            last[:] = [run("diskutil", "apfs", "deleteVolume", volume["uuid"])]
+            self.reread()
+            return volumes.find(dict(wanted, uuid=volume["uuid"], name=""), self.containers)[1] is None
+
+        if not poll(gone, DELETE_TRIES_S, 0.5):
+            raise volumes.Refusal(last[0].sentence())
+
+
+def write_fstab(text):
+    replace_file(FSTAB, text.encode("utf-8"), 0o644, 0, 0)

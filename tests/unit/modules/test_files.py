@@ -1,0 +1,118 @@
+"""Comparing and writing files: only what differs, checked first, atomically, in one batch."""
+
+import stat
+
+import pytest
+from ansible.module_utils import ds4_run, ds4_tree
+
+
+def entry(path, **changes):
+    return {
+        "path": str(path),
+        "kind": "file",
+        "content": "a\n",
+        "owner": None,
+        "group": None,
+        "mode": None,
+        **changes,
+    }
+
+
+class TestComparing:
+    def test_nothing_when_all_is_as_wanted(self, tmp_path):
+        path = tmp_path / "f"
+        path.write_text("a\n")
+        path.chmod(0o640)
+        assert ds4_tree.differences(entry(path, mode="0640"), ds4_tree.describe(str(path))) == []
+
+    @pytest.mark.parametrize(
+        ("changes", "wrong"),
+        [
+            ({"content": "b\n"}, ["content"]),
+            ({"mode": "0600"}, ["mode"]),
+            ({"owner": "nosuch"}, ["owner"]),
+            ({"group": "nosuch"}, ["group"]),
+            ({"content": None}, []),
+            ({"kind": "absent"}, ["kind"]),
+            ({"mode": "640"}, []),
+        ],
+    )
+    def test_what_differs(self, tmp_path, changes, wrong):
+        path = tmp_path / "f"
+        path.write_text("a\n")
+        path.chmod(0o640)
+        assert ds4_tree.differences(entry(path, **changes), ds4_tree.describe(str(path))) == wrong
+
+    def test_links_and_directories(self, tmp_path):
+        link = tmp_path / "l"
+        link.symlink_to("there")
+        found = ds4_tree.describe(str(link))
+        assert ds4_tree.differences({"path": "l", "kind": "link", "target": "there"}, found) == []
+        assert ds4_tree.differences({"path": "l", "kind": "link", "target": "other"}, found) == ["target"]
+        assert ds4_tree.differences(entry(tmp_path, kind="dir"), ds4_tree.describe(str(tmp_path))) == []
+
+    def test_a_folder_reached_through_a_link_is_the_same_folder(self, tmp_path):
+        (tmp_path / "private").mkdir()
+        (tmp_path / "etc").symlink_to("private")
+        (tmp_path / "private" / "f").write_text("a\n")
+        found = ds4_tree.describe(str(tmp_path / "etc" / "f"))
+        assert ds4_tree.differences(entry(tmp_path / "etc" / "f"), found) == []
+
+    @pytest.mark.parametrize(
+        ("wanted", "is_now", "refused"),
+        [
+            ("file", "dir", True),
+            ("file", "link", True),
+            ("dir", "file", True),
+            ("link", "file", False),
+            ("absent", "dir", False),
+            ("file", "absent", False),
+        ],
+    )
+    def test_what_stands_in_the_way_is_refused(self, wanted, is_now, refused):
+        assert bool(ds4_tree.problem({"path": "/x", "kind": wanted}, {"kind": is_now})) is refused
+
+
+class TestReplacing:
+    def test_the_new_file_has_its_mode_and_leaves_nothing_beside_it(self, tmp_path):
+        path = tmp_path / "f"
+        path.write_text("old")
+        ds4_run.replace_file(str(path), b"new", 0o600)
+        assert path.read_text() == "new"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert [item.name for item in tmp_path.iterdir()] == ["f"]
+
+    def test_a_check_that_objects_leaves_the_old_file(self, tmp_path):
+        path = tmp_path / "f"
+        path.write_text("old")
+
+        def object_to(temporary):
+            raise ValueError(temporary)
+
+        with pytest.raises(ValueError):
+            ds4_run.replace_file(str(path), b"new", 0o600, check=object_to)
+        assert path.read_text() == "old"
+        assert [item.name for item in tmp_path.iterdir()] == ["f"]
+
+
+class TestRunning:
+    def test_commands_run_at_the_same_time_and_a_missing_one_is_a_result(self):
+        results = ds4_run.run_all({"a": ["/bin/echo", "hi"], "b": ["/nosuch"]})
+        assert results["a"].out == "hi\n"
+        assert results["b"].rc == ds4_run.RC_MISSING
+        assert "No such file" in results["b"].sentence()
+
+    def test_a_command_that_hangs_is_ended(self):
+        result = ds4_run.run_all({"a": ["/bin/sleep", "30"]}, timeout_s=0.1)["a"]
+        assert result.rc == ds4_run.RC_TIMEOUT
+        assert "did not finish in time" in result.sentence()
+
+    def test_a_lock_that_stays_taken_is_named(self, tmp_path):
+        path = str(tmp_path / "lock")
+        with ds4_run.locked(path), pytest.raises(TimeoutError, match=path), ds4_run.locked(path, 0.2):
+            pass
+
+    def test_polling_ends_with_the_first_true_value_or_the_deadline(self):
+        values = iter([0, 0, 7])
+        assert ds4_run.poll(lambda: next(values), 5, 0.01) == 7
+        assert ds4_run.poll(lambda: 0, 0.05, 0.01) == 0

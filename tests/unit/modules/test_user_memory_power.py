@@ -1,0 +1,87 @@
+"""Accounts, wired limit and power settings: what is decided before anything is run."""
+
+import pytest
+from ansible.module_utils import ds4_accounts as accounts
+from ansible.module_utils import ds4_limit as limit
+from ansible.module_utils import ds4_settings as settings
+
+GROUPS = [{"name": "_ds4"}]
+USERS = [{"name": "_ds4", "home": "/var/empty", "shell": "/usr/bin/false", "hidden": True}]
+
+
+class TestIds:
+    def test_the_first_id_that_no_user_and_no_group_has(self):
+        gids, uids = accounts.choose_ids(GROUPS, USERS, {"_a": 400}, {"_b": 401, "admin": 501})
+        assert gids == uids == {"_ds4": 402}
+
+    def test_two_accounts_get_two_ids(self):
+        groups, users = [*GROUPS, {"name": "_t"}], [*USERS, {"name": "_t"}]
+        gids, uids = accounts.choose_ids(groups, users, {}, {})
+        assert gids == uids == {"_ds4": 400, "_t": 401}
+
+    def test_what_is_there_keeps_its_id(self):
+        gids, uids = accounts.choose_ids(GROUPS, USERS, {"_ds4": 450}, {"_ds4": 451})
+        assert (gids, uids) == ({"_ds4": 450}, {"_ds4": 451})
+
+    def test_a_half_made_account_is_completed_with_the_id_of_its_group(self):
+        assert accounts.choose_ids(GROUPS, USERS, {"_ds4": 450}, {})[1] == {"_ds4": 450}
+
+    def test_another_id_than_wanted_is_refused_as_macos_cannot_change_it(self):
+        with pytest.raises(accounts.Refusal, match="has the id 450, wanted is 460"):
+            accounts.choose_ids([{"name": "_ds4", "gid": 460}], [], {"_ds4": 450}, {})
+
+    def test_an_id_of_somebody_else_is_refused(self):
+        with pytest.raises(accounts.Refusal, match="belongs to _other"):
+            accounts.choose_ids([], [{"name": "_ds4", "uid": 450}], {}, {"_other": 450})
+
+    def test_no_id_left(self):
+        with pytest.raises(accounts.Refusal, match="all ids from 400 to 499"):
+            accounts.free_id(set(range(400, 500)))
+
+
+class TestRecords:
+    def test_a_new_user_is_hidden_and_no_password_fits(self):
+        attributes = dict(accounts.user_attributes(USERS[0], 400, 400))
+        assert attributes["IsHidden"] == "1"
+        assert attributes["Password"] == "*"
+        assert attributes["RealName"] == "_ds4"
+
+    def test_only_what_is_missing_is_written(self):
+        attributes = accounts.user_attributes(USERS[0], 400, 400)
+        record = {**dict(attributes), "Password": "********"}
+        assert accounts.missing(attributes, record) == []
+        del record["UserShell"]
+        assert accounts.missing(attributes, record) == [("UserShell", "/usr/bin/false")]
+        assert accounts.missing(attributes, {}) == attributes
+
+
+class TestWiredLimit:
+    @pytest.mark.parametrize(
+        ("wanted", "present", "running", "verdict"),
+        [
+            (114688, 114688, True, "keep"),
+            (114688, 0, False, "set"),
+            (114688, 0, True, "set"),
+            (120000, 114688, True, "set"),
+            (100000, 114688, True, "postpone"),
+            (100000, 114688, False, "set"),
+            (0, 114688, True, "postpone"),
+            (0, 114688, False, "set"),
+            (131072, 0, False, "refuse"),
+            (-1, 0, False, "refuse"),
+        ],
+    )
+    def test_never_lowered_under_a_running_engine(self, wanted, present, running, verdict):
+        assert limit.decide(wanted, present, 131072, running) == verdict
+
+
+class TestPower:
+    def test_only_what_differs_and_this_mac_knows(self):
+        wanted = {"sleep": 0, "womp": 1, "autorestart": 1, "lidwake": 0}
+        wrong, unknown = settings.power(wanted, {"sleep": 10, "womp": 1}, {"sleep", "womp", "autorestart"})
+        assert wrong == {"sleep": 0, "autorestart": 1}
+        assert unknown == ["lidwake"]
+
+    def test_updates_that_nobody_switched_off_are_on(self):
+        assert settings.updates({}) == list(settings.UPDATE_KEYS)
+        assert settings.updates(dict.fromkeys(settings.UPDATE_KEYS, False)) == []
