@@ -173,6 +173,7 @@ def watched(settings: Mapping[str, Any]) -> dict[str, list[str]]:
         f"{paths.run}/tmp",
         paths.logs,
         paths.log,
+        paths.archive_log,
         paths.config,
         paths.start,
         paths.mounts,

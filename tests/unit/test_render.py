@@ -1,0 +1,207 @@
+"""From a plan to files, jobs and a command line: pure, checked as text and as plists."""
+
+from __future__ import annotations
+
+import plistlib
+from typing import Any
+
+import pytest
+
+from ds4fleet import render
+from ds4fleet.errors import OperatorError
+
+COMMIT = "54b36ed9ba42da31b24f2d1a5feb075c2475dbb1"
+JULY = [*render.BASE_FLAGS, "--power", "--prefill-chunk", "--batched-session", "--ssd-streaming", "--dspark"]
+MODEL = {"kind": "model", "path": "/opt/ds4/models/x.gguf", "sha256": "ab" * 32}
+
+
+def a_plan(**changes: Any) -> dict[str, Any]:
+    plan = {
+        "host": "tyo-01",
+        "role": "serve",
+        "mode": "resident",
+        "context": 100000,
+        "generation": "2026-07",
+        "memory": {"wired_limit_mib": 94208},
+        "model": {"id": "flash-q2", "family": "flash"},
+        "volumes": [{"mount_point": "/opt/ds4/models"}, {"mount_point": "/opt/ds4/kv"}],
+        "engine": {
+            "release_id": COMMIT[:12],
+            "releases_dir": "/opt/ds4/engine/releases",
+            "current": "/opt/ds4/engine/current",
+            "flags": JULY,
+        },
+        "weights": {"main": MODEL["path"], "files": [MODEL]},
+    }
+    return {**plan, **changes}
+
+
+def desired(settings: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    return render.desired(a_plan(**changes), settings or {})
+
+
+def entry(result: dict[str, Any], path: str) -> dict[str, Any]:
+    (found,) = [item for item in result["files"] if item["path"] == path]
+    return found
+
+
+def plist(result: dict[str, Any], label: str) -> dict[str, Any]:
+    return plistlib.loads(entry(result, render.Paths.plist(label))["content"].encode())
+
+
+def job(result: dict[str, Any], label: str) -> dict[str, Any]:
+    (found,) = [item for item in result["jobs"] if item["label"] == label]
+    return found
+
+
+class TestServerJob:
+    def test_it_survives_crashes_but_not_a_clean_stop_and_may_drain(self):
+        server = plist(desired(), render.LABEL_SERVER)
+        assert server["KeepAlive"] == {"SuccessfulExit": False}
+        assert (server["ExitTimeOut"], server["ThrottleInterval"], server["RunAtLoad"]) == (120, 30, True)
+        assert server["ProcessType"] == "Interactive"
+
+    def test_a_may_engine_gets_the_time_that_a_prefill_takes(self):
+        assert plist(desired(generation="2026-05"), render.LABEL_SERVER)["ExitTimeOut"] == 600
+        assert plist(desired({"ds4_exit_timeout_s": "45"}), render.LABEL_SERVER)["ExitTimeOut"] == 45
+
+    def test_it_runs_without_rights_and_with_what_launchd_leaves_out(self):
+        server = plist(desired(), render.LABEL_SERVER)
+        assert (server["UserName"], server["GroupName"]) == ("_ds4", "_ds4")
+        assert server["EnvironmentVariables"] == {
+            "HOME": "/opt/ds4/run",
+            "TMPDIR": "/opt/ds4/run/tmp",
+            "DS4_LOCK_FILE": "/opt/ds4/run/ds4.lock",
+        }
+
+    def test_log_and_run_directory_belong_to_the_service_user(self):
+        result = desired()
+        log = entry(result, "/var/log/ds4/server.log")
+        assert (log["owner"], log["mode"], log["content"]) == ("_ds4", "0640", None)
+        assert entry(result, "/opt/ds4/run")["owner"] == "_ds4"
+        assert entry(result, "/opt/ds4/etc/server.conf")["owner"] == "root"
+
+    def test_directories_come_before_what_is_in_them(self):
+        paths = [item["path"] for item in desired()["files"]]
+        for path in ("/opt/ds4/libexec", "/opt/ds4/etc", "/opt/ds4/run", "/var/log/ds4"):
+            inside = [paths.index(other) for other in paths if other.startswith(path + "/")]
+            assert inside and paths.index(path) < min(inside)
+
+    def test_the_configuration_changes_with_everything_that_is_run(self):
+        usual = desired()["server"]["config_sha256"]
+        assert desired()["server"]["config_sha256"] == usual
+        other = [{"ds4_throttle_s": 60}, {"ds4_port": 8001}, {"ds4_kv_budget_mib": 1024}]
+        assert usual not in {desired(settings)["server"]["config_sha256"] for settings in other}
+        assert desired(context=65536)["server"]["config_sha256"] != usual
+        assert desired(memory={"wired_limit_mib": 0})["server"]["config_sha256"] != usual
+
+    def test_the_job_restarts_on_its_plist_script_and_configuration(self):
+        assert job(desired(), render.LABEL_SERVER)["restart_on"] == [
+            "/Library/LaunchDaemons/com.ds4fleet.server.plist",
+            "/opt/ds4/libexec/ds4-start",
+            "/opt/ds4/etc/server.conf",
+        ]
+
+
+class TestCommandLine:
+    def argv(self, settings: dict[str, Any] | None = None, **changes: Any) -> str:
+        return " ".join(desired(settings, **changes)["server"]["argv"])
+
+    def test_binary_and_weights_are_named_by_release_and_file(self):
+        argv = self.argv()
+        assert argv.startswith(
+            f"/opt/ds4/engine/releases/{COMMIT[:12]}/ds4-server --model /opt/ds4/models/x.gguf"
+        )
+        assert "--ctx 100000 --host 127.0.0.1 --port 8000" in argv
+
+    def test_kv_files_are_kept_apart_by_weights(self):
+        assert "--kv-disk-dir /opt/ds4/kv/flash-abababababab --kv-disk-space-mb 8192" in self.argv()
+        assert "--kv-disk" not in self.argv({"ds4_kv_budget_mib": 0})
+
+    def test_a_flag_that_the_engine_lacks_is_left_out_and_reported(self):
+        settings = {"ds4_power_percent": 80, "ds4_prefill_chunk": 2048}
+        assert "--prefill-chunk 2048 --power 80" in self.argv(settings)
+        engine = {**a_plan()["engine"], "flags": sorted(render.BASE_FLAGS)}
+        may = desired(settings, engine=engine)
+        assert "--power" not in may["server"]["argv"]
+        assert may["dropped_flags"] == ["--prefill-chunk", "--power"]
+
+    def test_what_the_built_engine_says_counts_more_than_the_catalogue(self):
+        engine = {**a_plan()["engine"], "capabilities": {"flags": sorted(render.BASE_FLAGS)}}
+        assert desired({"ds4_power_percent": 80}, engine=engine)["dropped_flags"] == ["--power"]
+
+    def test_sidecars_sessions_and_streaming_have_their_flags(self):
+        files = [MODEL, {"kind": "dspark", "path": "/opt/ds4/models/d.gguf", "sha256": "cd" * 32}]
+        weights = {"main": MODEL["path"], "files": files}
+        assert "--batched-session 2 --mtp /opt/ds4/models/d.gguf --dspark" in self.argv(
+            {"ds4_sessions": 2}, weights=weights
+        )
+        assert "--ssd-streaming" in self.argv(role="stream", mode="streaming")
+
+    @pytest.mark.parametrize("extra", [["--api-key", "x"], ["--warm\nweights"]])
+    def test_extra_arguments_that_the_engine_cannot_take_are_refused(self, extra):
+        with pytest.raises(OperatorError, match="tyo-01: ds4_server_extra_args"):
+            desired({"ds4_server_extra_args": extra})
+
+    def test_the_smoke_test_takes_the_same_weights_and_little_memory(self):
+        smoke = desired()["server"]["smoke_argv"]
+        assert smoke[0].endswith("/ds4")
+        assert smoke[1:5] == ["--model", "/opt/ds4/models/x.gguf", "--ctx", "4096"]
+
+
+class TestMemoryAndStorage:
+    def test_the_wired_limit_is_set_at_every_boot(self):
+        arguments = plist(desired(), render.LABEL_WIRED)["ProgramArguments"]
+        assert arguments == ["/usr/sbin/sysctl", "iogpu.wired_limit_mb=94208"]
+
+    def test_a_stock_limit_needs_no_job(self):
+        result = desired(memory={"wired_limit_mib": 0})
+        assert job(result, render.LABEL_WIRED)["state"] == "absent"
+        assert entry(result, render.Paths.plist(render.LABEL_WIRED))["kind"] == "absent"
+
+    def test_volumes_are_mounted_by_uuid_from_fstab(self):
+        script = entry(desired(), "/opt/ds4/libexec/ds4-mounts")["content"]
+        assert "/opt/ds4/models) ;;" in script and "/opt/ds4/kv) ;;" in script
+        assert 'diskutil mount -mountPoint "$dir" "${spec#UUID=}"' in script
+
+
+class TestTunnel:
+    KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 ada"
+
+    def test_a_key_reaches_the_engines_port_and_nothing_else(self):
+        keys = entry(desired({"ds4_tunnel_keys": [self.KEY]}), "/etc/ssh/ds4_tunnel_keys")
+        assert f'restrict,pty,port-forwarding,permitopen="127.0.0.1:8000" {self.KEY}\n' in keys["content"]
+
+    def test_the_drop_in_sorts_before_apples_and_is_checked(self):
+        drop_in = entry(desired({"ds4_port": 8001}), "/etc/ssh/sshd_config.d/050-ds4.conf")
+        assert drop_in["validate"] == "sshd"
+        for line in (
+            "Match User _ds4tunnel",
+            "PermitOpen 127.0.0.1:8001",
+            "X11Forwarding no",
+            "AllowAgentForwarding no",
+            "AllowStreamLocalForwarding no",
+            "PermitTTY yes",
+        ):
+            assert line in drop_in["content"]
+
+    def test_a_malformed_key_is_refused_by_its_host(self):
+        with pytest.raises(OperatorError, match="tyo-01: ds4_tunnel_keys"):
+            desired({"ds4_tunnel_keys": ["AAAA"]})
+
+
+class TestRolesThatDoNotServe:
+    @pytest.mark.parametrize("role", ["stage", "jump"])
+    def test_there_is_no_server_and_a_former_one_goes(self, role):
+        result = desired(role=role, mode="none")
+        assert result["server"] is None
+        assert job(result, render.LABEL_SERVER)["state"] == "absent"
+        assert entry(result, "/opt/ds4/etc/server.conf")["kind"] == "absent"
+
+
+def test_everything_that_is_written_is_watched():
+    watched = render.watched({})
+    result = desired()
+    paths = {item["path"] for item in result["files"]} - {result["server"]["kv_dir"]}
+    assert paths <= set(watched["files"])
+    assert {item["label"] for item in result["jobs"]} == set(watched["labels"])
