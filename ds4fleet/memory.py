@@ -279,6 +279,7 @@ def _resident(mac: Mac, request: Request, model: Model, known: Catalogue) -> Ver
     case = _Case()
     _field_rules(case, mac, request, model)
     _engine_rules(case, mac, request, model, known)
+    blocked = bool(case.against) and (case.hard or not request.override)
     fit = f"lower the context to {largest:,}" if largest >= rules["context"]["least_useful"] else ""
     over_limit = required > limit * rules["margin"]["refuse_above_percent"] / 100
     if over_limit and not case.hard:
@@ -329,7 +330,7 @@ def _resident(mac: Mac, request: Request, model: Model, known: Catalogue) -> Ver
         margin_mib=margin,
         margin_percent=round(100 * margin / limit, 1),
         binding="system memory" if budget < limit else "GPU wired limit",
-        largest_context=0 if case.hard and not over_limit else largest,
+        largest_context=0 if blocked else largest,
         first_failure=_first_failure(need, request, limit, mac),
         fix=_fix(case, refused),
         reasons=tuple(case.against) or (_good(need, request, required, limit, planned),),

@@ -1,0 +1,312 @@
+"""The plan: what a Mac becomes, what is refused, and the steps between the plan and the Mac."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ds4fleet.plan import make_plan, watch
+from ds4fleet.plan_types import STAGES, HostPlan
+
+_spec = importlib.util.spec_from_file_location("plan_mac", Path(__file__).with_name("plan_mac.py"))
+assert _spec and _spec.loader
+mac = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(mac)
+
+GB = 10**9
+MAY = "8d576642c39b9a2d782a80159ba84ef5a81c0b81"
+SSHD = "/etc/ssh/sshd_config.d/050-ds4.conf"
+SIZES = [24, 64, 96, 128, 192, 256, 512]
+
+
+def plan(memory_gb: int, observation: Any = None, **settings: Any) -> HostPlan:
+    return make_plan("mac-01", mac.variables(memory_gb, **settings), observation)
+
+
+def refusal(memory_gb: int, observation: Any = None, **settings: Any) -> str:
+    made = plan(memory_gb, observation, **settings)
+    assert made.steps == []
+    assert made.stages == []
+    assert len(made.refusals) == 1, made.refusals
+    assert made.refusals[0].startswith("mac-01: ")
+    assert "\n" not in made.refusals[0]
+    return made.refusals[0]
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "role", "model"),
+    [(24, "jump", None), (64, "stage", "flash-q2-0731"), (96, "serve", "flash-q2-0731"),
+     (128, "serve", "flash-q2-0731"), (192, "serve", "flash-q2-q4-0731"), (256, "serve", "flash-q4-0731"),
+     (512, "serve", "pro-q2-0813")],
+)  # fmt: skip
+def test_a_mac_becomes_what_its_memory_allows(memory_gb: int, role: str, model: str | None) -> None:
+    made = plan(memory_gb)
+    assert made.refusals == []
+    assert made.role == role
+    assert (made.model.id if made.model else None) == model
+
+
+def test_a_may_engine_does_not_know_pro_so_512_gb_serve_flash() -> None:
+    made = plan(512, ds4_engine_commit=MAY)
+    assert made.model is not None
+    assert made.model.id == "flash-q4-0731"
+    assert made.generation == "2026-05"
+
+
+def test_a_plan_is_json_and_reads_back_the_same() -> None:
+    for size in SIZES:
+        data = plan(size).to_dict()
+        assert json.loads(json.dumps(data))["host"] == "mac-01"
+
+
+@pytest.mark.parametrize("memory_gb", SIZES)
+def test_a_converged_mac_has_nothing_to_do(memory_gb: int) -> None:
+    made = plan(memory_gb, mac.bare(memory_gb))
+    assert made.steps
+    again = plan(memory_gb, mac.converged(made, memory_gb))
+    assert again.refusals == []
+    assert again.steps == []
+    assert again.stages == []
+    assert again.differences == []
+
+
+@pytest.mark.parametrize("memory_gb", SIZES)
+def test_a_plan_without_the_mac_is_the_plan_of_the_bare_mac(memory_gb: int) -> None:
+    declared, bare = plan(memory_gb), plan(memory_gb, mac.bare(memory_gb))
+    assert declared.stages == bare.stages
+    assert (declared.context, declared.role) == (bare.context, bare.role)
+    assert plan(memory_gb, {"bare": True}).steps == declared.steps
+
+
+def test_everything_that_a_plan_writes_is_looked_at() -> None:
+    for size in SIZES:
+        settings = mac.variables(size)
+        looked_at = watch(settings)
+        made = make_plan("mac-01", settings)
+        assert {entry["path"] for entry in made.files} <= set(looked_at["files"])
+        assert {job["label"] for job in made.jobs} <= set(looked_at["labels"])
+        assert {user.name for user in made.accounts.users} <= set(looked_at["users"])
+
+
+def test_stages_come_in_the_order_in_which_they_act() -> None:
+    stages = plan(96).stages
+    assert stages == [stage for stage in STAGES if stage in stages]
+
+
+def a_volume(seen: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = seen["storage"]["containers"][0]["volumes"][0]
+    return found
+
+
+def drifted(change: Any, memory_gb: int = 96) -> HostPlan:
+    seen = mac.converged(plan(memory_gb, mac.bare(memory_gb)), memory_gb)
+    change(seen)
+    return plan(memory_gb, seen)
+
+
+@pytest.mark.parametrize(
+    ("change", "stage", "what"),
+    [
+        (lambda seen: seen["memory"].update(wired_limit_mib=0), "memory", "92,000 MiB (now stock)"),
+        (lambda seen: seen["power"].update(sleep=10), "power", "sleep 0"),
+        (lambda seen: seen["users"].update(_ds4=None), "accounts", "_ds4"),
+        (lambda seen: seen["engine"].update(current="000000000000"), "engine", "switch"),
+        (lambda seen: seen["engine"].update(releases=[]), "engine", "build ds4"),
+        (lambda seen: seen["weights"]["files"][0].update(stamp_valid=False), "weights", "prove"),
+        (lambda seen: seen["weights"].update(files=[]), "weights", "86.7 GB"),
+        (lambda seen: seen["storage"].update(fstab=""), "storage", "at every boot"),
+        (lambda seen: a_volume(seen).update(mount_point=""), "storage", "mount"),
+        (lambda seen: seen["jobs"]["com.ds4fleet.server"].update(state="waiting"), "service", "start"),
+        (lambda seen: seen["jobs"]["com.ds4fleet.server"].update(disabled=True), "service", "enable"),
+        (lambda seen: seen["server"].update(running_config_sha256="0" * 64), "service", "restart"),
+        (lambda seen: seen["server"].update(models=None), "verify", "answers"),
+        (lambda seen: seen["files"]["/opt/ds4/etc/server.conf"].update(sha256="x"), "service", "server.conf"),
+        (lambda seen: seen["files"][SSHD].update(mode="0666"), "tunnel", "mode"),
+    ],
+)  # fmt: skip
+def test_a_drift_is_one_step_of_its_stage(change: Any, stage: str, what: str) -> None:
+    made = drifted(change)
+    assert made.refusals == []
+    assert what in " ".join(step.what for step in made.steps if step.stage == stage)
+    assert {step.stage for step in made.steps} <= {stage, "verify"}
+
+
+def test_a_larger_limit_under_a_running_engine_is_left_alone() -> None:
+    assert drifted(lambda seen: seen["memory"].update(wired_limit_mib=94_208)).steps == []
+
+
+def test_a_limit_that_is_no_longer_needed_is_given_back() -> None:
+    seen = mac.converged(plan(96, mac.bare(96)), 96)
+    made = plan(96, seen, ds4_role="stage")
+    assert "give the GPU wired limit back to macOS" in " ".join(step.what for step in made.steps)
+
+
+def test_the_limit_of_a_larger_mac_stays_that_of_macos() -> None:
+    assert plan(128).memory["wired_limit_mib"] == 0
+    assert "memory" not in plan(128).stages
+
+
+def test_weights_of_a_release_are_linked_where_the_engine_looks() -> None:
+    made = plan(96)
+    assert made.weights is not None
+    assert made.weights.link == {
+        "path": "/opt/ds4/engine/releases/54b36ed9ba42/ds4flash.gguf",
+        "target": made.weights.main,
+    }
+
+
+def test_mirrors_come_in_the_order_of_the_inventory() -> None:
+    sources = ["https://mirror.example", "https://huggingface.co"]
+    made = plan(96, ds4_weights_sources=sources)
+    assert made.weights is not None
+    assert [url.split("/antirez")[0] for url in made.weights.files[0].urls] == sources
+
+
+def test_disk_holds_the_weights_of_now_and_next() -> None:
+    made = plan(128, mac.bare(128))
+    quota = {volume.purpose: volume.quota_bytes for volume in made.volumes}
+    assert quota["models"] > 2 * 86_720_111_488
+    assert quota["kv"] > 8192 * 2**20
+    assert all(volume.quota_bytes % GB == 0 for volume in made.volumes)
+    assert all(volume.reserve_bytes <= volume.quota_bytes for volume in made.volumes)
+
+
+def test_a_disk_with_room_for_one_set_only_says_so() -> None:
+    made = plan(128, mac.bare(128, free_gb=150))
+    assert made.refusals == []
+    assert "must remove the old one first" in " ".join(made.warnings)
+    assert made.volumes[0].quota_bytes < 2 * 86_720_111_488
+
+
+def test_a_volume_with_another_quota_is_reported_not_recreated() -> None:
+    seen = mac.converged(plan(128, mac.bare(128)), 128)
+    seen["storage"]["containers"][0]["volumes"][0]["quota_bytes"] = 120 * GB
+    made = plan(128, seen)
+    assert made.refusals == []
+    assert made.steps == []
+    assert "exists with 120 GB" in " ".join(made.warnings)
+    assert not any(step.destructive for step in made.steps)
+
+
+def test_hardware_that_differs_is_reported_and_the_mac_wins() -> None:
+    seen = mac.bare(96)
+    made = plan(128, seen)
+    assert made.differences[0] == "memory: declared 128 GB, the Mac has 96 GB"
+    assert made.memory["wired_limit_mib"] == 92_000
+
+
+def test_a_rehearsal_transfers_stand_ins_and_plans_with_true_sizes(tmp_path: Path) -> None:
+    name = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix-0731.gguf"
+    overlay = tmp_path / "catalogue.yml"
+    overlay.write_text(
+        f"stand_ins:\n  files: {{{name}: {{bytes: 4096, sha256: {'b' * 64}}}}}\n"
+        f"  engines: {{54b36ed9ba42da31b24f2d1a5feb075c2475dbb1: {'c' * 40}}}\n"
+    )
+    made = plan(128, ds4_catalogue=[str(overlay)])
+    assert made.weights is not None
+    assert made.engine is not None
+    assert (made.weights.files[0].bytes, made.weights.files[0].real_bytes) == (4096, 86_720_111_488)
+    assert (made.engine.commit, made.engine.release_id) == ("c" * 40, "c" * 12)
+    assert made.engine.pinned.startswith("54b36ed")
+    assert made.memory["required_mib"] == plan(128).memory["required_mib"]
+
+
+def test_the_flags_of_the_built_engine_decide_over_the_catalogue() -> None:
+    seen = mac.converged(plan(64, mac.bare(64)), 64)
+    assert plan(64, seen, ds4_role="stream").refusals == []
+    seen["engine"]["releases"][0]["capabilities"]["flags"] = ["--model", "--ctx", "--host", "--port"]
+    assert "--ssd-streaming" in refusal(64, seen, ds4_role="stream")
+
+
+def test_an_override_is_shown_wherever_the_plan_is() -> None:
+    made = plan(192, ds4_model="flash-q4", ds4_memory_override="measured on 3 June")
+    assert made.refusals == []
+    assert made.memory["overridden"] == "measured on 3 June"
+    assert "memory override: measured on 3 June" in made.warnings
+
+
+def test_without_declared_or_observed_memory_there_is_no_plan() -> None:
+    made = make_plan("mac-01", {})
+    assert "memory is not known" in made.refusals[0]
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "settings", "words"),
+    [
+        (128, {"ds4_model": "flash-q2-731"}, "did you mean flash-q2-0731"),
+        (128, {"ds4_engine_commit": "main"}, "7 to 40"),
+        (128, {"ds4_engine_commit": "15f42aa"}, "known to be bad"),
+        (96, {"ds4_context": 300_000}, "lower the context to 126,720"),
+        (96, {"ds4_context": "300000"}, "lower the context to 126,720"),
+        (128, {"ds4_context": 2_000_000}, "1,048,576"),
+        (128, {"ds4_context": "many"}, "'many'; it must be auto or a whole number"),
+        (128, {"ds4_context": 0}, "from 1"),
+        (128, {"ds4_sessions": 0}, "from 1"),
+        (128, {"ds4_sessions": 2, "ds4_engine_commit": MAY}, "--batched-session"),
+        (64, {"ds4_role": "serve"}, "cannot hold flash-q2-0731 resident"),
+        (64, {"ds4_mode": "resident"}, "cannot hold flash-q2-0731 resident"),
+        (64, {"ds4_role": "stream", "ds4_engine_commit": MAY}, "--ssd-streaming"),
+        (128, {"ds4_role": "stream", "ds4_mode": "resident"}, "exclude each other"),
+        (256, {"ds4_model": "pro-q2"}, "512"),
+        (192, {"ds4_model": "flash-q4"}, "ds4_memory_override"),
+        (128, {"ds4_role": "server"}, "one of auto, serve, stream, stage, jump"),
+        (128, {"ds4_port": 70000}, "to 65535"),
+        (128, {"ds4_host": "0.0.0.0"}, "ds4_host_public_confirmed"),
+        (128, {"ds4_host": "::1"}, "IPv4"),
+        (128, {"ds4_sidecars": ["mtpp"]}, "did you mean mtp"),
+        (128, {"ds4_sidecars": ["dspark"]}, "no sha256"),
+        (128, {"ds4_sidecars": ["mtp", "dspark-0731"]}, "more than one"),
+        (128, {"ds4_weights_method": "upstream"}, "has no target"),
+        (128, {"ds4_weights_sources": ["huggingface.co"]}, "https://huggingface.co"),
+        (128, {"ds4_storage_models_quota_gb": 50}, "less than the 90 GB"),
+        (128, {"ds4_storage_models_quota_gb": "much"}, "auto or a whole number of GB"),
+        (96, {"ds4_wired_limit_mib": 98_000}, "at most 92,000"),
+        (128, {"ds4_catalogue": ["/nowhere.yml"]}, "/nowhere.yml"),
+        (128, {"ds4_desktop": "perhaps"}, "true or false"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_sentence(
+    memory_gb: int, settings: dict[str, Any], words: str
+) -> None:
+    assert words in refusal(memory_gb, **settings)
+
+
+def test_a_container_without_room_is_refused_with_the_numbers() -> None:
+    text = refusal(128, mac.bare(128, free_gb=90))
+    assert "disk3 has 90 GB for us" in text
+    assert "90 GB weights, 11 GB KV, 20 GB for macOS" in text
+
+
+def test_an_unknown_container_is_refused_with_those_there_are() -> None:
+    assert "it has disk3" in refusal(128, mac.bare(128), ds4_storage_container="disk9")
+
+
+def test_a_port_that_another_program_holds_is_refused_before_the_engine_loads() -> None:
+    seen = mac.bare(128)
+    seen["server"]["listening"] = [{"address": "127.0.0.1", "port": 8000, "pid": 41, "command": "python3"}]
+    assert "port 8000 is in use by python3 (pid 41)" in refusal(128, seen)
+
+
+def test_missing_tools_are_refused_with_the_playbook_that_installs_them() -> None:
+    seen = mac.bare(128)
+    seen["toolchain"]["ok"] = False
+    assert "playbooks/bootstrap.yml" in refusal(128, seen)
+
+
+def test_another_metal_program_on_a_small_mac_is_refused_by_name() -> None:
+    assert "ollama" in refusal(128, mac.bare(128, other_metal=["ollama"]))
+
+
+def test_filevault_is_a_warning() -> None:
+    assert "FileVault is on" in " ".join(plan(128, mac.bare(128, filevault="on")).warnings)
+
+
+def test_a_jump_mac_needs_neither_weights_nor_engine() -> None:
+    made = plan(24, mac.bare(24), ds4_jump_to="hk-01")
+    assert (made.weights, made.server, made.volumes) == (None, None, [])
+    assert made.jump == {"to": "hk-01"}
+    assert not {"weights", "engine", "service", "verify"} & set(made.stages)
