@@ -14,15 +14,22 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ds4fleet.lab import kernel, net, rpc
+from ds4fleet.lab import kernel, net, preflight, rpc
+from ds4fleet.lab.init import Init, fresh_child
+from ds4fleet.lab.link import LinkSettings, become_link, open_tap
 
 READY_TIMEOUT_S = 20.0
+GO, GO_CONNECTED = b"!", b"="
+"""What PID 1 waits for: its cable is there, to be configured or (a long line) configured already."""
 EXIT_REBOOT, EXIT_HALT = 3, 4
 """How a Mac's PID 1 ends: to be booted again, or to stay off."""
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -43,16 +50,16 @@ class Seat:
     log: str
     pid: int = 0
     boots: int = 0
-    link: dict[str, float] = field(default_factory=dict)
+    link: dict[str, Any] = field(default_factory=dict)
+    """Settings of a long line instead of the plain cable (LinkSettings); empty = plain."""
 
 
 class Supervisor:
     """Holds the seats; its operations are asked for over the lab's socket by `Lab`."""
 
     def __init__(self, folder: Path) -> None:
-        from ds4fleet.lab.init import Init
-
         self.folder = folder
+        self.helpers = preflight.helpers(folder / "bin")
         self.init = Init(folder / "run" / "lab.sock")
         self.seats: dict[str, Seat] = {}
         self.world_pids: list[int] = []
@@ -63,7 +70,11 @@ class Supervisor:
             "stop": self.stop,
             "status": self.status,
             "start_world": self.start_world,
+            "link": self.link,
+            "plug_in_operator": self.plug_in_operator,
         }
+        self.links: dict[str, tuple[int, int]] = {}
+        """Forwarders by the bridge's port: (pid, descriptor for new settings)."""
 
     # ------------------------------------------------------------------------------------------- operations
 
@@ -83,13 +94,116 @@ class Supervisor:
                 log = os.open(question["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
                 os.dup2(log, 1)
                 os.dup2(log, 2)
-                leave_supervisor()
+                fresh_child()
                 os.chdir(question.get("cwd", "/"))
                 os.execvp(question["argv"][0], question["argv"])
             finally:
                 os._exit(127)
         self.world_pids.append(pid)
         return {"pid": pid}
+
+    def link(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:
+        """Make the link of `host`, or the operator's (with his end as a descriptor), what `settings` say.
+
+        Settings that are empty put the plain cable back; the operator lays his own again.
+        """
+        settings = question["settings"]
+        seat = self.seats.get(question["host"])
+        port = seat.port if seat else net.OPERATOR_PORT
+        if seat:
+            plain, seat.link = not seat.link, settings
+            if not seat.pid:
+                return {}
+            if not settings:
+                self._cut_link(port)
+                self._in_network_of(seat, lambda: net.remove_interface(net.MAC_INTERFACE))
+                net.connect_mac(port, seat.pid, seat.address)
+                self._in_network_of(seat, lambda: net.configure_mac(seat.address, seat.prefix, seat.gateway))
+            elif plain:
+                self._lay_link(seat)
+            else:
+                self._set_link(port, settings)
+            return {}
+        if not settings:
+            self._cut_link(port)
+        elif question["fds"]:
+            net.remove_interface(port)
+            ours, theirs = open_tap(port), os.dup(question["fds"][0])
+            net.plug_in(port)
+            self._start_link(port, (ours, theirs), settings)
+        else:
+            self._set_link(port, settings)
+        return {}
+
+    def plug_in_operator(self, _question: dict[str, Any], _uid: int) -> dict[str, Any]:
+        """The operator's plain cable is there again."""
+        net.plug_in(net.OPERATOR_PORT)
+        return {}
+
+    def _lay_link(self, seat: Seat) -> None:
+        """Replace a Mac's cable by a forwarder whose other end is in the Mac's network namespace."""
+        self._cut_link(seat.port)
+        net.remove_interface(seat.port)
+        ours = open_tap(seat.port)
+        net.plug_in(seat.port)
+        ours_end, theirs_end = socket.socketpair()
+
+        def other_end() -> None:
+            net.remove_interface(net.MAC_INTERFACE)
+            tap = open_tap(net.MAC_INTERFACE)
+            net.ip(f"link set {net.MAC_INTERFACE} address {net.hardware_address(seat.address)}")
+            net.configure_mac(seat.address, seat.prefix, seat.gateway)
+            socket.send_fds(theirs_end, [b"+"], [tap])
+
+        with ours_end, theirs_end:
+            self._in_network_of(seat, other_end)
+            _, fds, _, _ = socket.recv_fds(ours_end, 1, 1)
+        self._start_link(seat.port, (ours, fds[0]), seat.link)
+
+    def _start_link(self, port: str, ends: tuple[int, int], settings: dict[str, Any]) -> None:
+        control_r, control_w = os.pipe2(os.O_CLOEXEC)
+        pid = self.init.fork(lambda _status: None)
+        if pid == 0:
+            try:
+                ends = (os.dup2(ends[0], 900), os.dup2(ends[1], 901))
+                control_r = os.dup2(control_r, 902)
+                fresh_child((900, 901, 902))
+                become_link(Path(self.helpers["link"]), ends, LinkSettings(**settings), control_r)
+            finally:
+                os._exit(127)
+        for descriptor in (*ends, control_r):
+            os.close(descriptor)
+        self.links[port] = (pid, control_w)
+
+    def _set_link(self, port: str, settings: dict[str, Any]) -> None:
+        if port in self.links:
+            os.write(self.links[port][1], LinkSettings(**settings).line.encode())
+
+    def _cut_link(self, port: str) -> None:
+        pid, control = self.links.pop(port, (0, -1))
+        if pid:
+            os.close(control)
+            self.init.children.pop(pid, None)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            _wait_gone(pid)
+
+    def _in_network_of(self, seat: Seat, action: Callable[[], None]) -> None:
+        """Do something in a Mac's network namespace, in a child of ours."""
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                kernel.enter(Path(f"/proc/{seat.pid}/ns/net"))
+                action()
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        _, status = os.waitpid(pid, 0)
+        if status:
+            raise RuntimeError(f"{seat.name}: its network could not be set up")
 
     def status(self, _question: dict[str, Any], _uid: int) -> dict[str, Any]:
         """Every Mac with its PID 1 (0 = off)."""
@@ -100,6 +214,7 @@ class Supervisor:
         for name in question["names"]:
             seat = self.seats.get(name)
             if seat and seat.pid:
+                self._cut_link(seat.port)
                 net.remove_interface(seat.port)
                 pid, seat.pid = seat.pid, 0
                 self.init.children.pop(pid, None)
@@ -133,9 +248,12 @@ class Supervisor:
             os.close(go_r)
             pipes[ready_r] = (seat, go_w)
         for seat, go_w in pipes.values():
-            net.connect_mac(seat.port, seat.pid, seat.address)
             self._watch_life(seat)
-            os.write(go_w, b"!")
+            if seat.link:
+                self._lay_link(seat)
+            else:
+                net.connect_mac(seat.port, seat.pid, seat.address)
+            os.write(go_w, GO_CONNECTED if seat.link else GO)
             os.close(go_w)
             seat.boots += 1
         failed = []
@@ -188,6 +306,7 @@ class Supervisor:
             if seat.pid != pid:
                 return
             seat.pid = 0
+            self._cut_link(seat.port)
             net.remove_interface(seat.port)
             if os.WIFEXITED(status) and os.WEXITSTATUS(status) == EXIT_REBOOT:
                 self._boot([seat])
@@ -198,13 +317,6 @@ class Supervisor:
 def _wait_gone(pid: int) -> None:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
-
-
-def leave_supervisor() -> None:
-    """In a child of the supervisor: forget its event loop."""
-    from ds4fleet.lab.init import fresh_child
-
-    fresh_child()
 
 
 # ------------------------------------------------------------------------------------------- inside a Mac
@@ -218,21 +330,19 @@ def power_on(seat: Seat, go: int, ready: int) -> NoReturn:
         null = os.open("/dev/null", os.O_RDONLY)
         for source, target in ((null, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
-        from ds4fleet.lab.init import fresh_child
-
         fresh_child((go, ready))
         kernel.mount("none", Path("/"), flags=kernel.MS_PRIVATE | kernel.MS_REC)
-        if os.read(go, 1) != b"!":
+        order = os.read(go, 1)
+        if not order:
             os._exit(EXIT_HALT)
         os.close(go)
-        net.configure_mac(seat.address, seat.prefix, seat.gateway)
+        if order == GO:
+            net.configure_mac(seat.address, seat.prefix, seat.gateway)
         enter_root(seat)
         from ds4fleet.lab.life import live
 
         live(seat, ready)
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         os._exit(1)
@@ -353,7 +463,7 @@ def main(folder: Path) -> NoReturn:
     supervisor.init.run()
 
 
-def ask(folder: Path, op: str, **arguments: Any) -> dict[str, Any]:
+def ask(folder: Path, op: str, /, **arguments: Any) -> dict[str, Any]:
     """Ask the supervisor of the lab in `folder`; see `rpc.ask` for the errors."""
     return rpc.ask(folder / "run" / "lab.sock", op, timeout_s=60.0, **arguments)
 

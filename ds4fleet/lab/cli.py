@@ -1,84 +1,180 @@
-"""What `fab lab` does: the checkout's own lab, of the inventory's Macs."""
+"""`fab lab ...`: the verbs of the lab, with the inventory's hosts and readable output.
+tasks.py calls `run`.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
-import shlex
 import subprocess
-import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
-from ds4fleet.console import escape, out, table
-from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from rich.table import Table
+
+from ds4fleet import console
+from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.fleet import Fleet
 from ds4fleet.lab.faults import FAULTS
-from ds4fleet.lab.lab import HostSpec, Lab
+from ds4fleet.lab.lab import CHECKOUT, HostSpec, Lab, MacStatus
 
-#: The sources of the fleet without the layer that a running lab adds.
-HOSTS = CHECKOUT / "inventory" / "hosts.yml"
-
-
-def spec(host: Host) -> HostSpec:
-    """What the lab needs to know of a Mac of the inventory."""
-    return HostSpec(host.name, host.region, dict(host.hardware), host.address)
+FOLDER_VARIABLE = "DS4_LAB"
+"""Environment variable that names another folder than `.lab` in the checkout."""
 
 
-def run(words: Sequence[str], limit: str = "", off: bool = False, command: str = "") -> int:
-    """Does what `fab lab WORDS` says; returns an exit code. Raises OperatorError for what can be mended."""
-    lab = Lab(CHECKOUT / ".lab")
-    match list(words):
-        case ["up"]:
-            lab.up(hosts=[spec(host) for host in Fleet.load(limit or None, [HOSTS])])
-            _status(lab)
-            password = (lab.folder / "secrets" / "admin_password").relative_to(CHECKOUT)
-            out.print(f"First login: admin, with the password in {password}; bootstrap.yml installs our key.")
-        case ["down"]:
-            lab.down()
-            out.print("The lab is down; nothing of it is left.")
-        case ["status"]:
-            return _status(lab)
-        case ["reset"]:
-            for name in _names(lab, limit):
-                lab.reset(name)
-                out.print(f"{name} is bare again: another Mac at the same address, with another host key.")
-        case ["ssh", host]:
-            argv = [*lab.ssh_command(host), *shlex.split(command)]
-            sys.stdout.flush()
-            if command:
-                return subprocess.run(argv, check=False).returncode
-            os.execvp(argv[0], argv)
-        case ["reboot", host]:
-            lab.reboot(host)
-            out.print(f"{host} has rebooted.")
-        case ["power-cut", host]:
-            lab.power_cut(host)
-            out.print(f"{host} lost its power and has booted again.")
-        case ["fault", host, name]:
-            lab.fault(host, name, on=not off)
-            out.print(f"{host}: {name} is {'off' if off else 'on'}.")
-        case ["faults"]:
-            shown = table("", "fault", "what the Mac then does", "source")
-            for fault in FAULTS.values():
-                shown.add_row(fault.name, escape(fault.does), fault.source)
-            out.print(shown)
+def the_lab() -> Lab:
+    """The lab that commands without a name mean."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    return Lab(Path(named)) if named else Lab(CHECKOUT / ".lab")
+
+
+def run(
+    words: Sequence[str],
+    *,
+    limit: str = "",
+    off: bool = False,
+    command: str = "",
+    json: bool = False,
+    from_facts: Path | None = None,
+    rtt_ms: float | None = None,
+    loss: float | None = None,
+    mbps: float | None = None,
+    down_link: bool = False,
+) -> int:
+    """Carry out one `fab lab` command line; returns the exit status. Raises OperatorError."""
+    verb, *rest = words or ["status"]
+    host = rest[0] if rest else ""
+    if verb == "up":
+        up(limit, from_facts)
+    elif verb == "down":
+        down()
+    elif verb == "status":
+        status(json=json)
+    elif verb == "reset":
+        reset(limit)
+    elif verb == "faults":
+        faults()
+    elif verb == "ssh":
+        return ssh(host, command)
+    elif verb == "reboot":
+        _timed(f"{host} has rebooted", lambda: the_lab().reboot(host))
+    elif verb == "power-cut":
+        _timed(f"{host} lost its power and is back", lambda: the_lab().power_cut(host))
+    elif verb == "fault":
+        fault(host, rest[1] if len(rest) > 1 else "", on=not off)
+    elif verb == "link":
+        link(host, rtt_ms=rtt_ms, loss=loss, mbps=mbps, down_link=down_link, off=off)
+    else:
+        raise OperatorError(f"fab lab has no verb {verb}", exit_code=EXIT_USAGE)
     return 0
 
 
-def _names(lab: Lab, limit: str) -> list[str]:
-    up = [mac.name for mac in lab.status()]
-    if not limit:
-        return up
-    wanted = {host.name for host in Fleet.load(limit, [HOSTS])}
-    return [name for name in up if name in wanted]
+def specs(limit: str = "") -> list[HostSpec]:
+    """The inventory's hosts, as far as the lab needs to know them."""
+    return [
+        HostSpec(host.name, host.region, dict(host.hardware), host.address)
+        for host in Fleet.load(limit or None)
+    ]
 
 
-def _status(lab: Lab) -> int:
-    macs = lab.status()
-    if not macs:
-        out.print("The lab is down. Start it with: fab lab up --limit tokyo")
-        return 0
-    shown = table("", "Mac", "region", "address", "state", "boots", "faults")
-    for mac in macs:
-        state = "running" if mac.running else "off"
-        shown.add_row(mac.name, mac.region, mac.address, state, str(mac.boots), ", ".join(mac.faults) or "-")
-    out.print(shown)
-    return 0
+def up(limit: str = "", from_facts: Path | None = None) -> None:
+    """Start the inventory's Macs (or those that `limit` names), bare or as the facts in a folder say."""
+    began = time.monotonic()
+    lab = the_lab()
+    hosts = specs(limit)
+    with console.out.status(f"Booting {len(hosts)} Macs ..."):
+        rows = lab.up(hosts=hosts)
+    _table(rows)
+    console.out.print(
+        f"{len(hosts)} Macs are up after {time.monotonic() - began:.1f} s. Look around: fab lab ssh {rows[0].name}"
+    )
+
+
+def down() -> None:
+    """End the lab."""
+    _timed("The lab is down; nothing of it is left.", lambda: the_lab().down())
+
+
+def status(*, json: bool = False) -> None:
+    """Every Mac of the lab."""
+    rows = the_lab().status()
+    if json:
+        console.print_json([asdict(row) for row in rows])
+    elif rows:
+        _table(rows)
+    else:
+        console.out.print("No lab is up: fab lab up [--limit REGION]")
+
+
+def reset(limit: str = "") -> None:
+    """Replace Macs by bare ones."""
+    lab = the_lab()
+    present = [row.name for row in lab.status()]
+    chosen = [host.name for host in Fleet.load(limit or None) if host.name in present] if limit else present
+    if not chosen:
+        raise OperatorError("no Mac of the lab matches: see fab lab status", exit_code=EXIT_USAGE)
+    for host in chosen:
+        _timed(f"{host} is bare again, with a new host key", functools.partial(lab.reset, host))
+
+
+def faults() -> None:
+    """What can be made to go wrong."""
+    table = Table("fault", "what the Mac then does", "acts in", box=None)
+    for one in FAULTS.values():
+        table.add_row(one.name, one.does, one.where)
+    console.out.print(table)
+
+
+def fault(host: str, name: str, *, on: bool = True) -> None:
+    """Switch a fault of a Mac on or off."""
+    if not name:
+        faults()
+        return
+    the_lab().fault(host, name, on)
+    console.out.print(f"{host}: {name} {'on' if on else 'off'}")
+
+
+def link(
+    host: str,
+    *,
+    rtt_ms: float | None = None,
+    loss: float | None = None,
+    mbps: float | None = None,
+    down_link: bool = False,
+    off: bool = False,
+) -> None:
+    """Make the link of a Mac (or `operator`) long, lossy, narrow or dead; `off`: the plain cable again."""
+    lab = the_lab()
+    if off:
+        lab.link(host)
+    else:
+        lab.link(host, rtt_ms=rtt_ms or 0.0, loss=loss or 0.0, mbps=mbps or 0.0, down=down_link)
+    console.out.print(f"{host}: {'plain cable' if off else 'link set'}")
+
+
+def ssh(host: str, command: str = "") -> int:
+    """Log in to a Mac as its administrator (with the key once bootstrap has run, with the
+    password before).
+    """
+    lab = the_lab()
+    argv = lab.ssh_command(host)
+    if command:
+        argv.append(command)
+    askpass = {"SSH_ASKPASS": str(lab.askpass_path), "SSH_ASKPASS_REQUIRE": "force"}
+    return subprocess.run(argv, env={**os.environ, **askpass}, check=False).returncode
+
+
+def _timed(text: str, action: Callable[[], None]) -> None:
+    began = time.monotonic()
+    action()
+    console.out.print(f"{text} ({time.monotonic() - began:.1f} s)")
+
+
+def _table(rows: Sequence[MacStatus]) -> None:
+    table = Table("host", "region", "address", "state", "boots", "faults", box=None)
+    for row in rows:
+        state = "[green]up[/]" if row.running else "[red]off[/]"
+        table.add_row(row.name, row.region, row.address, state, str(row.boots), ", ".join(row.faults))
+    console.out.print(table)

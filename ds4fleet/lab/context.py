@@ -103,7 +103,7 @@ class Context:
         """The Mac for reading; nothing is locked and no change is saved."""
         return Mac.load(self.folder / "mac.json")
 
-    def call(self, op: str, **arguments: Any) -> dict[str, Any]:
+    def call(self, op: str, /, **arguments: Any) -> dict[str, Any]:
         """Ask PID 1 (launchd, power) for `op` in the caller's name; returns its answer."""
         return rpc.ask(self.folder / "run" / "ctl.sock", op, uid=self.uid, **arguments)
 

@@ -130,6 +130,9 @@ _ALL = (
     ),
     Fault("download-416", "world", "the file server answers 416 to ranges", "lab.md"),
     Fault("download-429", "world", "the file server answers 429 (too many requests)", "lab.md"),
+    Fault("token-required", "world", "huggingface.co wants a token for every file", "ds4 1"),
+    Fault("wrong-size", "world", "the file server's copy is a page shorter than it should be", "lab.md"),
+    Fault("no-ranges", "world", "the file server ignores ranges and sends whole files", "lab.md"),
     Fault("missing-revision", "world", "the pinned revision is gone from the file server", "lab.md"),
     Fault("outage", "world", "github.com and huggingface.co do not answer", "lab.md"),
     Fault(

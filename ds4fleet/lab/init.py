@@ -197,6 +197,8 @@ class Init:
         try:
             question = json.loads(payload)
             op = self.ops[question.pop("op")]
+            # Descriptors are closed after the answer: an operation that keeps one duplicates it.
+            question["fds"] = client.fds
             # Root may speak for the caller of a simulated command; everybody else speaks for himself.
             uid = int(question.pop("uid", 0)) if client.uid == 0 else client.uid
             answer = op(question, uid)
@@ -262,7 +264,7 @@ def child_of_client(client: Client, kind: bytes, cwd: str, argv: list[str], env:
         os.write(2, f"{argv[0]}: command not found\n".encode())
         status = 127
     except BaseException:
-        traceback.print_exc()
+        os.write(2, f"{argv[0]}: simulated Mac: {traceback.format_exc()}".encode())
     finally:
         os._exit(status)
 

@@ -11,8 +11,10 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,10 +28,20 @@ import yaml
 from ds4fleet.errors import EXIT_FAILED, EXIT_USAGE, OperatorError
 from ds4fleet.lab import boot, faults, net, preflight, rpc
 from ds4fleet.lab.context import locked_mac
+from ds4fleet.lab.link import LinkSettings, open_tap
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOWN_TIMEOUT_S = 15.0
+WORLD_TIMEOUT_S = 20.0
 ADMIN = "admin"
+OPERATOR = "operator"
+"""Name of the operator's own link."""
+LINK_FAULTS: dict[str, dict[str, Any]] = {
+    "link-down": {"down": True},
+    "lossy-link": {"loss": 0.02},
+    "slow-link": {"mbps": 8.0},
+}
+"""What the faults of a link set."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +135,7 @@ class Lab:
         if answer["failed_macs"]:
             names = ", ".join(answer["failed_macs"])
             raise OperatorError(f"{names} did not boot: see {self.folder}/log", exit_code=EXIT_FAILED)
+        self._await_world(state)
         self._write_known_hosts(state)
         self._write_inventory(state)
         return self.status()
@@ -227,7 +240,7 @@ class Lab:
     def fault(self, host: str, name: str, on: bool = True) -> None:
         """Switch a fault of `faults.FAULTS` on or off; it stays over reboots. Momentary ones happen now."""
         chosen = faults.find(name)
-        self._entry(self._state(), host)
+        entry = self._entry(self._state(), host)
         if chosen.momentary:
             if not on:
                 raise OperatorError(
@@ -242,10 +255,85 @@ class Lab:
                 mac.filevault = "on" if on else "off"
             if chosen.name == "full-disk-access":
                 mac.full_disk_access = on
+        if chosen.where == "world":
+            from ds4fleet.lab.world import rules
+
+            rules.switch(self.folder / "world", chosen.name, on, client=entry["address"])
         if self._answers(host):
             rpc.ask_mac(self._control(host), host, "set_faults", names=names)
             if chosen.name == "asleep":
                 rpc.ask_mac(self._control(host), host, "sleep" if on else "wake")
+            if chosen.name in LINK_FAULTS:
+                self._apply_link(host, self._state())
+
+    def link(
+        self,
+        host: str,
+        *,
+        rtt_ms: float = 0.0,
+        jitter_ms: float = 0.0,
+        loss: float = 0.0,
+        mbps: float = 0.0,
+        down: bool = False,
+    ) -> None:
+        """Give a Mac's link, or the operator's (`operator`), the properties of a long line (see
+        LinkSettings).
+
+        All at their defaults: the plain cable again. Connections survive when addresses stay reachable.
+        """
+        settings = LinkSettings(rtt_ms, jitter_ms, loss, mbps, down=down)
+        settings.check()
+        state = self._state()
+        if host != OPERATOR:
+            self._entry(state, host)
+        links = state.setdefault("links", {})
+        if settings == LinkSettings():
+            links.pop(host, None)
+        else:
+            links[host] = settings.to_dict()
+        self._save(state)
+        self._apply_link(host, state)
+
+    def _link_settings(self, host: str, state: dict[str, Any]) -> dict[str, Any]:
+        """What was asked for, made worse by the faults of the link that are on."""
+        settings = dict(state.get("links", {}).get(host, {}))
+        for name, change in LINK_FAULTS.items():
+            if name in self._faults_of(host):
+                settings = {**LinkSettings().to_dict(), **settings, **change}
+        return settings
+
+    def _faults_of(self, host: str) -> list[str]:
+        mac_file = self.root(host) / ".lab" / "mac.json"
+        return list(json.loads(mac_file.read_text()).get("faults", [])) if mac_file.exists() else []
+
+    def _apply_link(self, host: str, state: dict[str, Any]) -> None:
+        settings = self._link_settings(host, state)
+        if host != OPERATOR:
+            boot.ask(self.folder, "link", host=host, settings=settings)
+            return
+        interface, subnet = net.interface_name(self.folder), self._subnet(state)
+        if not settings:
+            boot.ask(self.folder, "link", host=host, settings={})
+            net.remove_interface(interface)
+            net.connect_operator(interface, subnet, self._supervisor(state))
+            boot.ask(self.folder, "plug_in_operator")
+        elif state.get("operator_link"):
+            boot.ask(self.folder, "link", host=host, settings=settings)
+        else:
+            net.remove_interface(interface)
+            tap = open_tap(interface)
+            try:
+                net.configure_operator(interface, subnet)
+                rpc.ask(self.folder / "run" / "lab.sock", "link", host=host, settings=settings, fds=[tap])
+            finally:
+                os.close(tap)
+        state["operator_link"] = bool(settings)
+        self._save(state)
+
+    @property
+    def askpass_path(self) -> Path:
+        """A program that prints the first login's password, for ssh's SSH_ASKPASS."""
+        return self.folder / "secrets" / "askpass"
 
     def power_cut(self, host: str, *, boot_again: bool = True) -> None:
         """Take the power away without warning, and (unless `boot_again` is false) give it back."""
@@ -362,6 +450,8 @@ class Lab:
             password.chmod(0o600)
         if not self.key_path.exists():
             _keygen(self.key_path, "ds4-fleet lab operator")
+        self.askpass_path.write_text(f"#!/bin/sh\ncat {shlex.quote(str(password))}\n")
+        self.askpass_path.chmod(0o700)
 
     def _subnet(self, state: dict[str, Any]) -> net.Subnet:
         import ipaddress
@@ -369,7 +459,38 @@ class Lab:
         return net.Subnet(ipaddress.IPv4Network(state["network"]))
 
     def _world(self, state: dict[str, Any]) -> None:
-        pass
+        """Start the servers of the outside world, once per lab."""
+        if state.get("world", {}).get("pid"):
+            return
+        from ds4fleet.lab import world
+
+        folder = self.folder / "world"
+        info = world.prepare(folder)
+        subnet = self._subnet(state)
+        addresses = sorted({subnet.world(role) for role in info.hosts.values()})
+        argv = [sys.executable, "-m", "ds4fleet.lab.world", "serve", "--dir", str(folder)]
+        for address in addresses:
+            argv += ["--address", address]
+        log = str(self.folder / "log" / "world.log")
+        pid = boot.ask(self.folder, "start_world", argv=argv, cwd=str(CHECKOUT), log=log)["pid"]
+        state["world"] = {
+            "pid": pid,
+            "addresses": addresses,
+            "ca_pem": info.ca_pem,
+            "hosts": {name: subnet.world(role) for name, role in info.hosts.items()},
+        }
+        self._save(state)
+
+    def _await_world(self, state: dict[str, Any]) -> None:
+        def listening() -> bool:
+            try:
+                for address in state["world"]["addresses"]:
+                    socket.create_connection((address, 443), timeout=1.0).close()
+            except OSError:
+                return False
+            return True
+
+        self._await(listening, WORLD_TIMEOUT_S, "github.com and huggingface.co of the lab do not answer")
 
     def _prepare(self, spec: HostSpec, state: dict[str, Any]) -> boot.Seat:
         """Make a Mac's folder and disk contents, unless it has them from before."""
@@ -438,6 +559,7 @@ class Lab:
             storage=str(storage),
             python_prefix=str(tree.python_prefix(preflight.remote_python())),
             log=str(self.folder / "log" / f"{host}.log"),
+            link=self._link_settings(host, state),
         )
 
     def _boot_again(self, seats: list[boot.Seat]) -> None:

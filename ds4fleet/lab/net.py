@@ -22,6 +22,7 @@ from ds4fleet.errors import EXIT_MISSING, OperatorError
 
 RANGE = ipaddress.ip_network("198.18.0.0/15")
 BRIDGE = "lab0"
+OPERATOR_PORT = "op0"
 MAC_INTERFACE = "en0"
 FIRST_WORLD_HOST = 2
 FIRST_MAC_HOST = 30
@@ -119,14 +120,25 @@ def free_subnet() -> Subnet:
 
 
 def connect_operator(interface: str, subnet: Subnet, supervisor_pid: int) -> None:
-    """Lay the cable between this namespace and the lab's (of process `supervisor_pid`, which finds it as
-    `op0`).
+    """Lay the cable between this namespace and the lab's (of process `supervisor_pid`: there it is `op0`)."""
+    ip(f"link add {interface} type veth peer name {OPERATOR_PORT} netns {supervisor_pid}")
+    configure_operator(interface, subnet)
+
+
+def configure_operator(interface: str, subnet: Subnet) -> None:
+    """Give the operator's end its addresses; the hardware address stays the same when the
+    cable is replaced.
     """
     ip(
-        f"link add {interface} type veth peer name op0 netns {supervisor_pid}",
+        f"link set {interface} address {hardware_address(subnet.operator)}",
         f"address add {subnet.operator}/{subnet.prefix} dev {interface}",
         f"link set {interface} up",
     )
+
+
+def plug_in(port: str) -> None:
+    """Plug one end of a cable into the bridge."""
+    ip(f"link set {port} master {BRIDGE}", f"link set {port} up")
 
 
 def open_bridge(subnet: Subnet, world_addresses: list[str]) -> None:
@@ -138,9 +150,8 @@ def open_bridge(subnet: Subnet, world_addresses: list[str]) -> None:
         f"link add {BRIDGE} type bridge",
         *(f"address add {address}/{subnet.prefix} dev {BRIDGE}" for address in world_addresses),
         f"link set {BRIDGE} up",
-        f"link set op0 master {BRIDGE}",
-        "link set op0 up",
     )
+    plug_in(OPERATOR_PORT)
 
 
 def hardware_address(address: str) -> str:
@@ -154,9 +165,8 @@ def connect_mac(port: str, pid: int, address: str) -> None:
     ip(
         f"link add {port} type veth peer name {MAC_INTERFACE}"
         f" address {hardware_address(address)} netns {pid}",
-        f"link set {port} master {BRIDGE}",
-        f"link set {port} up",
     )
+    plug_in(port)
 
 
 def configure_mac(address: str, subnet_prefix: int, gateway: str) -> None:

@@ -84,7 +84,7 @@ def read_answer(link: socket.socket) -> tuple[bytes, bytes]:
 
 
 def ask(
-    path: Path, op: str, *, timeout_s: float = 30.0, fds: Sequence[int] = (), **arguments: Any
+    path: Path, op: str, /, *, timeout_s: float = 30.0, fds: Sequence[int] = (), **arguments: Any
 ) -> dict[str, Any]:
     """Ask the process behind the socket for `op`; returns its JSON answer.
 
@@ -157,7 +157,7 @@ class tempfile_pair:  # noqa: N801 - reads as a function where it is used
             file.close()
 
 
-def ask_mac(path: Path, host: str, op: str, **arguments: Any) -> dict[str, Any]:
+def ask_mac(path: Path, host: str, op: str, /, **arguments: Any) -> dict[str, Any]:
     """`ask` for the operator: a Mac that is off or gone is said in one line."""
     try:
         return ask(path, op, **arguments)
