@@ -13,7 +13,8 @@ ON_THE_MAC = [*MODULES, *sorted(Path("roles/ds4/module_utils").glob("*.py"))]
 TASKS = [*sorted(Path("roles/ds4/tasks").rglob("*.yml")), *sorted(Path("playbooks").glob("*.yml"))]
 #: A module is a pure core with a thin shell; past this it does too much.
 LONGEST_MODULE = 320
-LONGEST_CONTENTS = 60
+#: An entry in a table of contents is named after its chapter.
+CONTENTS = {"ansible.builtin.include_tasks", "ansible.builtin.import_tasks"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
@@ -49,7 +50,8 @@ class TestTasks:
 
     def test_each_has_a_sentence_for_a_name(self, path: Path) -> None:
         for task in _tasks(yaml.safe_load(path.read_text()) or []):
-            assert len(task.get("name", "").split()) >= 2, task
+            words = str(task.get("name", "")).split()
+            assert len(words) >= (1 if CONTENTS & set(task) else 2), task
 
 
 def _tasks(items: list[dict[str, object]]) -> list[dict[str, object]]:
@@ -64,7 +66,8 @@ def _tasks(items: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 def test_main_is_a_table_of_contents() -> None:
-    assert len(Path("roles/ds4/tasks/main.yml").read_text().splitlines()) <= LONGEST_CONTENTS
+    for task in yaml.safe_load(Path("roles/ds4/tasks/main.yml").read_text()):
+        assert CONTENTS & set(task), task
 
 
 def test_the_lab_asks_for_packages_that_setup_installs() -> None:
