@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ds4fleet.lab.model import MIB, PAGE_BYTES, Mac
 
-_STOCK = Path(__file__).parent / "data" / "sysctl_stock.txt"
+# Read now: in a Mac, where the commands run, the checkout's own path does not exist.
+_STOCK = (Path(__file__).parent / "data" / "sysctl_stock.txt").read_text()
 #: Oids that a listing of their parent does not show although they answer by name (recording: hw.model).
 HIDDEN = frozenset({"hw.model", "hw.machine", "kern.memorystatus_vm_pressure_level", "vm.swapusage"})
 #: What root may set, with the range that is accepted.
@@ -70,7 +71,7 @@ def memory_state(mac: Mac, run: Path) -> MemoryState:
 @functools.cache
 def _stock() -> dict[str, str]:
     values = {}
-    for line in _STOCK.read_text().splitlines():
+    for line in _STOCK.splitlines():
         name, _, value = line.partition(":")
         values[name] = value.removeprefix(" ")
     return values
