@@ -409,7 +409,8 @@ class _Renderer:
             add("--ssd-streaming")
         for item in plan["weights"]["files"]:
             if item["kind"] in ("mtp", "dspark"):
-                add("--mtp", item["path"])
+                # From August on --mtp is a switch and the file has a flag of its own.
+                add("--mtp-model" if "--mtp-model" in flags else "--mtp", item["path"])
             if item["kind"] == "dspark":
                 add("--dspark")
         if settings["ds4_cors"]:

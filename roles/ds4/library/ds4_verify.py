@@ -133,7 +133,7 @@ def ask(server, method, path, body=None, timeout_s=PROBE_TIMEOUT_S):
 
 
 def wait_until_ready(server, ready_s):
-    """(job, /v1/models body) once the job's process answers; raises VerifyError when it cannot or is too late."""
+    """(job, /v1/models body) once the job's process answers; VerifyError when it cannot or is too late."""
     launchd, watch = Launchd(ready_s), ds4_answers.Watch()
     deadline = time.monotonic() + ready_s
     while True:
