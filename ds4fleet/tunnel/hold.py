@@ -1,10 +1,11 @@
 """The process that holds tunnels: in the foreground of `fab tunnel`, or by itself with --background.
 
-Run as `python -m ds4fleet.tunnel.hold` with a JSON job on standard input (`Job.to_dict`).
+Run as `python -m ds4fleet.tunnel.hold` with a JSON job (`Job.to_dict`).
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ds4fleet.tunnel import home, ports
@@ -240,8 +242,11 @@ class Holder:
 
 
 def main() -> int:
-    """The background process: reads its job, leaves the terminal, holds."""
-    job = Job.from_dict(json.load(sys.stdin))
+    """The background process: reads its job (standard input, or --job FILE) and holds it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--job", type=Path, help="file with the job; default: standard input")
+    named = parser.parse_args().job
+    job = Job.from_dict(json.loads(named.read_text() if named else sys.stdin.read()))
 
     async def hold() -> int:
         try:

@@ -1,0 +1,59 @@
+"""How far away each region is: ssh's own banner, asked of every host at once."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .probe import knock
+from .spec import TunnelSpec
+
+TRIES = 3
+TIMEOUT_S = 3.0
+#: A banner costs two round trips: one to connect, one until sshd's first line.
+ROUND_TRIPS = 2
+
+
+@dataclass(frozen=True)
+class Distance:
+    """rtt_s: median round trip, None when the host did not answer (then `reason` says why)."""
+
+    name: str
+    region: str
+    rtt_s: float | None
+    reason: str = ""
+
+
+async def _one(spec: TunnelSpec) -> Distance:
+    if not spec.knockable:
+        return Distance(spec.name, spec.region, None, "reached through another host; not measured")
+    times: list[float] = []
+    reason = ""
+    for _ in range(TRIES):
+        seconds, reason = await knock(spec.address, spec.ssh_port, TIMEOUT_S)
+        if seconds is None:
+            break
+        times.append(seconds / ROUND_TRIPS)
+    if not times:
+        return Distance(spec.name, spec.region, None, reason)
+    return Distance(spec.name, spec.region, statistics.median(times))
+
+
+async def _all(specs: Iterable[TunnelSpec]) -> list[Distance]:
+    return list(await asyncio.gather(*(_one(spec) for spec in specs)))
+
+
+def measure(specs: Iterable[TunnelSpec]) -> list[Distance]:
+    """The distance of every host, measured in parallel, nearest first; silent hosts last."""
+    found = asyncio.run(_all(specs))
+    return sorted(found, key=lambda d: (d.rtt_s is None, d.rtt_s or 0.0, d.name))
+
+
+def by_region(distances: Sequence[Distance]) -> list[Distance]:
+    """One row per region, its nearest host, in the order of `measure`."""
+    seen: dict[str, Distance] = {}
+    for distance in distances:
+        seen.setdefault(distance.region, distance)
+    return list(seen.values())

@@ -1,0 +1,92 @@
+"""The verbs of `fab` that are about access: tunnels, distance, keys of the team, configuration of agents."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from invoke.collection import Collection
+
+from ds4fleet.verbs import verb
+
+if TYPE_CHECKING:
+    from invoke.context import Context
+
+
+def _listed(*texts: str) -> list[str]:
+    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
+
+
+@verb(name="open", default=True)
+def tunnel_open(
+    _: Context,
+    host: str = "",
+    region: str = "",
+    then: str = "",
+    nearest: bool = False,
+    all: bool = False,
+    spread: bool = False,
+    background: bool = False,
+    persist: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """To an engine: --host NAME, or one address for --region NAME [--then R] [--spread], --nearest, --all"""
+    from ds4fleet.fleet import Fleet
+    from ds4fleet.tunnel import cli
+
+    choice = cli.choose(Fleet.load(), host, region, all, nearest, then, spread)
+    sys.exit(cli.open_tunnel(choice.hosts, background, dry_run, choice.endpoint, keep=persist))
+
+
+@verb(name="status")
+def tunnel_status(
+    _: Context, host: str = "", region: str = "", json: bool = False, watch: bool = False
+) -> None:
+    """Every tunnel of yours: state, endpoint, health; --watch follows it, --json for scripts"""
+    from ds4fleet.tunnel import cli
+
+    sys.exit(cli.status(_listed(host, region), json=json, watch=watch))
+
+
+@verb(name="stop")
+def tunnel_stop(_: Context, host: str = "", region: str = "", forget: bool = False) -> None:
+    """End tunnels: --host, --region, or all; --forget also removes what --persist installed"""
+    from ds4fleet.tunnel import cli
+
+    sys.exit(cli.stop(_listed(host, region) or None, forget=forget))
+
+
+@verb(name="logs")
+def tunnel_logs(_: Context, host: str = "", region: str = "", lines: int = 40, follow: bool = False) -> None:
+    """What happened to tunnels: --host, --region, or all; --follow"""
+    from ds4fleet.tunnel import cli
+
+    sys.exit(cli.logs(_listed(host, region), lines=lines, follow=follow))
+
+
+@verb()
+def nearest(_: Context, region: str = "", json: bool = False) -> None:
+    """Regions by the round trip to their Macs, measured now and in parallel"""
+    from ds4fleet.fleet import Fleet
+    from ds4fleet.tunnel import cli
+
+    sys.exit(cli.show_nearest(Fleet.load(limit=region or None), json=json))
+
+
+@verb()
+def agents(
+    _: Context,
+    client: str = "",
+    host: str = "",
+    region: str = "",
+    write: bool = False,
+    check: bool = False,
+    yes: bool = False,
+) -> None:
+    """Configuration for a coding agent: --client NAME [--write]; --check tries every API by the tunnel"""
+    from ds4fleet import agents as library
+
+    sys.exit(library.run(client=client, host=host, region=region, write=write, check=check, yes=yes))
+
+
+tunnel = Collection("tunnel", tunnel_open, tunnel_status, tunnel_stop, tunnel_logs)

@@ -1,0 +1,301 @@
+"""`fab tunnel` and its sub-commands against a real sshd: start, look, start again, stop, nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import plistlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
+from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from ds4fleet.tunnel import cli, home, persist
+from ds4fleet.tunnel.hold import Job
+from ds4fleet.tunnel.link import Link
+from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port, wait_until
+
+pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "s"))
+    yield tmp_path / "s"
+    cli.stop()
+    assert list(home.all_held()) == []
+
+
+@pytest.fixture
+def engine() -> Iterator[TinyEngine]:
+    made = TinyEngine()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def macs(tmp_path: Path, state: Path, engine: TinyEngine) -> Iterator[list[Sshd]]:
+    made = [Sshd(tmp_path / name, engine.port, name).start() for name in ("tyo-01", "tyo-02")]
+    yield made
+    for mac in made:
+        mac.stop()
+
+
+def host_of(mac: Sshd, local_port: int) -> Host:
+    spec = mac.spec(local_port)
+    settings = {
+        "ansible_host": spec.address,
+        "ansible_port": spec.ssh_port,
+        "ds4_known_hosts": spec.known_hosts,
+        "ds4_tunnel_user": spec.user,
+        "ds4_tunnel_key_file": spec.key_file,
+        "ds4_tunnel_port": spec.local_port,
+        "ds4_port": spec.remote_port,
+        "ds4_region_port": local_port + 1000 if local_port < 60000 else local_port - 1000,
+    }
+    return Host(mac.name, "tokyo", settings)
+
+
+@pytest.fixture
+def fleet(macs: list[Sshd]) -> Fleet:
+    return Fleet(tuple(host_of(mac, free_port()) for mac in macs), ("tokyo",))
+
+
+def test_background_status_attach_stop(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    host = fleet.hosts[0]
+    port = host.tunnel_port or 0
+    assert cli.open_tunnel([host], background=True) == 0
+    assert accepts(port)
+    printed = capsys.readouterr().out
+    assert f"http://127.0.0.1:{port}/v1" in printed
+    assert "/usr/bin/ssh " in printed
+    assert f"fab tunnel.stop --host {host.name}" in printed
+
+    assert cli.open_tunnel([host], background=True) == 0
+    assert "already held by process" in capsys.readouterr().out
+
+    assert cli.status(json=True) == 0
+    (tunnel,) = json.loads(capsys.readouterr().out)["tunnels"]
+    assert (tunnel["name"], tunnel["state"], tunnel["models"]) == ("tyo-01", "up", ["deepseek-v4-flash"])
+
+    pid, ssh_pid = tunnel["pid"], tunnel["ssh_pid"]
+    assert cli.stop([host.name]) == 0
+    assert not accepts(port)
+    wait_until(lambda: not _alive(pid) and not _alive(ssh_pid), 5, "the end of holder and ssh")
+    assert not list(home.state_dir().glob("*.sock"))
+    assert cli.logs([host.name]) == 0
+    assert "up at" in capsys.readouterr().out
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z" if Path("/proc").exists() else True
+
+
+def test_a_tunnel_of_the_same_name_to_another_mac_is_not_mistaken(fleet: Fleet) -> None:
+    first, second = fleet.hosts
+    assert cli.open_tunnel([first], background=True) == 0
+    impostor = Host(first.name, "tokyo", second.vars)
+    with pytest.raises(OperatorError, match="end it with"):
+        cli.open_tunnel([impostor], background=True)
+
+
+def test_a_region_is_one_address_that_survives_the_loss_of_a_mac(fleet: Fleet, macs: list[Sshd]) -> None:
+    choice = cli.choose(fleet, region="tokyo")
+    assert choice.endpoint is not None
+    assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
+    _, (endpoint,) = cli.everything()
+    wait_until(lambda: cli.everything()[1][0]["members"][0]["fit"], 10)
+    assert _ask(choice.endpoint.port) == 200
+    assert cli.everything()[1][0]["active"] in ("tyo-01", "tyo-02")
+    macs[0].stop()
+    for _ in range(20):
+        assert _ask(choice.endpoint.port) == 200
+    assert cli.everything()[1][0]["active"] == "tyo-02"
+    assert cli.stop(["tokyo"]) == 0
+    assert not accepts(choice.endpoint.port)
+    assert endpoint["name"] == "tokyo"
+
+
+def test_an_endpoint_uses_a_tunnel_that_another_process_holds_and_takes_it_over(fleet: Fleet) -> None:
+    choice = cli.choose(fleet, region="tokyo")
+    assert choice.endpoint is not None
+    assert cli.open_tunnel([fleet.hosts[0]], background=True) == 0
+    (first,), _ = cli.everything()
+    assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
+    wait_until(lambda: cli.everything()[1][0]["members"][0]["fit"], 10)
+    os.kill(first["pid"], signal.SIGKILL)
+    wait_until(lambda: not _alive(first["ssh_pid"]), 5, "ssh of a killed holder to be gone")
+
+    def taken_over() -> bool:
+        tunnels, _ = cli.everything()
+        return {t["name"]: t["state"] for t in tunnels} == {"tyo-01": "up", "tyo-02": "up"}
+
+    wait_until(taken_over, 10)
+    assert _ask(choice.endpoint.port) == 200
+
+
+def _ask(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", "/v1/models")
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    return response.status
+
+
+def test_foreground_ends_cleanly_on_ctrl_c(fleet: Fleet, state: Path) -> None:
+    host = fleet.hosts[0]
+    code = (
+        "import json,sys;from ds4fleet.fleet import Host;from ds4fleet.tunnel import cli;"
+        "n,r,v=json.loads(sys.argv[1]);sys.exit(cli.open_tunnel([Host(n,r,v)]))"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps([host.name, host.region, dict(host.vars)])],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: accepts(host.tunnel_port or 0), 15)
+        time.sleep(0.3)
+    finally:
+        child.send_signal(signal.SIGINT)
+        printed, _ = child.communicate(timeout=10)
+    assert child.returncode == 0
+    assert "up at" in printed
+    assert not accepts(host.tunnel_port or 0)
+    assert list(home.all_held()) == []
+
+
+def test_a_host_key_that_is_not_ours_ends_with_one_line_and_a_code(fleet: Fleet, macs: list[Sshd]) -> None:
+    macs[0].known_hosts.write_text("")
+    with pytest.raises(OperatorError, match="tyo-01: its host key is not recorded") as caught:
+        cli.open_tunnel([fleet.hosts[0]])
+    assert caught.value.exit_code == EXIT_UNREACHABLE
+
+
+def test_twenty_tunnels_survive_a_storm_without_growth(
+    tmp_path: Path, state: Path, engine: TinyEngine
+) -> None:
+    """An hour's worth of drops (one a minute and tunnel would be 1200; each is a full reconnect), faster."""
+    mac = Sshd(tmp_path / "mac", engine.port).start()
+    specs = [mac.spec() for _ in range(20)]
+    chance = random.Random(7)
+    drops = int(os.environ.get("DS4_STORM_DROPS", "60"))
+
+    async def storm() -> tuple[int, int]:
+        links = [Link(spec) for spec in specs]
+        runs = [asyncio.ensure_future(link.run()) for link in links]
+
+        async def all_up() -> None:
+            deadline = time.monotonic() + 60
+            while any(link.state.value != "up" for link in links):
+                assert time.monotonic() < deadline, [link.snapshot() for link in links]
+                await asyncio.sleep(0.05)
+
+        await all_up()
+        before = len(list(Path("/dev/fd").iterdir()))
+        for _ in range(drops):
+            victim = chance.choice(links)
+            if victim.pid:
+                os.kill(victim.pid, chance.choice([9, 15, 1]))
+            await asyncio.sleep(0.1)
+        await all_up()
+        after = len(list(Path("/dev/fd").iterdir()))
+        children = len(_children())
+        for link in links:
+            link.stop()
+        await asyncio.gather(*runs)
+        assert children == len(links)
+        return before, after
+
+    before, after = asyncio.run(storm())
+    mac.stop()
+    assert after <= before
+    assert _children() == []
+
+
+def _children() -> list[str]:
+    listing = subprocess.run(["ps", "-eo", "ppid=,args="], capture_output=True, text=True, check=True)
+    mine = [line.split(None, 1) for line in listing.stdout.splitlines()]
+    return [args for parent, args in mine if parent == str(os.getpid()) and args.startswith("/usr/bin/ssh ")]
+
+
+class TestPersistence:
+    def test_a_launch_agent_is_a_valid_plist_that_keeps_the_holder_alive(self, state: Path) -> None:
+        unit = persist.launch_agent("sg-01", ["/v/python", "-m", "x"], Path("/Users/a"), Path("/l"), 501)
+        content = plistlib.loads(unit.content)
+        assert str(unit.path) == "/Users/a/Library/LaunchAgents/com.ds4fleet.tunnel.sg-01.plist"
+        assert content["KeepAlive"] == {"SuccessfulExit": False}
+        assert unit.start == (("/bin/launchctl", "bootstrap", "gui/501", str(unit.path)),)
+        assert unit.forget == (("/bin/launchctl", "bootout", "gui/501/com.ds4fleet.tunnel.sg-01"),)
+
+    def test_a_systemd_unit_quotes_what_it_runs(self, state: Path) -> None:
+        unit = persist.systemd_unit("sg-01", ["/a b/python", "-m", "100%"], Path("/c"), Path("/l"))
+        assert b'ExecStart="/a b/python" "-m" "100%%"' in unit.content
+        assert b"Restart=on-failure" in unit.content
+
+    def test_what_persist_installed_is_run_from_its_job_and_removed_by_forget(
+        self, fleet: Fleet, state: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """With a service manager that does what it is told: it runs the unit's command."""
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+        monkeypatch.setattr(sys, "platform", "linux")
+        running: list[subprocess.Popen[bytes]] = []
+
+        def manager(command: tuple[str, ...], failure: str, check: bool = True) -> None:
+            if "enable" in command:
+                argv = [
+                    sys.executable,
+                    "-m",
+                    "ds4fleet.tunnel.hold",
+                    "--job",
+                    str(persist.job_path("tyo-01")),
+                ]
+                running.append(subprocess.Popen(argv, cwd=CHECKOUT))
+            elif "disable" in command:
+                running[0].terminate()
+                running[0].wait(10)
+
+        monkeypatch.setattr(persist, "_run", manager)
+        assert cli.open_tunnel([fleet.hosts[0]], keep=True) == 0
+        unit = persist.installed("tyo-01")
+        assert unit is not None
+        assert "hold" in unit.path.read_text()
+        assert Job.from_dict(json.loads(persist.job_path("tyo-01").read_text())).tunnels[0].name == "tyo-01"
+        assert cli.stop(["tyo-01"], forget=True) == 0
+        assert persist.installed("tyo-01") is None
+        assert not persist.job_path("tyo-01").exists()
+        assert list(home.all_held()) == []
+
+
+class TestChoosing:
+    def test_one_way_of_choosing_is_asked_for(self, fleet: Fleet) -> None:
+        with pytest.raises(OperatorError, match="--host NAME, --region NAME"):
+            cli.choose(fleet)
+        with pytest.raises(OperatorError):
+            cli.choose(fleet, host="tyo-01", region="tokyo")
+
+    def test_unknown_names_are_refused_with_the_nearest(self, fleet: Fleet) -> None:
+        with pytest.raises(OperatorError, match="tyo-01"):
+            cli.choose(fleet, host="tyo-1")
+
+    def test_the_nearest_region_is_measured(self, fleet: Fleet, macs: list[Sshd]) -> None:
+        macs[0].stop()
+        assert cli.nearest_of(fleet) == "tokyo"
+        choice = cli.choose(fleet, nearest_region=True)
+        assert choice.endpoint is not None
+        assert choice.endpoint.name == "tokyo"
