@@ -12,6 +12,8 @@ from ds4fleet.plan_disk import Disk
 from ds4fleet.plan_types import HostPlan, Step
 from ds4fleet.render import LABEL_SERVER
 
+#: How the root of each volume is kept: everybody may look, the service user writes in its own directories.
+VOLUME_ROOT = {"owner": "root", "group": "wheel", "mode": "0755"}
 #: Stages whose work changes what the server runs with, so that it has to be proven again.
 PROVEN_AFTER = ("engine", "storage", "weights", "memory", "service")
 
@@ -103,6 +105,8 @@ def _storage(plan: HostPlan, seen: Mapping[str, Any] | None, disk: Disk | None) 
             yield Step("storage", f"let the volume {volume.name} honour owners")
         elif have.get("indexed") is not False:
             yield Step("storage", f"keep Spotlight off the volume {volume.name}")
+        elif (have.get("root") or VOLUME_ROOT) != VOLUME_ROOT:
+            yield Step("storage", f"set the owner of the root of the volume {volume.name}")
         if not any(
             fields[:2] == [f"UUID={volume.uuid}", volume.mount_point]
             for fields in (line.split() for line in fstab.splitlines())
