@@ -1,0 +1,112 @@
+"""From a rental's first login to a manageable Mac, and the same again without a change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ds4fleet import bootstrap, host_keys
+
+pytestmark = pytest.mark.lab
+HOST = "tyo-03"
+
+
+@pytest.fixture(scope="module")
+def bare(make_lab: Callable[..., Any]) -> Any:
+    """One bare Mac. The tests of this file run in order, from bare to bootstrapped."""
+    return make_lab(HOST)
+
+
+def known_hosts(lab: Any) -> Path:
+    return Path(lab.fleet.host(HOST).vars["ds4_known_hosts"])
+
+
+class TestBareMac:
+    def test_a_rehearsal_says_what_is_missing_and_changes_nothing(self, bare):
+        run = bare.ansible("playbooks/bootstrap.yml", HOST, "--check", "--diff")
+        assert "install the Command Line Tools" in run.output
+        assert "SHA256:" in run.output
+        assert not known_hosts(bare).exists()
+        assert bare.lab.exec(HOST, ["/bin/ls", bootstrap.SUDOERS_FILE]).returncode != 0
+        assert bare.lab.exec(HOST, ["/usr/bin/xcode-select", "-p"]).returncode == 2
+
+    def test_a_fingerprint_that_does_not_match_stops_before_the_first_login(self, bare):
+        run = bare.ansible(
+            "playbooks/bootstrap.yml", HOST, "-e", "ds4_host_key_fingerprint=SHA256:wrong", check=False
+        )
+        assert run.returncode != 0
+        assert "nothing was recorded" in run.output
+        assert not known_hosts(bare).exists()
+
+    def test_site_says_that_bootstrap_is_missing(self, bare):
+        run = bare.ansible("site.yml", HOST, check=False)
+        assert run.returncode != 0
+        assert "playbooks/bootstrap.yml -l tyo-03" in run.output
+
+    def test_without_a_password_the_refusal_names_the_variable(self, bare):
+        run = bare.ansible(
+            "playbooks/bootstrap.yml", HOST, "-e", "ds4_bootstrap_password_file=''", check=False
+        )
+        assert run.returncode != 0
+        assert "ds4_bootstrap_password_file" in run.output
+
+
+class TestBootstrap:
+    def test_it_makes_the_mac_manageable_and_shows_no_password(self, bare):
+        run = bare.ansible("playbooks/bootstrap.yml", HOST, "-vvv")
+        assert bare.lab.password not in run.output
+        assert run.changed >= 4
+
+    def test_key_login_and_sudo_need_no_password(self, bare):
+        done = bare.ssh(HOST, "sudo -n id -u")
+        assert done.stdout.strip() == "0", done.stderr
+
+    def test_the_drop_in_has_the_right_owner_and_mode(self, bare):
+        line = bare.exec(HOST, "/bin/ls", "-l", bootstrap.SUDOERS_FILE).split()
+        assert (line[0][:10], line[2], line[3]) == ("-r--r-----", "root", "wheel")
+
+    def test_the_tools_are_selected_and_the_trigger_is_gone(self, bare):
+        assert bare.exec(HOST, "/usr/bin/xcode-select", "-p").strip() == bootstrap.TOOLS_DIR
+        assert bare.lab.exec(HOST, ["/bin/ls", bootstrap.TRIGGER_FILE]).returncode != 0
+
+    def test_it_stays_awake_and_does_not_update_itself(self, bare):
+        power = bare.exec(HOST, "/usr/bin/pmset", "-g")
+        settings = dict(line.split()[:2] for line in power.splitlines() if len(line.split()) == 2)
+        assert (settings["sleep"], settings["autorestart"]) == ("0", "1")
+        for key in bootstrap.UPDATE_KEYS:
+            assert bare.exec(HOST, "/usr/bin/defaults", "read", bootstrap.UPDATE_DOMAIN, key).strip() == "0"
+
+    def test_the_second_run_changes_nothing(self, bare):
+        run = bare.ansible("playbooks/bootstrap.yml", HOST, "--diff")
+        assert run.changed == 0
+        assert "Install the Command Line Tools" not in run.output.split("skipping")[0]
+
+    def test_a_rehearsal_of_a_ready_mac_has_nothing_to_say(self, bare):
+        assert bare.ansible("playbooks/bootstrap.yml", HOST, "--check").changed == 0
+
+    def test_the_password_is_not_needed_any_more(self, bare):
+        run = bare.ansible("playbooks/bootstrap.yml", HOST, "-e", "ds4_bootstrap_password_file=''")
+        assert run.changed == 0
+
+
+class TestHostKey:
+    def test_a_changed_key_is_refused_with_both_fingerprints(self, bare, tmp_path):
+        path = known_hosts(bare)
+        recorded = path.read_text()
+        other = "AAAAC3NzaC1lZDI1NTE5AAAAIBhZJ5y0Yp0gVvUTwYbFQ3pZQ7Qv0o2kCq8VQ0kq9f3S"
+        real = host_keys.recorded_keys(recorded, HOST)["ssh-ed25519"]
+        path.write_text(f"{HOST} ssh-ed25519 {other}\n")
+        try:
+            run = bare.ansible(
+                *("playbooks/bootstrap.yml", HOST),
+                *("-e", f"ansible_ssh_control_path_dir={tmp_path}"),
+                check=False,
+            )
+        finally:
+            path.write_text(recorded)
+        assert run.returncode != 0
+        assert host_keys.fingerprint(other) in run.output
+        assert host_keys.fingerprint(real) in run.output

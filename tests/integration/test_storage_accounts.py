@@ -1,0 +1,230 @@
+"""Volumes and accounts on a bootstrapped Mac: apply, verify, apply again, remove, verify."""
+
+from __future__ import annotations
+
+import json
+import plistlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ds4fleet.fleet import CHECKOUT
+
+pytestmark = pytest.mark.lab
+HOST = "sel-02"
+MOUNT = "/opt/ds4/kv"
+VOLUME = {"name": "ds4-kv", "mount_point": MOUNT, "quota_bytes": 20_000_000_000}
+
+
+@pytest.fixture(scope="module")
+def mac(make_lab: Callable[..., Any]) -> Any:
+    """One Mac, bootstrapped and nothing more. The tests of each class run in order."""
+    lab = make_lab(HOST)
+    lab.ansible("playbooks/bootstrap.yml", HOST)
+    return lab
+
+
+@pytest.fixture
+def apply(mac: Any, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """apply(module, args, *options): the module's result, run as the role runs it."""
+
+    def run(module: str, args: dict[str, Any], *options: str) -> dict[str, Any]:
+        for name in ("library", "module_utils"):
+            if not (tmp_path / name).exists():
+                (tmp_path / name).symlink_to(CHECKOUT / "roles" / "ds4" / name)
+        tasks = [
+            {"name": "Run it", module: args, "register": "result", "ignore_errors": True},
+            {
+                "name": "Keep what it said",
+                "ansible.builtin.copy": {
+                    "content": "{{ result | to_json }}",
+                    "dest": f"{tmp_path}/result.json",
+                },
+                "delegate_to": "localhost",
+                "become": False,
+                "check_mode": False,
+                "vars": {
+                    "ansible_connection": "local",
+                    "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+                },
+            },
+        ]
+        play = [{"name": "Test", "hosts": HOST, "gather_facts": False, "become": True, "tasks": tasks}]
+        (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
+        mac.ansible(str(tmp_path / "play.yml"), HOST, *options)
+        result = json.loads((tmp_path / "result.json").read_text())
+        assert "module_stderr" not in result, result
+        return result
+
+    return run
+
+
+def volumes(mac: Any) -> dict[str, dict[str, Any]]:
+    listed = plistlib.loads(mac.exec(HOST, "/usr/sbin/diskutil", "apfs", "list", "-plist").encode())
+    return {volume["Name"]: volume for box in listed["Containers"] for volume in box["Volumes"]}
+
+
+def info(mac: Any, what: str) -> dict[str, Any]:
+    return plistlib.loads(mac.exec(HOST, "/usr/sbin/diskutil", "info", "-plist", what).encode())
+
+
+class TestVolumes:
+    def test_a_rehearsal_says_it_would_create_and_does_not(self, mac, apply):
+        result = apply("ds4_storage", {"volumes": [VOLUME]}, "--check")
+        assert result["changed"]
+        assert any("create volume ds4-kv" in step for step in result["steps"])
+        assert "ds4-kv" not in volumes(mac)
+
+    def test_it_is_made_with_its_quota_mounted_and_written_down(self, mac, apply):
+        result = apply("ds4_storage", {"volumes": [VOLUME]})
+        volume = volumes(mac)["ds4-kv"]
+        assert volume["CapacityQuota"] == VOLUME["quota_bytes"]
+        assert result["volumes"]["ds4-kv"]["uuid"] == volume["APFSVolumeUUID"]
+        assert info(mac, volume["DeviceIdentifier"])["MountPoint"] == MOUNT
+        assert f"UUID={volume['APFSVolumeUUID']} {MOUNT} apfs" in mac.exec(HOST, "/bin/cat", "/etc/fstab")
+        assert mac.exec(HOST, "/bin/ls", "-ld", MOUNT).split()[2:4] == ["root", "wheel"]
+        mac.exec(HOST, "/bin/ls", f"{MOUNT}/.metadata_never_index")
+
+    def test_again_changes_nothing(self, apply):
+        assert not apply("ds4_storage", {"volumes": [VOLUME]})["changed"]
+
+    def test_another_quota_is_reported_and_the_data_stays(self, mac, apply):
+        mac.exec(HOST, "/bin/sh", "-c", f"echo precious >{MOUNT}/data")
+        result = apply("ds4_storage", {"volumes": [{**VOLUME, "quota_bytes": 30_000_000_000}]})
+        assert not result["changed"]
+        assert "cannot be changed" in result["differences"][0]
+        assert mac.exec(HOST, "/bin/cat", f"{MOUNT}/data") == "precious\n"
+
+    def test_it_comes_back_at_its_place_after_a_reboot(self, mac, apply):
+        mac.lab.reboot(HOST)
+        apply("ds4_storage", {"volumes": [VOLUME]})
+        assert mac.exec(HOST, "/bin/cat", f"{MOUNT}/data") == "precious\n"
+
+    def test_one_mounted_elsewhere_is_moved(self, mac, apply):
+        uuid = volumes(mac)["ds4-kv"]["APFSVolumeUUID"]
+        mac.exec(HOST, "/usr/sbin/diskutil", "unmount", uuid)
+        mac.exec(HOST, "/bin/mkdir", "-p", "/Volumes/elsewhere")
+        mac.exec(HOST, "/usr/sbin/diskutil", "mount", "-mountPoint", "/Volumes/elsewhere", uuid)
+        assert apply("ds4_storage", {"volumes": [VOLUME]})["changed"]
+        assert info(mac, uuid)["MountPoint"] == MOUNT
+
+    def test_safe_mode_deletes_nothing(self, mac, apply):
+        result = apply("ds4_storage", {"volumes": [VOLUME], "state": "absent"})
+        assert result["failed"]
+        assert "ds4_safe_mode" in result["msg"]
+        assert mac.exec(HOST, "/bin/cat", f"{MOUNT}/data") == "precious\n"
+
+    def test_without_safe_mode_it_goes_and_leaves_nothing(self, mac, apply):
+        gone = {"volumes": [VOLUME], "state": "absent", "safe_mode": False}
+        assert apply("ds4_storage", gone)["changed"]
+        assert "ds4-kv" not in volumes(mac)
+        assert MOUNT not in mac.exec(HOST, "/bin/cat", "/etc/fstab")
+        assert not apply("ds4_storage", gone)["changed"]
+
+    def test_created_but_not_mounted_is_recovered(self, mac, apply):
+        mac.lab.fault(HOST, "create-not-mounted", True)
+        try:
+            apply("ds4_storage", {"volumes": [VOLUME]})
+        finally:
+            mac.lab.fault(HOST, "create-not-mounted", False)
+        assert info(mac, volumes(mac)["ds4-kv"]["DeviceIdentifier"])["MountPoint"] == MOUNT
+        assert not apply("ds4_storage", {"volumes": [VOLUME]})["changed"]
+
+    def test_a_name_that_is_taken_twice_is_refused(self, mac, apply):
+        container = info(mac, "/")["APFSContainerReference"]
+        mac.exec(HOST, "/usr/sbin/diskutil", "apfs", "addVolume", container, "APFS", "ds4-kv", "-nomount")
+        result = apply("ds4_storage", {"volumes": [VOLUME]})
+        assert result["failed"]
+        assert "2 volumes named ds4-kv" in result["msg"]
+
+
+class TestAccounts:
+    ARGS = {"groups": [{"name": "_ds4"}], "users": [{"name": "_ds4", "real_name": "ds4 service"}]}
+
+    def test_a_rehearsal_makes_nobody(self, mac, apply):
+        assert apply("ds4_user", self.ARGS, "--check")["changed"]
+        assert mac.lab.exec(HOST, ["/usr/bin/dscl", ".", "-read", "/Users/_ds4"]).returncode == 56
+
+    def test_hidden_without_shell_and_password_and_with_a_free_id(self, mac, apply):
+        mac.lab.fault(HOST, "dscl-hiccup", True)
+        try:
+            result = apply("ds4_user", self.ARGS)
+        finally:
+            mac.lab.fault(HOST, "dscl-hiccup", False)
+        assert 400 <= result["users"]["_ds4"] <= 499
+        record = mac.exec(HOST, "/usr/bin/dscl", ".", "-read", "/Users/_ds4")
+        assert "UserShell: /usr/bin/false" in record
+        assert "IsHidden: 1" in record
+        assert mac.exec(HOST, "/usr/bin/id", "-un", str(result["users"]["_ds4"])).strip() == "_ds4"
+
+    def test_again_changes_nothing(self, apply):
+        assert not apply("ds4_user", self.ARGS)["changed"]
+
+    def test_another_id_is_refused(self, apply):
+        result = apply("ds4_user", {"groups": [], "users": [{"name": "_ds4", "uid": 499}]})
+        assert result["failed"]
+        assert "macOS lets nobody change it" in result["msg"]
+
+    def test_what_macos_does_not_let_go_is_said_and_kept(self, apply):
+        result = apply("ds4_user", {**self.ARGS, "state": "absent"})
+        assert result["kept"] or result["changed"]
+
+
+class TestFiles:
+    def test_what_the_tool_does_not_accept_is_not_installed(self, mac, apply):
+        bad = [
+            {"path": "/opt/good", "content": "x", "mode": "0644"},
+            {
+                "path": "/etc/sudoers.d/bad",
+                "content": "this is no rule\n",
+                "validate": "sudoers",
+                "mode": "0440",
+            },
+        ]
+        result = apply("ds4_files", {"files": bad})
+        assert result["failed"]
+        assert "/etc/sudoers.d/bad was not written" in result["msg"]
+        assert mac.exec(HOST, "/bin/ls", "/etc/sudoers.d").split() == ["ds4-fleet"]
+        assert mac.lab.exec(HOST, ["/bin/ls", "/opt/good"]).returncode != 0
+
+    def test_a_batch_is_written_and_again_changes_nothing(self, mac, apply):
+        files = [
+            {"path": "/opt/t", "kind": "dir", "owner": "root", "group": "wheel", "mode": "0755"},
+            {"path": "/opt/t/f", "content": "a\n", "owner": "root", "group": "wheel", "mode": "0640"},
+            {"path": "/opt/t/l", "kind": "link", "target": "f"},
+            {
+                "path": "/etc/newsyslog.d/t.conf",
+                "content": "# none\n",
+                "validate": "newsyslog",
+                "mode": "0644",
+            },
+        ]
+        assert apply("ds4_files", {"files": files}, "--check")["changed_paths"] == [f["path"] for f in files]
+        assert apply("ds4_files", {"files": files})["changed"]
+        assert mac.exec(HOST, "/bin/cat", "/opt/t/l") == "a\n"
+        assert not apply("ds4_files", {"files": files})["changed"]
+        gone = [{"path": entry["path"], "kind": "absent"} for entry in reversed(files)]
+        assert apply("ds4_files", {"files": gone})["changed"]
+        assert mac.lab.exec(HOST, ["/bin/ls", "/opt/t"]).returncode != 0
+
+
+class TestMemory:
+    def test_the_limit_is_set_and_again_changes_nothing(self, mac, apply):
+        assert apply("ds4_memory", {"wired_limit_mib": 57344})["changed"]
+        assert mac.exec(HOST, "/usr/sbin/sysctl", "-n", "iogpu.wired_limit_mb").strip() == "57344"
+        assert not apply("ds4_memory", {"wired_limit_mib": 57344})["changed"]
+
+    def test_more_than_the_mac_has_is_refused(self, apply):
+        assert "does not fit" in apply("ds4_memory", {"wired_limit_mib": 65536})["msg"]
+
+
+class TestPower:
+    def test_bootstrap_left_nothing_to_set(self, apply):
+        settings = {"sleep": 0, "autorestart": 1}
+        assert not apply("ds4_power", {"settings": settings, "timezone": "Asia/Seoul"})["changed"]
+
+    def test_a_zone_that_does_not_exist_is_an_error(self, apply):
+        assert "not taken" in apply("ds4_power", {"timezone": "Asia/Nowhere"}).get("msg", "")
