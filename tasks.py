@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invoke import Collection
@@ -15,17 +16,43 @@ if TYPE_CHECKING:
 
 LAB_WORDS = {
     **dict.fromkeys(("up", "down", "status", "reset", "faults"), 0),
-    **dict.fromkeys(("ssh", "reboot", "power-cut"), 1),
+    **dict.fromkeys(("ssh", "reboot", "power-cut", "link"), 1),
     "fault": 2,
 }
 
 
 @verb(words=LAB_WORDS)
-def lab(_: Context, words: list[str], limit: str = "", off: bool = False, command: str = "") -> None:
-    """Simulated Macs: up|down|status|reset [--limit X], ssh|reboot|power-cut HOST, fault HOST NAME [--off]"""
+def lab(
+    _: Context,
+    words: list[str],
+    limit: str = "",
+    from_: str = "",
+    off: bool = False,
+    command: str = "",
+    rtt: float = 0.0,
+    loss: float = 0.0,
+    mbps: float = 0.0,
+    cut: bool = False,
+    json: bool = False,
+) -> None:
+    """Simulated Macs: up [--from FACTS]|down|status|reset [--limit X], ssh|reboot|power-cut HOST,
+    fault HOST NAME [--off], faults, link HOST|operator [--rtt MS --loss PERCENT --mbps N --cut --off]
+    """
     from ds4fleet.lab import cli
 
-    sys.exit(cli.run(words, limit=limit, off=off, command=command))
+    status = cli.run(
+        words,
+        limit=limit,
+        off=off,
+        command=command,
+        json=json,
+        from_facts=Path(from_) if from_ else None,
+        rtt_ms=rtt or None,
+        loss=loss or None,
+        mbps=mbps or None,
+        down_link=cut,
+    )
+    sys.exit(status)
 
 
 @verb()
@@ -36,12 +63,15 @@ def plan(
     limit: str = "",
     model: str = "",
     ctx: str = "",
+    what_if: str = "",
+    facts: str = "",
     json: bool = False,
 ) -> None:
-    """What each Mac is to run and why, from the inventory alone; nothing is asked or changed"""
+    """What each Mac is to run and why; changes nothing. Before a purchase: --what-if 'Mac Studio 128 GB'"""
     from ds4fleet.report import plans
 
-    sys.exit(plans.run(host=host, region=region, limit=limit, model=model, ctx=ctx, json=json))
+    found = Path(facts) if facts else None
+    sys.exit(plans.run(host, region, limit, model, ctx, json, what_if, found))
 
 
 @verb()
