@@ -370,7 +370,11 @@ def enter_root(seat: Seat) -> None:
     from ds4fleet.lab.context import locked_mac
 
     with locked_mac(root / ".lab") as mac:
-        mac.renumber()
+        # The first boot is the factory's: the numbers that stock Macs are recorded with.
+        if mac.boot.count:
+            mac.renumber()
+        else:
+            mac.boot.count = 1
         storage.attach(mac, Path(seat.storage), root / ".lab/storage")
     kernel.pivot_root(root)
     _relocate(base, inside_base)
@@ -406,7 +410,9 @@ def _devices(folder: Path) -> None:
 
 
 def _relocate(base: Path, inside_base: Path) -> None:
-    """Let modules that are not imported yet be found where they are now."""
+    """Let modules that are not imported yet, and data files named by modules that are, be found where they
+    are now.
+    """
     places = [(str(_PACKAGE), "/.lab/py/ds4fleet"), (str(base), str(inside_base))]
 
     def moved(path: str) -> str:
@@ -419,6 +425,10 @@ def _relocate(base: Path, inside_base: Path) -> None:
     for module in list(sys.modules.values()):
         with contextlib.suppress(Exception):
             module.__path__ = [moved(path) for path in module.__path__]
+        if module.__name__.startswith("ds4fleet."):
+            for name, value in list(vars(module).items()):
+                if isinstance(value, Path):
+                    setattr(module, name, Path(moved(str(value))))
     sys.path_importer_cache.clear()
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from ds4fleet import console
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.fleet import Fleet
+from ds4fleet.lab import preflight
 from ds4fleet.lab.faults import FAULTS
 from ds4fleet.lab.lab import CHECKOUT, HostSpec, Lab, MacStatus
 
@@ -81,14 +82,16 @@ def specs(limit: str = "") -> list[HostSpec]:
 
 def up(limit: str = "", from_facts: Path | None = None) -> None:
     """Start the inventory's Macs (or those that `limit` names), bare or as the facts in a folder say."""
+    preflight.check()
     began = time.monotonic()
     lab = the_lab()
     hosts = specs(limit)
     with console.out.status(f"Booting {len(hosts)} Macs ..."):
         rows = lab.up(hosts=hosts)
     _table(rows)
+    took_s = time.monotonic() - began
     console.out.print(
-        f"{len(hosts)} Macs are up after {time.monotonic() - began:.1f} s. Look around: fab lab ssh {rows[0].name}"
+        f"{len(hosts)} Macs are up after {took_s:.1f} s. Look around: fab lab ssh {rows[0].name}"
     )
 
 

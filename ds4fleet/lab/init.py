@@ -68,6 +68,8 @@ class Init:
     def __init__(self, control: Path) -> None:
         self.selector = selectors.DefaultSelector()
         self.children: dict[int, Reaper] = {}
+        self.running: dict[int, str] = {}
+        """Simulated commands that run now, by the pid of their process."""
         self.ops: dict[str, Callable[[dict[str, Any], int], dict[str, Any]]] = {}
         self.timers: list[Callable[[], float | None]] = []
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -224,6 +226,7 @@ class Init:
             return
 
         def ended(status: int) -> None:
+            self.running.pop(pid, None)
             if os.WIFSIGNALED(status):
                 self._send(client, b"s", struct.pack("<I", os.WTERMSIG(status)))
             else:
@@ -236,6 +239,7 @@ class Init:
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         client.child = pid
+        self.running[pid] = argv[0].rpartition("/")[2]
         client.close_fds()
 
 

@@ -1,7 +1,7 @@
 """The life of a Mac from its boot to its end: launchd over real processes, shutdown, sleep, the locked boot.
 
-Everything here runs in PID 1. Saved state (mac.json) is read at boot only: the lock on it may be held by a
-command that waits for PID 1.
+Everything here runs in PID 1. The saved Mac (mac.json) is locked at boot only: later a command that waits for
+PID 1 may hold the lock.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ds4fleet.lab import kernel, launchd, net, storage
+from ds4fleet.lab import kernel, launchd, net, storage, sysctls
 from ds4fleet.lab.boot import EXIT_HALT, EXIT_REBOOT, Seat
-from ds4fleet.lab.context import CONTROL_SOCKET, HIDDEN, locked_mac
+from ds4fleet.lab.context import CONTROL_SOCKET, HIDDEN, MAC_FILE, locked_mac
 from ds4fleet.lab.init import Init, fresh_child, raise_limits
 from ds4fleet.lab.launchd import BadPlist, JobSpec, Launchd
 from ds4fleet.lab.model import Mac
@@ -141,6 +141,7 @@ class Machine:
         self.ending_deadline = 0.0
         self.asleep = self.slept_deaf = False
         self.idle_since = time.monotonic()
+        self.idle_check_at = self.idle_since + IDLE_CHECK_S
         self.power = _power(mac)
         self.init.timers = [self._launchd_timer, self._ending_timer, self._sleep_timer]
         self.init.ops = {
@@ -154,7 +155,6 @@ class Machine:
             "limit": self.limit,
             "shutdown": self.shutdown,
             "set_faults": self.set_faults,
-            "power": self.set_power,
             "sleep": lambda _q, _u: self.fall_asleep(),
             "wake": lambda _q, _u: self.wake_up(),
             "unlock": self.unlock,
@@ -314,12 +314,6 @@ class Machine:
         self.init.reap()
         return any(entry.name.isdigit() and entry.name != "1" for entry in Path("/proc").iterdir())
 
-    def set_power(self, question: dict[str, Any], uid: int) -> dict[str, Any]:
-        """pmset has changed `settings`; `assertions`: how many processes keep the Mac awake."""
-        if uid == 0:
-            self.power.update({key: int(value) for key, value in question.get("settings", {}).items()})
-        return {"asleep": self.asleep}
-
     def _launchd_timer(self) -> float | None:
         self.launchd.tick()
         due = self.launchd.deadline()
@@ -333,18 +327,20 @@ class Machine:
         """An idle Mac with a sleep time goes quiet; ssh sessions and caffeinate keep it
         awake (reference 6).
         """
-        minutes = self.power.get("sleep", 0)
-        if not minutes or self.asleep or self.ending or self.power.get("disablesleep"):
-            return None
-        busy = self.hands.sessions or any(Path(RUN, "assertions").glob("*"))
         now = time.monotonic()
-        if busy:
+        if self.asleep or self.ending or self.locked:
+            return None
+        if now < self.idle_check_at:
+            return self.idle_check_at - now
+        self.idle_check_at = now + IDLE_CHECK_S
+        self.power = _power(Mac.load(MAC_FILE))
+        if self.hands.sessions or "caffeinate" in self.init.running.values():
             self.idle_since = now
-        remaining = self.idle_since + minutes * 60 - now
-        if remaining <= 0:
+        minutes = 0 if self.power["disablesleep"] else self.power.get("sleep", 0)
+        if minutes and now - self.idle_since >= minutes * 60:
             self.fall_asleep()
             return None
-        return min(remaining, IDLE_CHECK_S)
+        return IDLE_CHECK_S
 
     def fall_asleep(self) -> dict[str, Any]:
         """Stop everything. With `womp` a connection to the ssh port wakes the Mac; without, its network is
@@ -458,14 +454,14 @@ def live(seat: Seat, ready: int) -> NoReturn:
     raise_limits()
     os.environ.clear()
     time.tzset()
-    for leftover in ("wired", "faults", "assertions"):
+    for leftover in ("wired", "faults"):
         shutil.rmtree(RUN / leftover, ignore_errors=True)
     (RUN / "wired").mkdir(mode=0o755)
     (RUN / "wired").chmod(0o1777)
-    (RUN / "assertions").mkdir()
     with locked_mac() as mac:
         kernel.sethostname(mac.names.host or f"{mac.names.local_host}.local")
         (RUN / "uname").write_text(f"{mac.os.kernel}\nDarwin Kernel Version {mac.os.kernel}\n")
+        sysctls.project(mac, RUN)
         machine = Machine(seat, mac)
         machine.boot(mac)
     os.write(ready, b"+")
