@@ -88,6 +88,7 @@ class Hardware:
     processors_form: str = "4"
     """How system_profiler writes number_processors: "3" or "4" fields, or "int" as in a virtual machine."""
     metal: str = "spdisplays_metal4"
+    memory_type: str = "LPDDR5"
     laptop: bool = False
 
     @property
@@ -358,6 +359,8 @@ class Disk:
     protocol: str = "Apple Fabric"
     internal: bool = True
     uuid: str = ""
+    revision: str = "561.100."
+    serial: str = "0ba018e4045c5e3e"
 
     @property
     def device(self) -> str:
@@ -512,8 +515,6 @@ class Mac:
     quirks: Quirks = field(default_factory=Quirks)
     sysctl: dict[str, str] = field(default_factory=dict)
     """Overrides of single oids, lost at reboot; the GPU's wired limit has its own field."""
-    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Preference domains, as `defaults` sees them."""
     launchd_disabled: dict[str, bool] = field(default_factory=dict)
     """The sticky store of enable/disable: label -> disabled. Survives removal of the plist."""
     nvram: dict[str, str] = field(default_factory=dict)
@@ -522,6 +523,7 @@ class Mac:
     network_time: bool = True
     network_time_server: str = "time.apple.com"
     filevault: str = "off"
+    spotlight: str = "enabled"
     sip: bool = True
     remote_login: bool = True
     full_disk_access: bool = False
