@@ -1,0 +1,256 @@
+#!/usr/bin/python3
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""Stops the engine cleanly before a Mac that runs out of memory freezes, says why, and does not flap.
+
+Runs as root under launchd (com.ds4fleet.guard), with the Mac's own Python 3.9 and its standard library.
+Every few seconds it reads memory pressure, free memory, swap and the server's process; `decide` says what
+to do from the last minutes alone. `ds4-guard run` is the job, `ds4-guard replay FILE` tells what it would
+have done with a recorded series.
+
+What it leaves in its state directory (root's own, so that the service user cannot point it elsewhere):
+  stopped      KEY=VALUE: since, reason, stops_today; there while the engine is held back. The start script and
+               `fab status` show it; a start by hand or by site.yml ends it.
+  state.json   times of past stops, so that a restart of the guard does not forget them
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+NORMAL, WARNING, CRITICAL = 1, 2, 4  # kern.memorystatus_vm_pressure_level
+GIB = 1 << 30
+
+#: Judgements, not measurements: frozen Macs of the reports took minutes to freeze, a load spike takes
+#: seconds.
+SETTINGS = {
+    "interval_s": 5,
+    "critical_s": 20,  # critical pressure for this long
+    "swap_window_s": 60,  # or at least warning for this long, while swap grew by swap_growth_bytes
+    "swap_growth_bytes": 2 * GIB,
+    "swap_tail_s": 20,  # and was still growing at its end
+    "stop_s": 45,  # from the polite stop to the hard one, if it is still critical
+    "calm_s": 900,  # normal for this long before the engine is started again
+    "restarts_per_day": 2,  # after that it stays down until somebody looks
+    "history_s": 1200,
+}
+DAY_S = 86400
+TOOL_TIMEOUT_S = 20
+SYSCTLS = ("kern.memorystatus_vm_pressure_level", "kern.memorystatus_level", "vm.swapusage")
+
+
+# --- what to do: pure ---
+
+
+def decide(samples, state, settings=None):
+    """(action, reason, state) for the latest sample.
+
+    samples: oldest first, {at_s, pressure, free_percent, swap_used_bytes, pid}; None where nothing was read.
+    state: {stops: [at_s, ...], stopping_since, stopped_pid, held: bool}, as returned the last time; {} at
+    first. action: none, stop, kill, start or release (somebody started the engine while it was held back).
+    """
+    rules = dict(SETTINGS, **(settings or {}))
+    state = {"stops": [], "stopping_since": None, "stopped_pid": None, "held": False, **state}
+    if not samples:
+        return "none", "", state
+    now = samples[-1]
+    at, pid = now["at_s"], now.get("pid")
+    state["stops"] = [stop for stop in state["stops"] if at - stop < DAY_S]
+    if state["held"]:
+        return _held(samples, state, rules, at, pid)
+    if not pid:
+        return "none", "", state
+    reason = trouble(samples, rules)
+    if not reason:
+        return "none", "", state
+    state.update(held=True, stopping_since=at, stopped_pid=pid)
+    state["stops"] = state["stops"] + [at]
+    return "stop", reason, state
+
+
+def _held(samples, state, rules, at, pid):
+    if pid and pid == state["stopped_pid"]:
+        if at - state["stopping_since"] >= rules["stop_s"] and trouble(samples, rules):
+            state["stopping_since"] = at
+            return "kill", f"it did not stop within {rules['stop_s']:.0f} s and memory is still short", state
+        return "none", "", state
+    if pid:
+        state.update(held=False, stopping_since=None, stopped_pid=None)
+        return "release", "the engine was started by somebody else", state
+    if len(state["stops"]) > rules["restarts_per_day"]:
+        return "none", "", state
+    if held_for(samples, lambda sample: sample.get("pressure") == NORMAL, rules["calm_s"]):
+        state.update(held=False, stopping_since=None, stopped_pid=None)
+        return "start", f"memory has been normal for {rules['calm_s'] // 60:.0f} minutes", state
+    return "none", "", state
+
+
+def trouble(samples, rules):
+    """Why the Mac is about to freeze, in a sentence; empty while it is not."""
+    if held_for(samples, lambda sample: (sample.get("pressure") or 0) >= CRITICAL, rules["critical_s"]):
+        return f"memory pressure has been critical for {rules['critical_s']:.0f} s"
+    window = rules["swap_window_s"]
+    if not held_for(samples, lambda sample: (sample.get("pressure") or 0) >= WARNING, window):
+        return ""
+    grown = growth(samples, window)
+    if grown >= rules["swap_growth_bytes"] and growth(samples, rules["swap_tail_s"]) > 0:
+        return f"memory is short and swap grew by {grown / GIB:.1f} GiB in {window:.0f} s"
+    return ""
+
+
+def held_for(samples, condition, duration_s):
+    """Whether `condition` held in every sample of the last `duration_s`, and samples reach back that far."""
+    since = samples[-1]["at_s"] - duration_s
+    if samples[0]["at_s"] > since:
+        return False
+    return all(condition(sample) for sample in samples if sample["at_s"] >= since)
+
+
+def growth(samples, duration_s):
+    """Bytes by which swap in use grew over the last `duration_s`."""
+    since = samples[-1]["at_s"] - duration_s
+    values = [
+        sample["swap_used_bytes"]
+        for sample in samples
+        if sample["at_s"] >= since and sample.get("swap_used_bytes") is not None
+    ]
+    return values[-1] - values[0] if values else 0
+
+
+def parse_sysctl(text):
+    """{pressure, free_percent, swap_used_bytes} of `sysctl -n` of SYSCTLS, one value per line, in that
+    order.
+    """
+    lines = text.splitlines()
+    number = [int(line) if re.match(r"-?\d+$", line.strip()) else None for line in lines[:2]]
+    number += [None] * (2 - len(number))
+    used = re.search(r"used = ([\d.]+)([KMGT]?)", lines[2]) if len(lines) > 2 else None
+    unit = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": GIB, "T": 1 << 40}
+    return {
+        "pressure": number[0],
+        "free_percent": number[1],
+        "swap_used_bytes": int(float(used.group(1)) * unit[used.group(2)]) if used else None,
+    }
+
+
+def parse_pid(text):
+    """Process id in the output of `launchctl print system/LABEL`, or None."""
+    found = re.search(r"^\s*pid = (\d+)$", text, re.MULTILINE)
+    return int(found.group(1)) if found else None
+
+
+def stop_note(at_s, reason, restarts):
+    """The text of the file `stopped`."""
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_s))
+    return f"since={since}\nreason={reason}\nstops_today={restarts}\n"
+
+
+def replay(series, settings=None):
+    """[(at_s, action, reason)] that this guard would have taken over a recorded series."""
+    state, samples, done = {}, [], []
+    for sample in series:
+        samples.append(sample)
+        action, reason, state = decide(samples, state, settings)
+        if action != "none":
+            done.append((sample["at_s"], action, reason))
+    return done
+
+
+# --- doing it ---
+
+
+def tool(*argv):
+    """(exit status, output) of a macOS tool; a missing or late one is (127, '')."""
+    try:
+        done = subprocess.run(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=TOOL_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return 127, ""
+    return done.returncode, done.stdout.decode("utf-8", "replace")
+
+
+def sample(label):
+    """One look at the Mac."""
+    _status, values = tool("/usr/sbin/sysctl", "-n", *SYSCTLS)
+    _status, job = tool("/bin/launchctl", "print", "system/" + label)
+    return dict(parse_sysctl(values), at_s=time.time(), pid=parse_pid(job))
+
+
+def act(action, label, plist, pid):
+    """Carries out one decision."""
+    target = "system/" + label
+    if action == "stop":
+        # A clean exit: KeepAlive {SuccessfulExit: false} then leaves it down.
+        tool("/bin/launchctl", "kill", "SIGTERM", target)
+    elif action == "kill":
+        # A killed job would be started again at once, so launchd has to let go of it first.
+        tool("/bin/launchctl", "bootout", target)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    elif action == "start":
+        tool("/bin/launchctl", "bootstrap", "system", plist)  # only after a kill is it not loaded
+        tool("/bin/launchctl", "kickstart", target)
+
+
+def write(path, text):
+    """Replaces a file in one step."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def load_state(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def run(label, plist, folder, settings):
+    """The job: look, decide, act, for ever."""
+    state_path, stopped_path = Path(folder, "state.json"), Path(folder, "stopped")
+    state, samples = load_state(state_path), []
+    interval_s = settings.get("interval_s", SETTINGS["interval_s"])
+    history_s = settings.get("history_s", SETTINGS["history_s"])
+    while True:
+        now = sample(label)
+        samples = [old for old in samples if now["at_s"] - history_s <= old["at_s"] <= now["at_s"]] + [now]
+        action, reason, state = decide(samples, state, settings)
+        if action != "none":
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {action}: {reason}", flush=True)
+            # Written first: a Mac that freezes all the same still tells afterwards why.
+            if action in ("stop", "kill"):
+                write(stopped_path, stop_note(now["at_s"], reason, len(state["stops"])))
+            elif stopped_path.exists():
+                stopped_path.unlink()
+            write(state_path, json.dumps(state))
+            act(action, label, plist, now["pid"])
+        time.sleep(interval_s)
+
+
+def main(arguments):
+    """`run LABEL PLIST FOLDER [name=number ...]` or `replay FILE`."""
+    if len(arguments) >= 4 and arguments[0] == "run":
+        pairs = (item.split("=", 1) for item in arguments[4:])
+        settings = {name: float(value) for name, value in pairs if name in SETTINGS}
+        run(arguments[1], arguments[2], arguments[3], settings)
+    elif len(arguments) == 2 and arguments[0] == "replay":
+        for at_s, action, reason in replay(json.loads(Path(arguments[1]).read_text(encoding="utf-8"))):
+            print(f"{at_s:10.1f} {action}: {reason}")
+    else:
+        sys.stderr.write("usage: ds4-guard run LABEL PLIST FOLDER [setting=number ...] | replay FILE\n")
+        return 64
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
