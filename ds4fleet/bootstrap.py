@@ -43,9 +43,13 @@ TOOLS_PID = "/var/run/ds4-command-line-tools.pid"
 #: The oldest Python that the modules are written for (the tools of Xcode 13 to 16 bring 3.9.6).
 OLDEST_PYTHON = (3, 9)
 
+#: Neither the login shell's nor sudo's idea of PATH is ours to rely on.
+_PATH = "PATH=/usr/bin:/bin:/usr/sbin:/sbin; export PATH"
+
 #: One shell script, no privilege, nothing changed. Python and git are looked at only where the tools put
 #: them: the ones in /usr/bin are stubs on a bare Mac, and running one opens a dialogue there.
 PROBE = f"""\
+{_PATH}
 section() {{ printf '\\n==> %s\\n' "$1"; }}
 section user; id -un
 section system; uname -s; sw_vers -productVersion
@@ -182,7 +186,7 @@ def warnings(host: str, probe: Probe, wanted: Wanted) -> list[str]:
 
 
 def _key_step(probe: Probe, wanted: Wanted) -> Step | None:
-    lines = []
+    lines: dict[str, str] = {}
     for key in wanted.keys:
         body = _key_body(key)
         if body is None:
@@ -190,11 +194,12 @@ def _key_step(probe: Probe, wanted: Wanted) -> Step | None:
                 f"ds4_admin_keys holds an entry that is no public key: {key[:40]!r}", exit_code=EXIT_USAGE
             )
         if body not in probe.keys:
-            lines.append(key.strip())
+            lines.setdefault(body, key.strip())
     if not lines:
         return None
-    text = shlex.quote("".join(line + "\n" for line in lines))
+    text = shlex.quote("".join(line + "\n" for line in lines.values()))
     script = f"""\
+{_PATH}
 set -eu
 umask 077
 mkdir -p ~/.ssh
@@ -222,6 +227,7 @@ def _sudo_step(probe: Probe, wanted: Wanted) -> Step | None:
         return None
     # sudo leaves out names with a dot or a trailing ~, so that the file counts only after the check.
     script = f"""\
+{_PATH}
 set -eu
 umask 077
 mkdir -p -m 0755 /etc/sudoers.d
@@ -248,6 +254,7 @@ def _tools_step(probe: Probe) -> Step | None:
         )
     # The installer outlives this connection; whoever comes next finds its pid and waits for it.
     script = f"""\
+{_PATH}
 set -eu
 touch {TRIGGER_FILE}
 label=$(/usr/sbin/softwareupdate -l 2>/dev/null \\
@@ -275,6 +282,7 @@ echo "$label"
 
 #: Answers `running LINE`, `done` or `failed LINE`, LINE being the last thing that the installer said.
 TOOLS_STATE = f"""\
+{_PATH}
 line=$(tr '\\r' '\\n' <{TOOLS_LOG} 2>/dev/null | grep -v '^[[:space:]]*$' | tail -n 1)
 tools={TOOLS_DIR}/usr/bin
 if xcode-select -p >/dev/null 2>&1 && [ -x $tools/git ] && [ -x $tools/python3 ]; then
@@ -309,7 +317,8 @@ def _settings_step(probe: Probe, wanted: Wanted) -> Step | None:
         parts.append(f"time zone {probe.timezone} -> {wanted.timezone}")
     if not commands:
         return None
-    return Step("settings", "set " + "; ".join(parts), "set -eu\n" + "\n".join(commands) + "\n", as_root=True)
+    script = "\n".join([_PATH, "set -eu", *commands]) + "\n"
+    return Step("settings", "set " + "; ".join(parts), script, as_root=True)
 
 
 def _key_body(line: str) -> str | None:
@@ -347,7 +356,7 @@ def sudo_refused(host: str) -> str:
 
 def step_failed(host: str, what: str, said: str) -> str:
     """The sentence for a step that failed; said: what the script printed."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in said.splitlines() if line.strip() and "Shared connection" not in line]
     return f"{host}: could not {what}: {lines[-1] if lines else 'no reason given'}"
 
 

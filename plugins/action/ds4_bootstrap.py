@@ -46,7 +46,7 @@ class ActionModule(ActionBase):
             timezone=args.get("timezone") or "",
         )
         try:
-            answer = self._low_level_execute_command(bootstrap.PROBE, sudoable=False)
+            answer = self._low_level_execute_command(bootstrap.PROBE.rstrip(), sudoable=False)
         except AnsibleConnectionFailure as error:
             raise AnsibleConnectionFailure(bootstrap.unreachable(self.host, str(error))) from None
         probe = bootstrap.Probe.parse(self.host, answer["stdout"])
@@ -71,14 +71,15 @@ class ActionModule(ActionBase):
 
     def _execute(self, step, script):
         try:
-            result = self._low_level_execute_command(script, sudoable=True)
+            # sudoable asks for a terminal, which mixes up the streams. Ansible adds to the last line.
+            result = self._low_level_execute_command(script.rstrip(), sudoable=bool(self._task.become))
         except AnsibleConnectionFailure as error:
             raise AnsibleConnectionFailure(bootstrap.unreachable(self.host, str(error))) from None
         except AnsibleError as error:
             raise OperatorError(bootstrap.sudo_refused(self.host)) from error
         if result["rc"] != 0:
             raise OperatorError(
-                bootstrap.step_failed(self.host, step["what"], result["stderr"] or result["stdout"])
+                bootstrap.step_failed(self.host, step["what"], result["stdout"] + result["stderr"])
             )
         return result
 
