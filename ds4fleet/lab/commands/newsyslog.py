@@ -26,7 +26,7 @@ INFO = CommandInfo(
     paths=("/usr/sbin/newsyslog",),
     source="newsyslog(8)",
     confidence="A, C (complaints)",
-    does="-n, -v, -r, -F, -C, -f FILE, named logs; size, interval, @ and $ times; flags J Z N B G C; pid file and signal",
+    does="-n -v -r -F -C -f FILE, named logs; size, hours, @ and $ times; flags J Z N B G C; pid file",
     lacks="-a, -d, -t, -R, -s",
 )
 #: The include directive is Apple's own; the drop-in folder is read by a bare run.
