@@ -48,9 +48,10 @@ options:
         description: Mode in octal. Without it a new file gets V(0644) and a new directory V(0755).
         type: str
       validate:
-        description: The tool that must accept the content before it is installed.
+        description:
+          - The tool that must accept the content before it is installed: V(sudoers), V(sshd), V(plist) or
+            V(newsyslog). Null, as plans have it, is none.
         type: str
-        choices: [sudoers, sshd, plist, newsyslog]
       stage:
         description: The stage that the entry belongs to, as the plan says; not used here.
         type: str
@@ -123,8 +124,10 @@ def checker(kind):
             result = run("visudo", "-cf", path)
         elif kind == "plist":
             result = run("plutil", "-lint", path)
-        else:
+        elif kind == "newsyslog":
             result = run("newsyslog", "-n", "-f", path)
+        else:
+            raise Refusal("nothing is known that checks %s" % kind)
         if not result.ok:
             raise Refusal(result.sentence())
 
@@ -251,7 +254,7 @@ def main():
         "owner": {"type": "str"},
         "group": {"type": "str"},
         "mode": {"type": "str"},
-        "validate": {"type": "str", "choices": ["sudoers", "sshd", "plist", "newsyslog"]},
+        "validate": {"type": "str"},
         "stage": {"type": "str"},
     }
     module = AnsibleModule(
