@@ -9,8 +9,8 @@ to do from the last minutes alone. `ds4-guard run` is the job, `ds4-guard replay
 have done with a recorded series.
 
 What it leaves in its state directory (root's own, so that the service user cannot point it elsewhere):
-  stopped      KEY=VALUE: since, reason, stops_today; there while the engine is held back. The start script and
-               `fab status` show it; a start by hand or by site.yml ends it.
+  stopped      KEY=VALUE: since, reason, stops_today; there while the engine is held back. The start script
+               and `fab status` show it; a start by hand or by site.yml ends it.
   state.json   times of past stops, so that a restart of the guard does not forget them
 """
 
