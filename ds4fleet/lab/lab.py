@@ -8,6 +8,7 @@ contents.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -33,6 +34,8 @@ from ds4fleet.lab.link import LinkSettings, open_tap
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOWN_TIMEOUT_S = 15.0
 WORLD_TIMEOUT_S = 20.0
+LOOP_CTL_REMOVE = 0x4C81
+"""linux/loop.h"""
 ADMIN = "admin"
 OPERATOR = "operator"
 """Name of the operator's own link."""
@@ -101,6 +104,23 @@ class Lab:
         """The first login's password, for every Mac of the lab."""
         return (self.folder / "secrets" / "admin_password").read_text().strip()
 
+    @property
+    def interface(self) -> str:
+        """The operator's network interface of this lab."""
+        return net.interface_name(self.folder)
+
+    @property
+    def supervisor_pid(self) -> int:
+        """Pid of the process whose end is the end of everything in this lab; 0 when it is down."""
+        return self._supervisor(self._state())
+
+    def pid_of(self, host: str) -> int:
+        """Pid of a Mac's PID 1 as the operator sees it; 0 when the Mac is off."""
+        state = self._state()
+        self._entry(state, host)
+        inner = int(boot.ask(self.folder, "status")["macs"].get(host, {}).get("pid", 0))
+        return _outer_pid(self._supervisor(state), inner) if inner else 0
+
     def mac_folder(self, host: str) -> Path:
         return self.folder / "macs" / host
 
@@ -156,6 +176,7 @@ class Lab:
         left = self._leftovers()
         if left:
             raise OperatorError(f"the lab's {', '.join(left)} would not go away: look at {self.folder}")
+        _remove_loops(state.get("loops"))
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _leftovers(self) -> list[str]:
@@ -261,6 +282,8 @@ class Lab:
             rules.switch(self.folder / "world", chosen.name, on, client=entry["address"])
         if self._answers(host):
             rpc.ask_mac(self._control(host), host, "set_faults", names=names)
+            if chosen.where == "command":
+                self.exec(host, ["/.lab/bin/lab-effects"])
             if chosen.name == "asleep":
                 rpc.ask_mac(self._control(host), host, "sleep" if on else "wake")
             if chosen.name in LINK_FAULTS:
@@ -416,6 +439,7 @@ class Lab:
         self.folder.chmod(0o755)
         self._secrets()
         net.remove_interface(net.interface_name(self.folder))
+        loops = sorted(path.name for path in Path("/sys/block").glob("loop*"))
         with (self.folder / "log" / "supervisor.log").open("ab") as log:
             done = subprocess.run(
                 [sys.executable, "-m", "ds4fleet.lab.boot", str(self.folder)],
@@ -435,6 +459,7 @@ class Lab:
             "hosts": state.get("hosts", {}),
             "supervisor": pid,
             "supervisor_started": _start_time(pid),
+            "loops": loops,
             "network": str(subnet.network),
             "name": self.name,
         }
@@ -609,6 +634,45 @@ def _start_time(pid: int) -> int:
     except OSError:
         return 0
     return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def _outer_pid(supervisor: int, inner: int) -> int:
+    """Pid here of the process that is `inner` in the supervisor's PID namespace."""
+    namespace = Path(f"/proc/{supervisor}/ns/pid").readlink()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError, IndexError):
+            status = (entry / "status").read_text()
+            pids = next(line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
+            depth = len(pids) - (2 if (entry / "ns/pid").readlink() != namespace else 1)
+            if depth >= 1 and int(pids[depth]) == inner and _is_below(int(entry.name), supervisor):
+                return int(entry.name)
+    return 0
+
+
+def _is_below(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return False
+
+
+def _remove_loops(before: list[str] | None) -> None:
+    """Remove the unused loop devices that were made since `before` (None = leave all)."""
+    if before is None:
+        return
+    with contextlib.suppress(OSError):
+        control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for path in Path("/sys/block").glob("loop*"):
+                if path.name not in before and not (path / "loop").exists():
+                    # Somebody else may take it at this moment: then it stays.
+                    with contextlib.suppress(OSError):
+                        fcntl.ioctl(control, LOOP_CTL_REMOVE, int(path.name.removeprefix("loop")))
+        finally:
+            os.close(control)
 
 
 def _keygen(path: Path, comment: str, kind: str = "ed25519") -> None:

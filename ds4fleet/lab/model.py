@@ -308,6 +308,8 @@ class Container:
     """File name of the backing image below the Mac's storage folder; empty when nothing can be added."""
     reported_free_bytes: int | None = None
     """A recorded Mac's free space, where it is not the difference of the recorded numbers (metadata)."""
+    filler_bytes: int = 0
+    """What the fault disk-full has put into the container, in real bytes."""
 
     @property
     def reference(self) -> str:
@@ -331,7 +333,7 @@ class Container:
         if self.reported_free_bytes is not None:
             return self.reported_free_bytes
         used = sum(max(in_use(v, measured), v.reserve_bytes) for v in self.volumes)
-        return max(0, self.size_bytes - used)
+        return max(0, self.size_bytes - used - self.filler_bytes)
 
     def base_load_bytes(self) -> int:
         """What the stock volumes occupy; the backing image holds only the rest."""
@@ -441,6 +443,8 @@ class Toolchain:
     version: str = "26.5"
     label: str = "Command Line Tools for Xcode 26.5-26.5"
     python_version: str = "3.9.6"
+    taken_away: bool = False
+    """The fault no-command-line-tools has removed an installed tool chain."""
     install_s: float = 1.0
     """How long `softwareupdate -i` takes here (5 to 20 minutes on a Mac)."""
 

@@ -147,6 +147,31 @@ def delete(container: Container, volume: Volume, mounts: Path = MOUNTS) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def fill(container: Container, *, full: bool, used: dict[str, int], mounts: Path = MOUNTS) -> None:
+    """Take all free space of a container away (the fault disk-full), or give it back."""
+    path = mounts / container.uuid / ".full"
+    path.unlink(missing_ok=True)
+    container.filler_bytes = 0
+    if full:
+        container.filler_bytes = container.free_bytes(used)
+        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+        try:
+            _allocate(descriptor, container.filler_bytes // SCALE)
+        finally:
+            os.close(descriptor)
+
+
+def _allocate(descriptor: int, size_bytes: int) -> None:
+    """Allocate as much of `size_bytes` as fits, in ever smaller steps."""
+    done, step = 0, 1 << 26
+    while done < size_bytes + _OVERHEAD_BYTES and step >= 4096:
+        try:
+            os.posix_fallocate(descriptor, done, step)
+            done += step
+        except OSError:
+            step //= 4
+
+
 def _limit_shared(container: Container, point: Path) -> None:
     reserved = sum(v.reserve_bytes for v in container.volumes)
     room = max(0, container.size_bytes - container.base_load_bytes() - reserved) // SCALE

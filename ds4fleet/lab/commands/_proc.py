@@ -9,6 +9,7 @@ from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _HOST = "/.lab/host/usr"
+_SIMULATION = {"ds4fleet.lab.boot", "ds4fleet.lab.world"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def processes() -> list[Process]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             process = _read(int(entry.name))
-            if process:
+            # The simulation's own children are not processes of the Mac.
+            if process and (process.pid == 1 or not _SIMULATION & set(process.args)):
                 found.append(process)
     return sorted(found, key=lambda p: p.pid)
 

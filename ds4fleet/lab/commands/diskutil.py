@@ -25,7 +25,8 @@ INFO = CommandInfo(
     source="recordings/diskutil, diskutil(8)",
     confidence="A (texts and plists recorded), B (permissions), C (rename, -nomount, text of whole disks)",
     does="list, info, apfs list, addVolume, deleteVolume, listCryptoUsers, listSnapshots, mount, unmount, "
-    "enableOwnership, disableOwnership, rename; -plist where a recording exists; error plists; numbers that change "
+    "enableOwnership, disableOwnership, rename; -plist where a recording exists; error plists; numbers "
+    "that change "
     "at reboot; quota and reserve with effect; busy volumes",
     lacks="encryption verbs, changeVolumeRole, resizeContainer, eraseVolume, partitioning, RAID, disk images",
 )
@@ -37,6 +38,8 @@ _ADD_S = 0.15
 
 def main(ctx: Context) -> int:
     """Run one verb; verbs are not case-sensitive."""
+    # This process must not keep a volume busy itself; paths in the arguments are absolute or names.
+    os.chdir("/")
     if not ctx.args:
         ctx.err("Disk Utility Tool", "Usage:  diskutil [quiet] <verb> <options>, where <verb> is as follows:")
         return 1

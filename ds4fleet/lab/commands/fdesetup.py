@@ -40,6 +40,6 @@ def main(ctx: Context) -> int:
         if not ctx.is_root:
             ctx.err("fdesetup: authentication failed.")
             return 11
-        ctx.call("power", action="restart")
+        ctx.call("shutdown", kind="reboot", unlocked=True)
         return 0
     return ctx.unsupported(verb or "(none)")

@@ -1,11 +1,12 @@
 """shutdown, reboot, halt: asks PID 1 to end this boot.
 
 Source: shutdown(8), reference 7.4 (`shutdown -r +N` as ansible's reboot module calls it). Confidence A for
-the options, C for the texts. The request is `power` with action restart or halt and a delay.
+the options, C for the texts. A delayed shutdown waits in a process of its own, as the original does.
 """
 
 from __future__ import annotations
 
+import os
 import time
 
 from ds4fleet.lab.commands.info import CommandInfo
@@ -37,9 +38,9 @@ def main(ctx: Context) -> int:
         for word in ctx.args:
             if word != "-q":
                 return ctx.unsupported(word)
-        ctx.call("power", action="restart" if ctx.name == "reboot" else "halt", delay_s=0)
+        ctx.call("shutdown", kind=ctx.name)
         return 0
-    actions = {"-r": "restart", "-h": "halt", "-s": "sleep"}
+    actions = {"-r": "reboot", "-h": "halt", "-s": "sleep"}
     action, when = "", ""
     for word in ctx.args:
         if word in actions:
@@ -53,8 +54,25 @@ def main(ctx: Context) -> int:
         ctx.err("usage: shutdown [-] [-h [-u] [-n] | -r [-n] | -s | -k] time [warning-message ...]")
         return 1
     ctx.out("Shutdown NOW!" if not delay_s else f"Shutdown at {time.ctime(time.time() + delay_s)}.")
-    ctx.call("power", action=action, delay_s=delay_s)
+    ctx.stdout.flush()
+    if delay_s and os.fork():
+        return 0
+    if delay_s:
+        os.setsid()
+        _close_streams()
+        time.sleep(delay_s)
+    if action == "sleep":
+        ctx.call("sleep")
+    else:
+        ctx.call("shutdown", kind=action)
     return 0
+
+
+def _close_streams() -> None:
+    # Who started us must not wait for these.
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
 
 
 def _delay(when: str) -> int | None:
