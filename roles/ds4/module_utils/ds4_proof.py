@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -28,7 +29,9 @@ class ProofError(Exception):
 def uncached(descriptor):
     """Let reads and writes of this descriptor bypass the page cache where the platform can."""
     if sys.platform == "darwin":
-        fcntl.fcntl(descriptor, F_NOCACHE, 1)
+        # Only a hint, which not every file system takes.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, F_NOCACHE, 1)
 
 
 def feed(digest, path, end_bytes=None):
