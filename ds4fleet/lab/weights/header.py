@@ -6,6 +6,7 @@ ids); the GGUF specification for the encoding.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ def model_tensors(shape: Shape, quant: Quant, layers: range | None = None) -> li
         late = layer >= shape.layers - quant.last_layers
         tensors += _layer_tensors(layer, shape.ratios()[layer], _experts(quant, late))
     if whole or chosen.stop == shape.layers:
-        tensors += [Tensor(f"output_hc_{part}.weight", F32) for part in ("base", "fn", "scale")]
+        tensors += [Tensor("output_hc_base.weight", F32), Tensor("output_hc_fn.weight", F16)]
+        tensors += [Tensor("output_hc_scale.weight", F32)]
         tensors += [Tensor("output_norm.weight", F32), Tensor("output.weight", Q8_0)]
     return tensors
 
@@ -61,19 +63,22 @@ def _layer_tensors(layer: int, ratio: int, experts: tuple[int, int]) -> Iterator
         return (Tensor(f"blk.{layer}.{name}.weight", kind) for name in names)
 
     for side in ("attn", "ffn"):
-        yield from named([f"hc_{side}_fn", f"hc_{side}_scale", f"hc_{side}_base"], F32)
+        yield from named([f"hc_{side}_fn"], F16)
+        yield from named([f"hc_{side}_scale", f"hc_{side}_base"], F32)
     yield from named(["attn_norm", "attn_q_a_norm", "attn_kv_a_norm", "attn_sinks", "ffn_norm"], F32)
     yield from named(["attn_q_a", "attn_q_b", "attn_kv", "attn_output_a", "attn_output_b"], Q8_0)
     yield from named(["ffn_gate_inp"], F16)
     yield from named(["ffn_gate_exps", "ffn_up_exps"], experts[0])
     yield from named(["ffn_down_exps"], experts[1])
     yield from named(["ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"], Q8_0)
-    compressor = ["compressor_ape", "compressor_kv", "compressor_gate", "compressor_norm"]
+    compressor = ["compressor_ape", "compressor_kv", "compressor_gate"]
     if ratio:
         yield from named([f"attn_{name}" for name in compressor], F16)
+        yield from named(["attn_compressor_norm"], F32)
     if ratio == 4:
         yield from named(["indexer.attn_q_b", "indexer.proj"], F16)
         yield from named([f"indexer_{name}" for name in compressor], F16)
+        yield from named(["indexer_compressor_norm"], F32)
     if layer < 3:
         yield from named(["ffn_gate_tid2eid"], I32)
     else:
@@ -90,6 +95,54 @@ def draft_tensors(prefix: str) -> list[Tensor]:
         *(Tensor(f"{prefix}.{name}.weight", Q8_0) for name in heavy),
         *(Tensor(f"{prefix}.{name}.weight", Q4_K) for name in experts),
     ]
+
+
+def dimensions(shape: Shape, name: str) -> tuple[int, ...]:
+    """Dimensions that the loader expects of a main model's tensor. Raises KeyError for an unknown name."""
+    parts = name.split(".")
+    layer, short = (int(parts[1]), ".".join(parts[2:-1])) if parts[0] == "blk" else (-1, parts[0])
+    ratio = shape.ratios()[layer] if layer >= 0 else 0
+    wide = 2 if ratio == 4 else 1
+    hyper = shape.hyper_connections
+    mix, hyper_width, q_width = hyper * (hyper + 2), shape.embd * hyper, shape.heads * shape.head_dim
+    low, compressed, index = shape.out_groups * shape.o_lora, wide * shape.head_dim, 2 * shape.indexer_dim
+    expert = {"gate": (shape.embd, shape.ff), "up": (shape.embd, shape.ff), "down": (shape.ff, shape.embd)}
+    table: dict[str, tuple[int, ...]] = {
+        "token_embd": (shape.embd, shape.vocab),
+        "output": (shape.embd, shape.vocab),
+        "output_norm": (shape.embd,),
+        "output_hc_base": (hyper,),
+        "output_hc_fn": (hyper_width, hyper),
+        "output_hc_scale": (1,),
+        "attn_norm": (shape.embd,),
+        "ffn_norm": (shape.embd,),
+        "attn_q_a": (shape.embd, shape.q_lora),
+        "attn_q_a_norm": (shape.q_lora,),
+        "attn_q_b": (shape.q_lora, q_width),
+        "attn_kv": (shape.embd, shape.head_dim),
+        "attn_kv_a_norm": (shape.head_dim,),
+        "attn_sinks": (shape.heads,),
+        "attn_output_a": (shape.head_dim * (shape.heads // shape.out_groups), low),
+        "attn_output_b": (low, shape.embd),
+        "attn_compressor_ape": (compressed, ratio),
+        "attn_compressor_kv": (shape.embd, compressed),
+        "attn_compressor_gate": (shape.embd, compressed),
+        "attn_compressor_norm": (shape.head_dim,),
+        "indexer.attn_q_b": (shape.q_lora, shape.indexer_heads * shape.indexer_dim),
+        "indexer.proj": (shape.embd, shape.indexer_heads),
+        "indexer_compressor_ape": (index, ratio),
+        "indexer_compressor_kv": (shape.embd, index),
+        "indexer_compressor_gate": (shape.embd, index),
+        "indexer_compressor_norm": (shape.indexer_dim,),
+        "ffn_gate_inp": (shape.embd, shape.experts),
+        "ffn_gate_tid2eid": (shape.experts_used, shape.vocab),
+        "exp_probs_b": (shape.experts,),
+    }
+    for side in ("attn", "ffn"):
+        table |= {f"hc_{side}_fn": (hyper_width, mix), f"hc_{side}_scale": (3,), f"hc_{side}_base": (mix,)}
+    for way, size in expert.items():
+        table |= {f"ffn_{way}_exps": (*size, shape.experts), f"ffn_{way}_shexp": size}
+    return table[short]
 
 
 def model_keys(shape: Shape) -> dict[str, Value]:
@@ -154,25 +207,49 @@ def encode(keys: dict[str, Value], tensors: Sequence[Tensor], total_bytes: int) 
     The last tensor takes what the others leave, so the data end exactly with the file, as in the published
     ones; it must be of a type with blocks of one element. Raises ValueError when the file is too small.
     """
+    *small, last = tensors
+    block, width = _BLOCK_ELEMENTS_BYTES[last.kind]
+    sized = [(tensor, (_SMALL,)) for tensor in small]
+    start, end = _extent(keys, [*sized, (last, (0,))])
+    left = total_bytes - start - end
+    if block != 1 or left <= 0 or left % width:
+        raise ValueError(f"{total_bytes} bytes do not hold these tensors")
+    return encode_sized(keys, [*sized, (last, (left // width,))])[0]
+
+
+def encode_sized(
+    keys: dict[str, Value], tensors: Sequence[tuple[Tensor, tuple[int, ...]]]
+) -> tuple[bytes, int]:
+    """The padded header of a file whose tensors have these dimensions, and the size of the whole file."""
     pieces = [struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(keys))]
     for name, value in keys.items():
         pieces += [_text(name), _value(value)]
-    infos: list[bytes] = []
-    fixed = sum(map(len, pieces)) + sum(8 + len(tensor.name.encode()) + 4 + 8 + 4 + 8 for tensor in tensors)
-    data_offset = _aligned(fixed)
     at = 0
-    for number, tensor in enumerate(tensors):
-        block, width = _BLOCK_ELEMENTS_BYTES[tensor.kind]
-        elements = _SMALL
-        if number == len(tensors) - 1:
-            left = total_bytes - data_offset - at
-            if block != 1 or left <= 0 or left % width:
-                raise ValueError(f"{total_bytes} bytes do not hold these tensors")
-            elements = left // width
-        infos.append(_text(tensor.name) + struct.pack("<IQIQ", 1, elements, tensor.kind, at))
-        at = _aligned(at + elements // block * width)
-    header = b"".join(pieces + infos)
-    return header + bytes(data_offset - len(header))
+    for tensor, dims in tensors:
+        shape = struct.pack(f"<I{len(dims)}Q", len(dims), *dims)
+        pieces.append(_text(tensor.name) + shape + struct.pack("<IQ", tensor.kind, at))
+        at = _aligned(at + tensor_bytes(tensor, dims))
+    last, dims = tensors[-1]
+    header = b"".join(pieces)
+    data_offset = _aligned(len(header))
+    end = at - _aligned(tensor_bytes(last, dims)) + tensor_bytes(last, dims)
+    return header + bytes(data_offset - len(header)), data_offset + end
+
+
+def tensor_bytes(tensor: Tensor, dims: tuple[int, ...]) -> int:
+    """Bytes that a tensor of these dimensions takes."""
+    block, width = _BLOCK_ELEMENTS_BYTES[tensor.kind]
+    return -(-math.prod(dims) // block) * width
+
+
+def data_bytes(tensors: Sequence[tuple[Tensor, tuple[int, ...]]]) -> int:
+    """Bytes of all tensors, each padded to the alignment."""
+    return sum(_aligned(tensor_bytes(tensor, dims)) for tensor, dims in tensors)
+
+
+def _extent(keys: dict[str, Value], tensors: Sequence[tuple[Tensor, tuple[int, ...]]]) -> tuple[int, int]:
+    header, total = encode_sized(keys, tensors)
+    return len(header), total - len(header)
 
 
 def _aligned(count: int) -> int:

@@ -85,6 +85,15 @@ def test_gate_types_tell_the_quants_apart(quant: str, first: int, last: int) -> 
     assert kinds["blk.42.ffn_gate_exps.weight"] == last
 
 
+@pytest.mark.parametrize(
+    ("model", "offset"),
+    [("flash-q2", 5_333_824), ("flash-q2-q4", 5_333_824), ("flash-q4", 5_333_824), ("pro-q2", 5_365_344)],
+)
+def test_types_and_dimensions_give_the_published_size_to_the_byte(model: str, offset: int) -> None:
+    """What the tensors leave is the header, whose size is known for Flash from the engine's log."""
+    assert weights.real_data_offset(weights.find(SHAPES.models[model].files[0].name)) == offset
+
+
 def test_two_halves_make_a_whole() -> None:
     shape, quant = SHAPES.families["pro"].shape, SHAPES.quants["q4"]
     halves = header.model_tensors(shape, quant, range(31)) + header.model_tensors(shape, quant, range(31, 61))
