@@ -88,6 +88,8 @@ def status(_: Context, host: str = "", region: str = "", limit: str = "", json: 
         console.print_json([asdict(one) for one in found])
     else:
         console.out.print(library.show(found))
+        for line in library.troubles(found):
+            console.out.print(console.escape(line), style="red", soft_wrap=True)
     sys.exit(library.exit_code(found))
 
 

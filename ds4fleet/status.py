@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from rich.table import Table
 
-from ds4fleet.console import escape, table
+from ds4fleet.console import table
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
 from ds4fleet.fleet import Host
 from ds4fleet.render import role_defaults
@@ -128,9 +128,9 @@ def show(found: Sequence[Status]) -> Table:
     shown = table("", *columns)
     for status in found:
         if not status.reachable:
-            shown.add_row(status.host, status.region, status.layer, f"[red]{escape(status.trouble)}[/]")
+            shown.add_row(status.host, status.region, status.layer, "[red]no answer[/]")
             continue
-        serves = ", ".join(status.models) or (f"[red]{escape(status.trouble)}[/]" if status.trouble else "-")
+        serves = ", ".join(status.models) or ("[red]no answer[/]" if status.trouble else "-")
         shown.add_row(
             status.host,
             status.region,
@@ -144,6 +144,11 @@ def show(found: Sequence[Status]) -> Table:
             f"{status.context:,}" if status.context else "-",
         )
     return shown
+
+
+def troubles(found: Sequence[Status]) -> list[str]:
+    """One line for each Mac that is not well, to stand below the table."""
+    return [f"{status.host}: {status.trouble}" for status in found if status.trouble]
 
 
 def _span(seconds: int) -> str:
