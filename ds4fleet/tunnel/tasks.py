@@ -84,9 +84,9 @@ def agents(
     yes: bool = False,
 ) -> None:
     """Configuration for a coding agent: --client NAME [--write]; --check tries every API by the tunnel"""
-    from ds4fleet import agents as library
+    from ds4fleet.agents import run
 
-    sys.exit(library.run(client=client, host=host, region=region, write=write, check=check, yes=yes))
+    sys.exit(run(client=client, host=host, region=region, write=write, check=check, yes=yes))
 
 
 tunnel = Collection("tunnel", tunnel_open, tunnel_status, tunnel_stop, tunnel_logs)

@@ -1,0 +1,141 @@
+"""Coding agents and SDKs set up for an engine behind a tunnel: `fab agents`."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from pathlib import Path
+
+import tomlkit
+
+from ds4fleet import console
+from ds4fleet.agents import check as checking
+from ds4fleet.agents import jsonc
+from ds4fleet.agents.clients import CLIENTS, AtLeast, Server, Setup, Target
+from ds4fleet.agents.write import apply, plan
+from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
+from ds4fleet.fleet import Fleet, unknown_name
+from ds4fleet.tunnel import cli as tunnels
+from ds4fleet.tunnel import probe
+
+MODELS_TIMEOUT_S = 10.0
+
+
+def run(
+    client: str = "",
+    host: str = "",
+    region: str = "",
+    write: bool = False,
+    check: bool = False,
+    yes: bool = False,
+) -> int:
+    """`fab agents`: shows (or with `write` merges) a client's configuration, or checks every API.
+
+    Returns an exit code. Raises OperatorError for an unknown client, for a tunnel that is not up, and for a
+    file that cannot be understood.
+    """
+    if not check and client not in CLIENTS:
+        if client:
+            raise unknown_name(client, list(CLIENTS), "client")
+        raise OperatorError(f"Which client? --client {'|'.join(CLIENTS)}, or --check.", exit_code=EXIT_USAGE)
+    server = find_server(host, region)
+    if check:
+        return _check(server)
+    setup = CLIENTS[client](server, Path.home())
+    if write:
+        return _write(client, setup, yes)
+    _show(setup)
+    return 0
+
+
+def find_server(host: str = "", region: str = "") -> Server:
+    """The engine behind a host's tunnel or a region's endpoint, or behind the only tunnel that is open.
+
+    Raises OperatorError when none is open or the engine does not answer through it.
+    """
+    if host or region:
+        choice = tunnels.choose(Fleet.load(), host=host, region=region)
+        name = host or region
+        url = choice.endpoint.url if choice.endpoint else tunnels.spec_of(choice.hosts[0]).url
+        start = f"fab tunnel {'--host' if host else '--region'} {name} --background"
+    else:
+        open_tunnels, endpoints = tunnels.everything()
+        choices = {**{t["name"]: t["endpoint"] for t in open_tunnels}}
+        if endpoints:
+            choices = {endpoint["name"]: endpoint["endpoint"] for endpoint in endpoints}
+        if len(choices) != 1:
+            what = f"{', '.join(choices)} are open" if choices else "no tunnel is open"
+            raise OperatorError(f"Which engine ({what})? --host or --region.", exit_code=EXIT_USAGE)
+        ((name, url),) = choices.items()
+        start = f"fab tunnel --host {name} --background"
+    answer = asyncio.run(probe.ask(int(url.rsplit(":", 1)[1]), MODELS_TIMEOUT_S))
+    if not answer.ok:
+        raise OperatorError(
+            f"{name}: no engine answers at {url} ({answer.reason}); open the tunnel with '{start}'.",
+            exit_code=EXIT_UNREACHABLE,
+        )
+    try:
+        return Server.from_models(name, url, answer.models)
+    except ValueError as error:
+        raise OperatorError(f"{name}: {error} at {url}.", exit_code=EXIT_UNREACHABLE) from error
+
+
+def rendered(target: Target) -> str:
+    """A target's content as a new file would have it."""
+    changes = {k: v.number if isinstance(v, AtLeast) else v for k, v in target.changes.items()}
+    return tomlkit.dumps(changes) if target.form == "toml" else jsonc.merge("", changes)
+
+
+def _show(setup: Setup) -> None:
+    lines: list[str] = []
+    for target in setup.files:
+        mark = "#" if target.form == "toml" else "//"
+        lines += [f"{mark} {target.path}", rendered(target).rstrip(), ""]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in setup.environment.items()]
+    sys.stdout.write("\n".join(lines).rstrip() + "\n")
+    if setup.files:
+        console.err.print("add --write to merge this into your files (the difference is shown first)")
+    _hints(setup)
+
+
+def _hints(setup: Setup) -> None:
+    console.err.print(f"start: {console.escape(setup.start)}")
+    for note in setup.notes:
+        console.err.print(console.escape(note))
+
+
+def _write(client: str, setup: Setup, yes: bool) -> int:
+    if not setup.files:
+        raise OperatorError(
+            f"{client} takes its settings from the environment; see 'fab agents --client {client}'.",
+            exit_code=EXIT_USAGE,
+        )
+    changes = [change for change in map(plan, setup.files) if change.before != change.after]
+    if not changes:
+        console.out.print(f"{client}: nothing to change")
+        return 0
+    for change in changes:
+        sys.stdout.write(change.diff())
+    sys.stdout.flush()
+    if not console.confirm("Write this?", yes=yes):
+        console.out.print("nothing was written")
+        return EXIT_FAILED
+    for change in changes:
+        backup = apply(change)
+        note = f" (before: {backup})" if backup else " (new)"
+        console.out.print(f"written: {change.path}{note}", soft_wrap=True)
+    _hints(setup)
+    return 0
+
+
+def _check(server: Server) -> int:
+    table = console.table(f"{server.title} at {server.url}", "api", "", "first token", "in all", "seen")
+    good = True
+    for result in checking.run(server):
+        good &= result.ok
+        first = f"{result.first_s * 1000:.0f} ms" if result.first_s is not None else ""
+        mark = "[green]works[/]" if result.ok else "[red]fails[/]"
+        table.add_row(result.name, mark, first, f"{result.total_s:.1f} s", console.escape(result.note))
+    console.out.print(table)
+    return 0 if good else EXIT_FAILED

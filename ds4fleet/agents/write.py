@@ -1,0 +1,108 @@
+"""Merging a setup into a client's files: the difference first, a backup of what was, then one rename."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import Table
+
+from ds4fleet.agents import jsonc
+from ds4fleet.agents.clients import AtLeast, Target
+from ds4fleet.errors import OperatorError
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a target does to its file: the text before ("" when there is none) and after."""
+
+    path: Path
+    before: str
+    after: str
+
+    def diff(self) -> str:
+        """Unified difference; "" when nothing changes."""
+        lines = difflib.unified_diff(
+            self.before.splitlines(keepends=True),
+            self.after.splitlines(keepends=True),
+            str(self.path) if self.before else "/dev/null",
+            str(self.path),
+        )
+        return "".join(line if line.endswith("\n") else line + "\n" for line in lines)
+
+
+def plan(target: Target) -> Change:
+    """What merging would make of the file. Raises OperatorError when the file cannot be understood."""
+    try:
+        before = target.path.read_text(encoding="utf-8") if target.path.exists() else ""
+        if target.form == "toml":
+            return Change(target.path, before, merge_toml(before, target.changes))
+        current = jsonc.loads(before) if before.strip() else {}
+        return Change(target.path, before, jsonc.merge(before, _raised(target.changes, current)))
+    except (jsonc.Malformed, TOMLKitError, UnicodeDecodeError, OSError) as error:
+        raise OperatorError(f"{target.path}: {error}; it was left as it is.") from error
+
+
+def apply(change: Change) -> Path | None:
+    """Writes the file, keeping its mode; returns the backup of what was there, None for a new file."""
+    path = change.path.resolve()  # a link to a file in someone's dotfiles stays a link
+    path.parent.mkdir(parents=True, exist_ok=True)
+    backup = None
+    mode = 0o600
+    if path.exists():
+        mode = path.stat().st_mode & 0o777
+        backup = path.with_name(f"{path.name}.{time.strftime('%Y%m%dT%H%M%S')}.bak")
+        backup.write_text(change.before, encoding="utf-8")
+        backup.chmod(mode)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(change.after)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).chmod(mode)
+    Path(name).replace(path)
+    return backup
+
+
+def merge_toml(text: str, changes: Mapping[str, Any]) -> str:
+    """`text` with `changes` merged into it; comments, order and layout stay."""
+    document = tomlkit.parse(text)
+    _merge_table(document, changes, [])
+    return tomlkit.dumps(document)
+
+
+def _merge_table(table: Any, changes: Mapping[str, Any], path: list[str]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            if key not in table:
+                made = tomlkit.table(is_super_table=all(isinstance(v, Mapping) for v in value.values()))
+                table[key] = made
+            if not isinstance(table[key], (Table, Mapping)):
+                raise TOMLKitError(f"{'.'.join([*path, key])} is not a table in this file")
+            _merge_table(table[key], value, [*path, key])
+        elif key not in table or table[key] != value:
+            table[key] = value
+
+
+def _raised(changes: Mapping[str, Any], current: Any) -> dict[str, Any]:
+    """`changes` with every AtLeast settled against what the file has."""
+    made: dict[str, Any] = {}
+    there = current if isinstance(current, Mapping) else {}
+    for key, value in changes.items():
+        if isinstance(value, AtLeast):
+            now = there.get(key)
+            fits = isinstance(now, int) and (now == 0 or now >= value.number)
+            made[key] = now if fits else value.number
+        elif isinstance(value, Mapping):
+            made[key] = _raised(value, there.get(key))
+        else:
+            made[key] = value
+    return made

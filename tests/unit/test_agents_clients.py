@@ -1,0 +1,206 @@
+"""What each client is told, and how it gets into the client's files."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+import tomlkit
+
+from ds4fleet import agents
+from ds4fleet.agents import clients, write
+from ds4fleet.agents.clients import CLIENTS, Server
+from ds4fleet.errors import OperatorError
+
+SERVER = Server("sg-01", "http://127.0.0.1:8301", "deepseek-v4-flash", "DeepSeek V4 Flash", 131072, 131072)
+
+MAY = {
+    "object": "list",
+    "data": [
+        {
+            "id": "deepseek-v4-flash",
+            "name": "DeepSeek V4 Flash",
+            "context_length": 100000,
+            "top_provider": {"context_length": 100000, "max_completion_tokens": 32768},
+        }
+    ],
+}
+JULY_PRO = {
+    "object": "list",
+    "data": [
+        {"id": "deepseek-v4-flash", "name": "DeepSeek V4 Pro", "context_length": 65536},
+        {"id": "deepseek-v4-pro", "name": "DeepSeek V4 Pro", "context_length": 65536},
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XDG_CONFIG_HOME", "CODEX_HOME", "OPENCLAW_CONFIG_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_context_and_the_output_limit_are_the_servers() -> None:
+    server = Server.from_models("x", "http://x", MAY)
+    assert (server.model, server.context, server.output) == ("deepseek-v4-flash", 100000, 32768)
+
+
+def test_of_two_aliases_the_loaded_family_is_named() -> None:
+    assert Server.from_models("x", "http://x", JULY_PRO).model == "deepseek-v4-pro"
+
+
+def test_a_list_that_says_nothing_is_refused() -> None:
+    for body in ({}, {"data": []}, {"data": [{"id": "x"}]}, None):
+        with pytest.raises(ValueError, match="no id and context"):
+            Server.from_models("x", "http://x", body)
+
+
+def limits(value: object) -> list[int]:
+    if isinstance(value, dict):
+        found = [
+            v for k, v in value.items() if k in ("context", "contextWindow", "model_context_window", "output")
+        ]
+        return found + [n for v in value.values() for n in limits(v)]
+    return [n for v in value for n in limits(v)] if isinstance(value, list) else []
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_no_client_is_told_more_context_than_the_server_has(client: str, tmp_path: Path) -> None:
+    setup = CLIENTS[client](SERVER, tmp_path)
+    for target in setup.files:
+        assert all(number <= SERVER.context for number in limits(dict(target.changes)))
+
+
+@pytest.mark.parametrize("client", ["opencode", "codex", "pi", "openclaw"])
+def test_openai_shaped_clients_are_told_the_address_with_v1(client: str, tmp_path: Path) -> None:
+    text = json.dumps([dict(t.changes) for t in CLIENTS[client](SERVER, tmp_path).files], default=vars)
+    assert "http://127.0.0.1:8301/v1" in text
+
+
+def test_claude_code_is_told_the_address_without_v1_and_long_timeouts(tmp_path: Path) -> None:
+    (target,) = clients.claude_code(SERVER, tmp_path).files
+    environment = target.changes["env"]
+    assert environment["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:8301"
+    assert int(environment["CLAUDE_STREAM_IDLE_TIMEOUT_MS"]) >= 600_000
+    assert environment["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] == "131072"
+    assert all(isinstance(value, str) for value in environment.values())
+
+
+def test_codex_speaks_responses_and_waits_for_prefill(tmp_path: Path) -> None:
+    provider = clients.codex(SERVER, tmp_path).files[0].changes["model_providers"]["ds4"]
+    assert provider["wire_api"] == "responses"
+    assert provider["stream_idle_timeout_ms"] >= 1_000_000
+
+
+def test_codex_configuration_keeps_comments_and_other_providers(tmp_path: Path) -> None:
+    before = (
+        '# mine\nmodel = "gpt-5.5" # daily\n\n[model_providers.azure]\nname = "Azure"  # work\n\n'
+        '[mcp_servers.x]\ncommand = "y"\n'
+    )
+    path = tmp_path / ".codex" / "config.toml"
+    path.parent.mkdir()
+    path.write_text(before)
+    change = write.plan(clients.codex(SERVER, tmp_path).files[0])
+    for line in before.splitlines():
+        assert line in change.after.splitlines()
+    parsed = tomllib.loads(change.after)
+    assert parsed["model"] == "gpt-5.5"
+    assert set(parsed["model_providers"]) == {"azure", "ds4"}
+    write.apply(change)
+    again = write.plan(clients.codex(SERVER, tmp_path).files[0])
+    assert again.before == again.after
+
+
+def test_pis_idle_timeout_is_only_ever_raised(tmp_path: Path) -> None:
+    settings = tmp_path / ".pi" / "agent" / "settings.json"
+    settings.parent.mkdir(parents=True)
+    for now, then in ((0, 0), (300_000, 3_600_000), (9_000_000, 9_000_000)):
+        settings.write_text(json.dumps({"theme": "dark", "httpIdleTimeoutMs": now}))
+        change = write.plan(clients.pi(SERVER, tmp_path).files[1])
+        assert json.loads(change.after) == {"theme": "dark", "httpIdleTimeoutMs": then}
+
+
+def test_opencode_with_comments_is_edited_where_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / ".config" / "opencode"
+    folder.mkdir(parents=True)
+    (folder / "opencode.jsonc").write_text('{\n  // mine\n  "theme": "x",\n}\n')
+    (target,) = clients.opencode(SERVER, tmp_path).files
+    assert target.path.name == "opencode.jsonc"
+    after = write.plan(target).after
+    assert "// mine" in after
+    assert '"theme": "x"' in after
+
+
+def test_writing_keeps_a_backup_and_the_mode(tmp_path: Path) -> None:
+    (target,) = clients.openclaw(SERVER, tmp_path).files
+    target.path.parent.mkdir()
+    target.path.write_text("{ gateway: { port: 1 } } // mine\n")
+    target.path.chmod(0o640)
+    change = write.plan(target)
+    backup = write.apply(change)
+    assert backup is not None
+    assert backup.read_text() == "{ gateway: { port: 1 } } // mine\n"
+    assert target.path.stat().st_mode & 0o777 == 0o640
+    assert "// mine" in target.path.read_text()
+    assert not list(target.path.parent.glob(".openclaw*"))
+
+
+def test_a_file_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    (target,) = clients.claude_code(SERVER, tmp_path).files
+    target.path.parent.mkdir()
+    real = tmp_path / "dotfiles.json"
+    real.write_text("{}")
+    target.path.symlink_to(real)
+    write.apply(write.plan(target))
+    assert target.path.is_symlink()
+    assert "ANTHROPIC_BASE_URL" in real.read_text()
+
+
+def test_a_broken_file_is_left_as_it_is(tmp_path: Path) -> None:
+    for client in ("codex", "opencode"):
+        target = CLIENTS[client](SERVER, tmp_path).files[0]
+        target.path.parent.mkdir(parents=True)
+        target.path.write_text("{{{ [")
+        with pytest.raises(OperatorError, match="left as it is"):
+            write.plan(target)
+        assert target.path.read_text() == "{{{ ["
+
+
+def test_what_is_shown_can_be_pasted(tmp_path: Path) -> None:
+    for client, make in CLIENTS.items():
+        for target in make(SERVER, tmp_path).files:
+            text = agents.rendered(target)
+            assert tomlkit.parse(text) if target.form == "toml" else json.loads(text), client
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(agents, "find_server", lambda host, region: SERVER)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_write_shows_the_difference_before_it_asks(opened: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OperatorError, match="--yes"):
+        agents.run(client="codex", host="sg-01", write=True)
+    assert "+[model_providers.ds4]" in capsys.readouterr().out
+    assert not (opened / ".codex").exists()
+    assert agents.run(client="codex", host="sg-01", write=True, yes=True) == 0
+    assert (opened / ".codex" / "config.toml").exists()
+    capsys.readouterr()
+    assert agents.run(client="codex", host="sg-01", write=True) == 0
+    assert "nothing to change" in capsys.readouterr().out
+
+
+def test_an_sdk_is_shown_as_environment(opened: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert agents.run(client="openai", host="sg-01") == 0
+    assert "export OPENAI_BASE_URL=http://127.0.0.1:8301/v1" in capsys.readouterr().out
+    with pytest.raises(OperatorError, match="environment"):
+        agents.run(client="anthropic", host="sg-01", write=True)
+
+
+def test_an_unknown_client_is_refused_with_the_nearest(opened: Path) -> None:
+    with pytest.raises(OperatorError, match="opencode"):
+        agents.run(client="opencod", host="sg-01")
