@@ -6,10 +6,14 @@ import base64
 import binascii
 import hashlib
 import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 from ds4fleet.errors import OperatorError
+
+#: Seconds that a Mac may take to show its keys.
+SCAN_TIMEOUT_S = 15
 
 
 def fingerprint(key: str) -> str:
@@ -19,6 +23,22 @@ def fingerprint(key: str) -> str:
     except binascii.Error as error:
         raise ValueError(f"no public key: {key[:20]!r}") from error
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def scan(address: str, port: int) -> dict[str, str]:
+    """What ssh-keyscan sees at an address now, as {key type: key}; {} when nobody answers."""
+    command = [
+        "ssh-keyscan",
+        "-T",
+        str(SCAN_TIMEOUT_S),
+        "-p",
+        str(port),
+        "-t",
+        "ed25519,ecdsa,rsa",
+        str(address),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=4 * SCAN_TIMEOUT_S)
+    return scanned_keys(done.stdout)
 
 
 def scanned_keys(text: str) -> dict[str, str]:

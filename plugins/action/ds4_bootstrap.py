@@ -14,7 +14,7 @@ from ansible.utils.display import Display
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ds4fleet import bootstrap  # noqa: E402
+from ds4fleet import bootstrap, host_keys  # noqa: E402
 from ds4fleet.errors import OperatorError  # noqa: E402
 
 POLL_S = 5
@@ -23,8 +23,8 @@ POLL_S = 5
 class ActionModule(ActionBase):
     """Without `step` it looks and returns the steps that are missing; with `step` it runs that one.
 
-    Arguments of a look: user, keys, key_file (its .pub counts as one more key), power, timezone. Arguments of
-    a step: step (an entry of the look's `steps`), wait_s (how long the Command Line Tools may take).
+    Arguments of a look: user, keys, key_file (its .pub counts as one more key), power, timezone, known_hosts.
+    Arguments of a step: step (an entry of the look's `steps`), wait_s (seconds for the Command Line Tools).
     """
 
     TRANSFERS_FILES = False
@@ -47,7 +47,9 @@ class ActionModule(ActionBase):
         )
         try:
             answer = self._low_level_execute_command(bootstrap.PROBE.rstrip(), sudoable=False)
-        except AnsibleConnectionFailure as error:
+        except AnsibleError as error:
+            # Not every failed login is an AnsibleConnectionFailure: with a password, a wrong host key is not.
+            self._compare_host_key(Path(args["known_hosts"]).expanduser())
             raise AnsibleConnectionFailure(bootstrap.unreachable(self.host, str(error))) from None
         probe = bootstrap.Probe.parse(self.host, answer["stdout"])
         steps = bootstrap.decide(self.host, probe, wanted)
@@ -60,6 +62,13 @@ class ActionModule(ActionBase):
             "notes": bootstrap.warnings(self.host, probe, wanted),
             "macos": probe.macos,
         }
+
+    def _compare_host_key(self, known_hosts):
+        """Raise OperatorError when what kept ssh away was another host key than the recorded one."""
+        seen = host_keys.scan(self._connection.get_option("host"), self._connection.get_option("port") or 22)
+        recorded = host_keys.recorded_keys(known_hosts.read_text(), self.host)
+        if seen:
+            host_keys.check_host_key(self.host, seen, recorded, "", known_hosts)
 
     def _step(self, step):
         if self._task.check_mode:

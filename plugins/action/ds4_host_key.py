@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,24 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from ds4fleet import host_keys  # noqa: E402
 from ds4fleet.errors import OperatorError  # noqa: E402
 
-SCAN_TIMEOUT_S = 15
-
-
-def scan(address, port):
-    """What ssh-keyscan saw, {key type: key}; {} when nobody answers."""
-    command = [
-        "ssh-keyscan",
-        "-T",
-        str(SCAN_TIMEOUT_S),
-        "-p",
-        str(port),
-        "-t",
-        "ed25519,ecdsa,rsa",
-        str(address),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=4 * SCAN_TIMEOUT_S)
-    return host_keys.scanned_keys(done.stdout)
-
 
 def append(path, lines):
     """Add lines to a known_hosts file that other hosts' workers may be writing, too."""
@@ -50,7 +31,7 @@ def append(path, lines):
 
 
 class ActionModule(ActionBase):
-    """Arguments: known_hosts (path), fingerprint ("" or SHA256:...), rescan (also when a key is recorded)."""
+    """Arguments: known_hosts (path), fingerprint ("" or SHA256:...)."""
 
     TRANSFERS_FILES = False
 
@@ -65,11 +46,11 @@ class ActionModule(ActionBase):
         recorded = host_keys.recorded_keys(text, host)
         expected = args.get("fingerprint") or ""
         try:
-            if recorded and not args.get("rescan"):
+            if recorded:
                 # ssh itself compares on every connection; asking for the key again would cost one more.
                 host_keys.check_host_key(host, recorded, recorded, expected, known_hosts)
                 return {"changed": False, "known_hosts": str(known_hosts)}
-            seen = scan(address, port)
+            seen = host_keys.scan(address, port)
             if not seen:
                 raise AnsibleConnectionFailure(f"{host} does not answer at {address} port {port}")
             fresh = host_keys.check_host_key(host, seen, recorded, expected, known_hosts)

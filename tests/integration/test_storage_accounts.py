@@ -227,4 +227,4 @@ class TestPower:
         assert not apply("ds4_power", {"settings": settings, "timezone": "Asia/Seoul"})["changed"]
 
     def test_a_zone_that_does_not_exist_is_an_error(self, apply):
-        assert "not taken" in apply("ds4_power", {"timezone": "Asia/Nowhere"}).get("msg", "")
+        assert "Asia/Nowhere" in apply("ds4_power", {"timezone": "Asia/Nowhere"}).get("msg", "")
