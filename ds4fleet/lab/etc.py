@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ds4fleet.lab.model import Mac
 
+PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 HOSTS = """\
 ##
 # Host Database
@@ -129,7 +130,7 @@ auth       required       pam_unix.so
 account    required       pam_nologin.so
 account    required       pam_unix.so
 password   required       pam_deny.so
-session    required       pam_permit.so
+session    required       pam_env.so conffile=/.lab/pam_env.conf
 """,
     "pam.d/sudo": """\
 # sudo: auth account password session
@@ -208,6 +209,8 @@ def write(root: Path, mac: Mac) -> None:
     for name in ("services", "protocols"):
         if Path("/etc", name).exists() and not (folder / name).exists():
             shutil.copy(Path("/etc", name), folder / name)
+    # Apple's sshd was compiled with another PATH than the host's.
+    (root / ".lab/pam_env.conf").write_text(f"PATH DEFAULT={PATH}\n")
     library = root / "System/Library"
     for file_name, job in (("ssh.plist", _SSH_JOB), ("com.apple.newsyslog.plist", _NEWSYSLOG_JOB)):
         (library / "LaunchDaemons" / file_name).write_bytes(plistlib.dumps(job))

@@ -454,6 +454,8 @@ def live(seat: Seat, ready: int) -> NoReturn:
     raise_limits()
     os.environ.clear()
     time.tzset()
+    # Ansible tells the service manager by the name of process 1.
+    Path("/proc/self/comm").write_text("launchd")
     for leftover in ("wired", "faults"):
         shutil.rmtree(RUN / leftover, ignore_errors=True)
     (RUN / "wired").mkdir(mode=0o755)

@@ -16,7 +16,7 @@ from ds4fleet.lab import storage
 from ds4fleet.lab.commands import _diskutil_show as show
 from ds4fleet.lab.commands._disks import Target, is_admin, measured, parse_size, resolve
 from ds4fleet.lab.commands.info import CommandInfo
-from ds4fleet.lab.context import Context
+from ds4fleet.lab.context import HIDDEN, Context
 from ds4fleet.lab.model import Mac, Volume, fresh_uuid
 
 INFO = CommandInfo(
@@ -39,7 +39,8 @@ _ADD_S = 0.15
 def main(ctx: Context) -> int:
     """Run one verb; verbs are not case-sensitive."""
     # This process must not keep a volume busy itself; paths in the arguments are absolute or names.
-    os.chdir("/")
+    if ctx.folder == HIDDEN:
+        os.chdir("/")
     if not ctx.args:
         ctx.err("Disk Utility Tool", "Usage:  diskutil [quiet] <verb> <options>, where <verb> is as follows:")
         return 1

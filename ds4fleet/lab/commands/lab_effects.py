@@ -15,7 +15,7 @@ INFO = CommandInfo(
     paths=("/.lab/bin/lab-effects",),
     source="the lab itself",
     confidence="-",
-    does="takes the tool chain away and gives it back (no-command-line-tools), fills the container (disk-full)",
+    does="takes the tool chain away and back (no-command-line-tools), fills the container (disk-full)",
 )
 
 

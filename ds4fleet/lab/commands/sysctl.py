@@ -66,8 +66,7 @@ def _print(ctx: Context, name: str, values: dict[str, str], flags: set[str]) -> 
         elif "n" in flags:
             ctx.out(values[key])
         else:
-            text = f"{key}{'=' if 'e' in flags else ': '}{values[key]}"
-            ctx.out(text.rstrip(" ") if not values[key] else text)
+            ctx.out(f"{key}{'=' if 'e' in flags else ': '}{values[key]}")
     return bool(found)
 
 
