@@ -148,12 +148,12 @@ def link(
     down_link: bool = False,
     off: bool = False,
 ) -> None:
-    """Make the link of a Mac (or `operator`) long, lossy, narrow or dead; `off`: the plain cable again."""
+    """Make the link of a Mac (or `operator`) long, lossy, narrow or dead; `loss` in percent; `off`: plain."""
     lab = the_lab()
     if off:
         lab.link(host)
     else:
-        lab.link(host, rtt_ms=rtt_ms or 0.0, loss=loss or 0.0, mbps=mbps or 0.0, down=down_link)
+        lab.link(host, rtt_ms=rtt_ms or 0.0, loss=(loss or 0.0) / 100, mbps=mbps or 0.0, down=down_link)
     console.out.print(f"{host}: {'plain cable' if off else 'link set'}")
 
 

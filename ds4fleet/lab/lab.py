@@ -20,13 +20,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ds4fleet.errors import EXIT_FAILED, EXIT_USAGE, OperatorError
+from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.lab import boot, faults, net, preflight, rpc
 from ds4fleet.lab.context import locked_mac
 from ds4fleet.lab.link import LinkSettings, open_tap
@@ -149,12 +150,15 @@ class Lab:
         if not self._alive(state):
             state = self._start(state)
         self._world(state)
-        seats = [self._prepare(spec, state) for spec in wanted]
+        for spec in wanted:
+            self._admit(spec, state)
         self._save(state)
-        answer = boot.ask(self.folder, "boot", seats=[asdict(seat) for seat in seats])
-        if answer["failed_macs"]:
-            names = ", ".join(answer["failed_macs"])
-            raise OperatorError(f"{names} did not boot: see {self.folder}/log", exit_code=EXIT_FAILED)
+        running = boot.ask(self.folder, "status")["macs"]
+        names = [spec.name for spec in wanted if not running.get(spec.name, {}).get("pid")]
+        # Half of the work is done by other programs and the kernel.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda name: self._furnish(name, state), names))
+        self._boot([self._seat(name, state) for name in names])
         self._await_world(state)
         self._write_known_hosts(state)
         self._write_inventory(state)
@@ -225,9 +229,9 @@ class Lab:
         boot.ask(self.folder, "stop", names=[host], forget=True)
         shutil.rmtree(self.mac_folder(host))
         spec = HostSpec(**state["hosts"][host]["spec"])
-        seat = self._prepare(spec, state)
-        self._save(state)
-        self._boot_again([seat])
+        self._admit(spec, state)
+        self._furnish(host, state)
+        self._boot([self._seat(host, state)])
         self._write_known_hosts(state)
         self._write_inventory(state)
 
@@ -370,7 +374,7 @@ class Lab:
         """Boot a Mac that is off."""
         state = self._state()
         self._entry(state, host)
-        self._boot_again([self._seat(host, state)])
+        self._boot([self._seat(host, state)])
 
     def exec(
         self, host: str, argv: Sequence[str], *, input_text: str = "", timeout_s: float = 120.0
@@ -433,6 +437,8 @@ class Lab:
         return bool(self._supervisor(state))
 
     def _start(self, state: dict[str, Any]) -> dict[str, Any]:
+        from ds4fleet.lab import tree
+
         for name in ("run", "log", "secrets", "macs", "bin", "world"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "secrets").chmod(0o700)
@@ -460,6 +466,7 @@ class Lab:
             "supervisor": pid,
             "supervisor_started": _start_time(pid),
             "loops": loops,
+            "password_hash": tree.hash_password(self.password),
             "network": str(subnet.network),
             "name": self.name,
         }
@@ -517,40 +524,40 @@ class Lab:
 
         self._await(listening, WORLD_TIMEOUT_S, "github.com and huggingface.co of the lab do not answer")
 
-    def _prepare(self, spec: HostSpec, state: dict[str, Any]) -> boot.Seat:
-        """Make a Mac's folder and disk contents, unless it has them from before."""
-        from ds4fleet.lab import tree
-        from ds4fleet.lab.model import Mac
-
-        root = self.root(spec.name)
+    def _admit(self, spec: HostSpec, state: dict[str, Any]) -> None:
+        """Give a host a place in the lab: a number and with it an address, kept as long as the lab."""
         used = {entry["index"] for entry in state["hosts"].values()}
         entry = state["hosts"].get(spec.name)
         index = entry["index"] if entry else next(i for i in range(len(used) + 1) if i not in used)
-        subnet = self._subnet(state)
+        address = self._subnet(state).mac(index)
         state["hosts"][spec.name] = {
             "index": index,
             "region": spec.region,
-            "address": subnet.mac(index),
+            "address": address,
             "spec": asdict(spec),
         }
+
+    def _furnish(self, host: str, state: dict[str, Any]) -> None:
+        """Make the disk contents of a Mac that is off, unless it has them from before."""
+        from ds4fleet.lab import tree
+        from ds4fleet.lab.model import Mac
+
+        root, entry, world = self.root(host), state["hosts"][host], state["world"]
         hidden = root / ".lab"
         if not (hidden / "mac.json").exists():
             (hidden / "run").mkdir(parents=True, exist_ok=True)
-            mac = Mac.bare(spec)
-            mac.users[ADMIN].password_hash = self._password_hash(state)
+            mac = Mac.bare(HostSpec(**entry["spec"]))
+            mac.users[ADMIN].password_hash = state["password_hash"]
             tree.build(root, mac, preflight.remote_python())
             self._install_helpers(root)
             for kind in ("ed25519", "ecdsa"):
                 (root / f"private/etc/ssh/ssh_host_{kind}_key").unlink(missing_ok=True)
-                _keygen(root / f"private/etc/ssh/ssh_host_{kind}_key", f"root@{spec.name}", kind)
+                _keygen(root / f"private/etc/ssh/ssh_host_{kind}_key", f"root@{host}", kind)
             # Last, as the mark of a Mac that is complete.
             mac.save(hidden / "mac.json")
-        world = state.get("world", {})
         # A Mac resolves its own name by mDNS; sudo asks for it.
-        tree.write_hosts(root, {f"{spec.name}.local": subnet.mac(index), **world.get("hosts", {})})
-        if world.get("ca_pem"):
-            tree.install_trust(root, world["ca_pem"])
-        return self._seat(spec.name, state)
+        tree.write_hosts(root, {f"{host}.local": entry["address"], **world["hosts"]})
+        tree.install_trust(root, world["ca_pem"])
 
     def _install_helpers(self, root: Path) -> None:
         built = preflight.helpers(self.folder / "bin")
@@ -559,13 +566,6 @@ class Lab:
         (root / ".lab/bin/lab-unlock").symlink_to("sim")
         shutil.copy(built["preload"], root / ".lab/bin/preload.so")
         (root / "private/etc/ld.so.preload").write_text("/.lab/bin/preload.so\n")
-
-    def _password_hash(self, state: dict[str, Any]) -> str:
-        from ds4fleet.lab import tree
-
-        if "password_hash" not in state:
-            state["password_hash"] = tree.hash_password(self.password)
-        return str(state["password_hash"])
 
     def _seat(self, host: str, state: dict[str, Any]) -> boot.Seat:
         from ds4fleet.lab import tree
@@ -587,7 +587,7 @@ class Lab:
             link=self._link_settings(host, state),
         )
 
-    def _boot_again(self, seats: list[boot.Seat]) -> None:
+    def _boot(self, seats: list[boot.Seat]) -> None:
         failed = boot.ask(self.folder, "boot", seats=[asdict(seat) for seat in seats])["failed_macs"]
         if failed:
             raise OperatorError(f"{', '.join(failed)} did not boot: see {self.folder}/log")

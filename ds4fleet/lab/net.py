@@ -26,6 +26,8 @@ OPERATOR_PORT = "op0"
 MAC_INTERFACE = "en0"
 FIRST_WORLD_HOST = 2
 FIRST_MAC_HOST = 30
+GATEWAY_ROLE = 27
+"""The world's address that is no server but the Macs' gateway."""
 _LOCK_NAME = "\0ds4fleet-lab-network"
 
 
@@ -47,6 +49,11 @@ class Subnet:
     def mac(self, index: int) -> str:
         """Address of the `index`-th Mac (0 .. 223)."""
         return str(self.network[FIRST_MAC_HOST + index])
+
+    @property
+    def gateway(self) -> str:
+        """The Macs' default gateway: it answers that nothing outside the lab can be reached."""
+        return self.world(GATEWAY_ROLE)
 
     @property
     def prefix(self) -> int:
@@ -149,9 +156,12 @@ def open_bridge(subnet: Subnet, world_addresses: list[str]) -> None:
         "link set lo up",
         f"link add {BRIDGE} type bridge",
         *(f"address add {address}/{subnet.prefix} dev {BRIDGE}" for address in world_addresses),
+        f"address add {subnet.gateway}/{subnet.prefix} dev {BRIDGE}",
         f"link set {BRIDGE} up",
+        "route add unreachable default",
     )
     plug_in(OPERATOR_PORT)
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 
 def hardware_address(address: str) -> str:

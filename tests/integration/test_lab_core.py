@@ -1,0 +1,520 @@
+"""The lab itself: boots, ends without a trace, several at once, life and death of a Mac, links."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ds4fleet.errors import OperatorError
+from ds4fleet.lab import HostSpec, Lab
+from ds4fleet.lab.faults import FAULTS
+
+pytestmark = pytest.mark.lab
+
+HARDWARE = {
+    "model": "Mac16,11",
+    "chip": "Apple M4 Pro",
+    "memory_gb": 64,
+    "storage_gb": 2000,
+    "form": "Mac mini",
+}
+DAEMON = "/Library/LaunchDaemons/org.example.job.plist"
+
+
+def specs(count: int) -> list[HostSpec]:
+    return [HostSpec(f"mac-{number:02}", "tokyo", HARDWARE) for number in range(1, count + 1)]
+
+
+@contextmanager
+def a_lab(count: int) -> Iterator[Lab]:
+    folder = Path(tempfile.mkdtemp(prefix="ds4-core-"))
+    lab = Lab(folder)
+    try:
+        lab.up(hosts=specs(count))
+        yield lab
+    finally:
+        lab.down()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with a_lab(2) as started:
+        yield started
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
+
+
+def sh(lab: Lab, host: str, script: str) -> subprocess.CompletedProcess[str]:
+    return lab.exec(host, ["/bin/sh", "-c", script])
+
+
+def address(lab: Lab, host: str) -> str:
+    return next(row.address for row in lab.status() if row.name == host)
+
+
+# ------------------------------------------------------------------------------------------ what is left
+
+
+@dataclass
+class Traces:
+    """What this machine has of a lab: processes, their namespaces, loop devices, mounts, interfaces."""
+
+    processes: dict[int, str] = field(default_factory=dict)
+    namespaces: set[str] = field(default_factory=set)
+    loops: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, lab: Lab) -> Traces:
+        supervisor = lab.supervisor_pid
+        tree = descendants(supervisor)
+        own = namespaces(os.getpid())
+        found = cls(processes={pid: started(pid) for pid in tree})
+        for pid in tree:
+            found.namespaces |= namespaces(pid) - own
+        found.loops = bound_loops(lab.folder)
+        return found
+
+    def left(self) -> list[str]:
+        alive = [f"process {pid}" for pid, start in self.processes.items() if start and started(pid) == start]
+        everywhere: set[str] = set()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                everywhere |= namespaces(int(entry.name))
+        return alive + sorted(self.namespaces & everywhere)
+
+
+def descendants(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found, todo = [], [root]
+    while todo:
+        pid = todo.pop()
+        found.append(pid)
+        todo += children.get(pid, [])
+    return found
+
+
+def started(pid: int) -> str:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def namespaces(pid: int) -> set[str]:
+    """The namespaces of a process; none of one that is dead and only waits for init to notice."""
+    found = set()
+    for kind in ("net", "mnt", "pid", "uts", "ipc") if started(pid) else ():
+        try:
+            found.add(str(Path(f"/proc/{pid}/ns/{kind}").readlink()))
+        except OSError:
+            continue
+    return found
+
+
+def bound_loops(folder: Path) -> set[str]:
+    found = set()
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if path.read_text().startswith(str(folder)):
+                found.add(path.parts[3])
+        except OSError:
+            continue
+    return found
+
+
+def outside() -> dict[str, object]:
+    """What no lab may change: own mounts, named namespaces, listening sockets, settings."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return {
+        "mounts": mounts,
+        "netns": sorted(str(path) for path in Path("/run").glob("netns/*")),
+        "etc": {path.name: path.lstat().st_mtime_ns for path in Path("/etc").iterdir()},
+        "run": sorted(path.name for path in Path("/run").iterdir()),
+        "forward": Path("/proc/sys/net/ipv4/ip_forward").read_text(),
+        "home": sorted(path.name for path in Path.home().iterdir()),
+    }
+
+
+class TestEnd:
+    def test_down_leaves_nothing(self) -> None:
+        before = outside()
+        with a_lab(2) as lab:
+            lab.link("mac-01", rtt_ms=10)
+            lab.link("operator", rtt_ms=10)
+            traces, interface = Traces.of(lab), lab.interface
+            assert len(traces.processes) > 4
+            assert traces.loops
+            assert interface in dict(map(reversed, socket.if_nameindex()))
+        assert traces.left() == []
+        assert bound_loops(lab.folder) == set()
+        assert interface not in [name for _, name in socket.if_nameindex()]
+        assert outside() == before
+        assert not lab.folder.exists()
+
+    def test_down_after_everything_was_killed_leaves_nothing(self) -> None:
+        before = outside()
+        with a_lab(2) as lab:
+            lab.link("operator", rtt_ms=10)
+            traces, interface = Traces.of(lab), lab.interface
+            for pid in reversed(list(traces.processes)):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+        assert traces.left() == []
+        assert bound_loops(lab.folder) == set()
+        assert interface not in [name for _, name in socket.if_nameindex()]
+        assert outside() == before
+
+    def test_a_lab_that_died_comes_up_again(self) -> None:
+        with a_lab(1) as lab:
+            sh(lab, "mac-01", "echo kept > /Users/admin/note")
+            os.kill(lab.supervisor_pid, signal.SIGKILL)
+            wait_for(lambda: not lab.supervisor_pid)
+            lab.up(hosts=specs(1))
+            assert sh(lab, "mac-01", "cat /Users/admin/note").stdout == "kept\n"
+
+    def test_down_of_nothing_is_no_error(self, tmp_path: Path) -> None:
+        Lab(tmp_path / "never").down()
+
+
+class TestSeveral:
+    def test_two_labs_do_not_see_each_other(self, lab: Lab) -> None:
+        with a_lab(1) as other:
+            assert address(other, "mac-01").rpartition(".")[0] != address(lab, "mac-01").rpartition(".")[0]
+            sh(lab, "mac-01", "touch /Users/Shared/mine")
+            assert sh(other, "mac-01", "ls /Users/Shared").stdout == ""
+            dial = f"exec 3<>/dev/tcp/{address(lab, 'mac-01')}/22"
+            assert sh(other, "mac-01", dial).returncode != 0
+        assert lab.exec("mac-01", ["/bin/echo", "here"]).stdout == "here\n"
+
+
+class TestScale:
+    def test_24_macs_in_ten_seconds_and_two_gigabytes(self) -> None:
+        took_s = []
+        # Another program may have had the cores the first time.
+        while not took_s or (took_s[-1] > 10 and len(took_s) < 3):
+            folder = Path(tempfile.mkdtemp(prefix="ds4-core-"))
+            lab = Lab(folder)
+            try:
+                began = time.monotonic()
+                lab.up(hosts=specs(24))
+                took_s.append(time.monotonic() - began)
+                pss_kib = sum(proportional_kib(pid) for pid in descendants(lab.supervisor_pid))
+            finally:
+                lab.down()
+                shutil.rmtree(folder, ignore_errors=True)
+            assert pss_kib <= 2 << 20
+        assert min(took_s) <= 10
+
+
+def proportional_kib(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0)
+
+
+# ------------------------------------------------------------------------------------------------ a Mac
+
+
+class TestMac:
+    def test_neither_home_nor_checkout_of_the_operator_is_visible(self, lab: Lab) -> None:
+        listing = sh(lab, "mac-01", "ls -a / /Users").stdout
+        assert "work" not in listing.split()
+        for path in (Path.home(), Path(__file__).resolve().parents[2]):
+            assert sh(lab, "mac-01", f"ls {path}/").returncode != 0
+
+    def test_a_program_hears_darwin(self, lab: Lab) -> None:
+        assert sh(lab, "mac-01", "uname -sm").stdout == "Darwin arm64\n"
+
+    def test_orphans_are_reaped(self, lab: Lab) -> None:
+        sh(lab, "mac-01", "(sleep 0.1 &) ; (sleep 0.1 &)")
+        wait_for(lambda: " Z " not in zombies(lab))
+
+    def test_killing_the_client_kills_the_command(self, lab: Lab) -> None:
+        script = "launchctl kickstart -kp system/org.example.slow & sleep 0.2; kill -9 $!; wait $!; echo $?"
+        assert sh(lab, "mac-01", script).stdout.strip().endswith(("137", "113"))
+
+    def test_reboot_forgets_the_wired_limit_and_keeps_files(self, lab: Lab) -> None:
+        sh(lab, "mac-02", "sysctl iogpu.wired_limit_mb=1234; echo kept > /opt/note")
+        boots = {row.name: row.boots for row in lab.status()}["mac-02"]
+        lab.reboot("mac-02")
+        assert sh(lab, "mac-02", "sysctl -n iogpu.wired_limit_mb; cat /opt/note").stdout == "0\nkept\n"
+        assert {row.name: row.boots for row in lab.status()}["mac-02"] == boots + 1
+
+    def test_a_job_hears_a_shutdown_but_not_a_power_cut(self, lab: Lab) -> None:
+        install_job(
+            lab, "mac-02", "trap 'echo stopped; exit 0' TERM; echo started; while :; do sleep 0.05; done"
+        )
+        log = "cat /var/log/job.log"
+        wait_for(lambda: sh(lab, "mac-02", log).stdout == "started\n")
+        lab.power_cut("mac-02")
+        wait_for(lambda: sh(lab, "mac-02", log).stdout == "started\nstarted\n")
+        lab.reboot("mac-02")
+        wait_for(lambda: sh(lab, "mac-02", log).stdout == "started\nstarted\nstopped\nstarted\n")
+        sh(lab, "mac-02", f"launchctl bootout system/org.example.job; rm {DAEMON} /var/log/job.log")
+
+    def test_reset_makes_another_mac_with_another_host_key(self, lab: Lab) -> None:
+        before = lab.known_hosts_path.read_text()
+        sh(lab, "mac-02", "echo gone > /opt/note")
+        lab.reset("mac-02")
+        assert sh(lab, "mac-02", "cat /opt/note").returncode != 0
+        assert lab.known_hosts_path.read_text() != before
+
+    def test_a_locked_mac_starts_nothing_until_a_password_login(self, lab: Lab) -> None:
+        lab.fault("mac-02", "filevault-locked")
+        lab.reboot("mac-02")
+        try:
+            assert "com.openssh.sshd" not in sh(lab, "mac-02", "launchctl list").stdout
+            assert password_login(lab, "mac-02", "echo in").stdout == ""
+            wait_for(lambda: "com.openssh.sshd" in sh(lab, "mac-02", "launchctl list").stdout)
+            assert password_login(lab, "mac-02", "echo in").stdout == "in\n"
+        finally:
+            lab.fault("mac-02", "filevault-locked", on=False)
+
+    def test_a_sleeping_mac_wakes_for_ssh_if_it_may(self, lab: Lab) -> None:
+        ticks = "while :; do echo tick; sleep 0.05; done"
+        install_job(lab, "mac-02", ticks)
+        count = "wc -l < /var/log/job.log"
+        wait_for(lambda: int(sh(lab, "mac-02", count).stdout.strip() or 0) > 3)
+        lab.fault("mac-02", "asleep")
+        quiet = sh(lab, "mac-02", count).stdout
+        time.sleep(0.3)
+        assert sh(lab, "mac-02", count).stdout == quiet
+        assert password_login(lab, "mac-02", "echo awake").stdout == "awake\n"
+        wait_for(lambda: sh(lab, "mac-02", count).stdout != quiet)
+        lab.fault("mac-02", "asleep", on=False)
+        sh(lab, "mac-02", f"launchctl bootout system/org.example.job; rm {DAEMON} /var/log/job.log")
+
+
+def zombies(lab: Lab) -> str:
+    return sh(lab, "mac-01", 'for p in /proc/[0-9]*/stat; do read -r line < $p && echo "$line"; done').stdout
+
+
+def install_job(lab: Lab, host: str, script: str) -> None:
+    import plistlib
+
+    job = {
+        "Label": "org.example.job",
+        "ProgramArguments": ["/bin/sh", "-c", script],
+        "KeepAlive": True,
+        "StandardOutPath": "/var/log/job.log",
+    }
+    path = lab.root(host) / DAEMON[1:]
+    path.write_bytes(plistlib.dumps(job))
+    done = sh(lab, host, f"launchctl bootstrap system {DAEMON}")
+    assert done.returncode == 0, done.stderr
+
+
+def password_login(lab: Lab, host: str, command: str) -> subprocess.CompletedProcess[str]:
+    askpass = {"SSH_ASKPASS": str(lab.askpass_path), "SSH_ASKPASS_REQUIRE": "force"}
+    argv = lab.ssh_command(host)
+    argv[1:1] = ["-o", "PubkeyAuthentication=no"]
+    return subprocess.run(
+        [*argv, command],
+        env={**os.environ, **askpass},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+class TestFaults:
+    def test_there_are_at_least_twenty_and_each_is_explained(self) -> None:
+        assert len(FAULTS) >= 20
+        assert all(len(fault.does) > 10 and fault.source for fault in FAULTS.values())
+
+    def test_a_typing_error_names_the_nearest(self, lab: Lab) -> None:
+        with pytest.raises(OperatorError, match="slow-bootout"):
+            lab.fault("mac-01", "slow-botout")
+
+    def test_stay_over_a_reboot(self, lab: Lab) -> None:
+        lab.fault("mac-01", "metal-nil")
+        lab.reboot("mac-01")
+        assert sh(lab, "mac-01", "ls /.lab/run/faults").stdout == "metal-nil\n"
+        lab.fault("mac-01", "metal-nil", on=False)
+        assert sh(lab, "mac-01", "ls /.lab/run/faults").stdout == ""
+
+    def test_slow_bootout_keeps_the_label_busy(self, lab: Lab) -> None:
+        lab.fault("mac-01", "slow-bootout")
+        install_job(lab, "mac-01", "exec sleep 1000")
+        assert sh(lab, "mac-01", "launchctl bootout system/org.example.job").returncode == 0
+        time.sleep(0.5)
+        assert sh(lab, "mac-01", f"launchctl bootstrap system {DAEMON}").returncode == 5
+        wait_for(lambda: sh(lab, "mac-01", "launchctl print system/org.example.job").returncode == 113)
+        lab.fault("mac-01", "slow-bootout", on=False)
+
+    def test_bootstrap_error_happens_once(self, lab: Lab) -> None:
+        lab.fault("mac-01", "bootstrap-error")
+        (lab.root("mac-01") / DAEMON[1:]).unlink(missing_ok=True)
+        with pytest.raises(AssertionError, match="Input/output error"):
+            install_job(lab, "mac-01", "exec sleep 1000")
+        assert sh(lab, "mac-01", f"launchctl bootstrap system {DAEMON}").returncode == 0
+        lab.fault("mac-01", "bootstrap-error", on=False)
+        sh(lab, "mac-01", f"launchctl bootout system/org.example.job; rm {DAEMON}")
+
+
+# ------------------------------------------------------------------------------------------------- links
+
+
+@pytest.fixture
+def plain(lab: Lab) -> Iterator[Lab]:
+    yield lab
+    lab.link("mac-01")
+
+
+def connect_s(lab: Lab) -> float:
+    """Seconds for a TCP connection, which is one round trip."""
+    began = time.monotonic()
+    socket.create_connection((address(lab, "mac-01"), 22), timeout=10).close()
+    return time.monotonic() - began
+
+
+class TestLinks:
+    @pytest.mark.parametrize("rtt_ms", [20, 150])
+    def test_delay_is_one_round_trip_per_connection(self, plain: Lab, rtt_ms: int) -> None:
+        connect_s(plain)
+        plain.link("mac-01", rtt_ms=rtt_ms)
+        connect_s(plain)  # and the neighbour's hardware address
+        took_ms = [connect_s(plain) * 1000 for _ in range(7)]
+        assert rtt_ms <= min(took_ms) <= rtt_ms + 10
+
+    def test_the_operators_link_delays_every_mac(self, plain: Lab) -> None:
+        plain.link("operator", rtt_ms=60)
+        try:
+            connect_s(plain)
+            took_ms = [connect_s(plain) * 1000 for _ in range(7)]
+            assert 60 <= min(took_ms) <= 70
+        finally:
+            plain.link("operator")
+        assert connect_s(plain) < 0.05
+
+    def test_bandwidth_limits_what_tcp_carries(self, plain: Lab) -> None:
+        plain.link("mac-01", mbps=40)
+        assert 25 <= goodput_mbps(plain, 6_000_000) <= 40
+
+    def test_loss_loses_packets(self, plain: Lab) -> None:
+        plain.link("mac-01", loss=0.2)
+        sent, received = udp_echoes(plain, 400)
+        # Both ways: 1 - 0.8 * 0.8 = 36 % are expected to be missing.
+        assert 0.5 * sent <= received <= 0.78 * sent
+
+    def test_a_link_that_is_down_carries_nothing(self, plain: Lab) -> None:
+        plain.fault("mac-01", "link-down")
+        try:
+            with pytest.raises(TimeoutError):
+                socket.create_connection((address(plain, "mac-01"), 22), timeout=1.5)
+        finally:
+            plain.fault("mac-01", "link-down", on=False)
+        wait_for(lambda: connect_s(plain) < 1)
+
+    def test_carries_300_megabytes_per_second_without_delay(self, plain: Lab) -> None:
+        plain.link("mac-01", rtt_ms=0.001)
+        assert goodput_mbps(plain, 600_000_000) / 8 >= 300
+
+    def test_stays_over_a_reboot(self, plain: Lab) -> None:
+        plain.link("mac-01", rtt_ms=40)
+        plain.reboot("mac-01")
+        connect_s(plain)
+        assert connect_s(plain) >= 0.04
+
+
+SINK = """
+import socket, sys, time
+listener = socket.create_server(("0.0.0.0", 7001))
+print("ready", flush=True)
+link, _ = listener.accept()
+buffer, total, began = bytearray(1 << 20), 0, None
+while n := link.recv_into(buffer):
+    began = began or time.monotonic()
+    total += n
+print(total, time.monotonic() - began, flush=True)
+"""
+ECHO = """
+import socket
+box = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+box.bind(("0.0.0.0", 7002))
+print("ready", flush=True)
+while True:
+    data, who = box.recvfrom(2000)
+    if data == b"end":
+        break
+    box.sendto(data, who)
+"""
+
+
+@contextmanager
+def in_mac(lab: Lab, script: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python script in the network of mac-01, past the simulated tool chain."""
+    command = ["nsenter", f"--net=/proc/{lab.pid_of('mac-01')}/ns/net", "python3", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def goodput_mbps(lab: Lab, size_bytes: int) -> float:
+    with in_mac(lab, SINK) as sink:
+        with socket.create_connection((address(lab, "mac-01"), 7001), timeout=30) as link:
+            piece = bytes(1 << 20)
+            for start in range(0, size_bytes, len(piece)):
+                link.sendall(piece[: size_bytes - start])
+        assert sink.stdout is not None
+        total, seconds = sink.stdout.readline().split()
+    assert int(total) == size_bytes
+    return int(total) * 8 / float(seconds) / 1e6
+
+
+def udp_echoes(lab: Lab, count: int) -> tuple[int, int]:
+    with in_mac(lab, ECHO), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as box:
+        box.settimeout(0.05)
+        # Learn the neighbour's address first: its questions may be lost too.
+        for _ in range(50):
+            box.sendto(b"first", (address(lab, "mac-01"), 7002))
+            try:
+                box.recv(2000)
+                break
+            except TimeoutError:
+                continue
+        received = 0
+        box.settimeout(0.02)
+        for number in range(count):
+            box.sendto(str(number).encode(), (address(lab, "mac-01"), 7002))
+            try:
+                while box.recv(2000) != str(number).encode():
+                    continue
+                received += 1
+            except TimeoutError:
+                continue
+    return count, received
