@@ -136,8 +136,8 @@ def models(endpoint: str) -> list[str]:
     return [str(model["id"]) for model in body.get("data", [])]
 
 
-def stream_chat(endpoint: str, prompt: str) -> Iterator[str]:
-    """One streamed chat completion; yields the pieces of the answer as they arrive.
+def stream_chat(endpoint: str, prompt: str) -> Iterator[tuple[str, str]]:
+    """One streamed chat completion; yields ("thought" or "answer", text) piece by piece as they arrive.
 
     Raises OperatorError when the engine refuses or the stream ends before its [DONE].
     """
@@ -168,9 +168,9 @@ def stream_chat(endpoint: str, prompt: str) -> Iterator[str]:
                 return
             for choice in json.loads(event).get("choices", []):
                 delta = choice.get("delta") or {}
-                piece = delta.get("content") or delta.get("reasoning_content")
-                if piece:
-                    yield str(piece)
+                for kind, key in (("thought", "reasoning_content"), ("answer", "content")):
+                    if delta.get(key):
+                        yield kind, str(delta[key])
     raise OperatorError(f"The answer from {endpoint} broke off before its end.")
 
 
@@ -180,12 +180,15 @@ def ask(endpoint: str) -> None:
     start = time.monotonic()
     first: float | None = None
     pieces = 0
-    for piece in stream_chat(endpoint, PROMPT):
+    before = ""
+    for kind, piece in stream_chat(endpoint, PROMPT):
         first = first if first is not None else time.monotonic() - start
         pieces += 1
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+        if before and kind != before:
+            out.print()
+        out.print(escape(piece), end="", style="dim italic" if kind == "thought" else "bold", soft_wrap=True)
+        before = kind
+    out.print()
     if first is None:
         raise OperatorError(f"The engine at {endpoint} answered with nothing.")
     out.print(

@@ -14,6 +14,7 @@ from ds4fleet.errors import OperatorError
 EVENTS = [
     b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n',
     b": keep-alive\n\n",
+    b'data: {"choices":[{"delta":{"reasoning_content":"Hm."}}]}\n\n',
     b'data: {"choices":[{"delta":{"content":"Uni"}}]}\n\n',
     b'data: {"choices":[{"delta":{"content":"fied."}}]}\n\n',
 ]
@@ -52,7 +53,7 @@ def test_pieces_come_in_order_and_comments_are_left_out(
     endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Engine, "body", b"".join([*EVENTS, DONE]))
-    assert list(stream_chat(endpoint, "?")) == ["Uni", "fied."]
+    assert list(stream_chat(endpoint, "?")) == [("thought", "Hm."), ("answer", "Uni"), ("answer", "fied.")]
     assert models(endpoint) == ["deepseek-v4-flash"]
 
 
