@@ -113,7 +113,7 @@ def oids(mac: Mac, run: Path) -> dict[str, str]:
         or f"Darwin Kernel Version {system.kernel}: Mon May  4 20:10:37 PDT "
         "2026; root:xnu-12377.121.6~2/RELEASE_ARM64_T6041",
         "kern.hostname": mac.names.host or (mac.names.local_host and f"{mac.names.local_host}.local"),
-        "kern.boottime": f"{{ sec = {int(booted)}, usec = {int(booted % 1 * 1e6)} }} {stamp}",
+        "kern.boottime": f"{{ sec = {int(booted)}, usec = {round(booted % 1 * 1e6)} }} {stamp}",
         "kern.osversion": system.build,
         "kern.osproductversion": system.version,
         "kern.bootsessionuuid": mac.boot.session_uuid,

@@ -343,7 +343,7 @@ def test_info_plist_of_an_unknown_disk_is_an_error_plist_and_the_status_can_be_c
     result = run(mac, "diskutil", "info", "-plist", "/Volumes/SMB")
     assert result.out == (RECORDINGS / "diskutil/info_plist__not_found.plist").read_text()
     assert result.status == 1
-    mac.faults.append("info-unknown-rc0")
+    mac.faults.append("unknown-disk-rc0")
     assert run(mac, "diskutil", "info", "-plist", "/Volumes/SMB").status == 0
 
 

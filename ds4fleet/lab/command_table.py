@@ -1,0 +1,68 @@
+"""docs/lab-commands.md, made from the registry: `python -m ds4fleet.lab.command_table` writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ds4fleet.lab.commands.info import CommandInfo
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "lab-commands.md"
+
+_HEAD = """\
+# The commands of a simulated Mac
+
+Made from the headers of the commands by `python -m ds4fleet.lab.command_table`; do not edit.
+
+Each command prints the recorded text, on the recorded stream, with the recorded exit status. Recordings
+are in `tests/recordings/`, and the tests in `tests/unit/lab/` put a Mac into the recorded state and
+compare. An option that is not simulated ends with status 64 and one line that names it, so a gap is seen
+and never passes silently.
+
+Confidence: **A** recorded on a current macOS or stated by Apple's manual page; **B** one source, an older
+release, or a strong inference; **C** general knowledge. `playbooks/probe.yml` checks B and C on a real
+Mac. Found a difference? Change the file named in the last column and add the recording.
+
+| command | on macOS | simulated | not simulated | follows | confidence | file |
+| --- | --- | --- | --- | --- | --- | --- |
+"""
+_SEAMS = """\
+
+## Real tools of this machine
+
+Programs whose BSD and GNU forms agree for what a role uses are this machine's own: bash (also as
+`/bin/sh`, and as `/bin/zsh` where no zsh is installed), curl, tar, gzip, awk, find, grep, openssl, ssh,
+sudo, perl and the small file tools. `timeout`, `flock`, `nproc`, `free`, `ip`, `ss`, `lsblk` are absent,
+as on a Mac. After the Command Line Tools have been installed, git, make and the compiler are this
+machine's too, and python3 is a Python 3.9 when this machine has one, else the one that the lab runs on;
+it says `sys.platform == "darwin"`.
+
+## Where the simulation shows
+
+- `/usr/lib`, `/lib`, `/lib64` are this machine's, because its programs need them; `/proc` exists; `/run`
+  is a link.
+- bash is newer than Apple's 3.2; `chmod +a` is accepted without effect; PAM modules have Linux names.
+- File sizes, `du` and statvfs(2) on an added volume show the stand-in's bytes (real size / 4096);
+  `diskutil`, `df` and `system_profiler` show real sizes. A writer gets EDQUOT at a quota and ENOSPC when
+  the container is full.
+- A forced unmount detaches the volume; a process that still has a file open there goes on with it.
+- An ownership setting of a volume (`enableOwnership`) is told, not enforced.
+"""
+
+
+def markdown() -> str:
+    """The whole document."""
+    from ds4fleet.lab.commands import REGISTRY
+
+    rows = "".join(_row(info) for info in REGISTRY.values() if not info.paths[0].startswith("/.lab"))
+    return _HEAD + rows + _SEAMS
+
+
+def _row(info: CommandInfo) -> str:
+    file = "/".join(info.module.split(".")) + ".py"
+    cells = [f"`{info.name}`", ", ".join(f"`{path}`" for path in info.paths)]
+    cells += [info.does, info.lacks or "-", info.source, info.confidence, f"`{file}`"]
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |\n"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(markdown())
