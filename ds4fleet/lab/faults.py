@@ -61,19 +61,19 @@ _ALL = (
         "macos 1.5",
     ),
     Fault(
-        "create-not-mounted",
+        "volume-not-mounted",
         "command",
         "addVolume creates the volume, fails to mount it, and exits 1",
         "macos 1.3",
     ),
     Fault(
-        "concurrent-addvolume-ownership",
+        "volume-owned-by-root",
         "command",
         "the root folder of a new volume belongs to root:wheel 0755 whoever asked for it",
         "macos 1.3",
     ),
     Fault(
-        "info-unknown-rc0",
+        "unknown-disk-rc0",
         "command",
         "diskutil info -plist of an unknown disk prints the error plist and exits 0",
         "macos 1.6",

@@ -10,15 +10,16 @@ that the client should become, j JSON.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import struct
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ds4fleet.errors import OperatorError
 
@@ -118,6 +119,74 @@ def run(
         if env is not None
         else {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/var/root", "LANG": "en_US.UTF-8"}
     )
+    with memory_files(3) as (given, out, err), connect(path) as link:
+        given.write(input_text.encode())
+        given.seek(0)
+        body = pack_strings(cwd, argv, env)
+        fds = [file.fileno() for file in (given, out, err)]
+        socket.send_fds(link, [HEADER.pack(EXECUTE, len(body)) + body], fds)
+        link.settimeout(timeout_s)
+        link.connect(f"/proc/self/fd/{folder}/{path.name}")
+    except OSError:
+        link.close()
+        raise
+    finally:
+        os.close(folder)
+    return link
+
+
+def read_exactly(link: socket.socket, size_bytes: int) -> bytes:
+    """`size_bytes` bytes from a blocking socket; raises ConnectionError when the other side has gone."""
+    parts = bytearray()
+    while len(parts) < size_bytes:
+        piece = link.recv(size_bytes - len(parts))
+        if not piece:
+            raise ConnectionError("connection ended early")
+        parts += piece
+    return bytes(parts)
+
+
+def read_answer(link: socket.socket) -> tuple[bytes, bytes]:
+    """(kind, payload) of the next answer."""
+    kind, length = ANSWER.unpack(read_exactly(link, ANSWER.size))
+    return kind, read_exactly(link, length)
+
+
+def ask(
+    path: Path, op: str, /, *, timeout_s: float = 30.0, fds: Sequence[int] = (), **arguments: Any
+) -> dict[str, Any]:
+    """Ask the process behind the socket for `op`; returns its JSON answer.
+
+    Raises ConnectionError or OSError when it is not there, RuntimeError when it could not do it.
+    """
+    body = json.dumps({"op": op, **arguments}).encode()
+    with connect(path, timeout_s) as link:
+        socket.send_fds(link, [HEADER.pack(ASK, len(body)) + body], list(fds))
+        _, payload = read_answer(link)
+    answer: dict[str, Any] = json.loads(payload)
+    if "failed" in answer:
+        raise RuntimeError(f"{op}: {answer['failed']}")
+    return answer
+
+
+def run(
+    path: Path,
+    argv: Sequence[str],
+    *,
+    cwd: str = "/",
+    env: Mapping[str, str] | None = None,
+    input_text: str = "",
+    timeout_s: float = 120.0,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program as root inside the Mac behind the socket and collect what it prints.
+
+    Raises OSError when the Mac is off, subprocess.TimeoutExpired (and kills it) after `timeout_s` seconds.
+    """
+    env = (
+        env
+        if env is not None
+        else {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/var/root", "LANG": "en_US.UTF-8"}
+    )
     with tempfile_pair() as (out, err), connect(path) as link:
         stdin_r, stdin_w = os.pipe()
         try:
@@ -140,21 +209,16 @@ def run(
     return subprocess.CompletedProcess(list(argv), -number if kind == b"s" else number, *texts)
 
 
-def _all_of(file: Any) -> str:
+def _all_of(file: IO[bytes]) -> str:
     file.seek(0)
     return str(file.read().decode(errors="replace"))
 
 
-class tempfile_pair:  # noqa: N801 - reads as a function where it is used
-    """Two anonymous files in memory, closed at the end."""
-
-    def __enter__(self) -> tuple[Any, Any]:
-        self.files = [os.fdopen(os.memfd_create(name), "w+b") for name in ("out", "err")]
-        return self.files[0], self.files[1]
-
-    def __exit__(self, *_: object) -> None:
-        for file in self.files:
-            file.close()
+@contextlib.contextmanager
+def memory_files(count: int) -> Iterator[list[IO[bytes]]]:
+    """Anonymous files in memory, closed at the end."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(os.fdopen(os.memfd_create("lab"), "w+b")) for _ in range(count)]
 
 
 def ask_mac(path: Path, host: str, op: str, /, **arguments: Any) -> dict[str, Any]:
