@@ -36,18 +36,20 @@ class Part:
         self.reread_bytes = 0
         self._descriptor = None
         self._synced_at = 0.0
+        self._synced_bytes = 0
 
     def open(self):
         """Go on where the journal says; returns self. The kept bytes are read once, for the digest."""
         kept = min(self._journalled(), self._size(), self.total_bytes)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         uncached(self._descriptor)
-        os.ftruncate(self._descriptor, kept)
+        self.done_bytes = self._synced_bytes = kept
+        self._synced_at = self.clock()
+        if os.fstat(self._descriptor).st_size > kept:
+            os.ftruncate(self._descriptor, kept)
         if kept:
             self.reread_bytes = feed(self.digest, self.path, kept)
         os.lseek(self._descriptor, kept, os.SEEK_SET)
-        self.done_bytes = kept
-        self._synced_at = self.clock()
         return self
 
     def write(self, piece):
@@ -71,19 +73,24 @@ class Part:
             os.fsync(handle.fileno())
         os.replace(self.journal + ".new", self.journal)
         self._synced_at = self.clock()
+        self._synced_bytes = self.done_bytes
         with contextlib.suppress(OSError):
             self.on_progress(self)
 
     def close(self):
-        """Keep what there is for the next time."""
+        """Keep what there is for the next time; of nothing, nothing is kept."""
         if self._descriptor is None:
             return
         try:
-            self.sync()
+            if self.done_bytes > self._synced_bytes:
+                self.sync()
         except OSError:
             self._sync_on_full_disk()
         os.close(self._descriptor)
         self._descriptor = None
+        if not self.done_bytes:
+            os.unlink(self.path)
+            self.discard_journal()
 
     def _sync_on_full_disk(self):
         """Give up the last MiB, so that the journal has room to say what the rest is worth."""

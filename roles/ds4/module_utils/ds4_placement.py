@@ -13,7 +13,7 @@ import time
 
 from ansible.module_utils import ds4_stamp
 from ansible.module_utils.ds4_part import Part
-from ansible.module_utils.ds4_proof import judge, put_aside, sha256
+from ansible.module_utils.ds4_proof import MISMATCH, judge, put_aside, sha256
 from ansible.module_utils.ds4_transport import Pace, Source, SourceError
 
 #: Where the progress of a running fetch can be read: {name, done_bytes, total_bytes, bytes_per_s, source}.
@@ -30,6 +30,10 @@ class PlacementError(Exception):
     def __init__(self, sentence, **facts):
         super().__init__(sentence)
         self.facts = facts
+
+
+class NoRoom(PlacementError):
+    """The volume or its quota is full."""
 
 
 class Placement:
@@ -106,6 +110,17 @@ class Placement:
         return _result(wanted, "adopted", digest), size
 
     def _fetch(self, wanted):
+        try:
+            return self._fetch_once(wanted)
+        except NoRoom:
+            # A wrong copy that was kept to be looked at gives way to the right one.
+            aside = wanted["path"] + MISMATCH
+            if not os.path.exists(aside):
+                raise
+            os.unlink(aside)
+            return self._fetch_once(wanted)
+
+    def _fetch_once(self, wanted):
         revision = (wanted.get("sha256") or "unpublished")[:12]
         part = Part(wanted["path"], revision, wanted["bytes"], on_progress=self._report)
         self._make_room(wanted, part)
@@ -126,7 +141,7 @@ class Placement:
         except OSError as error:
             if error.errno not in FULL:
                 raise PlacementError("%s cannot be written: %s" % (part.path, error.strerror)) from None
-            raise PlacementError(
+            raise NoRoom(
                 "%s is full: %d of %d bytes of %s are there and are kept; make room or raise the quota, then"
                 " run this again" % (self.folder, part.done_bytes, wanted["bytes"], wanted["name"])
             ) from None
@@ -218,7 +233,7 @@ class Placement:
         there = os.stat(part.path).st_size if os.path.exists(part.path) else 0
         need, free = wanted["bytes"] - there, space.f_bavail * space.f_frsize
         if need > free:
-            raise PlacementError(
+            raise NoRoom(
                 "%s has %d bytes free, %s still needs %d: make room or raise the quota; nothing was fetched"
                 % (self.folder, free, wanted["name"], need)
             )

@@ -245,6 +245,26 @@ class TestFullDisk:
             bring(place, wanted(tmp_path, url, bytes=1 << 60))
         assert mood.log == []
 
+    def test_a_wrong_copy_that_was_kept_gives_way(self, place, tmp_path, url, monkeypatch):
+        aside = tmp_path / "file.gguf.sha-mismatch"
+        aside.write_bytes(b"wrong")
+        real = os.write
+
+        def write(descriptor, data):
+            if aside.exists() and len(data) > 4096:
+                raise OSError(28, "No space left on device")
+            return real(descriptor, data)
+
+        monkeypatch.setattr(os, "write", write)
+        assert bring(place, wanted(tmp_path, url))["action"] == "fetched"
+        assert not aside.exists()
+
+    def test_a_fetch_that_got_nothing_leaves_nothing(self, place, tmp_path, url, mood):
+        mood.statuses = [(404, {})]
+        with pytest.raises(ds4_placement.PlacementError):
+            bring(place, wanted(tmp_path, url))
+        assert list(tmp_path.iterdir()) == []
+
 
 class TestProof:
     def test_wrong_bytes_are_kept_aside_and_never_in_place(self, place, tmp_path, url, mood):
