@@ -124,6 +124,7 @@ class CallbackModule(CallbackBase):
         hosts = {
             host.get_name(): str(host.get_vars().get("ds4_fleet_layer", "real"))
             for host in inventory.get_hosts(play.hosts)
+            if host.get_vars().get("ansible_connection") != "local"
         }
         if hosts and hosts != self._shown:
             self._shown = hosts
