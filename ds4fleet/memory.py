@@ -246,8 +246,7 @@ def streaming_plan(mac: Mac, request: Request, *, catalogue: Catalogue | None = 
     )
 
 
-# --- resident
-# ---------------------------------------------------------------------------------------------------
+# --- resident ---
 
 
 @dataclass
@@ -465,15 +464,18 @@ def _others(mac: Mac) -> str:
 def _first_failure(need: Estimate, request: Request, limit: int, mac: Mac) -> str:
     """What would be seen first if this were tried, or if it grew."""
     weights = ceil_mib(need.weights_bytes + need.sidecar_bytes) * request.instances
+    required = need.required_wired_mib * request.instances
+    pages = "the Mac pages, freezes and reboots"
     if request.backend != "metal":
         return "a kernel panic (watchdog timeout) while the CPU backend reads the weights"
-    if need.required_wired_mib * request.instances > mac.memory_mib - policy()["least_reserve_mib"]:
-        return "the Mac pages, freezes and reboots while the weights are read"
+    if weights > mac.memory_mib:
+        return f"{pages} while the weights are read"
     if weights > limit:
         return "the engine stops at start: Metal model warmup failed: Insufficient Memory"
-    indexer = ceil_mib(need.indexer_bytes)
-    if need.required_wired_mib * request.instances - indexer > limit:
+    if required - ceil_mib(need.indexer_bytes) > limit:
         return "the engine loads the weights and fails to create its session"
+    if required <= limit and required > mac.memory_mib - policy()["least_reserve_mib"]:
+        return f"{pages} under load: too little is left for the system"
     return "a long prefill near the end of the context runs out of GPU memory, and the Mac stalls"
 
 
@@ -496,8 +498,7 @@ def _warnings(mac: Mac, request: Request, required: int, limit: int, refused: bo
     return result
 
 
-# --- streaming
-# --------------------------------------------------------------------------------------------------
+# --- streaming ---
 
 
 def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verdict:

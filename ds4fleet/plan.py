@@ -150,7 +150,7 @@ class _Planner:
         self._speed()
         if plan.refusals:
             return
-        desired = render.desired(plan.to_dict(), self.vars)
+        desired = render.desired(plan.to_dict(), {**self.vars, **self._checked()})
         plan.files, plan.jobs, plan.server = desired["files"], desired["jobs"], desired["server"]
         for flag in desired.get("dropped_flags", ()):
             plan.warnings.append(f"this engine has no {flag}; the setting has no effect")
@@ -159,8 +159,7 @@ class _Planner:
         plan.steps = steps(plan, self.seen, disk)
         plan.stages = stages_of(plan.steps)
 
-    # --- what is asked
-    # ------------------------------------------------------------------------------------------
+    # --- what is asked ---
 
     def _settings(self) -> _Settings:
         read = _Reader(self.plan.host, self.vars)
@@ -191,6 +190,21 @@ class _Planner:
             )
         return asked
 
+    def _checked(self) -> dict[str, Any]:
+        """Numbers as numbers: what comes from -e is text."""
+        read, asked = _Reader(self.plan.host, self.vars), self.asked
+        return {
+            "ds4_sessions": asked.sessions,
+            "ds4_prefill_chunk": asked.prefill_chunk,
+            "ds4_kv_budget_mib": asked.kv_budget_mib,
+            "ds4_port": asked.port,
+            "ds4_power_percent": read.auto_int("ds4_power_percent", least=1),
+            "ds4_start_wait_s": read.number("ds4_start_wait_s", least=0),
+            "ds4_throttle_s": read.number("ds4_throttle_s", least=1),
+            "ds4_exit_timeout_s": read.auto_int("ds4_exit_timeout_s", least=1) or "auto",
+            "ds4_cors": read.flag("ds4_cors"),
+        }
+
     def _listen_address(self, address: str, confirmed: bool) -> None:
         if address == "localhost":
             return
@@ -206,8 +220,7 @@ class _Planner:
                 " use the tunnel, or set ds4_host_public_confirmed: true"
             )
 
-    # --- what there is
-    # ------------------------------------------------------------------------------------------
+    # --- what there is ---
 
     def _mac(self) -> Mac:
         declared = self.vars.get("ds4_hardware") or {}
@@ -295,8 +308,7 @@ class _Planner:
                 return found
         return None
 
-    # --- what is decided
-    # ----------------------------------------------------------------------------------------
+    # --- what is decided ---
 
     def _role_and_model(self, engine: Engine) -> Verdict | None:
         plan, asked = self.plan, self.asked
@@ -394,6 +406,7 @@ class _Planner:
         if verdict is not None and plan.role in ("serve", "stream"):
             plan.mode = verdict.mode
             plan.context = verdict.context
+            self._context_change()
             think_max = memory.policy()["context"]["think_max"]
             if self.asked.context and verdict.context < think_max <= verdict.largest_context:
                 plan.warnings.append(
@@ -405,8 +418,17 @@ class _Planner:
                     " before July 2026 lack; set it to 1 or pin a newer engine"
                 )
 
-    # --- what follows
-    # -------------------------------------------------------------------------------------------
+    def _context_change(self) -> None:
+        """A smaller context than the running one voids KV checkpoints and surprises clients: say so."""
+        models = ((self.seen or {}).get("server") or {}).get("models") or {}
+        live = next((one.get("context_length") for one in models.get("data") or ()), None)
+        if isinstance(live, int) and live > self.plan.context:
+            self.plan.warnings.append(
+                f"the context goes from {live:,} to {self.plan.context:,};"
+                " checkpoints of the larger one no longer load"
+            )
+
+    # --- what follows ---
 
     def _weights(self, engine: Engine) -> None:
         plan, variables = self.plan, self.vars

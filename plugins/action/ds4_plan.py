@@ -30,12 +30,16 @@ class ActionModule(ActionBase):
         made = plan.make_plan(
             task_vars["inventory_hostname"], self._templar.template(settings), observation or None
         )
+        if made.refusals:
+            return {
+                "failed": True,
+                "changed": False,
+                "msg": "\n".join(made.refusals),
+                "refusals": made.refusals,
+            }
         # Plain JSON types only: facts are sent, stored and compared as such.
         facts = {"ds4_plan": json.loads(json.dumps(made.to_dict()))}
-        result = {"changed": False, "ansible_facts": facts, "warnings": list(made.differences)}
-        if made.refusals:
-            result.update(failed=True, msg="\n".join(made.refusals))
-        return result
+        return {"changed": False, "ansible_facts": facts, "warnings": list(made.differences)}
 
 
 def with_release(observation, release):

@@ -229,6 +229,22 @@ def test_an_override_is_shown_wherever_the_plan_is() -> None:
     assert "memory override: measured on 3 June" in made.warnings
 
 
+def test_a_smaller_context_than_the_running_one_is_a_warning() -> None:
+    made = plan(96, mac.bare(96), ds4_engine_commit=MAY)
+    seen = mac.converged(made, 96)
+    seen["server"]["models"] = {"data": [{"name": "DeepSeek V4 Flash", "context_length": made.context}]}
+    upgraded = plan(96, seen)
+    assert upgraded.context < made.context
+    assert f"the context goes from {made.context:,} to {upgraded.context:,}" in " ".join(upgraded.warnings)
+
+
+def test_numbers_that_come_as_text_from_the_command_line_are_numbers() -> None:
+    text = plan(128, ds4_sessions="2", ds4_port="8001", ds4_kv_budget_mib="4096", ds4_power_percent="80")
+    number = plan(128, ds4_sessions=2, ds4_port=8001, ds4_kv_budget_mib=4096, ds4_power_percent=80)
+    assert text.to_dict() == number.to_dict()
+    assert watch(mac.variables(128, ds4_sessions="2"))["files"]
+
+
 def test_without_declared_or_observed_memory_there_is_no_plan() -> None:
     made = make_plan("mac-01", {})
     assert "memory is not known" in made.refusals[0]
