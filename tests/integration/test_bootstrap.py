@@ -65,14 +65,9 @@ class TestBareMac:
 
 
 class TestBootstrap:
-    @pytest.fixture(scope="class", autouse=True)
-    def older_label(self, bare):
-        """The form of macOS 15; the newer one is met by every other lab."""
-        bare.lab.fault(HOST, "older-tools-label", True)
-        yield
-        bare.lab.fault(HOST, "older-tools-label", False)
-
     def test_it_makes_the_mac_manageable_and_shows_no_password(self, bare):
+        # The label in the form of macOS 15; every other lab has the newer one.
+        bare.lab.fault(HOST, "older-tools-label", True)
         run = bare.ansible("playbooks/bootstrap.yml", HOST, "-vvv")
         assert bare.lab.password not in run.output
         assert run.changed >= 2
