@@ -238,10 +238,10 @@ def prove_by_hand(server, verify, user):
     stderr = done.stderr.decode("utf-8", "replace")
     text = done.stdout.decode("utf-8", "replace").strip()
     if done.returncode != 0 or not text:
-        said = "\n".join(stderr.strip().splitlines()[-ds4_answers.LOG_LINES :])
+        said = stderr.strip().splitlines()[-ds4_answers.LOG_LINES :] or ["it said nothing"]
         raise VerifyError(
-            "the smoke test as %s ended with status %d and %d characters, the server was not started:\n%s"
-            % (user, done.returncode, len(text), said)
+            "the smoke test as %s ended with status %d and %d letters (%s), the server was not started:\n%s"
+            % (user, done.returncode, len(text), said[-1], "\n".join(said))
         )
     figures = {"seconds": round(time.monotonic() - began, 2), "answer": text}
     figures.update(ds4_answers.smoke_figures(stderr))

@@ -101,7 +101,9 @@ def why_down(log_text, job):
         ended = "ended with status %d" % job["last_exit_code"]
     else:
         ended = "state %s" % job.get("state")
-    return "%s; the end of its log:\n%s" % (ended, "\n".join(lines[-LOG_LINES:]) or "(empty)")
+    if not lines:
+        return "%s, and its log is empty" % ended
+    return "%s: %s\nThe end of its log:\n%s" % (ended, lines[-1], "\n".join(lines[-LOG_LINES:]))
 
 
 class Watch:

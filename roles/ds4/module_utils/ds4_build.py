@@ -192,10 +192,11 @@ class Engine:
                     "the build took longer than %d s; log: %s" % (self.timeout_s, log)
                 ) from None
         if done.returncode != 0:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+            lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+            errors = [line for line in lines if "error" in line.lower()] or lines[-1:] or ["it said nothing"]
             raise EngineError(
-                "make failed with status %d, what served still serves; log on the Mac: %s; its end:\n%s"
-                % (done.returncode, log, tail),
+                "make failed with status %d (%s); what served still serves. Log on the Mac: %s, its end:\n%s"
+                % (done.returncode, errors[0].strip(), log, "\n".join(lines)),
             )
 
     def _prove_metal(self, binary, log):
