@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -183,10 +184,10 @@ def events(stream: str) -> list[tuple[str, Any]]:
 
 
 def flags(help_texts: Sequence[str]) -> set[str]:
-    """Long options that help texts show in their option columns."""
+    """Long options that help texts show in their option columns; prose that names one does not count."""
     found: set[str] = set()
-    for text in help_texts:
-        for line in text.splitlines():
-            words = line.strip().replace(",", " ").replace("|", " ").split("  ")[0].split()
-            found.update(word for word in words if word.startswith("--"))
+    for line in "\n".join(help_texts).splitlines():
+        column = re.split(r"\s{2,}", line.strip())[0]
+        if column.startswith("-"):
+            found.update(re.findall(r"--[a-z][a-z0-9-]*", column))
     return found

@@ -120,16 +120,28 @@ static bool prefill(const job *j, reply *p, const char *span, const char *flags,
     return true;
 }
 
+typedef struct {
+    double start, at;
+    int tokens;
+} decode_log;
+
+static void log_decoding(decode_log *d, const job *j, const reply *p, const char *flags) {
+    const double now = now_s();
+    const int fresh = p->completion - d->tokens;
+    log_line("%s ctx=%d..%d:%d gen=%d%s decoding chunk=%.2f t/s avg=%.2f t/s %.3fs", kind_of(&j->r), j->tokens + d->tokens,
+             j->tokens + p->completion, fresh, p->completion, flags, fresh / (now - d->at + 1e-9),
+             p->completion / (now - d->start + 1e-9), now - d->start);
+    d->tokens = p->completion;
+    d->at = now;
+}
+
 /* Sends the words one by one at the engine's pace; returns the text that was really produced. */
-static char *generate(const job *j, reply *p, const answer *a, const char *span, const char *flags, const char **finish,
-                      char *err, size_t size) {
+static char *generate(const job *j, reply *p, const answer *a, const char *flags, const char **finish, char *err, size_t size) {
     const engine *e = &server.e;
     const request *r = &j->r;
     buf out = {0};
     buf_append(&out, "", 0);
-    const double start = now_s();
-    double logged_at = start;
-    int logged = 0;
+    decode_log decoding = {now_s(), now_s(), 0};
     *finish = a->tool_name ? "tool_calls" : "stop";
     if (r->stream && !a->tool_name) reply_text_open(p);
     for (const char *at = a->text; *at;) {
@@ -151,14 +163,10 @@ static char *generate(const job *j, reply *p, const answer *a, const char *span,
         p->completion++;
         buf_puts(&out, word);
         if (r->stream) reply_text(p, word);
-        if (p->completion - logged < LOG_EVERY_TOKENS) continue;
-        const double now = now_s();
-        log_line("%s ctx=%s gen=%d%s decoding chunk=%.2f t/s avg=%.2f t/s %.3fs", kind_of(r), span, p->completion, flags,
-                 (p->completion - logged) / (now - logged_at + 1e-9), p->completion / (now - start + 1e-9), now - start);
-        logged = p->completion;
-        logged_at = now;
+        if (p->completion % LOG_EVERY_TOKENS == 0) log_decoding(&decoding, j, p, flags);
     }
     if (a->tool_name) p->completion += token_count(a->tool_arguments);
+    if (p->completion > decoding.tokens) log_decoding(&decoding, j, p, flags);
     return out.ptr;
 }
 
@@ -240,8 +248,7 @@ static void run_job(session *s, job *j) {
         reply_start(&p);
         reply_reasoning(&p, a.reasoning);
     }
-    snprintf(span, sizeof(span), "%d..%d", p.cached, j->tokens);
-    char *text = generate(j, &p, &a, span, flags, &finish, err, sizeof(err));
+    char *text = generate(j, &p, &a, flags, &finish, err, sizeof(err));
     if (!p.failed && !reply_finish(&p, &a, text, finish) && r->stream) log_line("%s ctx=%s%s final stream failed", kind_of(r), span, flags);
     if (a.tool_name) remember_call(s, p.call_id);
     if (!strcmp(finish, "error"))

@@ -198,11 +198,13 @@ static bool write_all(int fd, const void *data, size_t n) {
 
 static bool write_payload(int fd, const engine *e, int tokens, uint64_t payload, uint64_t before) {
     static const char filler[4096] = {1};
-    uint8_t head[52] = {0};
-    put32(head, PAYLOAD_MAGIC);
-    put32(head + 4, DS4_GENERATION < GEN_JULY ? 1 : 2);
-    put32(head + 8, (uint32_t)e->opt.ctx);
-    put32(head + 12, (uint32_t)tokens);
+    const context_memory *m = &e->plan.context;
+    const uint32_t window = tokens < 128 ? (uint32_t)tokens : 128;
+    const uint32_t fields[13] = {PAYLOAD_MAGIC, DS4_GENERATION < GEN_JULY ? 1 : 2, (uint32_t)e->opt.ctx, m->prefill_cap,
+                                 m->raw_rows, 128, m->compressed_rows, (uint32_t)tokens,
+                                 e->model.shape == SHAPE_FLASH ? 43 : 61, 512, 128, 129280, window};
+    uint8_t head[sizeof(fields)];
+    for (int i = 0; i < 13; i++) put32(head + 4 * i, fields[i]);
     if (!write_all(fd, head, sizeof(head))) return false;
     for (uint64_t left = payload / LAB_SCALE; left;) {
         const size_t n = left < sizeof(filler) ? (size_t)left : sizeof(filler);

@@ -10,9 +10,9 @@
 #define JUNE GEN_JULY /* came between the two generations */
 #define EVER 999999
 
-typedef enum { NONE, TEXT, POSITIVE, NONNEGATIVE, REAL, GIB_SIZE, EXPERTS, PAIR, BACKEND, HELP } value_kind;
+typedef enum { NONE, TEXT, POSITIVE, NONNEGATIVE, REAL, INTEGER, GIB_SIZE, EXPERTS, PAIR, BACKEND, HELP } value_kind;
 typedef enum {
-    O_IGNORED, O_HELP, O_MODEL, O_MTP, O_MTP_DRAFT, O_CTX, O_TOKENS, O_THREADS, O_CHDIR, O_QUALITY, O_WARM, O_STEER_FILE,
+    O_IGNORED, O_PROBABILITY, O_HELP, O_MODEL, O_MTP, O_MTP_DRAFT, O_CTX, O_TOKENS, O_THREADS, O_CHDIR, O_QUALITY, O_WARM, O_STEER_FILE,
     O_STEER_FFN, O_STEER_ATTN, O_METAL, O_CUDA, O_CPU, O_BACKEND, O_HOST, O_PORT, O_CORS, O_TRACE, O_KV_DIR,
     O_KV_MB, O_KV_MIN, O_KV_COLD, O_KV_INTERVAL, O_KV_TRIM, O_KV_ALIGN, O_KV_REJECT, O_NO_REPLAY, O_TOOL_IDS,
     O_POWER, O_CHUNK, O_STREAMING, O_STREAM_CACHE, O_SIM_MEMORY, O_SESSIONS, O_DSPARK, O_ROLE,
@@ -109,9 +109,9 @@ static const option table[] = {
     {O_CHAT_FILE, "--chat-prompt-file", NULL, TEXT, TOOL_BENCH, 0, EVER, "", "FILE", "measure with FILE as a chat message"},
     {O_SYSTEM, "--system", "-sys", TEXT, TOOL_CLI | TOOL_BENCH, 0, EVER, "", "TEXT", "system prompt; empty for none"},
     {O_TEMP, "--temp", NULL, REAL, TOOL_CLI, 0, EVER, "", "F", "temperature; 0 is greedy (1)"},
-    {O_IGNORED, "--top-p", NULL, REAL, TOOL_CLI, 0, EVER, "thinking", "F", "nucleus probability (1)"},
-    {O_IGNORED, "--min-p", NULL, REAL, TOOL_CLI, 0, EVER, "thinking", "F", "floor relative to the best token (0.05)"},
-    {O_IGNORED, "--seed", NULL, NONNEGATIVE, TOOL_CLI, 0, EVER, "thinking", "N", "seed of the sampler (the time)"},
+    {O_PROBABILITY, "--top-p", NULL, REAL, TOOL_CLI, 0, EVER, "thinking", "F", "nucleus probability (1)"},
+    {O_PROBABILITY, "--min-p", NULL, REAL, TOOL_CLI, 0, EVER, "thinking", "F", "floor relative to the best token (0.05)"},
+    {O_IGNORED, "--seed", NULL, INTEGER, TOOL_CLI, 0, EVER, "thinking", "N", "seed of the sampler (the time)"},
     {O_THINK, "--think", NULL, NONE, TOOL_CLI, 0, EVER, "thinking", "", "think before answering (default)"},
     {O_THINK, "--think-max", NULL, NONE, TOOL_CLI, 0, EVER, "thinking", "", "think longest, from 393216 tokens of context"},
     {O_NOTHINK, "--nothink", NULL, NONE, TOOL_CLI, 0, EVER, "thinking", "", "answer at once"},
@@ -287,9 +287,10 @@ static void store(options *o, const option *d, tool_id tool, const char *v) {
     case O_CSV: o->csv = v; break;
     case O_SERVER_HINT: log_line("use ds4-server for the HTTP server"); exit(2);
     default:
-        if (d->kind == REAL) (void)real(d->name, v, d->id == O_IGNORED ? 0 : -1000, 1000);
+        if (d->kind == REAL) (void)real(d->name, v, 0, d->id == O_PROBABILITY ? 1 : 1000);
         if (d->kind == POSITIVE) (void)whole(d->name, v, 1);
         if (d->kind == NONNEGATIVE) (void)whole(d->name, v, 0);
+        if (d->kind == INTEGER) (void)whole(d->name, v, LONG_MIN);
     }
 }
 
