@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
-from ds4fleet import memory, render, speed
+from ds4fleet import guard, memory, render, speed
 from ds4fleet.catalogue import Catalogue, Engine, Model, Sidecar, load
 from ds4fleet.errors import OperatorError
 from ds4fleet.memory import MIB, Mac, Request, Verdict
@@ -48,14 +49,14 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
     variables are not judged here.
     """
     settings = {**render.role_defaults(), **variables}
-    known = render.watched(settings)
     declared = make_plan("", variables)
     paths = render.Paths(str(settings["ds4_root"]))
+    known, guarded = render.watched(settings), guard.watched(paths.root)
     users = [str(settings["ds4_service_user"]), str(settings["ds4_tunnel_user"])]
     port = settings["ds4_port"]
     return {
-        "files": list(dict.fromkeys([*known["files"], *(entry["path"] for entry in declared.files)])),
-        "labels": list(dict.fromkeys([*known["labels"], *(job["label"] for job in declared.jobs)])),
+        "files": _once(known["files"], guarded["files"], (entry["path"] for entry in declared.files)),
+        "labels": _once(known["labels"], guarded["labels"], (job["label"] for job in declared.jobs)),
         "users": users,
         "groups": users,
         "engine_root": paths.engine,
@@ -152,6 +153,9 @@ class _Planner:
             return
         desired = render.desired(plan.to_dict(), {**self.vars, **self._checked()})
         plan.files, plan.jobs, plan.server = desired["files"], desired["jobs"], desired["server"]
+        files, jobs = guard.entries(self.paths.root, plan.server is not None)
+        plan.files += files
+        plan.jobs += jobs
         for flag in desired.get("dropped_flags", ()):
             plan.warnings.append(f"this engine has no {flag}; the setting has no effect")
         self._verify()
@@ -256,6 +260,12 @@ class _Planner:
         if seen.get("filevault") == "on":
             plan.warnings.append(
                 "FileVault is on: after a reboot nothing runs until somebody types the password at the Mac"
+            )
+        held = (seen.get("files") or {}).get(guard.stopped_path(self.paths.root)) or {}
+        if held.get("kind") == "file":
+            plan.warnings.append(
+                "the guard has stopped the engine for lack of memory;"
+                f" {guard.stopped_path(self.paths.root)} says when and why"
             )
         if (seen.get("macos") or {}).get("arch") not in (None, "arm64"):
             plan.refusals.append(f"{plan.host}: this is not an Apple Silicon Mac; ds4 needs one")
@@ -632,6 +642,10 @@ class _Reader:
         if value < least or (most is not None and value > most):
             raise self._bad(name, f"{what} from {least}" + (f" to {most}" if most is not None else ""))
         return value
+
+
+def _once(*parts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(chain.from_iterable(parts)))
 
 
 def _names(value: Any, name: str) -> tuple[str, ...]:

@@ -29,16 +29,21 @@ from pathlib import Path
 NORMAL, WARNING, CRITICAL = 1, 2, 4  # kern.memorystatus_vm_pressure_level
 GIB = 1 << 30
 
-#: Judgements, not measurements: frozen Macs of the reports took minutes to freeze, a load spike takes
-#: seconds.
+#: Judgements, not measurements. A Mac that is meant to be nearly full may well report critical pressure
+#: and live;
+#: one that is about to freeze pages, so swap grows as well, or nothing at all is left.
 SETTINGS = {
     "interval_s": 5,
-    "critical_s": 20,  # critical pressure for this long
-    "swap_window_s": 60,  # or at least warning for this long, while swap grew by swap_growth_bytes
-    "swap_growth_bytes": 2 * GIB,
-    "swap_tail_s": 20,  # and was still growing at its end
-    "stop_s": 45,  # from the polite stop to the hard one, if it is still critical
-    "calm_s": 900,  # normal for this long before the engine is started again
+    "critical_s": 20,  # critical pressure for this long while swap grows by critical_growth_bytes in a minute
+    "critical_growth_bytes": GIB // 2,
+    "warning_s": 60,  # or at least warning for this long while swap grows by warning_growth_bytes
+    "warning_growth_bytes": 2 * GIB,
+    "growth_s": 60,
+    "tail_s": 20,  # swap must still be growing in these last seconds
+    "empty_s": 120,  # or critical for this long with at most empty_percent of memory free
+    "empty_percent": 2,
+    "stop_s": 45,  # from the polite stop to the hard one, if memory is still short
+    "calm_s": 900,  # normal, or calm without an engine, for this long before it is started again
     "restarts_per_day": 2,  # after that it stays down until somebody looks
     "history_s": 1200,
 }
@@ -95,14 +100,25 @@ def _held(samples, state, rules, at, pid):
 
 def trouble(samples, rules):
     """Why the Mac is about to freeze, in a sentence; empty while it is not."""
-    if held_for(samples, lambda sample: (sample.get("pressure") or 0) >= CRITICAL, rules["critical_s"]):
-        return f"memory pressure has been critical for {rules['critical_s']:.0f} s"
-    window = rules["swap_window_s"]
-    if not held_for(samples, lambda sample: (sample.get("pressure") or 0) >= WARNING, window):
-        return ""
-    grown = growth(samples, window)
-    if grown >= rules["swap_growth_bytes"] and growth(samples, rules["swap_tail_s"]) > 0:
-        return f"memory is short and swap grew by {grown / GIB:.1f} GiB in {window:.0f} s"
+
+    def pressed(level):
+        return lambda sample: (sample.get("pressure") or 0) >= level
+
+    def empty(sample):
+        return pressed(CRITICAL)(sample) and (sample.get("free_percent") or 0) <= rules["empty_percent"]
+
+    grown = growth(samples, rules["growth_s"])
+    grows = growth(samples, rules["tail_s"]) > 0
+    for level, name in ((CRITICAL, "critical"), (WARNING, "warning")):
+        enough = grown >= rules[name + "_growth_bytes"] and grows
+        if enough and held_for(samples, pressed(level), rules[name + "_s"]):
+            seconds, window = rules[name + "_s"], rules["growth_s"]
+            return (
+                f"memory pressure is at {name} since {seconds:.0f} s"
+                f" and swap grew by {grown / GIB:.1f} GiB in {window:.0f} s"
+            )
+    if held_for(samples, empty, rules["empty_s"]):
+        return f"memory pressure is critical and next to nothing has been free for {rules['empty_s']:.0f} s"
     return ""
 
 

@@ -1,0 +1,93 @@
+"""The runtime guard as files and a launchd job; what it decides is in roles/ds4/files/ds4-guard.py."""
+
+from __future__ import annotations
+
+import plistlib
+from typing import Any
+
+from ds4fleet.render import LABEL_SERVER, ROLE, Paths
+
+LABEL_GUARD = "com.ds4fleet.guard"
+SCRIPT = ROLE / "files" / "ds4-guard.py"
+#: The Command Line Tools' own Python; /usr/bin/python3 is a stub that opens a dialogue where they are
+#: missing.
+PYTHON = "/Library/Developer/CommandLineTools/usr/bin/python3"
+
+
+def folder(root: str) -> str:
+    """Where the guard keeps its reason and its memory; root's own, unlike the service user's run
+    directory.
+    """
+    return f"{root}/guard"
+
+
+def stopped_path(root: str) -> str:
+    """KEY=VALUE since, reason, stops_today: there while the engine is held back."""
+    return f"{folder(root)}/stopped"
+
+
+def watched(root: str) -> dict[str, list[str]]:
+    """Paths and labels to observe on every Mac, in the order in which they would be made."""
+    kept = [folder(root), stopped_path(root), f"{folder(root)}/state.json"]
+    return {
+        "files": [*kept, f"{root}/libexec/ds4-guard", Paths.plist(LABEL_GUARD)],
+        "labels": [LABEL_GUARD],
+    }
+
+
+def entries(root: str, serves: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(files, jobs) in the form of ds4fleet.render: there on a Mac that serves, gone from any other."""
+    script, plist = f"{root}/libexec/ds4-guard", Paths.plist(LABEL_GUARD)
+    if not serves:
+        files = [_entry(path, "absent") for path in (plist, script)]
+        return files, [_job(plist, "absent", [])]
+    content = plistlib.dumps(
+        {
+            "Label": LABEL_GUARD,
+            "ProgramArguments": [
+                PYTHON,
+                script,
+                "run",
+                LABEL_SERVER,
+                Paths.plist(LABEL_SERVER),
+                folder(root),
+            ],
+            "RunAtLoad": True,
+            "KeepAlive": True,
+            "ThrottleInterval": 30,
+            # It has to be scheduled when the Mac is in trouble, so neither background nor nice.
+            "ProcessType": "Interactive",
+            "ExitTimeOut": 10,
+            "StandardOutPath": "/var/log/ds4/guard.log",
+            "StandardErrorPath": "/var/log/ds4/guard.log",
+        },
+        sort_keys=True,
+    ).decode()
+    files = [
+        _entry(folder(root), "dir", mode="0755"),
+        _entry(script, "file", content=SCRIPT.read_text(encoding="utf-8"), mode="0755"),
+        _entry(plist, "file", content=content, mode="0644", validate="plist"),
+    ]
+    return files, [_job(plist, "started", [plist, script])]
+
+
+def _entry(path: str, kind: str, **more: Any) -> dict[str, Any]:
+    plain = {
+        "content": None,
+        "target": None,
+        "validate": None,
+        "owner": "root",
+        "group": "wheel",
+        "mode": None,
+    }
+    return {"path": path, "kind": kind, **plain, "stage": "service", **more}
+
+
+def _job(plist: str, state: str, restart_on: list[str]) -> dict[str, Any]:
+    return {
+        "label": LABEL_GUARD,
+        "plist": plist,
+        "state": state,
+        "restart_on": restart_on,
+        "stage": "service",
+    }
