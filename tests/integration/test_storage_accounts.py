@@ -168,9 +168,20 @@ class TestAccounts:
         assert result["failed"]
         assert "macOS lets nobody change it" in result["msg"]
 
-    def test_what_macos_does_not_let_go_is_said_and_kept(self, apply):
+    def test_a_user_whom_macos_does_not_let_go_is_named_and_keeps_the_group(self, mac, apply):
         result = apply("ds4_user", {**self.ARGS, "state": "absent"})
-        assert result["kept"] or result["changed"]
+        assert result["kept"] == ["/Users/_ds4"]
+        assert not result["changed"]
+        mac.exec(HOST, "/usr/bin/dscl", ".", "-read", "/Groups/_ds4")
+
+    def test_with_full_disk_access_both_go(self, mac, apply):
+        mac.lab.fault(HOST, "full-disk-access", True)
+        try:
+            assert apply("ds4_user", {**self.ARGS, "state": "absent"})["changed"]
+        finally:
+            mac.lab.fault(HOST, "full-disk-access", False)
+        assert mac.lab.exec(HOST, ["/usr/bin/dscl", ".", "-read", "/Users/_ds4"]).returncode == 56
+        assert mac.lab.exec(HOST, ["/usr/bin/dscl", ".", "-read", "/Groups/_ds4"]).returncode == 56
 
 
 class TestFiles:

@@ -210,11 +210,12 @@ def work(params, check_mode):
     group_ids, user_ids = numbers("/Groups", "PrimaryGroupID"), numbers("/Users", "UniqueID")
     diffs, kept = [], []
     if params["state"] == "absent":
-        paths = ["/Users/" + user["name"] for user in params["users"]]
-        for path in paths + ["/Groups/" + group["name"] for group in params["groups"]]:
-            diff, stays = remove(path, check_mode)
-            diffs += [diff] if diff else []
-            kept += [path] if stays else []
+        # A user who stays keeps the group, or files of the next group with that id would be theirs.
+        for folder, wanted in (("/Users/", params["users"]), ("/Groups/", params["groups"])):
+            for name in [item["name"] for item in wanted if "/Users/" + item["name"] not in kept]:
+                diff, stays = remove(folder + name, check_mode)
+                diffs += [diff] if diff else []
+                kept += [folder + name] if stays else []
         return {"changed": bool(diffs), "diff": diffs, "users": {}, "groups": {}, "kept": kept}
     gids, uids = accounts.choose_ids(params["groups"], params["users"], group_ids, user_ids)
     for group in params["groups"]:
