@@ -15,6 +15,7 @@ MNT_DETACH = 2
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x04000000, 0x08000000
 CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
 
+# On macOS these names are missing, and nothing here is called.
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ds4fleet.errors import EXIT_MISSING, OperatorError
+from ds4fleet.lab import kernel
 
 SOURCES = Path(__file__).parent / "csrc"
 
@@ -71,8 +72,24 @@ def check() -> None:
         names = ", ".join(tool.name for tool in gone)
         packages = " ".join(sorted({tool.package for tool in gone}))
         raise OperatorError(f"the lab needs {names}: apt-get install {packages}", exit_code=EXIT_MISSING)
+    if not _may_make_namespaces():
+        raise OperatorError(
+            "root may not make namespaces here: start this container with --privileged",
+            exit_code=EXIT_MISSING,
+        )
     if not Path("/dev/net/tun").exists():
         raise OperatorError("the lab needs /dev/net/tun: modprobe tun", exit_code=EXIT_MISSING)
+
+
+def _may_make_namespaces() -> bool:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWPID)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 @functools.cache
