@@ -11,6 +11,7 @@ All functions need root; those on mounted volumes run inside the Mac.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -32,6 +33,7 @@ _MIN_IMAGE_BYTES = 24 << 20
 _EMPTY_SUBVOLUME_BYTES = 4096
 _LEAF_SLACK_BYTES = 16384
 _SHARED_GROUP = "1/1"
+_SYNC_LIMIT_S = 2.0
 
 _MS = {"rdonly": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024}
 _MS_REMOUNT, _MS_BIND, _MNT_DETACH = 32, 4096, 2
@@ -96,7 +98,7 @@ def attach(mac: Mac, images: Path, mounts: Path = MOUNTS) -> None:
                 with image.open("wb") as handle:
                     handle.truncate(image_bytes(container))
                 _run("mkfs.btrfs", "-q", "-M", str(image))
-            _run("mount", "-t", "btrfs", "-o", "loop,noatime", str(image), str(point))
+            _run("mount", "-t", "btrfs", "-o", "loop,noatime,nobarrier", str(image), str(point))
             _run("btrfs", "quota", "enable", str(point))
             if _SHARED_GROUP not in _run("btrfs", "qgroup", "show", str(point)):
                 _run("btrfs", "qgroup", "create", _SHARED_GROUP, str(point))
@@ -131,12 +133,20 @@ def create(
 
 
 def delete(container: Container, volume: Volume, mounts: Path = MOUNTS) -> None:
-    """Remove the contents of an unmounted volume; the space is free when this returns."""
+    """Remove the contents of an unmounted volume; the space is free when this returns, unless a
+    process still has a file open there."""
     point = mounts / container.uuid
     path = point / volume.backing
     if _is_btrfs(point):
         _run("btrfs", "subvolume", "delete", "-c", str(path))
-        _run("btrfs", "subvolume", "sync", str(point))
+        # A process that a forced unmount left behind keeps its file, and the space, until it ends.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                [_tool("btrfs"), "subvolume", "sync", str(point)],
+                capture_output=True,
+                check=False,
+                timeout=_SYNC_LIMIT_S,
+            )
         subprocess.run(
             [_tool("btrfs"), "qgroup", "destroy", f"0/{volume.backing_id}", str(point)],
             capture_output=True,
@@ -295,6 +305,8 @@ def _command(pid: int) -> str:
 
 def _program(pid: int) -> str:
     """The program's path as macOS would give it: the name it was started by where the file is the host's."""
+    if pid == 1:
+        return "/sbin/launchd"
     try:
         first = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
         path = str(Path(f"/proc/{pid}/exe").readlink())
@@ -366,6 +378,10 @@ def mount_at_boot(mac: Mac, fstab: str, mounts: Path = MOUNTS) -> list[str]:
     such a case; folders below /Volumes are made.
     """
     problems = []
+    for leftover in Path("/Volumes").iterdir():
+        if leftover.is_dir() and not leftover.is_symlink() and not leftover.is_mount():
+            with contextlib.suppress(OSError):
+                leftover.rmdir()
     for container, volume in mac.all_volumes():
         if not volume.backing or volume.mount_point or volume.locked:
             continue

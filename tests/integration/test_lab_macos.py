@@ -1,0 +1,368 @@
+"""A booted Mac: volumes with limits that a writer hits, BSD's tools, real facts, and what a reboot
+changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import plistlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ds4fleet.lab import HostSpec, Lab
+from ds4fleet.lab.faults import FAULTS
+
+pytestmark = pytest.mark.lab
+
+HOST = "mac-01"
+HARDWARE = {
+    "model": "Mac16,11",
+    "chip": "Apple M4 Pro",
+    "memory_gb": 64,
+    "storage_gb": 256,
+    "form": "Mac mini",
+}
+TRIGGER = "/tmp/.com.apple.dt.CommandLineTools.installondemand.in-progress"
+ABC_SHA256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+PATH = "export PATH=/usr/bin:/bin:/usr/sbin:/sbin; "
+
+
+class Mac:
+    """One Mac, and what a test does to it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def sh(self, script: str) -> subprocess.CompletedProcess[str]:
+        return self.lab.exec(HOST, ["/bin/bash", "-c", PATH + script])
+
+    def ok(self, script: str) -> str:
+        done = self.sh(script)
+        assert done.returncode == 0, f"{script}: {done.returncode}: {done.stdout}{done.stderr}"
+        return str(done.stdout)
+
+    def info(self, what: str) -> dict[str, Any]:
+        data: dict[str, Any] = plistlib.loads(self.sh(f"diskutil info -plist '{what}'").stdout.encode())
+        return data
+
+    def container(self) -> str:
+        return str(self.info("/")["APFSContainerReference"])
+
+    def volumes(self) -> list[dict[str, Any]]:
+        text = self.ok(f"diskutil apfs list -plist {self.container()}")
+        return list(plistlib.loads(text.encode())["Containers"][0]["Volumes"])
+
+    def add(self, name: str, options: str = "") -> dict[str, Any]:
+        out = self.ok(f"diskutil apfs addVolume {self.container()} APFS {name} {options}")
+        return self.info(out.rpartition("Disk from APFS operation: ")[2].split()[0])
+
+    def delete(self, name: str) -> None:
+        self.sh(f"diskutil unmount force {name}")
+        self.ok(f"diskutil apfs deleteVolume {name}")
+
+
+@pytest.fixture(scope="module")
+def mac() -> Iterator[Mac]:
+    folder = Path(tempfile.mkdtemp(prefix="ds4-macos-"))
+    lab = Lab(folder)
+    try:
+        lab.up(hosts=[HostSpec(HOST, "tokyo", HARDWARE)])
+        yield Mac(lab)
+    finally:
+        lab.down()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------- volumes
+
+
+def test_a_writer_hits_the_quota_and_the_numbers_follow(mac: Mac) -> None:
+    volume = mac.add("quota", "-quota 64g")
+    assert volume["MountPoint"] == "/Volumes/quota"
+    done = mac.sh("dd if=/dev/zero of=/Volumes/quota/x bs=1000000 count=30")
+    assert done.returncode != 0
+    assert "exceeded" in done.stderr
+    used = mac.info("quota")["CapacityInUse"]
+    assert 0.99 * 64e9 < used < 1.01 * 64e9
+    mac.ok("rm /Volumes/quota/x")
+    assert mac.info("quota")["CapacityInUse"] < 1e8
+    mac.delete("quota")
+
+
+def test_a_full_container_stops_every_volume_and_a_reserve_keeps_room(mac: Mac) -> None:
+    free = mac.info("/")["APFSContainerFree"]
+    mac.add("kept", "-quota 20g -reserve 20g")
+    assert mac.info("/")["APFSContainerFree"] <= free - 20_000_000_000
+    mac.add("greedy")
+    assert mac.sh("dd if=/dev/zero of=/Volumes/greedy/x bs=1000000 count=200").returncode != 0
+    assert mac.info("/")["APFSContainerFree"] < 1e9
+    mac.ok("dd if=/dev/zero of=/Volumes/kept/x bs=1000000 count=4")
+    mac.delete("greedy")
+    mac.delete("kept")
+
+
+def test_a_reserve_that_does_not_fit_is_refused_before_anything_is_made(mac: Mac) -> None:
+    before = len(mac.volumes())
+    assert mac.sh(f"diskutil apfs addVolume {mac.container()} APFS big -reserve 900g").returncode == 1
+    assert len(mac.volumes()) == before
+
+
+def test_a_busy_volume_is_neither_unmounted_nor_deleted_unless_forced(mac: Mac) -> None:
+    mac.add("busy")
+    script = "sleep 60 < /Volumes/busy/.fseventsd & sleep 0.1; {0}; status=$?; kill $!; exit $status"
+    unmount = mac.sh(script.format("diskutil unmount busy"))
+    assert unmount.returncode == 1
+    assert "failed to unmount: dissented by PID" in unmount.stderr
+    delete = mac.sh(script.format("diskutil apfs deleteVolume busy"))
+    assert delete.returncode == 1
+    assert delete.stderr == "Error: -69888: Couldn't unmount disk\n"
+    assert "couldn't be unmounted because it is in use by process" in delete.stdout
+    forced = mac.sh(script.format("diskutil unmount force busy"))
+    assert forced.returncode == 0
+    mac.delete("busy")
+    assert "busy" not in [v["Name"] for v in mac.volumes()]
+
+
+def test_two_volumes_of_one_name_live_side_by_side(mac: Mac) -> None:
+    first, second = mac.add("twin"), mac.add("twin")
+    assert (first["MountPoint"], second["MountPoint"]) == ("/Volumes/twin", "/Volumes/twin 1")
+    for volume in (first, second):
+        mac.delete(volume["VolumeUUID"])
+
+
+def test_the_root_of_a_new_volume_belongs_to_its_maker(mac: Mac) -> None:
+    mac.add("roots")
+    assert mac.ok("stat -f '%Su:%Sg %Lp' /Volumes/roots") == "root:wheel 775\n"
+    mac.ok(f"sudo -u admin diskutil apfs addVolume {mac.container()} APFS mine")
+    assert mac.ok("stat -f '%Su:%Sg %Lp' /Volumes/mine") == "admin:staff 775\n"
+    assert mac.sh(f"sudo -u nobody diskutil apfs addVolume {mac.container()} APFS theirs").returncode == 1
+    mac.delete("roots")
+    mac.delete("mine")
+
+
+def test_volumes_that_are_made_at_the_same_time_end_up_owned_by_root(mac: Mac) -> None:
+    one = f"sudo -u admin diskutil apfs addVolume {mac.container()} APFS "
+    mac.ok(f"({one} left & {one} right & wait)")
+    for name in ("left", "right"):
+        assert mac.ok(f"stat -f '%Su:%Sg %Lp' /Volumes/{name}") == "root:wheel 755\n"
+        mac.delete(name)
+
+
+def test_a_clone_costs_nothing_and_another_volume_gets_a_copy(mac: Mac) -> None:
+    mac.add("clones")
+    mac.add("others")
+    mac.ok("dd if=/dev/urandom of=/Volumes/clones/a bs=1000000 count=4")
+    before = mac.info("clones")["CapacityInUse"]
+    mac.ok("cp -c /Volumes/clones/a /Volumes/clones/b && cmp /Volumes/clones/a /Volumes/clones/b")
+    assert mac.info("clones")["CapacityInUse"] - before < 1e9
+    mac.ok("cp -c /Volumes/clones/a /Volumes/others/a && cmp /Volumes/clones/a /Volumes/others/a")
+    mac.delete("clones")
+    mac.delete("others")
+
+
+def test_a_reboot_renumbers_devices_honours_fstab_and_forgets_the_wired_limit(mac: Mac) -> None:
+    kept, manual = mac.add("kept"), mac.add("manual")
+    mac.ok("mkdir -p /opt/kept; sysctl iogpu.wired_limit_mb=50000; touch /Volumes/kept/file")
+    mac.ok(
+        f"printf 'UUID={kept['VolumeUUID']} /opt/kept apfs rw,nosuid,nobrowse\\n"
+        f"UUID={manual['VolumeUUID']} /opt/manual apfs rw,noauto\\n' > /etc/fstab"
+    )
+    mac.lab.reboot(HOST)
+    after = mac.info(kept["VolumeUUID"])
+    assert after["MountPoint"] == "/opt/kept"
+    assert after["DeviceIdentifier"] != kept["DeviceIdentifier"]
+    assert mac.info(manual["VolumeUUID"])["MountPoint"] == ""
+    assert mac.ok("sysctl -n iogpu.wired_limit_mb; ls /opt/kept") == "0\nfile\n"
+    assert " on /opt/kept (apfs, local, nosuid, journaled, nobrowse)" in mac.ok("mount")
+    mac.ok("rm /etc/fstab")
+    mac.delete("kept")
+    mac.delete("manual")
+
+
+# -------------------------------------------------------------------------------------------------- faults
+
+
+def test_the_disk_is_full_while_the_fault_is_on(mac: Mac) -> None:
+    mac.add("data")
+    mac.lab.fault(HOST, "disk-full")
+    assert mac.info("/")["APFSContainerFree"] == 0
+    assert mac.sh("dd if=/dev/zero of=/Volumes/data/x bs=1000000 count=1").returncode != 0
+    mac.lab.fault(HOST, "disk-full", on=False)
+    mac.ok("dd if=/dev/zero of=/Volumes/data/x bs=1000000 count=1")
+    mac.delete("data")
+
+
+def test_a_volume_that_was_made_but_not_mounted_is_there(mac: Mac) -> None:
+    mac.lab.fault(HOST, "volume-not-mounted")
+    assert mac.sh(f"diskutil apfs addVolume {mac.container()} APFS half").returncode == 1
+    mac.lab.fault(HOST, "volume-not-mounted", on=False)
+    assert mac.info("half")["MountPoint"] == ""
+    mac.delete("half")
+
+
+def test_a_held_volume_yields_only_to_force(mac: Mac) -> None:
+    mac.add("held")
+    mac.lab.fault(HOST, "busy-volume")
+    assert mac.sh("diskutil apfs deleteVolume held").returncode == 1
+    mac.delete("held")
+    mac.lab.fault(HOST, "busy-volume", on=False)
+
+
+def test_every_fault_of_a_command_is_known_to_one(mac: Mac) -> None:
+    sources = Path(__file__).resolve().parents[2] / "ds4fleet" / "lab"
+    text = "".join(path.read_text() for path in (*sources.rglob("commands/*.py"), sources / "sysctls.py"))
+    missing = [f.name for f in FAULTS.values() if f.where == "command" and f'"{f.name}"' not in text]
+    assert missing == []
+
+
+# --------------------------------------------------------------------------------------- tools and flavour
+
+
+def test_the_tool_chain_appears_when_it_is_installed_and_goes_with_the_fault(mac: Mac) -> None:
+    assert mac.sh("git --version").returncode == 1
+    assert mac.sh("xcode-select -p").returncode == 2
+    label = "Command Line Tools for Xcode 26.5-26.5"
+    mac.ok(f"touch {TRIGGER}; softwareupdate -i '{label}'; rm {TRIGGER}")
+    assert mac.ok("xcode-select -p") == "/Library/Developer/CommandLineTools\n"
+    mac.ok("git --version && make --version && python3 -c 'import urllib.request, ssl, ctypes, subprocess'")
+    assert mac.ok("python3 -c 'import sys; print(sys.platform)'") == "darwin\n"
+    mac.ok(
+        "printf 'int main(void){return 0;}' > /tmp/a.c && cc -framework Metal -o /tmp/a /tmp/a.c && /tmp/a"
+    )
+    mac.lab.fault(HOST, "no-command-line-tools")
+    assert mac.sh("git --version").returncode == 1
+    mac.lab.fault(HOST, "no-command-line-tools", on=False)
+    mac.ok("git --version")
+
+
+@pytest.mark.parametrize(
+    ("script", "out"),
+    [
+        ("stat -f '%z %Su %Sg %Sp %Lp %HT' /etc/shells", None),
+        ("printf 'ab\\n' > /tmp/s; sed -i '' s/a/b/ /tmp/s; cat /tmp/s", "bb\n"),
+        ("printf 'ab\\n' > /tmp/s; sed -i .old s/a/b/ /tmp/s; cat /tmp/s.old", "ab\n"),
+        ("date -r 0 -u +%Y-%m-%d", "1970-01-01\n"),
+        ("date -j -u -f %Y-%m-%d 2026-11-22 +%s | cut -c1-6", "179530\n"),
+        ("date -u -r 0 -v+1d +%d", "02\n"),
+        ("printf x | md5 -q", None),
+        (
+            "printf abc > /tmp/h; shasum -a 256 /tmp/h",
+            f"{ABC_SHA256}  /tmp/h\n",
+        ),
+        ("printf YWJj | base64 -D", "abc"),
+        ("readlink -f /tmp", "/private/tmp\n"),
+        ("basename $(mktemp -d -t ds4) | cut -c1-4", "ds4.\n"),
+        ("printf 'a b' | xargs -n 1 echo", "a\nb\n"),
+        ("ps -p 1 -o comm=", "/sbin/launchd\n"),
+        ("uname -sm", "Darwin arm64\n"),
+    ],
+)
+def test_bsd_options_work(mac: Mac, script: str, out: str | None) -> None:
+    printed = mac.ok(script)
+    assert out is None or printed == out
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "stat -c %s /etc/hosts",
+        "stat --format=%s /etc/hosts",
+        "sed --in-place s/a/b/ /tmp/s",
+        "date -d tomorrow",
+        "cp -T a b",
+        "cp --reflink a b",
+        "readlink -m /x",
+        "df --output",
+        "ps --no-headers",
+        "xargs -d , echo",
+        "du --max-depth=1",
+        "mktemp --suffix=x",
+        "command -v timeout",
+        "command -v flock",
+        "command -v nproc",
+        "command -v free",
+        "command -v ip",
+        "command -v ss",
+    ],
+)
+def test_what_only_linux_has_is_not_there(mac: Mac, script: str) -> None:
+    assert mac.sh(script).returncode != 0
+
+
+def test_the_simulation_does_not_show_in_the_process_list(mac: Mac) -> None:
+    text = mac.ok("ps -axww -o args=; ps aux")
+    assert "ds4fleet" not in text
+    assert "/.lab" not in text
+
+
+def test_the_operators_files_are_not_visible(mac: Mac) -> None:
+    assert mac.sh(f"ls {Path.home()}").returncode != 0
+    assert mac.sh(f"ls {Path(__file__).resolve().parents[2]}").returncode != 0
+
+
+def test_ansibles_facts_are_those_of_a_mac(mac: Mac, tmp_path: Path) -> None:
+    key = Path(f"{mac.lab.key_path}.pub").read_text().strip()
+    mac.ok(
+        f"mkdir -p /Users/admin/.ssh && echo '{key}' > /Users/admin/.ssh/authorized_keys && "
+        "chown -R admin:staff /Users/admin/.ssh && chmod 700 /Users/admin/.ssh"
+    )
+    words = mac.lab.ssh_command(HOST)
+    settings = tmp_path / "ansible.cfg"
+    settings.write_text(
+        "[defaults]\ninterpreter_python=/Library/Developer/CommandLineTools/usr/bin/python3\n"
+    )
+    options = f"-o UserKnownHostsFile={mac.lab.known_hosts_path} -o HostKeyAlias={HOST}"
+    done = subprocess.run(
+        [
+            "ansible",
+            "all",
+            "-i",
+            f"{words[-1].partition('@')[2]},",
+            "-u",
+            "admin",
+            "-m",
+            "setup",
+            "--private-key",
+            str(mac.lab.key_path),
+            f"--ssh-common-args={options}",
+            "-t",
+            str(tmp_path / "facts"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "ANSIBLE_CONFIG": str(settings)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts = json.loads(next((tmp_path / "facts").iterdir()).read_text())["ansible_facts"]
+    wanted = {
+        "ansible_system": "Darwin",
+        "ansible_os_family": "Darwin",
+        "ansible_distribution": "MacOSX",
+        "ansible_distribution_version": "26.5.1",
+        "ansible_distribution_major_version": "26",
+        "ansible_distribution_release": "25.5.0",
+        "ansible_kernel": "25.5.0",
+        "ansible_architecture": "arm64",
+        "ansible_machine": "arm64",
+        "ansible_model": "Mac16,11",
+        "ansible_product_name": "Mac16,11",
+        "ansible_processor": "Apple M4 Pro",
+        "ansible_processor_cores": "14",
+        "ansible_processor_vcpus": "14",
+        "ansible_memtotal_mb": 65536,
+        "ansible_osversion": "25F80",
+        "ansible_osrevision": "199506",
+        "ansible_service_mgr": "launchd",
+        "ansible_user_id": "admin",
+    }
+    assert {key: facts.get(key) for key in wanted} == wanted
+    assert not {"ansible_mounts", "ansible_devices", "ansible_swaptotal_mb", "ansible_lvm"} & set(facts)
+    assert facts["ansible_env"]["PATH"] == "/usr/bin:/bin:/usr/sbin:/sbin"
