@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from ds4fleet import access
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 
 ROLE = Path(__file__).resolve().parent.parent / "roles" / "ds4"
@@ -359,6 +360,7 @@ class _Renderer:
                     f" {key[:40]!r}; write each as `ssh-ed25519 AAAA... name`",
                     exit_code=EXIT_USAGE,
                 )
+        keys += access.keys_for(self.plan["host"], self.plan.get("region", ""), self.settings["ds4_access"])
         if self.plan.get("role") == "stage":
             for path in (self.paths.sshd, self.paths.tunnel_keys, self.paths.tunnel_wait):
                 self._entry(path, "absent", "tunnel")

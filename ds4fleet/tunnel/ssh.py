@@ -133,7 +133,7 @@ _MEANINGS: tuple[tuple[str, str, str], ...] = (
         "auth",
         (
             "key refused for {user}; apply the tunnel stage (site.yml --tags tunnel)"
-            " or ask for access (fab access.add)"
+            " or ask for access (fab access add)"
         ),
     ),
     (

@@ -90,3 +90,23 @@ def agents(
 
 
 tunnel = Collection("tunnel", tunnel_open, tunnel_status, tunnel_stop, tunnel_logs)
+
+
+@verb(words={"add": 1, "remove": 1, "list": 0})
+def access(
+    _: Context,
+    words: list[str],
+    key: str = "",
+    host: str = "",
+    region: str = "",
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Who may open tunnels: add USER --key FILE.pub --region NAME|all, remove USER [--region NAME], list"""
+    from ds4fleet import access as library
+
+    if words[0] == "list":
+        sys.exit(library.show(json=json))
+    if words[0] == "add":
+        sys.exit(library.add(words[1], key, host=host, region=region, yes=yes))
+    sys.exit(library.remove(words[1], host=host, region=region, yes=yes))

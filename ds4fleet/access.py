@@ -1,0 +1,244 @@
+"""Who of the team may open tunnels, and to which Macs.
+
+The truth is one inventory file, `ds4_access` in group_vars/all/access.yml; `fab access` edits it and applies
+it by playbook. A Mac that is built anew gets the same keys with its first converge.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import difflib
+import hashlib
+import os
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ds4fleet import console
+from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.fleet import CHECKOUT, Fleet, ansible_command, unknown_name
+
+ACCESS_FILE = CHECKOUT / "inventory" / "group_vars" / "all" / "access.yml"
+PLAYBOOK = "playbooks/access.yml"
+EVERYWHERE = "all"
+HEAD = """\
+---
+# Who may open tunnels, and to which hosts or regions ("all": everywhere). `fab access` writes this file and
+# applies it; it may be edited by hand too, and playbooks/access.yml then applies it.
+"""
+#: What sshd of macOS 14 and later takes; DSA is gone and RSA below 2048 bits is refused.
+KEY_TYPES = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "ssh-rsa",
+)
+_USER = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}", re.I)
+
+Access = dict[str, dict[str, list[str]]]
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """One public key: its type and its base64, without options and comment."""
+
+    kind: str
+    body: str
+
+    @property
+    def fingerprint(self) -> str:
+        """As `ssh-keygen -l` shows it."""
+        digest = hashlib.sha256(base64.b64decode(self.body)).digest()
+        return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+    @property
+    def line(self) -> str:
+        """Type and base64."""
+        return f"{self.kind} {self.body}"
+
+
+def parse_key(text: str) -> PublicKey:
+    """The key of one line. Raises ValueError with a reason that can be shown."""
+    if "PRIVATE KEY" in text:
+        raise ValueError("this is a private key; keep it secret and give the .pub file")
+    words = text.split()
+    if len(words) < 2 or words[0] not in KEY_TYPES:
+        raise ValueError("this is not a public key as ssh-keygen writes it (type, base64, comment)")
+    try:
+        blob = base64.b64decode(words[1], validate=True)
+        (length,) = struct.unpack(">I", blob[:4])
+    except (binascii.Error, struct.error) as error:
+        raise ValueError("the key is damaged") from error
+    if blob[4 : 4 + length].decode(errors="replace") != words[0]:
+        raise ValueError("the key is damaged: its type and its content differ")
+    return PublicKey(words[0], words[1])
+
+
+def keys_for(host: str, region: str, access: Mapping[str, Any] | None) -> list[str]:
+    """The authorized key lines (without options) that `ds4_access` gives a host; the comment names the user.
+
+    Raises OperatorError for an entry that is not of the file's shape or holds something that is no key.
+    """
+    lines = []
+    for user, entry in sorted((access or {}).items()):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("keys"), list):
+            raise OperatorError(f"ds4_access: the entry of {user} has no list of keys.", exit_code=EXIT_USAGE)
+        if not {host, region, EVERYWHERE} & set(entry.get("to") or ()):
+            continue
+        for text in entry["keys"]:
+            try:
+                lines.append(f"{parse_key(str(text)).line} {user}")
+            except ValueError as error:
+                raise OperatorError(f"ds4_access: a key of {user}: {error}.", exit_code=EXIT_USAGE) from error
+    return lines
+
+
+def load() -> Access:
+    """What the file says; empty when there is none. Raises OperatorError when it is not of its shape."""
+    path = ACCESS_FILE
+    if not path.exists():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+        found = content.get("ds4_access") or {}
+        return {
+            str(user): {"keys": [str(k) for k in entry["keys"]], "to": [str(t) for t in entry["to"]]}
+            for user, entry in found.items()
+        }
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise OperatorError(
+            f"{path}: not as `fab access` writes it ({error}).", exit_code=EXIT_USAGE
+        ) from error
+
+
+def render(access: Access) -> str:
+    """The file's text."""
+    body = yaml.safe_dump({"ds4_access": access}, sort_keys=True, width=1000, default_flow_style=False)
+    return HEAD + body
+
+
+def with_user(access: Access, user: str, key: PublicKey, places: Sequence[str]) -> Access:
+    """`access` and the user's key for those places beside what the user has."""
+    entry = access.get(user, {"keys": [], "to": []})
+    bodies = {parse_key(text).body for text in entry["keys"]}
+    keys = entry["keys"] if key.body in bodies else [*entry["keys"], key.line]
+    return {**access, user: {"keys": keys, "to": sorted({*entry["to"], *places})}}
+
+
+def without_user(access: Access, user: str, places: Sequence[str]) -> Access:
+    """`access` without the user there; everywhere when no place is named."""
+    left = sorted(set(access[user]["to"]) - set(places)) if places else []
+    rest = {name: entry for name, entry in access.items() if name != user}
+    return {**rest, user: {**access[user], "to": left}} if left else rest
+
+
+def places_of(fleet: Fleet, host: str, region: str) -> list[str]:
+    """The names that --host and --region mean. Raises OperatorError for unknown ones."""
+    names = [name.strip() for name in (*host.split(","), *region.split(",")) if name.strip()]
+    known = [one.name for one in fleet] + list(fleet.regions) + [EVERYWHERE]
+    for name in names:
+        if name not in known:
+            raise unknown_name(name, known, "host or region")
+    return names
+
+
+def affected(fleet: Fleet, before: Access, after: Access) -> list[str]:
+    """Hosts whose keys differ between two states."""
+    return [
+        host.name
+        for host in fleet
+        if keys_for(host.name, host.region, before) != keys_for(host.name, host.region, after)
+    ]
+
+
+def add(user: str, key: str, host: str = "", region: str = "", yes: bool = False) -> int:
+    """`fab access add`: the key (a file) may open tunnels there from now on; returns an exit code."""
+    if not _USER.fullmatch(user):
+        raise OperatorError(f"'{user}' is no name for a user: letters, digits, . _ @ -", exit_code=EXIT_USAGE)
+    path = Path(key).expanduser()
+    try:
+        public = parse_key(path.read_text())
+    except OSError as error:
+        raise OperatorError(f"{path}: {error.strerror}.", exit_code=EXIT_USAGE) from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise OperatorError(f"{path}: {error}.", exit_code=EXIT_USAGE) from error
+    fleet = Fleet.load()
+    places = places_of(fleet, host, region)
+    if not places:
+        raise OperatorError("Where to? --region NAME, --host NAME or --region all.", exit_code=EXIT_USAGE)
+    before = load()
+    return _change(fleet, before, with_user(before, user, public, places), yes)
+
+
+def remove(user: str, host: str = "", region: str = "", yes: bool = False) -> int:
+    """`fab access remove`: the user opens no tunnels there any more (nowhere, when no place is named)."""
+    fleet = Fleet.load()
+    before = load()
+    if user not in before:
+        raise unknown_name(user, sorted(before), "user with access")
+    places = places_of(fleet, host, region)
+    missing = [place for place in places if place not in before[user]["to"]]
+    if missing:
+        raise OperatorError(
+            f"{user} has access to {', '.join(before[user]['to'])}, not to {', '.join(missing)}.",
+            exit_code=EXIT_USAGE,
+        )
+    return _change(fleet, before, without_user(before, user, places), yes)
+
+
+def show(json: bool = False) -> int:
+    """`fab access list`: who may open tunnels where."""
+    access = load()
+    rows = [
+        {"user": user, "key": parse_key(text).fingerprint, "to": entry["to"]}
+        for user, entry in sorted(access.items())
+        for text in entry["keys"]
+    ]
+    if json:
+        console.print_json(rows)
+        return 0
+    table = console.table("", "user", "key", "may open tunnels to")
+    for row in rows:
+        table.add_row(str(row["user"]), str(row["key"]), ", ".join(row["to"]))
+    console.out.print(table if rows else "nobody beside the keys in ds4_tunnel_keys")
+    return 0
+
+
+def _change(fleet: Fleet, before: Access, after: Access, yes: bool) -> int:
+    hosts = affected(fleet, before, after)
+    if before == after:
+        console.out.print("nothing to change in the inventory; applying what it says")
+        hosts = [host.name for host in fleet]
+    else:
+        old = ACCESS_FILE.read_text() if ACCESS_FILE.exists() else ""
+        name = str(ACCESS_FILE.relative_to(CHECKOUT))
+        sys.stdout.writelines(
+            difflib.unified_diff(old.splitlines(True), render(after).splitlines(True), name, name)
+        )
+        sys.stdout.flush()
+    if not console.confirm(f"Apply this on {', '.join(hosts) or 'no host'}?", yes=yes):
+        console.out.print("nothing was changed")
+        return 1
+    if before != after:
+        temporary = ACCESS_FILE.with_suffix(".new")
+        temporary.write_text(render(after))
+        temporary.replace(ACCESS_FILE)
+    return apply(hosts) if hosts else 0
+
+
+def apply(hosts: Iterable[str]) -> int:
+    """Runs the playbook on these hosts; returns its exit code."""
+    command = [*ansible_command("ansible-playbook"), PLAYBOOK, "-l", ",".join(hosts)]
+    environment = {"ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), **os.environ}
+    return subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode

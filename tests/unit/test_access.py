@@ -1,0 +1,132 @@
+"""Who may open tunnels where: the file, the keys, and what each Mac is given."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ds4fleet import access
+from ds4fleet.errors import OperatorError
+from ds4fleet.fleet import Fleet, Host
+
+ALICE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGbM0KDCpTQSpZ5ZmCzyxVfnTs1ZCKLNPSfw2LIU5LZ2 alice@laptop"
+FLEET = Fleet(
+    (Host("tyo-01", "tokyo", {}), Host("tyo-02", "tokyo", {}), Host("sg-01", "singapore", {})),
+    ("tokyo", "singapore"),
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "inventory" / "group_vars" / "all" / "access.yml"
+    path.parent.mkdir(parents=True)
+    monkeypatch.setattr(access, "ACCESS_FILE", path)
+    monkeypatch.setattr(access, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(Fleet, "load", classmethod(lambda cls, *_: FLEET))
+    return path
+
+
+@pytest.fixture
+def applied(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(access, "apply", lambda hosts: calls.append(list(hosts)) or 0)
+    return calls
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "id"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path), "-C", "x"], check=True)
+    return path
+
+
+def test_a_key_has_the_fingerprint_that_ssh_keygen_shows(key: Path) -> None:
+    shown = subprocess.run(["ssh-keygen", "-lf", str(key)], capture_output=True, text=True, check=True).stdout
+    assert access.parse_key(key.with_suffix(".pub").read_text()).fingerprint in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("-----BEGIN OPENSSH PRIVATE KEY-----", "private key"),
+        ("hello", "not a public key"),
+        ('command="/bin/sh" ' + ALICE, "not a public key"),
+        ("ssh-dss AAAAB3NzaC1kc3MAAACBAP", "not a public key"),
+        ("ssh-rsa " + ALICE.split()[1], "differ"),
+        ("ssh-ed25519 !!!", "damaged"),
+    ],
+)
+def test_what_is_no_public_key_is_refused_with_a_reason(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        access.parse_key(text)
+
+
+def test_a_host_gets_the_keys_of_its_name_its_region_and_everybodys() -> None:
+    entries = {
+        user: {"keys": [ALICE], "to": to}
+        for user, to in {"a": ["tokyo"], "b": ["tyo-01"], "c": ["all"], "d": ["singapore"]}.items()
+    }
+    users = [line.split()[-1] for line in access.keys_for("tyo-01", "tokyo", entries)]
+    assert users == ["a", "b", "c"]
+
+
+def test_an_option_smuggled_into_the_file_never_reaches_a_mac() -> None:
+    for bad in ('command="sh" ' + ALICE, ALICE + "\n" + ALICE.replace("ssh-ed25519", 'permitopen="*" x')):
+        entries = {"mallory": {"keys": [bad], "to": ["all"]}}
+        try:
+            lines = access.keys_for("tyo-01", "tokyo", entries)
+        except OperatorError:
+            continue
+        assert lines == [f"{' '.join(ALICE.split()[:2])} mallory"]
+
+
+def test_adding_and_removing_is_written_and_applied_where_it_matters(
+    store: Path, applied: list[list[str]], key: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    public = str(key.with_suffix(".pub"))
+    assert access.add("alice", public, region="tokyo", yes=True) == 0
+    assert applied == [["tyo-01", "tyo-02"]]
+    assert "+  alice:" in capsys.readouterr().out
+    assert access.add("alice", public, host="sg-01", yes=True) == 0
+    assert applied[-1] == ["sg-01"]
+    content = yaml.safe_load(store.read_text())["ds4_access"]
+    assert content["alice"]["to"] == ["sg-01", "tokyo"]
+    assert len(content["alice"]["keys"]) == 1
+    assert access.show() == 0
+    assert "alice" in capsys.readouterr().out
+    assert access.remove("alice", region="tokyo", yes=True) == 0
+    assert applied[-1] == ["tyo-01", "tyo-02"]
+    assert access.remove("alice", yes=True) == 0
+    assert applied[-1] == ["sg-01"]
+    assert access.load() == {}
+
+
+def test_nothing_is_written_without_a_yes(store: Path, applied: list[list[str]], key: Path) -> None:
+    with pytest.raises(OperatorError, match="--yes"):
+        access.add("alice", str(key.with_suffix(".pub")), region="tokyo")
+    assert not store.exists()
+    assert applied == []
+
+
+def test_wrong_names_and_places_are_refused(store: Path, key: Path) -> None:
+    public = str(key.with_suffix(".pub"))
+    for call in (
+        lambda: access.add("a b", public, region="tokyo", yes=True),
+        lambda: access.add("alice", public, region="tokio", yes=True),
+        lambda: access.add("alice", public, yes=True),
+        lambda: access.add("alice", str(key), region="tokyo", yes=True),
+        lambda: access.add("alice", "/nowhere.pub", region="tokyo", yes=True),
+        lambda: access.remove("bob", yes=True),
+    ):
+        with pytest.raises(OperatorError):
+            call()
+    assert not store.exists()
+
+
+def test_the_rendered_file_reads_back_the_same(store: Path) -> None:
+    data = {"alice": {"keys": [" ".join(ALICE.split()[:2])], "to": ["all"]}}
+    store.write_text(access.render(data))
+    assert access.load() == data
