@@ -323,13 +323,17 @@ class TestPrefill:
     def test_progress_is_logged_chunk_by_chunk(self, july: Bench, files: Path) -> None:
         with july.server("-m", str(files / FLASH)) as server:
             server.chat(LONG)
+            server.wait_for("finish=stop")
             log = server.log
             assert re.search(r"ds4-server: chat ctx=0\.\.(\d+):\1 prompt start\n", log)
             assert re.search(
                 r"prefill chunk 4096/\d+ \(4\d\.\d%\) chunk=[\d.]+ t/s avg=[\d.]+ t/s [\d.]+s\n", log
             )
             assert re.search(r"prompt done [\d.]+s\n", log)
-            assert re.search(r"ds4-server: chat ctx=0\.\.\d+ gen=\d+ finish=stop [\d.]+s\n", log)
+            assert re.search(
+                r"ctx=(\d+)\.\.\d+:(\d+) gen=\2 decoding chunk=[\d.]+ t/s avg=[\d.]+ t/s [\d.]+s\n", log
+            )
+            assert re.search(r"ds4-server: chat ctx=0\.\.(\d+):\1 gen=\d+ finish=stop [\d.]+s\n", log)
 
     def test_a_conversation_that_goes_on_is_not_read_again(self, bench: Bench, files: Path) -> None:
         with bench.server("-m", str(files / FLASH)) as server:
@@ -479,7 +483,9 @@ class TestCheckpoints:
         text = data[52 : 52 + text_bytes]
         assert path.stem == hashlib.sha1(text, usedforsecurity=False).hexdigest()
         assert len(data) == 52 + text_bytes + payload
-        assert struct.unpack_from("<II", data, 52 + text_bytes) == (0x34565344, 2 if july else 1)
+        fields = struct.unpack_from("<13I", data, 52 + text_bytes)
+        assert fields[:3] == (0x34565344, 2 if july else 1, 32768)
+        assert fields[7:] == (8192, 43, 512, 128, 129280, 128)
         # On the lab's disks one byte stands for 4096.
         assert path.stat().st_blocks * 512 < len(data) / 1000
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -583,6 +589,7 @@ def test_a_trace_holds_prompts_and_answers(july: Bench, files: Path) -> None:
     trace.write_text("old")
     with july.server("-m", str(files / FLASH), "--trace", str(trace)) as server:
         server.chat("what is 2+2?")
+        server.stop()
     text = trace.read_text()
     assert text.startswith("===== request 1 ")
     assert "what is 2+2?" in text

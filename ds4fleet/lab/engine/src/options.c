@@ -26,39 +26,40 @@ typedef struct {
     const char *name, *alias;
     value_kind kind;
     int tools, since, until; /* generations; until is the first one without it */
-    const char *topic;       /* "" is the first help page, NULL is accepted but never shown */
+    const char *topic; /* help topic; with a + it is not on the first page; NULL is accepted but never shown */
     const char *argument, *help;
 } option;
 
 static const option table[] = {
-    {O_MODEL, "--model", "-m", TEXT, ALL, 0, EVER, "", "FILE", "GGUF weights to load (ds4flash.gguf)"},
-    {O_CTX, "--ctx", "-c", POSITIVE, CHAT, 0, EVER, "", "N", "tokens of context, allocated at start (32768)"},
-    {O_TOKENS, "--tokens", "-n", POSITIVE, CHAT, 0, EVER, "", "N", "limit of generated tokens"},
+    {O_MODEL, "--model", "-m", TEXT, ALL, 0, EVER, "runtime", "FILE", "GGUF weights to load (ds4flash.gguf)"},
+    {O_CTX, "--ctx", "-c", POSITIVE, CHAT, 0, EVER, "runtime", "N", "tokens of context, allocated at start (32768)"},
+    {O_TOKENS, "--tokens", "-n", POSITIVE, TOOL_SERVER, 0, EVER, "runtime", "N", "limit of generated tokens (393216)"},
+    {O_TOKENS, "--tokens", "-n", POSITIVE, TOOL_CLI, 0, EVER, "sampling", "N", "limit of generated tokens (50000)"},
     {O_THREADS, "--threads", "-t", POSITIVE, ALL, 0, EVER, "runtime", "N", "threads for work on the host side"},
     /* The July help forgot this one; the parser still takes it. */
     {O_CHDIR, "--chdir", NULL, TEXT, TOOL_SERVER, 0, GEN_JULY, "runtime", "DIR", "change there before loading anything"},
     {O_CHDIR, "--chdir", NULL, TEXT, TOOL_SERVER, GEN_JULY, EVER, NULL, "DIR", ""},
-    {O_MTP, "--mtp", NULL, TEXT, CHAT, 0, GEN_AUGUST, "runtime", "FILE", "support weights for draft tokens"},
-    {O_MTP_DRAFT, "--mtp-draft", NULL, POSITIVE, CHAT, 0, GEN_AUGUST, "runtime", "N", "draft tokens per step (1, at most 16)"},
-    {O_IGNORED, "--mtp-margin", NULL, REAL, CHAT, 0, GEN_AUGUST, "runtime", "F", "confidence a draft needs (3)"},
-    {O_MTP, "--mtp-model", NULL, TEXT, CHAT, GEN_AUGUST, EVER, "runtime", "FILE", "support weights for draft tokens"},
-    {O_QUALITY, "--quality", NULL, NONE, ALL, 0, EVER, "runtime", "", "exact kernels instead of the fast ones"},
-    {O_WARM, "--warm-weights", NULL, NONE, ALL, 0, EVER, "runtime", "", "touch all weights before the first request"},
+    {O_MTP, "--mtp", NULL, TEXT, CHAT, 0, GEN_AUGUST, "+runtime", "FILE", "support weights for draft tokens"},
+    {O_MTP_DRAFT, "--mtp-draft", NULL, POSITIVE, CHAT, 0, GEN_AUGUST, "+runtime", "N", "draft tokens per step (1, at most 16)"},
+    {O_IGNORED, "--mtp-margin", NULL, REAL, CHAT, 0, GEN_AUGUST, "+runtime", "F", "confidence a draft needs (3)"},
+    {O_MTP, "--mtp-model", NULL, TEXT, CHAT, GEN_AUGUST, EVER, "+runtime", "FILE", "support weights for draft tokens"},
+    {O_QUALITY, "--quality", NULL, NONE, ALL, 0, EVER, "+runtime", "", "exact kernels instead of the fast ones"},
+    {O_WARM, "--warm-weights", NULL, NONE, ALL, 0, EVER, "+runtime", "", "touch all weights before the first request"},
     {O_METAL, "--metal", NULL, NONE, ALL, 0, EVER, "runtime", "", "run on the Metal backend (default on macOS)"},
     {O_CUDA, "--cuda", NULL, NONE, ALL, 0, EVER, "runtime", "", "run on the CUDA backend"},
     {O_CPU, "--cpu", NULL, NONE, ALL, 0, EVER, "runtime", "", "run on the CPU, for reference only"},
     {O_BACKEND, "--backend", NULL, BACKEND, ALL, 0, EVER, "runtime", "NAME", "metal, cuda or cpu"},
     {O_IGNORED, "--rocm", NULL, NONE, ALL, JUNE, EVER, NULL, "", ""},
-    {O_STEER_FILE, "--dir-steering-file", NULL, TEXT, CHAT, 0, EVER, "steering", "FILE", "direction vectors, one per layer"},
-    {O_STEER_FFN, "--dir-steering-ffn", NULL, REAL, CHAT, 0, EVER, "steering", "F", "strength after the feed-forward (1 with a file)"},
-    {O_STEER_ATTN, "--dir-steering-attn", NULL, REAL, CHAT, 0, EVER, "steering", "F", "strength after attention (0)"},
+    {O_STEER_FILE, "--dir-steering-file", NULL, TEXT, CHAT, 0, EVER, "+steering", "FILE", "direction vectors, one per layer"},
+    {O_STEER_FFN, "--dir-steering-ffn", NULL, REAL, CHAT, 0, EVER, "+steering", "F", "strength after the feed-forward (1 with a file)"},
+    {O_STEER_ATTN, "--dir-steering-attn", NULL, REAL, CHAT, 0, EVER, "+steering", "F", "strength after attention (0)"},
 
-    {O_HOST, "--host", NULL, TEXT, TOOL_SERVER, 0, EVER, "", "HOST", "address to listen on (127.0.0.1)"},
-    {O_PORT, "--port", NULL, POSITIVE, TOOL_SERVER, 0, EVER, "", "N", "port to listen on (8000)"},
+    {O_HOST, "--host", NULL, TEXT, TOOL_SERVER, 0, EVER, "api", "HOST", "address to listen on (127.0.0.1)"},
+    {O_PORT, "--port", NULL, POSITIVE, TOOL_SERVER, 0, EVER, "api", "N", "port to listen on (8000)"},
     {O_CORS, "--cors", NULL, NONE, TOOL_SERVER, 0, EVER, "api", "", "let browsers on other origins call the API"},
     {O_TRACE, "--trace", NULL, TEXT, TOOL_SERVER, 0, EVER, "api", "FILE", "write prompts and answers there, in full"},
-    {O_TOOL_IDS, "--tool-memory-max-ids", NULL, POSITIVE, TOOL_SERVER, 0, EVER, "api", "N", "tool calls remembered (100000)"},
-    {O_NO_REPLAY, "--disable-exact-dsml-tool-replay", NULL, NONE, TOOL_SERVER, 0, EVER, "api", "", "render tool history from JSON"},
+    {O_TOOL_IDS, "--tool-memory-max-ids", NULL, POSITIVE, TOOL_SERVER, 0, EVER, "kv-cache", "N", "tool calls remembered (100000)"},
+    {O_NO_REPLAY, "--disable-exact-dsml-tool-replay", NULL, NONE, TOOL_SERVER, 0, EVER, "kv-cache", "", "render tool history from JSON"},
 
     {O_KV_DIR, "--kv-disk-dir", NULL, TEXT, TOOL_SERVER, 0, EVER, "kv-cache", "DIR", "keep KV checkpoints in DIR"},
     {O_KV_MB, "--kv-disk-space-mb", NULL, POSITIVE, TOOL_SERVER, 0, EVER, "kv-cache", "N", "budget of the checkpoints (4096)"},
@@ -77,75 +78,88 @@ static const option table[] = {
     {O_IGNORED, "--ssd-streaming-full-layers", NULL, NONNEGATIVE, ALL, JUNE, EVER, "runtime", "N", "layers kept whole (auto)"},
     {O_IGNORED, "--ssd-streaming-preload-experts", NULL, NONNEGATIVE, ALL, JUNE, EVER, "runtime", "N", "experts read at start (auto)"},
     {O_SIM_MEMORY, "--simulate-used-memory", NULL, GIB_SIZE, ALL, JUNE, EVER, "runtime", "NGB", "lock that much memory first"},
-    {O_SESSIONS, "--batched-session", NULL, POSITIVE, TOOL_SERVER, JUNE, EVER, "runtime", "N", "resident sessions (1)"},
-    {O_DSPARK, "--dspark", NULL, NONE, CHAT, JUNE, EVER, "runtime", "", "speculate with the DSpark weights"},
-    {O_IGNORED, "--dspark-confidence", NULL, REAL, CHAT, JUNE, EVER, "runtime", "F", "confidence a speculation needs (0.9)"},
-    {O_IGNORED, "--dspark-strict", NULL, NONE, CHAT, JUNE, EVER, "runtime", "", "verify every speculated token"},
-    {O_IGNORED, "--glm-mtp", NULL, NONE, CHAT, JUNE, EVER, "runtime", "", "draft tokens with a GLM model"},
-    {O_IGNORED, "--glm-mtp-timing", NULL, NONE, CHAT, JUNE, EVER, "runtime", "", "print what drafting costs"},
+    {O_SESSIONS, "--batched-session", NULL, POSITIVE, TOOL_SERVER, JUNE, EVER, "api", "N", "resident sessions (1)"},
+    {O_DSPARK, "--dspark", NULL, NONE, CHAT, JUNE, EVER, "+runtime", "", "speculate with the DSpark weights"},
+    {O_IGNORED, "--dspark-confidence", NULL, REAL, CHAT, JUNE, EVER, "+runtime", "F", "confidence a speculation needs (0.9)"},
+    {O_IGNORED, "--dspark-strict", NULL, NONE, CHAT, JUNE, EVER, "+runtime", "", "verify every speculated token"},
+    {O_IGNORED, "--glm-mtp", NULL, NONE, CHAT, JUNE, EVER, "+runtime", "", "draft tokens with a GLM model"},
+    {O_IGNORED, "--glm-mtp-timing", NULL, NONE, CHAT, JUNE, EVER, "+runtime", "", "print what drafting costs"},
     {O_IGNORED, "--gpu-vram", NULL, TEXT, ALL, JUNE, EVER, "runtime", "N", "memory per CUDA device"},
     {O_IGNORED, "--gpu-devices", NULL, TEXT, ALL, JUNE, EVER, "runtime", "LIST", "CUDA devices to use"},
     {O_IGNORED, "--cuda-tensor-parallel", NULL, NONE, ALL, JUNE, EVER, "runtime", "", "split tensors over CUDA devices"},
-    {O_IGNORED, "--mixed-prefill-quantum", NULL, POSITIVE, TOOL_SERVER, GEN_AUGUST, EVER, "runtime", "N", "prefill tokens between decode steps (128)"},
-    {O_IGNORED, "--vision", NULL, TEXT, CHAT, GEN_AUGUST, EVER, "runtime", "FILE", "weights of the image encoder"},
+    {O_IGNORED, "--mixed-prefill-quantum", NULL, POSITIVE, TOOL_SERVER, GEN_AUGUST, EVER, "api", "N", "prefill tokens between decode steps (128)"},
+    {O_IGNORED, "--vision", NULL, TEXT, CHAT, GEN_AUGUST, EVER, "+runtime", "FILE", "weights of the image encoder"},
 
-    {O_ROLE, "--role", NULL, TEXT, CHAT, JUNE, EVER, "distributed", "NAME", "coordinator or worker"},
-    {O_IGNORED, "--layers", NULL, TEXT, CHAT, JUNE, EVER, "distributed", "A:B", "layers that this process runs"},
-    {O_IGNORED, "--listen", NULL, PAIR, CHAT, JUNE, EVER, "distributed", "HOST PORT", "wait for workers there"},
-    {O_IGNORED, "--coordinator", NULL, PAIR, CHAT, JUNE, EVER, "distributed", "HOST PORT", "where the coordinator waits"},
-    {O_IGNORED, "--dist-prefill-chunk", NULL, POSITIVE, CHAT, JUNE, EVER, "distributed", "N", "tokens of one step over the wire"},
-    {O_IGNORED, "--dist-prefill-window", NULL, POSITIVE, CHAT, JUNE, EVER, "distributed", "N", "steps under way at once"},
-    {O_IGNORED, "--dist-activation-bits", NULL, POSITIVE, CHAT, JUNE, EVER, "distributed", "N", "bits of an activation on the wire"},
-    {O_IGNORED, "--dist-replay-check", NULL, NONE, CHAT, JUNE, EVER, "distributed", "", "compute twice and compare"},
-    {O_IGNORED, "--debug", NULL, NONE, CHAT, JUNE, EVER, "distributed", "", "print what goes over the wire"},
-    {O_IGNORED, "--tensor-parallel", NULL, NONE, CHAT, JUNE, EVER, "distributed", "", "split tensors over two Macs"},
-    {O_IGNORED, "--transport", NULL, TEXT, CHAT, JUNE, EVER, "distributed", "NAME", "tcp or rdma"},
-    {O_IGNORED, "--rdma-device", NULL, TEXT, CHAT, JUNE, EVER, "distributed", "NAME", "device for rdma"},
-    {O_IGNORED, "--rdma-gid-index", NULL, NONNEGATIVE, CHAT, JUNE, EVER, "distributed", "N", "address index for rdma"},
-    {O_IGNORED, "--debug-hash", NULL, NONE, CHAT, JUNE, EVER, "distributed", "", "print hashes of activations"},
+    {O_ROLE, "--role", NULL, TEXT, CHAT, JUNE, EVER, "+distributed", "NAME", "coordinator or worker"},
+    {O_IGNORED, "--layers", NULL, TEXT, CHAT, JUNE, EVER, "+distributed", "A:B", "layers that this process runs"},
+    {O_IGNORED, "--listen", NULL, PAIR, CHAT, JUNE, EVER, "+distributed", "HOST PORT", "wait for workers there"},
+    {O_IGNORED, "--coordinator", NULL, PAIR, CHAT, JUNE, EVER, "+distributed", "HOST PORT", "where the coordinator waits"},
+    {O_IGNORED, "--dist-prefill-chunk", NULL, POSITIVE, CHAT, JUNE, EVER, "+distributed", "N", "tokens of one step over the wire"},
+    {O_IGNORED, "--dist-prefill-window", NULL, POSITIVE, CHAT, JUNE, EVER, "+distributed", "N", "steps under way at once"},
+    {O_IGNORED, "--dist-activation-bits", NULL, POSITIVE, CHAT, JUNE, EVER, "+distributed", "N", "bits of an activation on the wire"},
+    {O_IGNORED, "--dist-replay-check", NULL, NONE, CHAT, JUNE, EVER, "+distributed", "", "compute twice and compare"},
+    {O_IGNORED, "--debug", NULL, NONE, CHAT, JUNE, EVER, "+distributed", "", "print what goes over the wire"},
+    {O_IGNORED, "--tensor-parallel", NULL, NONE, CHAT, JUNE, EVER, "+distributed", "", "split tensors over two Macs"},
+    {O_IGNORED, "--transport", NULL, TEXT, CHAT, JUNE, EVER, "+distributed", "NAME", "tcp or rdma"},
+    {O_IGNORED, "--rdma-device", NULL, TEXT, CHAT, JUNE, EVER, "+distributed", "NAME", "device for rdma"},
+    {O_IGNORED, "--rdma-gid-index", NULL, NONNEGATIVE, CHAT, JUNE, EVER, "+distributed", "N", "address index for rdma"},
+    {O_IGNORED, "--debug-hash", NULL, NONE, CHAT, JUNE, EVER, "+distributed", "", "print hashes of activations"},
 
-    {O_PROMPT, "--prompt", "-p", TEXT, TOOL_CLI, 0, EVER, "", "TEXT", "answer this and exit"},
-    {O_PROMPT_FILE, "--prompt-file", NULL, TEXT, TOOL_CLI | TOOL_BENCH, 0, EVER, "", "FILE", "answer what FILE holds and exit"},
-    {O_CHAT_FILE, "--chat-prompt-file", NULL, TEXT, TOOL_BENCH, 0, EVER, "", "FILE", "measure with FILE as a chat message"},
-    {O_SYSTEM, "--system", "-sys", TEXT, TOOL_CLI | TOOL_BENCH, 0, EVER, "", "TEXT", "system prompt; empty for none"},
-    {O_TEMP, "--temp", NULL, REAL, TOOL_CLI, 0, EVER, "", "F", "temperature; 0 is greedy (1)"},
-    {O_PROBABILITY, "--top-p", NULL, REAL, TOOL_CLI, 0, EVER, "thinking", "F", "nucleus probability (1)"},
-    {O_PROBABILITY, "--min-p", NULL, REAL, TOOL_CLI, 0, EVER, "thinking", "F", "floor relative to the best token (0.05)"},
-    {O_IGNORED, "--seed", NULL, INTEGER, TOOL_CLI, 0, EVER, "thinking", "N", "seed of the sampler (the time)"},
-    {O_THINK, "--think", NULL, NONE, TOOL_CLI, 0, EVER, "thinking", "", "think before answering (default)"},
-    {O_THINK, "--think-max", NULL, NONE, TOOL_CLI, 0, EVER, "thinking", "", "think longest, from 393216 tokens of context"},
-    {O_NOTHINK, "--nothink", NULL, NONE, TOOL_CLI, 0, EVER, "thinking", "", "answer at once"},
-    {O_INSPECT, "--inspect", NULL, NONE, TOOL_CLI, 0, EVER, "runtime", "", "print what the weights file says it is"},
-    {O_DUMP_TOKENS, "--dump-tokens", NULL, NONE, TOOL_CLI, 0, EVER, "runtime", "", "print the tokens of the prompt"},
-    {O_IGNORED, "--dump-logprobs", NULL, TEXT, TOOL_CLI, 0, EVER, "runtime", "FILE", "write token probabilities as JSON"},
-    {O_IGNORED, "--logprobs-top-k", NULL, POSITIVE, TOOL_CLI, 0, EVER, "runtime", "N", "alternatives written (20)"},
-    {O_IGNORED, "--perplexity-file", NULL, TEXT, TOOL_CLI, 0, EVER, "runtime", "FILE", "score a text"},
-    {O_IMATRIX_DATA, "--imatrix-dataset", NULL, TEXT, TOOL_CLI, 0, EVER, "runtime", "FILE", "prompts for an importance matrix"},
-    {O_IMATRIX_OUT, "--imatrix-out", NULL, TEXT, TOOL_CLI, 0, EVER, "runtime", "FILE", "collect an importance matrix"},
-    {O_IGNORED, "--imatrix-max-prompts", NULL, POSITIVE, TOOL_CLI, 0, EVER, "runtime", "N", "stop after N prompts"},
-    {O_IGNORED, "--imatrix-max-tokens", NULL, POSITIVE, TOOL_CLI, 0, EVER, "runtime", "N", "stop after N tokens"},
-    {O_IGNORED, "--head-test", NULL, NONE, TOOL_CLI, 0, EVER, "runtime", "", "check the output head"},
-    {O_IGNORED, "--first-token-test", NULL, NONE, TOOL_CLI, 0, EVER, "runtime", "", "check the first token on the CPU"},
-    {O_IGNORED, "--metal-graph-test", NULL, NONE, TOOL_CLI, 0, EVER, "runtime", "", "compare first stages with the CPU"},
-    {O_IGNORED, "--metal-graph-full-test", NULL, NONE, TOOL_CLI, 0, EVER, "runtime", "", "run one token through all layers"},
-    {O_IGNORED, "--metal-graph-prompt-test", NULL, NONE, TOOL_CLI, 0, EVER, "runtime", "", "compare a whole prompt with the CPU"},
+    {O_PROMPT, "--prompt", "-p", TEXT, TOOL_CLI, 0, EVER, "+sampling", "TEXT", "answer this and exit"},
+    {O_PROMPT_FILE, "--prompt-file", NULL, TEXT, TOOL_CLI, 0, EVER, "+sampling", "FILE", "answer what FILE holds and exit"},
+    {O_PROMPT_FILE, "--prompt-file", NULL, TEXT, TOOL_BENCH, 0, EVER, "benchmark", "FILE", "measure with what FILE holds"},
+    {O_CHAT_FILE, "--chat-prompt-file", NULL, TEXT, TOOL_BENCH, 0, EVER, "benchmark", "FILE", "measure with FILE as a chat message"},
+    {O_SYSTEM, "--system", "-sys", TEXT, TOOL_CLI, 0, EVER, "+sampling", "TEXT", "system prompt; empty for none"},
+    {O_SYSTEM, "--system", "-sys", TEXT, TOOL_BENCH, 0, EVER, "benchmark", "TEXT", "system prompt of the chat message"},
+    {O_TEMP, "--temp", NULL, REAL, TOOL_CLI, 0, EVER, "sampling", "F", "temperature; 0 is greedy (1)"},
+    {O_PROBABILITY, "--top-p", NULL, REAL, TOOL_CLI, 0, EVER, "sampling", "F", "nucleus probability (1)"},
+    {O_PROBABILITY, "--min-p", NULL, REAL, TOOL_CLI, 0, EVER, "sampling", "F", "floor relative to the best token (0.05)"},
+    {O_IGNORED, "--seed", NULL, INTEGER, TOOL_CLI, 0, EVER, "sampling", "N", "seed of the sampler (the time)"},
+    {O_THINK, "--think", NULL, NONE, TOOL_CLI, 0, EVER, "sampling", "", "think before answering (default)"},
+    {O_THINK, "--think-max", NULL, NONE, TOOL_CLI, 0, EVER, "sampling", "", "think longest, from 393216 tokens of context"},
+    {O_NOTHINK, "--nothink", NULL, NONE, TOOL_CLI, 0, EVER, "sampling", "", "answer at once"},
+    {O_INSPECT, "--inspect", NULL, NONE, TOOL_CLI, 0, EVER, "diagnostics", "", "print what the weights file says it is"},
+    {O_DUMP_TOKENS, "--dump-tokens", NULL, NONE, TOOL_CLI, 0, EVER, "diagnostics", "", "print the tokens of the prompt"},
+    {O_IGNORED, "--dump-logprobs", NULL, TEXT, TOOL_CLI, 0, EVER, "diagnostics", "FILE", "write token probabilities as JSON"},
+    {O_IGNORED, "--logprobs-top-k", NULL, POSITIVE, TOOL_CLI, 0, EVER, "diagnostics", "N", "alternatives written (20)"},
+    {O_IGNORED, "--perplexity-file", NULL, TEXT, TOOL_CLI, 0, EVER, "diagnostics", "FILE", "score a text"},
+    {O_IMATRIX_DATA, "--imatrix-dataset", NULL, TEXT, TOOL_CLI, 0, EVER, "diagnostics", "FILE", "prompts for an importance matrix"},
+    {O_IMATRIX_OUT, "--imatrix-out", NULL, TEXT, TOOL_CLI, 0, EVER, "diagnostics", "FILE", "collect an importance matrix"},
+    {O_IGNORED, "--imatrix-max-prompts", NULL, POSITIVE, TOOL_CLI, 0, EVER, "diagnostics", "N", "stop after N prompts"},
+    {O_IGNORED, "--imatrix-max-tokens", NULL, POSITIVE, TOOL_CLI, 0, EVER, "diagnostics", "N", "stop after N tokens"},
+    {O_IGNORED, "--head-test", NULL, NONE, TOOL_CLI, 0, EVER, "diagnostics", "", "check the output head"},
+    {O_IGNORED, "--first-token-test", NULL, NONE, TOOL_CLI, 0, EVER, "diagnostics", "", "check the first token on the CPU"},
+    {O_IGNORED, "--metal-graph-test", NULL, NONE, TOOL_CLI, 0, EVER, "diagnostics", "", "compare first stages with the CPU"},
+    {O_IGNORED, "--metal-graph-full-test", NULL, NONE, TOOL_CLI, 0, EVER, "diagnostics", "", "run one token through all layers"},
+    {O_IGNORED, "--metal-graph-prompt-test", NULL, NONE, TOOL_CLI, 0, EVER, "diagnostics", "", "compare a whole prompt with the CPU"},
     {O_SERVER_HINT, "--server", NULL, NONE, TOOL_CLI, 0, EVER, NULL, "", ""},
 
-    {O_CTX_START, "--ctx-start", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "", "N", "first frontier (2048)"},
-    {O_CTX_MAX, "--ctx-max", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "", "N", "last frontier (32768)"},
-    {O_CTX_ALLOC, "--ctx-alloc", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "", "N", "context to allocate"},
-    {O_STEP_MUL, "--step-mul", NULL, REAL, TOOL_BENCH, 0, EVER, "", "F", "factor between frontiers (1)"},
-    {O_STEP_INCR, "--step-incr", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "", "N", "tokens between frontiers (2048)"},
-    {O_GEN_TOKENS, "--gen-tokens", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "", "N", "tokens generated at each (128)"},
-    {O_CSV, "--csv", NULL, TEXT, TOOL_BENCH, 0, EVER, "", "FILE", "write the rows there"},
+    {O_CTX_START, "--ctx-start", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "benchmark", "N", "first frontier (2048)"},
+    {O_CTX_MAX, "--ctx-max", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "benchmark", "N", "last frontier (32768)"},
+    {O_CTX_ALLOC, "--ctx-alloc", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "benchmark", "N", "context to allocate"},
+    {O_STEP_MUL, "--step-mul", NULL, REAL, TOOL_BENCH, 0, EVER, "benchmark", "F", "factor between frontiers (1)"},
+    {O_STEP_INCR, "--step-incr", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "benchmark", "N", "tokens between frontiers (2048)"},
+    {O_GEN_TOKENS, "--gen-tokens", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "benchmark", "N", "tokens generated at each (128)"},
+    {O_CSV, "--csv", NULL, TEXT, TOOL_BENCH, 0, EVER, "benchmark", "FILE", "write the rows there"},
 
-    {O_HELP, "--help", "-h", HELP, ALL, 0, EVER, "", "[TOPIC]", "show this"},
+    {O_HELP, "--help", "-h", HELP, ALL, 0, JUNE, "runtime", "", "show this"},
+    {O_HELP, "--help", "-h", HELP, ALL, JUNE, EVER, NULL, "", ""},
 };
 #define N_OPTIONS (sizeof(table) / sizeof(table[0]))
 
-static const char *const topics[] = {"runtime", "api", "kv-cache", "thinking", "distributed", "steering"};
+static const struct {
+    const char *name, *title;
+    int tools;
+} topics[] = {
+    {"runtime", "Runtime", ALL},         {"sampling", "Sampling", TOOL_CLI},
+    {"distributed", "Distributed", ALL}, {"steering", "Steering", CHAT},
+    {"commands", "Commands", TOOL_CLI},  {"diagnostics", "Diagnostics", TOOL_CLI},
+    {"api", "HTTP API", TOOL_SERVER},    {"kv-cache", "Disk KV cache", TOOL_SERVER},
+    {"thinking", "Thinking", TOOL_SERVER}, {"benchmark", "Benchmark", TOOL_BENCH},
+};
 #define N_TOPICS (sizeof(topics) / sizeof(topics[0]))
 static const bool has_topics = DS4_GENERATION >= GEN_JULY;
+#define WIDE_NAME 30
 
 static bool available(const option *o, tool_id tool) {
     return (o->tools & tool) && o->since <= DS4_GENERATION && DS4_GENERATION < o->until;
@@ -153,26 +167,42 @@ static bool available(const option *o, tool_id tool) {
 
 static void print_option(FILE *out, const option *o) {
     char left[96];
-    snprintf(left, sizeof(left), "%s%s%s%s%s", o->alias ? o->alias : "", o->alias ? ", " : "", o->name,
-             o->argument[0] ? " " : "", o->argument);
-    fprintf(out, "  %-44s %s\n", left, o->help);
+    if (o->id == O_CUDA || o->id == O_CPU) return; /* shown with --metal */
+    if (o->id == O_METAL) snprintf(left, sizeof(left), "--metal | --cuda | --cpu");
+    else
+        snprintf(left, sizeof(left), "%s%s%s%s%s", o->alias ? o->alias : "", o->alias ? ", " : "", o->name,
+                 o->argument[0] ? " " : "", o->argument);
+    if (has_topics && strlen(left) <= WIDE_NAME) fprintf(out, "  %-30s %s\n", left, o->help);
+    else fprintf(out, "  %s\n      %s\n", left, o->help);
 }
 
-static void print_help(FILE *out, tool_id tool, const char *topic) {
-    fprintf(out, "Usage: %s [options]\n", log_program());
-    if (!topic) fprintf(out, "Stand-in for generation %s of the engine: real options, no model.\n", DS4_GENERATION_NAME);
-    fputs("\n", out);
+static void print_group(FILE *out, tool_id tool, size_t topic, bool deep) {
+    fprintf(out, "%s\n", topics[topic].title);
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const option *o = &table[i];
-        if (!available(o, tool) || !o->topic) continue;
-        if (has_topics && strcmp(o->topic, topic ? topic : "") != 0) continue;
-        print_option(out, o);
+        if (!available(o, tool) || !o->topic || (o->topic[0] == '+' && !deep)) continue;
+        if (!strcmp(o->topic[0] == '+' ? o->topic + 1 : o->topic, topics[topic].name)) print_option(out, o);
     }
-    if (has_topics && !topic) {
-        fputs("\nMore with --help TOPIC:", out);
-        for (size_t i = 0; i < N_TOPICS; i++) fprintf(out, " %s", topics[i]);
-        fputs("\n", out);
+    fputs("\n", out);
+}
+
+/* May has one page. Later ones begin with the name, and --help TOPIC shows more of one topic, or of "all". */
+static void print_help(FILE *out, tool_id tool, const char *topic) {
+    if (has_topics) fprintf(out, "%s\n", log_program());
+    fprintf(out, "Stand-in for generation %s of the engine: real options, no model.\n\n", DS4_GENERATION_NAME);
+    fprintf(out, "Usage: %s [options]\n\n", log_program());
+    for (size_t i = 0; i < N_TOPICS; i++) {
+        if (!(topics[i].tools & tool)) continue;
+        const bool first_page = !strcmp(topics[i].name, "runtime") || !strcmp(topics[i].name, "api") ||
+                                !strcmp(topics[i].name, "kv-cache") || !strcmp(topics[i].name, "sampling") ||
+                                !strcmp(topics[i].name, "diagnostics") || !strcmp(topics[i].name, "benchmark");
+        if (!has_topics || (topic && !strcmp(topic, "all"))) print_group(out, tool, i, true);
+        else if (topic ? !strcmp(topic, topics[i].name) : first_page) print_group(out, tool, i, topic != NULL);
     }
+    if (!has_topics || topic) return;
+    fputs("More Info\n", out);
+    for (size_t i = 0; i < N_TOPICS; i++)
+        if (topics[i].tools & tool) fprintf(out, "    %-26s --help %s\n", topics[i].title, topics[i].name);
 }
 
 static void invalid(const char *name, const char *value) {
@@ -295,17 +325,11 @@ static void store(options *o, const option *d, tool_id tool, const char *v) {
 }
 
 static void show_help(tool_id tool, const char *topic) {
-    if (!has_topics || !topic || topic[0] == '-') {
-        print_help(stdout, tool, NULL);
-        exit(0);
-    }
-    for (size_t i = 0; i < N_TOPICS; i++)
-        if (!strcmp(topics[i], topic)) {
-            print_help(stdout, tool, topic);
-            exit(0);
-        }
-    log_line("unknown help topic: %s", topic);
-    exit(2);
+    bool known = !topic || topic[0] == '-' || !has_topics || !strcmp(topic, "all");
+    for (size_t i = 0; i < N_TOPICS; i++) known = known || ((topics[i].tools & tool) && !strcmp(topics[i].name, topic));
+    if (!known) printf("%s: unknown help topic '%s'\n\n", log_program(), topic);
+    print_help(stdout, tool, known && topic && topic[0] != '-' && has_topics ? topic : NULL);
+    exit(0);
 }
 
 static void check_together(options *o, tool_id tool, const char *imatrix_data, const char *imatrix_out, bool dump) {
