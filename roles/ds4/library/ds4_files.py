@@ -49,7 +49,7 @@ options:
         type: str
       validate:
         description:
-          - The tool that must accept the content before it is installed: V(sudoers), V(sshd), V(plist) or
+          - The tool that must accept the content before it is installed, one of V(sudoers), V(sshd), V(plist) and
             V(newsyslog). Null, as plans have it, is none.
         type: str
       stage:
