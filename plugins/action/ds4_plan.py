@@ -39,7 +39,8 @@ class ActionModule(ActionBase):
             }
         # Plain JSON types only: facts are sent, stored and compared as such.
         facts = {"ds4_plan": json.loads(json.dumps(made.to_dict()))}
-        return {"changed": False, "ansible_facts": facts, "warnings": list(made.differences)}
+        said = [f"{made.host}: {text}" for text in (*made.differences, *made.warnings)]
+        return {"changed": False, "ansible_facts": facts, "warnings": said}
 
 
 def with_release(observation, release):

@@ -1,0 +1,96 @@
+"""On a simulated 96 GB Mac: the gate runs again on an engine upgrade, and the guard stops what would freeze it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ds4fleet.errors import OperatorError
+
+if TYPE_CHECKING:
+    from .conftest import TestLab
+
+pytestmark = pytest.mark.lab
+
+MAY = "8d576642c39b9a2d782a80159ba84ef5a81c0b81"
+PYTHON = "/Library/Developer/CommandLineTools/usr/bin/python3"
+SERVER = "com.ds4fleet.server"
+
+
+@pytest.fixture(scope="module")
+def mac(make_lab: Callable[..., TestLab]) -> TestLab:
+    """sg-02, 96 GB, serving with the May engine and all the context that it allows."""
+    made = make_lab("sg-02")
+    made.ansible("playbooks/bootstrap.yml", "sg-02")
+    made.ansible("site.yml", "sg-02", "-e", f"ds4_engine_commit={MAY}")
+    return made
+
+
+def job(mac: TestLab, label: str) -> dict[str, str]:
+    """What launchctl says of a job, the first of each key."""
+    found: dict[str, str] = {}
+    for line in mac.exec("sg-02", "/bin/launchctl", "print", f"system/{label}").splitlines():
+        key, _, value = line.strip().partition(" = ")
+        found.setdefault(key, value)
+    return found
+
+
+def until(check: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = check()
+        if found:
+            return found
+        time.sleep(0.2)
+    pytest.fail(f"not within {seconds} s")
+
+
+def runs_until_the_lab_ends(mac: TestLab, argv: list[str]) -> None:
+    with contextlib.suppress(OperatorError):
+        mac.lab.exec("sg-02", argv)
+
+
+def context(mac: TestLab) -> str:
+    lines = mac.exec("sg-02", "/bin/cat", "/opt/ds4/run/server.running.conf").splitlines()
+    return lines[lines.index("arg=--ctx") + 1].removeprefix("arg=")
+
+
+def test_an_upgrade_that_no_longer_fits_is_refused_before_the_server_stops(mac: TestLab) -> None:
+    before = job(mac, SERVER)
+    assert context(mac) == "200000"
+    run = mac.ansible("site.yml", "sg-02", "-e", "ds4_context=200000", check=False)
+    assert run.returncode != 0
+    assert "lower the context to 126,720" in run.output
+    assert job(mac, SERVER)["pid"] == before["pid"]
+
+
+def test_an_upgrade_with_an_automatic_context_lowers_it(mac: TestLab) -> None:
+    run = mac.ansible("site.yml", "sg-02")
+    assert "the context goes from 200,000 to 81,920" in " ".join(run.output.split())
+    assert context(mac) == "81920"
+    assert mac.ansible("site.yml", "sg-02").changed == 0
+
+
+def test_the_guard_stops_the_engine_cleanly_and_says_why(mac: TestLab) -> None:
+    assert job(mac, "com.ds4fleet.guard")["state"] == "running"
+    mac.lab.fault("sg-02", "memory-pressure")
+    # A second guard, in more of a hurry than the job: the same code, state of its own.
+    mac.exec("sg-02", "/bin/mkdir", "-p", "/private/tmp/guard")
+    hurried = [PYTHON, "/opt/ds4/libexec/ds4-guard", "run", SERVER, f"/Library/LaunchDaemons/{SERVER}.plist"]
+    hurried += ["/private/tmp/guard", "interval_s=0.3", "empty_s=3", "calm_s=3"]
+    threading.Thread(target=runs_until_the_lab_ends, args=(mac, hurried), daemon=True).start()
+    note = until(lambda: mac.exec("sg-02", "/bin/cat", "/private/tmp/guard/stopped", check=False))
+    assert "reason=memory pressure is critical and next to nothing has been free" in note
+    stopped = until(lambda: (found := job(mac, SERVER)).get("pid") is None and found)
+    assert stopped["last exit code"] == "0"
+    mac.lab.fault("sg-02", "memory-pressure", False)
+
+
+def test_what_the_guard_stopped_is_started_by_the_next_run(mac: TestLab) -> None:
+    mac.ansible("site.yml", "sg-02")
+    assert job(mac, SERVER)["state"] == "running"
