@@ -409,6 +409,9 @@ class _Renderer:
             add("--power", settings["ds4_power_percent"])
         if plan["mode"] == "streaming":
             add("--ssd-streaming")
+            cache = ((plan.get("memory") or {}).get("streaming") or {}).get("cache_flag")
+            if cache:
+                add("--ssd-streaming-cache-experts", cache)
         for item in plan["weights"]["files"]:
             if item["kind"] in ("mtp", "dspark"):
                 # From August on --mtp is a switch and the file has a flag of its own.

@@ -222,6 +222,14 @@ def test_the_flags_of_the_built_engine_decide_over_the_catalogue() -> None:
     assert "--ssd-streaming" in refusal(64, seen, ds4_role="stream")
 
 
+def test_a_streaming_server_is_given_its_cache() -> None:
+    made = plan(64, ds4_role="stream")
+    assert made.server is not None
+    argv = made.server["argv"]
+    assert argv[argv.index("--ssd-streaming-cache-experts") + 1] == "16GB"
+    assert made.speed["text"] == "4.9-11.7"
+
+
 def test_an_override_is_shown_wherever_the_plan_is() -> None:
     made = plan(192, ds4_model="flash-q4", ds4_memory_override="measured on 3 June")
     assert made.refusals == []
