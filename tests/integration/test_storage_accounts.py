@@ -13,7 +13,7 @@ import yaml
 
 from ds4fleet.fleet import CHECKOUT
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
 HOST = "sel-02"
 MOUNT = "/opt/ds4/kv"
 VOLUME = {"name": "ds4-kv", "mount_point": MOUNT, "quota_bytes": 20_000_000_000}
@@ -117,6 +117,16 @@ class TestVolumes:
         assert "ds4_safe_mode" in result["msg"]
         assert mac.exec(HOST, "/bin/cat", f"{MOUNT}/data") == "precious\n"
 
+    def test_one_in_use_is_not_deleted_and_the_holder_is_said(self, mac, apply):
+        mac.lab.fault(HOST, "busy-volume", True)
+        try:
+            result = apply("ds4_storage", {"volumes": [VOLUME], "state": "absent", "safe_mode": False})
+        finally:
+            mac.lab.fault(HOST, "busy-volume", False)
+        assert result["failed"]
+        assert "is in use by process" in result["msg"]
+        assert MOUNT in mac.exec(HOST, "/bin/cat", "/etc/fstab")
+
     def test_without_safe_mode_it_goes_and_leaves_nothing(self, mac, apply):
         gone = {"volumes": [VOLUME], "state": "absent", "safe_mode": False}
         assert apply("ds4_storage", gone)["changed"]
@@ -125,11 +135,11 @@ class TestVolumes:
         assert not apply("ds4_storage", gone)["changed"]
 
     def test_created_but_not_mounted_is_recovered(self, mac, apply):
-        mac.lab.fault(HOST, "create-not-mounted", True)
+        mac.lab.fault(HOST, "volume-not-mounted", True)
         try:
             apply("ds4_storage", {"volumes": [VOLUME]})
         finally:
-            mac.lab.fault(HOST, "create-not-mounted", False)
+            mac.lab.fault(HOST, "volume-not-mounted", False)
         assert info(mac, volumes(mac)["ds4-kv"]["DeviceIdentifier"])["MountPoint"] == MOUNT
         assert not apply("ds4_storage", {"volumes": [VOLUME]})["changed"]
 

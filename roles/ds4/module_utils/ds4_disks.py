@@ -29,6 +29,12 @@ def read_fstab():
         return ""
 
 
+def why(result):
+    """A sentence on a diskutil command that failed; who holds the volume is worth more than an error code."""
+    held = parse.holder(result.out + result.err)
+    return "the volume is in use by %s: stop it and run again" % held if held else result.sentence()
+
+
 class Storage:
     """The disks of this Mac as diskutil and mount show them, and the steps on one volume."""
 
@@ -41,7 +47,7 @@ class Storage:
         """A diskutil command; Refusal with its own words when it fails without an answer."""
         result = run("diskutil", *arguments)
         if not result.ok and "<plist" not in result.out:
-            raise volumes.Refusal(result.sentence())
+            raise volumes.Refusal(why(result))
         return result
 
     def reread(self):
@@ -122,7 +128,7 @@ class Storage:
             return volumes.find(dict(wanted, uuid=volume["uuid"], name=""), self.containers)[1] is None
 
         if not poll(gone, DELETE_TRIES_S, 0.5):
-            raise volumes.Refusal(last[0].sentence())
+            raise volumes.Refusal(why(last[0]))
 
 
 def write_fstab(text):

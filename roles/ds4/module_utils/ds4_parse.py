@@ -103,6 +103,15 @@ def added_device(text):
     return found.group(1) if found else None
 
 
+def holder(text):
+    """Who keeps a volume from being unmounted, as diskutil says it: `process 18543 (zsh)`, or null."""
+    found = re.search(r"in use by (process \d+ \([^)]*\))", text)
+    if found:
+        return found.group(1)
+    found = re.search(r"dissented by PID (\d+) \(([^)]*)\)", text)
+    return "process %s (%s)" % found.groups() if found else None
+
+
 def mounts(text):
     """`mount`: [{device, mount_point, type, options}]; mount points may hold blanks."""
     result = []

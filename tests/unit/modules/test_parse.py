@@ -68,6 +68,20 @@ class TestDiskutil:
     def test_device_of_an_added_volume(self, text, device):
         assert parse.added_device(text) == device
 
+    @pytest.mark.parametrize(
+        ("text", "holder"),
+        [
+            (recorded("diskutil/COMPOSED_apfs_deleteVolume__busy__rc1.txt"), "process 18543 (zsh)"),
+            (
+                "Volume data on disk2s1 failed to unmount: dissented by PID 2387 (/bin/zsh)",
+                "process 2387 (/bin/zsh)",
+            ),
+            ("Error: -69888: Couldn't unmount disk", None),
+        ],
+    )
+    def test_who_holds_a_volume(self, text, holder):
+        assert parse.holder(text) == holder
+
     def test_mount_lines_with_blanks_and_maps(self):
         mounts = parse.mounts(recorded("df_mount/KNOWLEDGE_mount_lines_AppleSilicon.txt"))
         by_point = {mount["mount_point"]: mount for mount in mounts}
