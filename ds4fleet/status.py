@@ -28,6 +28,7 @@ mark wired; /usr/sbin/sysctl -n iogpu.wired_limit_mb
 mark release; /usr/bin/readlink {root}/engine/current
 mark job; /bin/launchctl print system/com.ds4fleet.server 2>/dev/null
 mark models; /usr/bin/curl -sS -m 5 http://127.0.0.1:{port}/v1/models 2>/dev/null
+mark guard; /bin/cat {root}/guard/stopped 2>/dev/null
 mark now; /bin/date +%s
 """
 
@@ -70,6 +71,9 @@ def parse(host: Host, output: str) -> Status:
         trouble = f"the job is '{state}' but the engine does not answer"
         if code and code[1] != "0":
             trouble += f" (last exit code {code[1]})"
+    stopped = re.search(r"^reason=(.+)$", text.get("guard", ""), re.M)
+    if stopped and not offered:
+        trouble = f"the guard stopped the engine: {stopped[1]}"
     return Status(
         host=host.name,
         region=host.region,

@@ -13,6 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ds4fleet.fleet import Host
+from ds4fleet.status import parse
+
 _PATH = Path(__file__).resolve().parents[2] / "roles" / "ds4" / "files" / "ds4-guard.py"
 _spec = importlib.util.spec_from_file_location("ds4_guard", _PATH)
 assert _spec and _spec.loader
@@ -205,6 +208,13 @@ def test_the_process_is_found_in_what_launchctl_prints() -> None:
 def test_what_is_left_behind_tells_when_and_why() -> None:
     note = guard.stop_note(1_785_542_400, "memory pressure is critical", 1)
     assert note == "since=2026-08-01T00:00:00Z\nreason=memory pressure is critical\nstops_today=1\n"
+
+
+def test_status_tells_why_the_guard_stopped_the_engine() -> None:
+    answer = "\n@@macos\n26.1\n@@job\n\tstate = not running\n@@models\n\n@@guard\n"
+    answer += guard.stop_note(1_785_542_400, "memory pressure is critical", 1) + "\n@@now\n1\n"
+    status = parse(Host("sg-02", "singapore", {}), answer)
+    assert status.trouble == "the guard stopped the engine: memory pressure is critical"
 
 
 def noise() -> st.SearchStrategy[list[tuple[float, int, float]]]:
