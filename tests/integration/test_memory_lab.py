@@ -1,4 +1,4 @@
-"""On a simulated 96 GB Mac: the gate runs again on an engine upgrade, the guard stops what would freeze it."""
+"""On a simulated 96 GB Mac: the gate runs again at an upgrade, the guard stops what would freeze it."""
 
 from __future__ import annotations
 
