@@ -49,8 +49,8 @@ options:
         type: str
       validate:
         description:
-          - The tool that must accept the content before it is installed, one of V(sudoers), V(sshd), V(plist) and
-            V(newsyslog). Null, as plans have it, is none.
+          - The tool that must accept the content before it is installed, one of V(sudoers), V(sshd), V(plist)
+            and V(newsyslog). Null, as plans have it, is none.
         type: str
       stage:
         description: The stage that the entry belongs to, as the plan says; not used here.
