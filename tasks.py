@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from invoke import Collection
 
-from ds4fleet.tunnel.tasks import access, agents, nearest, tunnel
+from ds4fleet.tunnel.tasks import access, agents, jump, nearest, tunnel
 from ds4fleet.verbs import verb
 
 if TYPE_CHECKING:
@@ -101,5 +101,5 @@ def observe(_: Context, limit: str = "", save: str = "facts") -> None:
     sys.exit(library.run(limit, save))
 
 
-ns = Collection(lab, plan, status, observe, nearest, agents, access)
+ns = Collection(lab, plan, status, observe, nearest, agents, access, jump)
 ns.add_collection(tunnel)

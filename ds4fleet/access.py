@@ -128,6 +128,13 @@ def render(access: Access) -> str:
     return HEAD + body
 
 
+def save(access: Access) -> None:
+    """Writes the inventory file."""
+    temporary = ACCESS_FILE.with_suffix(".new")
+    temporary.write_text(render(access))
+    temporary.replace(ACCESS_FILE)
+
+
 def with_user(access: Access, user: str, key: PublicKey, places: Sequence[str]) -> Access:
     """`access` and the user's key for those places beside what the user has."""
     entry = access.get(user, {"keys": [], "to": []})
@@ -231,9 +238,7 @@ def _change(fleet: Fleet, before: Access, after: Access, yes: bool) -> int:
         console.out.print("nothing was changed")
         return 1
     if before != after:
-        temporary = ACCESS_FILE.with_suffix(".new")
-        temporary.write_text(render(after))
-        temporary.replace(ACCESS_FILE)
+        save(after)
     return apply(hosts) if hosts else 0
 
 

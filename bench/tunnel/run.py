@@ -166,11 +166,15 @@ def measure(starts: dict[str, Start], rtt_ms: float, options: argparse.Namespace
             with failing(rows[name]):
                 standing[name] = stack.enter_context(contenders.running(start()))
                 first_byte_ms(standing[name].host, standing[name].port)
+        blocks = options.requests // (10 * parallel)
+        for _ in range(blocks):
+            for name, one in standing.items():
+                with failing(rows[name]):
+                    rows[name].small_ms += small_ms(one.host, one.port, 10 * parallel, parallel)
         for _ in range(options.rounds):
             for name, one in standing.items():
                 row = rows[name]
                 with failing(row):
-                    row.small_ms += small_ms(one.host, one.port, options.requests // options.rounds, parallel)
                     row.first_bytes_ms += [first_byte_ms(one.host, one.port) for _ in range(3)]
                     row.event_ms += event_delays_ms(one.host, one.port, options.events // options.rounds)
                     for streams in (1, 4):

@@ -39,7 +39,16 @@ class Member:
 class Chooser:
     """Keeps the members in order of preference and remembers which one is active."""
 
-    def __init__(self, members: Iterable[Member], return_after_s: float = 30.0, spread: bool = False) -> None:
+    def __init__(
+        self,
+        members: Iterable[Member],
+        return_after_s: float = 30.0,
+        spread: bool = False,
+        settle_until: float = float("-inf"),
+    ) -> None:
+        """settle_until: before then nobody but the most preferred one becomes the first active Mac, so that
+        a start is not decided by whose tunnel stood a moment earlier."""
+        self.settle_until = settle_until
         self.members = list(members)
         self.return_after_s = return_after_s
         self.spread = spread
@@ -53,6 +62,7 @@ class Chooser:
             member.fit_since = None
         elif member.fit_since is None:
             member.fit_since = now
+            member.suspect_until = float("-inf")  # it is another tunnel than the one that failed
 
     def suspect(self, name: str, now: float, for_s: float) -> None:
         """A request failed on it before an answer began: no new work for a moment."""
@@ -74,6 +84,8 @@ class Chooser:
             chosen = min((m for m in fit if m.tier == best_tier), key=lambda member: member.in_flight)
         elif current is None:
             chosen = fit[0]
+            if self.active is None and now < self.settle_until and chosen is not self.members[0]:
+                return None
         else:
             settled = now - self.return_after_s
             chosen = next(m for m in fit if m is current or (steady[m.name] or 0.0) <= settled)

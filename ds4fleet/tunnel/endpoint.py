@@ -42,6 +42,7 @@ class EndpointSpec:
     members   (host, tier) in order of preference
     wait_s    how long a new request waits for a Mac before it is refused
     return_after_s  how long a preferred Mac must be well before it gets the work back
+    settle_s  how long the first request of all waits for the most preferred Mac
     """
 
     name: str
@@ -50,6 +51,7 @@ class EndpointSpec:
     spread: bool = False
     wait_s: float = 30.0
     return_after_s: float = 30.0
+    settle_s: float = 3.0
 
     @property
     def url(self) -> str:
@@ -104,7 +106,10 @@ class Endpoint:
         self.on_switch = on_switch
         self.counters = Counters()
         self.chooser = Chooser(
-            (Member(name, tier) for name, tier in spec.members), spec.return_after_s, spec.spread
+            (Member(name, tier) for name, tier in spec.members),
+            spec.return_after_s,
+            spec.spread,
+            time.monotonic() + spec.settle_s,
         )
         self._servers: list[asyncio.AbstractServer] = []
         self._waiting: set[_Client] = set()

@@ -41,14 +41,15 @@ async def _one(spec: TunnelSpec) -> Distance:
     return Distance(spec.name, spec.region, statistics.median(times))
 
 
-async def _all(specs: Iterable[TunnelSpec]) -> list[Distance]:
-    return list(await asyncio.gather(*(_one(spec) for spec in specs)))
+async def measure_all(specs: Iterable[TunnelSpec]) -> list[Distance]:
+    """The distance of every host, measured in parallel, nearest first; silent hosts last."""
+    found = await asyncio.gather(*(_one(spec) for spec in specs))
+    return sorted(found, key=lambda d: (d.rtt_s is None, d.rtt_s or 0.0, d.name))
 
 
 def measure(specs: Iterable[TunnelSpec]) -> list[Distance]:
-    """The distance of every host, measured in parallel, nearest first; silent hosts last."""
-    found = asyncio.run(_all(specs))
-    return sorted(found, key=lambda d: (d.rtt_s is None, d.rtt_s or 0.0, d.name))
+    """`measure_all` for those who have no event loop."""
+    return asyncio.run(measure_all(specs))
 
 
 def by_region(distances: Sequence[Distance]) -> list[Distance]:

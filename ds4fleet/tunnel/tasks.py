@@ -74,6 +74,14 @@ def nearest(_: Context, region: str = "", json: bool = False) -> None:
 
 
 @verb()
+def jump(_: Context, host: str = "", limit: str = "", yes: bool = False) -> None:
+    """Make jump Macs (ds4_jump_to) hold a tunnel to the Macs that serve, under launchd"""
+    from ds4fleet.tunnel import jump_setup
+
+    sys.exit(jump_setup.run(host=host, limit=limit, yes=yes))
+
+
+@verb()
 def agents(
     _: Context,
     client: str = "",

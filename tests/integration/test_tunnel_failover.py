@@ -24,7 +24,9 @@ class Served:
         self.engines = {engine.label: engine for engine in engines}
         self.transports: dict[str, object | None] = {engine.label: engine.label for engine in engines}
         members = tuple((engine.label, 0) for engine in engines)
-        self.spec = EndpointSpec("tokyo", free_port(), members, **{"return_after_s": 0.5, **options})
+        self.spec = EndpointSpec(
+            "tokyo", free_port(), members, **{"return_after_s": 0.5, "settle_s": 0, **options}
+        )
         self.endpoint: Endpoint | None = None
         self.loop = asyncio.new_event_loop()
         ready = threading.Event()

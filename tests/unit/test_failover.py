@@ -104,3 +104,17 @@ def test_spread_takes_the_mac_with_the_fewest_requests_in_flight() -> None:
     assert name(made, 0) == "tyo-02"
     made.see("tyo-02", True, True, 1)
     assert name(made, 1) == "tyo-01"
+
+
+def test_a_start_is_not_decided_by_whose_tunnel_stood_first() -> None:
+    made = Chooser([Member("tyo-01"), Member("tyo-02")], settle_until=3)
+    made.see("tyo-02", True, False, 0.1)
+    assert name(made, 0.2) is None
+    made.see("tyo-01", True, False, 0.3)
+    assert name(made, 0.3) == "tyo-01"
+
+
+def test_a_start_does_not_wait_for_ever_for_the_preferred_mac() -> None:
+    made = Chooser([Member("tyo-01"), Member("tyo-02")], settle_until=3)
+    made.see("tyo-02", True, False, 0.1)
+    assert name(made, 3) == "tyo-02"

@@ -1,0 +1,130 @@
+"""`fab jump`: makes jump Macs lead to the Macs that serve, by playbooks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ds4fleet import access, console
+from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.fleet import CHECKOUT, Fleet, Host, ansible_command
+from ds4fleet.render import role_defaults
+from ds4fleet.tunnel import cli, jump
+
+PLAYBOOK = "playbooks/jump.yml"
+PYTHON = "/usr/bin/python3"
+LOG = "/var/log/ds4/jump.log"
+NEAREST = "nearest"
+
+
+@dataclass(frozen=True)
+class Jump:
+    """A jump Mac and the Macs that it leads to, in order of preference or by measured distance."""
+
+    host: Host
+    targets: tuple[Host, ...]
+    by_distance: bool
+
+    @property
+    def user(self) -> str:
+        """Under which name its key stands in the list of who may open tunnels."""
+        return f"jump-{self.host.name}"
+
+
+def jumps_of(fleet: Fleet, everyone: Fleet, host: str = "") -> list[Jump]:
+    """The jump Macs of the selection. `ds4_jump_to` names their targets (separated by commas), or `nearest`:
+    every Mac meant to serve, by round trip from the jump Mac. Raises OperatorError where it is missing."""
+    chosen = [fleet.host(host)] if host else [h for h in fleet if _is_jump(h)]
+    found = []
+    for one in chosen:
+        asked = str(one.vars.get("ds4_jump_to") or "")
+        if not asked:
+            raise OperatorError(
+                f"{one.name}: ds4_jump_to is not set; name the Mac that serves, or '{NEAREST}'.",
+                exit_code=EXIT_USAGE,
+            )
+        if asked == NEAREST:
+            targets = [h for h in everyone if not _is_jump(h) and h.vars.get("ds4_role") != "stage"]
+        else:
+            targets = [everyone.host(name.strip()) for name in asked.split(",")]
+        if one.name in [target.name for target in targets]:
+            raise OperatorError(f"{one.name}: ds4_jump_to leads to itself.", exit_code=EXIT_USAGE)
+        found.append(Jump(one, tuple(targets), asked == NEAREST))
+    if not found:
+        raise OperatorError("No Mac of the selection has ds4_jump_to.", exit_code=EXIT_USAGE)
+    return found
+
+
+def setup_of(one: Jump) -> dict[str, Any]:
+    """Files and jobs of a jump Mac. Raises OperatorError when a target's host key is not recorded."""
+    settings = {**role_defaults(), **one.host.vars}
+    root = str(settings["ds4_root"])
+    configuration = jump.config(
+        int(settings["ds4_port"]),
+        [cli.spec_of(target) for target in one.targets],
+        one.by_distance,
+        f"{root}/etc/jump/key",
+        f"{root}/etc/jump_known_hosts",
+    )
+    lines = "".join(host_key_lines(target) for target in one.targets)
+    return jump.desired(root, str(settings["ds4_tunnel_user"]), PYTHON, LOG, configuration, lines)
+
+
+def host_key_lines(host: Host) -> str:
+    """The known_hosts lines of a host, from the operator's own file."""
+    try:
+        lines = host.known_hosts.read_text().splitlines()
+    except OSError:
+        lines = []
+    own = [line for line in lines if line.split() and host.name in line.split()[0].split(",")]
+    if not own:
+        raise OperatorError(
+            f"{host.name}: its host key is not recorded; run playbooks/bootstrap.yml for it first."
+        )
+    return "".join(line + "\n" for line in own)
+
+
+def run(host: str = "", limit: str = "", yes: bool = False) -> int:
+    """`fab jump`; returns an exit code."""
+    everyone = Fleet.load()
+    jumps = jumps_of(Fleet.load(limit or None), everyone, host)
+    setups = {one.host.name: setup_of(one) for one in jumps}
+    for one in jumps:
+        how = " by distance" if one.by_distance else ""
+        console.out.print(f"{one.host.name} -> {', '.join(t.name for t in one.targets)}{how}")
+    if not console.confirm("Set this up, and let these Macs in over there?", yes=yes):
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        names = ",".join(setups)
+        status = _playbook(names, {"__ds4_jump_keys_dir": folder})
+        if status != 0:
+            return status
+        before = after = access.load()
+        for one in jumps:
+            key = access.parse_key((Path(folder) / f"{one.host.name}.pub").read_text())
+            after = access.with_user(after, one.user, key, [target.name for target in one.targets])
+        access.save(after)
+        targets = access.affected(everyone, before, after)
+        status = access.apply(targets) if targets else 0
+        return status or _playbook(names, {"__ds4_jump": setups})
+
+
+def _is_jump(host: Host) -> bool:
+    return bool(host.vars.get("ds4_jump_to")) or host.vars.get("ds4_role") == "jump"
+
+
+def _playbook(limit: str, variables: dict[str, Any]) -> int:
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(variables, file)
+        file.flush()
+        command: Sequence[str] = [
+            *ansible_command("ansible-playbook"), PLAYBOOK, "-l", limit, "-e", f"@{file.name}"
+        ]  # fmt: skip
+        environment = {"ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), **os.environ}
+        return subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode

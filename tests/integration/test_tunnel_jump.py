@@ -1,0 +1,166 @@
+"""The runner of a jump Mac, from the files that the role would write, under the Mac's version of Python."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import plistlib
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ds4fleet.errors import OperatorError
+from ds4fleet.fleet import Fleet, Host
+from ds4fleet.tunnel import jump, jump_setup
+from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port, wait_until
+
+pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")
+
+
+def python39() -> str | None:
+    """A Python as the Command Line Tools have it, where this machine has one that runs."""
+    found = [shutil.which("python3.9"), *map(str, Path.home().glob(".pyenv/versions/3.9*/bin/python3.9"))]
+    for one in filter(None, found):
+        if subprocess.run([one, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return one
+    return None
+
+
+@pytest.fixture
+def ends(tmp_path: Path) -> Iterator[tuple[list[TinyEngine], list[Sshd]]]:
+    engines = [TinyEngine("one"), TinyEngine("two")]
+    macs = [
+        Sshd(tmp_path / f"mac{index}", engine.port, f"sg-0{index + 1}").start()
+        for index, engine in enumerate(engines)
+    ]
+    yield engines, macs
+    for mac in macs:
+        mac.stop()
+    for engine in engines:
+        engine.stop()
+
+
+def written(folder: Path, macs: list[Sshd], port: int) -> tuple[Path, dict[str, Any]]:
+    """What `desired` asks for, below a folder of this machine; returns it and the job."""
+    known_hosts = "".join(mac.known_hosts.read_text() for mac in macs)
+    keys = folder / "opt/ds4/etc/jump_known_hosts"
+    settings = jump.config(port, [mac.spec() for mac in macs], False, str(macs[0].key), str(keys))
+    for index, target in enumerate(settings["targets"]):
+        target.update(local_port=free_port(), key_file=str(macs[index].key))
+    made = jump.desired(
+        "/opt/ds4", "_ds4", "/usr/bin/python3", "/var/log/ds4/jump.log", settings, known_hosts
+    )
+    for entry in made["files"]:
+        path = folder / entry["path"].lstrip("/")
+        if entry["kind"] == "dir":
+            path.mkdir(parents=True, exist_ok=True)
+        elif entry["content"] is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(entry["content"])
+    plist = folder / "Library/LaunchDaemons/com.ds4fleet.jump.plist"
+    return folder / "opt/ds4", plistlib.loads(plist.read_bytes())
+
+
+@pytest.mark.parametrize("python", [sys.executable, python39()])
+def test_a_jump_mac_serves_like_a_local_engine_and_survives_the_loss_of_its_target(
+    python: str | None, tmp_path: Path, ends: tuple[list[TinyEngine], list[Sshd]]
+) -> None:
+    if python is None:
+        pytest.skip("no Python 3.9 on this machine")
+    _, macs = ends
+    port = free_port()
+    root, job = written(tmp_path / "jump", macs, port)
+    assert job["ProgramArguments"][1:4] == ["-B", "-m", "ds4_tunnel.jump"]
+    runner = subprocess.Popen(
+        [python, "-B", "-m", "ds4_tunnel.jump", str(root / "etc/jump.json")], cwd=root / "libexec"
+    )
+    try:
+        wait_until(lambda: accepts(port), 10)
+        assert ask(port) == "one"
+        macs[0].stop()
+        assert ask(port) == "two"
+    finally:
+        runner.send_signal(signal.SIGTERM)
+        assert runner.wait(10) == 0
+    assert not accepts(port)
+
+
+def ask(port: int) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("POST", "/v1/chat/completions", b"{}")
+    answer = json.loads(connection.getresponse().read())
+    connection.close()
+    return str(answer["from"])
+
+
+def test_a_broken_configuration_ends_with_one_line_and_code_78(tmp_path: Path) -> None:
+    broken = tmp_path / "jump.json"
+    broken.write_text("{}")
+    done = subprocess.run(
+        [sys.executable, "-m", "ds4fleet.tunnel.jump", str(broken)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 78
+    assert done.stderr.startswith("REFUSE: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_job_runs_as_the_service_user_and_is_never_throttled() -> None:
+    made = jump.desired("/opt/ds4", "_ds4", "/usr/bin/python3", "/var/log/ds4/jump.log", {}, "")
+    (plist,) = [e for e in made["files"] if e["path"].endswith(".plist")]
+    job = plistlib.loads(plist["content"].encode())
+    assert (job["UserName"], job["ProcessType"], job["KeepAlive"]) == ("_ds4", "Interactive", True)
+    assert plist["validate"] == "plist"
+    assert made["jobs"][0]["restart_on"]
+
+
+def test_what_is_carried_needs_only_what_is_carried() -> None:
+    folder = Path(jump.__file__).parent
+    for name in jump.CARRIED:
+        for line in (folder / f"{name}.py").read_text().splitlines():
+            assert not line.lstrip().startswith(("from ds4fleet", "import ds4fleet")), (name, line)
+
+
+class TestSetup:
+    def fleet(self, tmp_path: Path, **settings: Any) -> Fleet:
+        known_hosts = tmp_path / "known_hosts"
+        known_hosts.write_text("hk-01,x ssh-ed25519 AAAA\nsg-01 ssh-ed25519 BBBB\n")
+        common = {"ds4_tunnel_port": 8401, "ds4_known_hosts": str(known_hosts)}
+        return Fleet(
+            (
+                Host("hk-01", "hongkong", {**common, "ansible_host": "198.51.100.21"}),
+                Host("sg-01", "singapore", {**common, "ansible_host": "198.51.100.11"}),
+                Host("hk-02", "hongkong", {**common, **settings}),
+            ),
+            ("hongkong", "singapore"),
+        )
+
+    def test_a_named_target_is_rendered_with_its_key_and_nothing_of_ours(self, tmp_path: Path) -> None:
+        fleet = self.fleet(tmp_path, ds4_jump_to="hk-01")
+        (one,) = jump_setup.jumps_of(fleet, fleet)
+        made = jump_setup.setup_of(one)
+        content = {entry["path"]: entry["content"] for entry in made["files"]}
+        assert content["/opt/ds4/etc/jump_known_hosts"] == "hk-01,x ssh-ed25519 AAAA\n"
+        (target,) = json.loads(content["/opt/ds4/etc/jump.json"])["targets"]
+        assert (target["address"], target["key_file"]) == ("198.51.100.21", "/opt/ds4/etc/jump/key")
+        assert str(tmp_path) not in json.dumps(made)
+
+    def test_nearest_means_every_mac_that_serves_by_distance(self, tmp_path: Path) -> None:
+        fleet = self.fleet(tmp_path, ds4_jump_to="nearest")
+        (one,) = jump_setup.jumps_of(fleet, fleet)
+        assert one.by_distance
+        assert [target.name for target in one.targets] == ["hk-01", "sg-01"]
+
+    @pytest.mark.parametrize("value", ["", "hk-02", "hk-09"])
+    def test_a_target_that_is_missing_unknown_or_itself_is_refused(self, tmp_path: Path, value: str) -> None:
+        fleet = self.fleet(tmp_path, ds4_jump_to=value)
+        with pytest.raises(OperatorError):
+            jump_setup.jumps_of(fleet, fleet, host="hk-02")
