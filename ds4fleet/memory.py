@@ -222,13 +222,17 @@ def streaming_plan(mac: Mac, request: Request, *, catalogue: Catalogue | None = 
     ctx = request.ctx or int(rules["contexts"]["default"])
     need = _estimate(replace(request, ctx=ctx, sidecar=None), known)
     non_routed = model.weights_bytes - quant.routed_bytes(shape)
+    headroom = (
+        2 * shape.experts * quant.expert_bytes(shape)
+    )  # two layers, read ahead while a prompt is prefilled
     working_set_mib = mac.wired_limit_mib or stock_limits_mib(mac)[0]
     auto_gib = working_set_mib / 1024 * rules["auto_cache_percent"] / 100 - non_routed / GIB
     wanted_gib = mac.memory_gb * rules["cache_percent_of_memory"] / 100
     takes_auto = request.cache_gib is None and model.family == "pro" and rules["pro_cache"] == "auto"
-    cache_gib = request.cache_gib or (auto_gib if takes_auto else min(auto_gib, wanted_gib))
+    cache_gib = request.cache_gib or (auto_gib if takes_auto else min(auto_gib - headroom / GIB, wanted_gib))
     cache_gib = max(int(cache_gib), 1)
-    planned = non_routed + cache_gib * GIB + need.non_weight_bytes
+    # The engine's own budget has the headroom in it.
+    planned = non_routed + cache_gib * GIB + need.non_weight_bytes + (0 if takes_auto else headroom)
     speed = next(
         (row for row in rules["speed"] if mac.memory_gb >= row["from_gb"] and row["family"] == model.family),
         None,
