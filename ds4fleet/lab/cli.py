@@ -17,7 +17,7 @@ from rich.table import Table
 from ds4fleet import console
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.fleet import Fleet
-from ds4fleet.lab import preflight
+from ds4fleet.lab import preflight, twin
 from ds4fleet.lab.faults import FAULTS
 from ds4fleet.lab.lab import CHECKOUT, HostSpec, Lab, MacStatus
 
@@ -86,8 +86,11 @@ def up(limit: str = "", from_facts: Path | None = None) -> None:
     began = time.monotonic()
     lab = the_lab()
     hosts = specs(limit)
+    facts = twin.read(from_facts, [host.name for host in hosts]) if from_facts else None
+    if facts is not None:
+        hosts = [host for host in hosts if host.name in facts]
     with console.out.status(f"Booting {len(hosts)} Macs ..."):
-        rows = lab.up(hosts=hosts)
+        rows = lab.up(hosts=hosts, facts=facts)
     _table(rows)
     took_s = time.monotonic() - began
     console.out.print(

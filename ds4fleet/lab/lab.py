@@ -19,9 +19,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.lab import boot, faults, net, preflight, rpc
 from ds4fleet.lab.context import locked_mac
 from ds4fleet.lab.link import LinkSettings, open_tap
+from ds4fleet.lab.model import Mac
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOWN_TIMEOUT_S = 15.0
@@ -135,7 +136,10 @@ class Lab:
     # ----------------------------------------------------------------------------------------------- up, down
 
     def up(
-        self, limit: Iterable[str] | None = None, hosts: Sequence[HostSpec] = (), bare: bool = True
+        self,
+        limit: Iterable[str] | None = None,
+        hosts: Sequence[HostSpec] = (),
+        facts: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> list[MacStatus]:
         """Start the lab with `hosts` (those of them that `limit` names; None = all). What runs already is
         kept.
@@ -157,11 +161,16 @@ class Lab:
         names = [spec.name for spec in wanted if not running.get(spec.name, {}).get("pid")]
         # Half of the work is done by other programs and the kernel.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda name: self._furnish(name, state), names))
+            list(pool.map(lambda name: self._furnish(name, state, (facts or {}).get(name)), names))
         self._boot([self._seat(name, state) for name in names])
         self._await_world(state)
         self._write_known_hosts(state)
         self._write_inventory(state)
+        twins = {name: facts[name] for name in names if name in facts} if facts else {}
+        if twins:
+            from ds4fleet.lab import twin
+
+            twin.converge(self, twins)
         return self.status()
 
     def down(self) -> None:
@@ -273,7 +282,7 @@ class Lab:
                 )
             (self.power_cut if chosen.name == "power-cut" else self.reboot)(host)
             return
-        with locked_mac(self.root(host) / ".lab") as mac:
+        with self.locked_mac(host) as mac:
             names = [other for other in mac.faults if other != chosen.name] + [chosen.name] * on
             mac.faults = names
             if chosen.name == "filevault-locked":
@@ -375,6 +384,11 @@ class Lab:
         state = self._state()
         self._entry(state, host)
         self._boot([self._seat(host, state)])
+
+    def locked_mac(self, host: str) -> contextlib.AbstractContextManager[Mac]:
+        """The model of a Mac for reading and changing from outside; commands inside wait meanwhile."""
+        self._entry(self._state(), host)
+        return locked_mac(self.root(host) / ".lab")
 
     def exec(
         self, host: str, argv: Sequence[str], *, input_text: str = "", timeout_s: float = 120.0
@@ -537,18 +551,24 @@ class Lab:
             "spec": asdict(spec),
         }
 
-    def _furnish(self, host: str, state: dict[str, Any]) -> None:
+    def _furnish(self, host: str, state: dict[str, Any], facts: Mapping[str, Any] | None = None) -> None:
         """Make the disk contents of a Mac that is off, unless it has them from before."""
-        from ds4fleet.lab import tree
-        from ds4fleet.lab.model import Mac
+        from ds4fleet.lab import tree, twin
 
         root, entry, world = self.root(host), state["hosts"][host], state["world"]
         hidden = root / ".lab"
         if not (hidden / "mac.json").exists():
             (hidden / "run").mkdir(parents=True, exist_ok=True)
-            mac = Mac.bare(HostSpec(**entry["spec"]))
+            spec = HostSpec(**entry["spec"])
+            if facts:
+                spec = replace(spec, hardware=twin.hardware(spec.hardware, facts))
+            mac = Mac.bare(spec)
             mac.users[ADMIN].password_hash = state["password_hash"]
+            if facts:
+                twin.shape(mac, facts)
             tree.build(root, mac, preflight.remote_python())
+            if facts:
+                twin.disk(root, facts)
             self._install_helpers(root)
             for kind in ("ed25519", "ecdsa"):
                 (root / f"private/etc/ssh/ssh_host_{kind}_key").unlink(missing_ok=True)
