@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import plistlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -128,6 +129,54 @@ def test_a_busy_volume_is_neither_unmounted_nor_deleted_unless_forced(mac: Mac) 
     assert forced.returncode == 0
     mac.delete("busy")
     assert "busy" not in [v["Name"] for v in mac.volumes()]
+
+
+def recorded(name: str) -> str:
+    return (Path(__file__).resolve().parents[1] / "recordings" / "diskutil" / name).read_text()
+
+
+def test_adding_and_deleting_print_what_was_recorded(mac: Mac) -> None:
+    disk = mac.container()
+    mac.ok("mkdir -p /nix")
+    command = f"diskutil apfs addVolume {disk} 'Case-sensitive APFS' 'Nix Store' -mountpoint /nix"
+    out = mac.ok(command)
+    device = str(mac.info("/nix")["DeviceIdentifier"])
+    wanted = recorded("apfs_addVolume__casesens_mountpoint__macOS26.6.2_tartVM.txt")
+    assert out == re.sub(r"disk3\b", disk, wanted.replace("disk3s7", device))
+    out = mac.ok(f"diskutil apfs addVolume {disk} APFS backup")
+    second = str(mac.info("backup")["DeviceIdentifier"])
+    wanted = recorded("COMPOSED_apfs_addVolume__default_mount.txt")
+    assert out == re.sub(r"disk5\b", disk, wanted.replace("disk5s2", second))
+    busy = mac.sh(
+        f"sleep 60 < /nix/.fseventsd & sleep 0.1; diskutil apfs deleteVolume {device}; s=$?; kill $!; exit $s"
+    )
+    told = re.sub(r"process \d+ \(\S+\)", "process 18543 (zsh)", busy.stdout).replace(device, "disk3s7")
+    text = recorded("COMPOSED_apfs_deleteVolume__busy__rc1.txt")
+    assert busy.returncode == 1
+    assert told in text
+    assert busy.stderr in text
+    mac.delete(device)
+    mac.delete("backup")
+
+
+def test_mounting_and_unmounting_print_what_was_recorded(mac: Mac) -> None:
+    text = recorded("COMPOSED_mount_unmount_messages.txt")
+    device = mac.add("store")["DeviceIdentifier"]
+    for command, status in (
+        (f"diskutil unmount {device}", 0),
+        (f"diskutil unmount {device}", 0),
+        (f"diskutil mount {device}", 0),
+        (f"diskutil unmount force {device}", 0),
+        ("diskutil mount store", 0),
+        ("diskutil enableOwnership /Volumes/store", 0),
+        ("diskutil unmount /Volumes/euclid", 1),
+        ("diskutil info nosuch", 1),
+    ):
+        done = mac.sh(command)
+        line = (done.stdout + done.stderr).strip().replace(device, "disk3s7")
+        assert done.returncode == status
+        assert line.replace("store", "Nix Store") in text
+    mac.delete("store")
 
 
 def test_two_volumes_of_one_name_live_side_by_side(mac: Mac) -> None:

@@ -23,7 +23,7 @@ INFO = CommandInfo(
     paths=("/usr/bin/stat",),
     source="stat(1)",
     confidence="A",
-    does="-f with %z %m %a %c %B %u %g %p %l %i %d %N %Y %T %b %k and the S, L, O, D, X, H, M forms; -t -L -n "
+    does="-f with %z %m %a %c %B %u %g %p %l %i %d %N %Y %T %b %k in S, L, O, D, X, H, M forms; -t -L -n "
     "-q -s -l; GNU's -c and --format are refused",
     lacks="-r, -x, %v, %r, %#",
 )

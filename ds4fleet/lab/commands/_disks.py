@@ -60,6 +60,15 @@ def resolve(mac: Mac, word: str) -> Target | None:
     return by_name
 
 
+def load(ctx: Context) -> Mac:
+    """The Mac for showing: with FileVault on, its system and data volumes are encrypted."""
+    mac = ctx.peek()
+    if mac.filevault != "off":
+        for volume in mac.boot_container.volumes:
+            volume.filevault = volume.filevault or bool({"System", "Data"} & set(volume.roles))
+    return mac
+
+
 def measured(ctx: Context, mac: Mac) -> dict[str, int]:
     """Bytes in use by the contents of added volumes, from the backing store."""
     return storage.usage(mac, ctx.folder / "storage")

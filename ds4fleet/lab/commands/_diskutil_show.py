@@ -9,7 +9,7 @@ from __future__ import annotations
 import plistlib
 from typing import Any
 
-from ds4fleet.lab.commands._disks import Target, blocks, has_role, measured, resolve, sized
+from ds4fleet.lab.commands._disks import Target, blocks, has_role, load, measured, resolve, sized
 from ds4fleet.lab.context import Context
 from ds4fleet.lab.model import APFS_CONTENT, CONTAINER_CONTENT, Container, Disk, Mac, Volume, human, in_use
 
@@ -35,7 +35,7 @@ def info(ctx: Context, args: list[str]) -> int:
     if not words:
         ctx.err("Usage:  diskutil info[rmation] [-plist] MountPoint|DiskIdentifier|DeviceNode")
         return 1
-    mac = ctx.peek()
+    mac = load(ctx)
     target = resolve(mac, words[0])
     if target is None:
         message = f"Could not find disk: {words[0]}"
@@ -294,7 +294,7 @@ _LRI, _PDI = "\u2068", "\u2069"
 
 def list_disks(ctx: Context, args: list[str]) -> int:
     """`diskutil list [-plist] [internal|external|physical|virtual|DEVICE]`."""
-    as_plist, mac = "-plist" in args, ctx.peek()
+    as_plist, mac = "-plist" in args, load(ctx)
     words = [a for a in args if a != "-plist"]
     disks: list[Disk] = list(mac.disks)
     containers = [c for c in mac.containers if as_plist or c.content == "Apple_APFS"]
@@ -430,7 +430,7 @@ def list_text(mac: Mac, disks: list[Disk], containers: list[Container], used: di
 
 def apfs_list(ctx: Context, args: list[str]) -> int:
     """`diskutil apfs list [-plist] [CONTAINER]`."""
-    as_plist, mac = "-plist" in args, ctx.peek()
+    as_plist, mac = "-plist" in args, load(ctx)
     containers = sorted(mac.containers, key=lambda c: c.number)
     words = [a for a in args if a != "-plist"]
     for word in words:
@@ -556,7 +556,7 @@ def _filevault(volume: Volume) -> str:
 def list_crypto_users(ctx: Context, args: list[str]) -> int:
     """`diskutil apfs listCryptoUsers [-plist] VOLUME`."""
     words = [a for a in args if a != "-plist"]
-    target = resolve(ctx.peek(), words[0]) if words else None
+    target = resolve(load(ctx), words[0]) if words else None
     if target is None or target.volume is None:
         ctx.err(f"Could not find disk: {words[0] if words else ''}")
         return 1
@@ -579,7 +579,7 @@ def list_crypto_users(ctx: Context, args: list[str]) -> int:
 def list_snapshots(ctx: Context, args: list[str]) -> int:
     """`diskutil apfs listSnapshots [-plist] VOLUME` (text: C)."""
     words = [a for a in args if a != "-plist"]
-    target = resolve(ctx.peek(), words[0]) if words else None
+    target = resolve(load(ctx), words[0]) if words else None
     if target is None or target.volume is None:
         ctx.err(f"Could not find disk: {words[0] if words else ''}")
         return 1

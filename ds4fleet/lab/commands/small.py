@@ -1,13 +1,18 @@
-"""Commands of one or two lines: arch, csrutil, hostname, nvram, path_helper, profiles, uuidgen.
+"""Commands of a few lines: arch, chflags, csrutil, hostname, killall, mkfile, nvram, path_helper, pkgutil,
+...
 
 Sources: their manual pages. Confidence B; texts of csrutil and profiles as widely quoted.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from ds4fleet.lab.commands._proc import processes
 from ds4fleet.lab.commands.info import CommandInfo
 from ds4fleet.lab.context import Context
 from ds4fleet.lab.model import fresh_uuid
@@ -19,6 +24,85 @@ def _arch(ctx: Context) -> int:
     if ctx.args:
         return ctx.unsupported(ctx.args[0])
     ctx.out("arm64")
+    return 0
+
+
+def _chflags(ctx: Context) -> int:
+    words = [word for word in ctx.args if not word.startswith("-")]
+    if len(words) < 2:
+        ctx.err("usage: chflags [-fhvx] [-R [-H | -L | -P]] flags file ...")
+        return 1
+    for name in words[1:]:
+        if not Path(ctx.cwd, name).exists():
+            ctx.err(f"chflags: {name}: No such file or directory")
+            return 1
+    return 0
+
+
+def _killall(ctx: Context) -> int:
+    words = [word for word in ctx.args if not word.startswith("-")]
+    numbers = [word[1:] for word in ctx.args if word.startswith("-")]
+    number = signal.SIGTERM
+    for text in numbers:
+        if text.isdigit():
+            number = signal.Signals(int(text))
+        elif f"SIG{text.removeprefix('SIG')}" in signal.Signals.__members__:
+            number = signal.Signals[f"SIG{text.removeprefix('SIG')}"]
+        else:
+            return ctx.unsupported(f"-{text}")
+    status = 0
+    for name in words:
+        mine = [
+            p
+            for p in processes()
+            if p.program.rpartition("/")[2] == name and ctx.uid in (0, p.uid) and p.pid > 1
+        ]
+        if not mine:
+            ctx.err("No matching processes belonging to you were found")
+            status = 1
+        for process in mine:
+            os.kill(process.pid, number)
+    return status
+
+
+def _mkfile(ctx: Context) -> int:
+    words = [word for word in ctx.args if not word.startswith("-")]
+    match = re.fullmatch(r"(\d+)([bkmg]?)", words[0]) if len(words) > 1 else None
+    if match is None:
+        ctx.err("usage: mkfile [-nv] <size>[b|k|m|g] <filename>")
+        return 1
+    size = int(match[1]) * {"b": 512, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "": 1}[match[2]]
+    for name in words[1:]:
+        with ctx.as_caller(), Path(ctx.cwd, name).open("wb") as handle:
+            if "-n" in ctx.args:
+                handle.truncate(size)
+            else:
+                os.posix_fallocate(handle.fileno(), 0, size)
+            os.fchmod(handle.fileno(), 0o1600)
+    return 0
+
+
+def _pkgutil(ctx: Context) -> int:
+    chain = ctx.peek().toolchain
+    wanted = ctx.args[0].partition("=")[2] if ctx.args and "=" in ctx.args[0] else "".join(ctx.args[1:2])
+    if not ctx.args or not ctx.args[0].startswith("--pkg-info"):
+        return ctx.unsupported(" ".join(ctx.args) or "(none)")
+    if wanted != "com.apple.pkg.CLTools_Executables" or not chain.installed:
+        ctx.err(f"No receipt for '{wanted}' found at '/'.")
+        return 1
+    ctx.out(f"package-id: {wanted}", f"version: {chain.version}.0.0.1.1", "volume: /", "location: /")
+    return 0
+
+
+def _purge(ctx: Context) -> int:
+    if not ctx.is_root:
+        ctx.err("Unable to purge disk buffers: Operation not permitted")
+        return 1
+    return 0
+
+
+def _sntp(ctx: Context) -> int:
+    ctx.out(f"+0.000123 +/- 0.001000 {ctx.args[-1] if ctx.args else 'time.apple.com'} 17.253.84.125")
     return 0
 
 
@@ -100,6 +184,12 @@ def _uuidgen(ctx: Context) -> int:
 
 _COMMANDS: dict[str, tuple[str, Callable[[Context], int], str]] = {
     "arch": ("/usr/bin/arch", _arch, "the name; -arm64 PROGRAM"),
+    "chflags": ("/usr/bin/chflags", _chflags, "accepts flags of existing files; no effect"),
+    "killall": ("/usr/bin/killall", _killall, "names, with a signal"),
+    "mkfile": ("/usr/sbin/mkfile", _mkfile, "-n, sizes with b k m g"),
+    "pkgutil": ("/usr/sbin/pkgutil", _pkgutil, "--pkg-info of the Command Line Tools"),
+    "purge": ("/usr/sbin/purge", _purge, "root only; no effect"),
+    "sntp": ("/usr/bin/sntp", _sntp, "one line; the clock is this machine's"),
     "csrutil": ("/usr/bin/csrutil", _csrutil, "status"),
     "hostname": ("/bin/hostname", _hostname, "the name, -s, -f, setting it"),
     "nvram": ("/usr/sbin/nvram", _nvram, "-p, NAME, NAME=VALUE, -d NAME"),

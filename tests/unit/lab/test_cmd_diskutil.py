@@ -446,3 +446,110 @@ def test_device_numbers_change_at_reboot_and_uuids_stay() -> None:
     assert {c.number for c in mac.containers} == {1, 2, 3}
     out = run(mac, "diskutil", "info", "AA").out
     assert re.search(rf"Device Identifier: +{after['AA']}", out)
+
+
+def external() -> Mac:
+    """The Mac of info_plist__facts__AppleSilicon_macOS27.0: an internal SSD and a USB disk."""
+    mac = bare(storage_gb=256)
+    system = mac.boot_container.volumes[0]
+    system.uuid = "9E97EE00-B7B4-4C33-9220-09F0CAFC59DE"
+    assert system.snapshot
+    system.snapshot.uuid = "DE969922-CD33-4FA5-8020-DD5AE91CAF5C"
+    mac.disks.append(Disk(4, 500107837440, "External", "USB", internal=False))
+    usb = Container("U", 5, 4, 2, "P", 499898081280)
+    usb.volumes = [
+        Volume(
+            "9662C8FB-5D1F-4744-81E0-618FBC801198",
+            "Untitled",
+            1,
+            mount_point="/Volumes/Untitled 1",
+            encrypted=False,
+        )
+    ]
+    mac.containers.append(usb)
+    return mac
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [
+        (
+            "/",
+            {
+                "DeviceIdentifier": "disk3s1s1",
+                "VolumeName": "Macintosh HD",
+                "VolumeUUID": "DE969922-CD33-4FA5-8020-DD5AE91CAF5C",
+                "MountPoint": "/",
+                "Internal": True,
+                "Ejectable": False,
+                "BusProtocol": "Apple Fabric",
+                "APFSContainerReference": "disk3",
+                "ParentWholeDisk": "disk3",
+                "WholeDisk": False,
+                "Size": 245107195904,
+            },
+        ),
+        ("/dev/disk3s1", {"VolumeUUID": "9E97EE00-B7B4-4C33-9220-09F0CAFC59DE", "MountPoint": ""}),
+        (
+            "disk5s1",
+            {
+                "VolumeName": "Untitled",
+                "VolumeUUID": "9662C8FB-5D1F-4744-81E0-618FBC801198",
+                "MountPoint": "/Volumes/Untitled 1",
+                "Internal": False,
+                "Ejectable": True,
+                "BusProtocol": "USB",
+                "APFSContainerReference": "disk5",
+                "Size": 499898081280,
+            },
+        ),
+        (
+            "disk4",
+            {"VolumeName": "", "VolumeUUID": None, "MountPoint": "", "WholeDisk": True, "Size": 500107837440},
+        ),
+    ],
+)
+def test_info_plist_has_the_values_recorded_on_apple_silicon(word: str, wanted: dict[str, object]) -> None:
+    text = recording("diskutil/info_plist__facts__AppleSilicon_macOS27.0.txt")
+    for value in wanted.values():
+        assert value in (None, "", True, False) or str(value) in text
+    data = plistlib.loads(run(external(), "diskutil", "info", "-plist", word).out.encode())
+    assert {key: data.get(key) for key in wanted} == wanted
+    assert data["FreeSpace"] == 0
+
+
+def test_list_plist_has_the_recorded_top_level_keys() -> None:
+    data = plistlib.loads(run(external(), "diskutil", "list", "-plist").out.encode())
+    assert ", ".join(data) in recording("diskutil/info_plist__facts__AppleSilicon_macOS27.0.txt")
+    assert {"disk1", "disk2", "disk3s1s1", "disk5s1"} <= set(data["AllDisks"])
+    assert data["WholeDisks"] == ["disk0", "disk4", "disk1", "disk2", "disk3", "disk5"]
+
+
+@pytest.mark.parametrize("disk", ["disk1", "disk2"])
+def test_apfs_list_of_the_hidden_containers_has_the_recorded_lines(disk: str) -> None:
+    # In these two recordings the recovery system shows another number (disk5) and other UUIDs in the
+    # headings.
+    mac = stock_m1()
+    mac.containers[0].reported_free_bytes, mac.containers[1].reported_free_bytes = 506277888, 3448971264
+    mac.containers[1].partition = 3
+    mac.containers[1].volumes[0].mount_point = ""
+    for volume in mac.containers[0].volumes:
+        volume.mount_point = ""
+
+    def lines(text: str) -> list[str]:
+        return [line for line in text.splitlines() if ":" in line]
+
+    out = run(mac, "diskutil", "apfs", "list", f"/dev/{disk}").out
+    wanted = lines(recording(f"diskutil/asahi_stock__diskutil_apfs_list_dev_{disk}.txt"))
+    if disk == "disk2":
+        wanted[0] = wanted[0].replace("disk5", "disk2")
+    assert lines(out) == wanted
+
+
+def test_filevault_shows_on_the_system_and_data_volumes() -> None:
+    mac = bare()
+    mac.filevault = "on"
+    assert (
+        run(mac, "diskutil", "apfs", "list", "disk3").out.count("FileVault:                 Yes (Unlocked)")
+        == 2
+    )

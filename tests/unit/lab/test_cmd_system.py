@@ -291,6 +291,7 @@ def test_number_of_processors_comes_in_all_recorded_forms(
 ) -> None:
     mac = bare(chip=chip, model=model)
     mac.hardware.processors_form = form
+    assert f'"{processors}"' in recording("system_profiler/SPHardware_other_models__values.txt")
     data = json.loads(run(mac, "system_profiler", "-json", "SPHardwareDataType").out)
     assert data["SPHardwareDataType"][0]["number_processors"] == processors
     mac.hardware.processors_form = "int"
