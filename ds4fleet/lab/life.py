@@ -310,6 +310,12 @@ class Machine:
         os.sync()
         os._exit(self.ending)
 
+    def panic(self, button: int) -> None:
+        """The kernel gives up: nobody is asked, nothing is written back, and the Mac starts again."""
+        reason = os.read(button, 4096).decode(errors="replace").strip()
+        self.hands.log(f"kernel panic: {reason.removeprefix('panic ')}")
+        os._exit(EXIT_REBOOT)
+
     def _others(self) -> bool:
         self.init.reap()
         return any(entry.name.isdigit() and entry.name != "1" for entry in Path("/proc").iterdir())
@@ -449,6 +455,15 @@ def _power(mac: Mac) -> dict[str, int]:
     return {**mac.power.settings, "disablesleep": int(mac.power.disable_sleep)}
 
 
+def _panic_button() -> int:
+    """A pipe that any process may write a line to when what it did takes a real Mac down; our end of it."""
+    path = RUN / "panic"
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    path.chmod(0o622)
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
 def live(seat: Seat, ready: int) -> NoReturn:
     """Boot the Mac whose root folder is `/` by now, tell the supervisor by `ready`, and run until the end."""
     raise_limits()
@@ -460,11 +475,13 @@ def live(seat: Seat, ready: int) -> NoReturn:
         shutil.rmtree(RUN / leftover, ignore_errors=True)
     (RUN / "wired").mkdir(mode=0o755)
     (RUN / "wired").chmod(0o1777)
+    panic = _panic_button()
     with locked_mac() as mac:
         kernel.sethostname(mac.names.host or f"{mac.names.local_host}.local")
         (RUN / "uname").write_text(f"{mac.os.kernel}\nDarwin Kernel Version {mac.os.kernel}\n")
         sysctls.project(mac, RUN)
         machine = Machine(seat, mac)
+        machine.init.watch(panic, lambda: machine.panic(panic))
         machine.boot(mac)
     os.write(ready, b"+")
     os.close(ready)
