@@ -285,10 +285,10 @@ TOOLS_STATE = f"""\
 {_PATH}
 line=$(tr '\\r' '\\n' <{TOOLS_LOG} 2>/dev/null | grep -v '^[[:space:]]*$' | tail -n 1)
 tools={TOOLS_DIR}/usr/bin
-if xcode-select -p >/dev/null 2>&1 && [ -x $tools/git ] && [ -x $tools/python3 ]; then
-  echo done
-elif [ -r {TOOLS_PID} ] && kill -0 "$(cat {TOOLS_PID})" 2>/dev/null; then
+if [ -r {TOOLS_PID} ] && kill -0 "$(cat {TOOLS_PID})" 2>/dev/null; then
   echo "running $line"
+elif xcode-select -p >/dev/null 2>&1 && [ -x $tools/git ] && [ -x $tools/python3 ]; then
+  echo done
 else
   echo "failed $line"
 fi
@@ -334,8 +334,9 @@ def unreachable(host: str, said: str) -> str:
     """Why a host could not be reached, from what ssh printed."""
     if "IDENTIFICATION HAS CHANGED" in said or "Host key verification failed" in said:
         return (
-            f"{host}: its host key is not the recorded one, or none is recorded; run"
-            f" `ansible-playbook playbooks/bootstrap.yml -l {host}`, which shows both"
+            f"{host}: "
+            + ("no host key is recorded" if "host key is known for" in said else "its host key has changed")
+            + f"; run `ansible-playbook playbooks/bootstrap.yml -l {host}`, which shows what it is"
         )
     if "Permission denied" in said:
         return (
@@ -360,10 +361,28 @@ def step_failed(host: str, what: str, said: str) -> str:
     return f"{host}: could not {what}: {lines[-1] if lines else 'no reason given'}"
 
 
+def check_password_file(host: str, name: str) -> None:
+    """Raise OperatorError when the file with the first password is missing or others may read it."""
+    path = Path(name).expanduser()
+    if name and not path.is_file():
+        raise OperatorError(
+            f"{host}: ds4_bootstrap_password_file names {path}, which is not there", exit_code=EXIT_USAGE
+        )
+    if name and path.stat().st_mode & 0o077:
+        raise OperatorError(
+            f"{host}: others may read {path}, which holds a password: chmod 600 {path}", exit_code=EXIT_USAGE
+        )
+
+
 def public_half(key_file: str) -> list[str]:
     """The public key beside a private key file as a list of one line; [] when there is none."""
     path = Path(key_file + ".pub").expanduser()
     return [path.read_text().strip()] if key_file and path.is_file() else []
+
+
+def never_met(said: str) -> bool:
+    """Whether ssh failed as it does on a Mac that bootstrap has not seen: no key recorded, or none let in."""
+    return bool(re.search(r"host key is known for|Permission denied", said))
 
 
 def lacks_python(streams: str) -> bool:

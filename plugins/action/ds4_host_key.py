@@ -16,7 +16,7 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ds4fleet import host_keys  # noqa: E402
+from ds4fleet import bootstrap, host_keys  # noqa: E402
 from ds4fleet.errors import OperatorError  # noqa: E402
 
 
@@ -31,7 +31,7 @@ def append(path, lines):
 
 
 class ActionModule(ActionBase):
-    """Arguments: known_hosts (path), fingerprint ("" or SHA256:...)."""
+    """Arguments: known_hosts (path), fingerprint ("" or SHA256:...), password_file ("" or a path)."""
 
     TRANSFERS_FILES = False
 
@@ -46,6 +46,7 @@ class ActionModule(ActionBase):
         recorded = host_keys.recorded_keys(text, host)
         expected = args.get("fingerprint") or ""
         try:
+            bootstrap.check_password_file(host, args.get("password_file") or "")
             if recorded:
                 # ssh itself compares on every connection; asking for the key again would cost one more.
                 host_keys.check_host_key(host, recorded, recorded, expected, known_hosts)

@@ -28,18 +28,24 @@ class ActionModule(ActionBase):
         try:
             result = self._execute_module("ds4_observe", module_args=wanted, task_vars=task_vars)
         except AnsibleConnectionFailure as error:
+            if self._task.check_mode and bootstrap.never_met(str(error)):
+                return self._not_ready(bootstrap.unreachable(host, str(error)))
             raise AnsibleConnectionFailure(bootstrap.unreachable(host, str(error))) from None
         except AnsibleError:
             if self._low_level_execute_command("sudo -n true", sudoable=False)["rc"] != 0:
-                return {"failed": True, "msg": bootstrap.no_sudo(host)}
+                return self._not_ready(bootstrap.no_sudo(host))
             raise
         if "observation" in result or result.get("unreachable"):
             return result
         streams = str(result.get("module_stdout", "")) + str(result.get("module_stderr", ""))
         if bootstrap.lacks_python(streams):
-            if self._task.check_mode:
-                return {"changed": False, "bare": True, "observation": None}
-            return {"failed": True, "msg": bootstrap.no_tools(host)}
+            return self._not_ready(bootstrap.no_tools(host))
         if bootstrap.lacks_sudo(streams):
-            return {"failed": True, "msg": bootstrap.no_sudo(host)}
+            return self._not_ready(bootstrap.no_sudo(host))
         return result
+
+    def _not_ready(self, sentence):
+        """The failure of a run; a rehearsal goes on, its plan is then made from the declared hardware."""
+        if not self._task.check_mode:
+            return {"failed": True, "msg": sentence}
+        return {"changed": False, "bare": True, "observation": None, "warnings": [sentence]}

@@ -33,6 +33,12 @@ class TestBareMac:
         assert bare.lab.exec(HOST, ["/bin/ls", bootstrap.SUDOERS_FILE]).returncode != 0
         assert bare.lab.exec(HOST, ["/usr/bin/xcode-select", "-p"]).returncode == 2
 
+    def test_a_rehearsal_of_site_goes_on_from_the_declared_hardware(self, bare):
+        run = bare.ansible("site.yml", HOST, "--check", "--diff")
+        assert "playbooks/bootstrap.yml -l tyo-03" in run.output
+        assert run.changed == 0
+        assert "engine" in run.output
+
     def test_a_fingerprint_that_does_not_match_stops_before_the_first_login(self, bare):
         run = bare.ansible(
             "playbooks/bootstrap.yml", HOST, "-e", "ds4_host_key_fingerprint=SHA256:wrong", check=False

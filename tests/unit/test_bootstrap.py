@@ -105,6 +105,18 @@ class TestRefusals:
         with pytest.raises(OperatorError, match="no public key"):
             missing(bootstrap.Wanted("admin", ["-----BEGIN OPENSSH PRIVATE KEY-----"]))
 
+    def test_a_password_file_that_is_missing_or_open_to_others(self, tmp_path):
+        path = tmp_path / "password"
+        bootstrap.check_password_file("a", "")
+        with pytest.raises(OperatorError, match="is not there"):
+            bootstrap.check_password_file("a", str(path))
+        path.write_text("x")
+        path.chmod(0o644)
+        with pytest.raises(OperatorError, match="chmod 600"):
+            bootstrap.check_password_file("a", str(path))
+        path.chmod(0o600)
+        bootstrap.check_password_file("a", str(path))
+
     def test_a_host_that_is_no_mac(self):
         with pytest.raises(OperatorError, match="no Mac: it runs Linux"):
             missing(system="Linux\n6.1")
@@ -181,7 +193,8 @@ class TestSentences:
                 "ssh: connect to host 192.0.2.11 port 22: Connection timed out",
                 "does not answer: ssh: connect",
             ),
-            ("Host key verification failed.", "host key is not the recorded one"),
+            ("Host key verification failed.", "host key has changed"),
+            ("No ED25519 host key is known for a.\nHost key verification failed.", "no host key is recorded"),
             ("admin@192.0.2.11: Permission denied (publickey,password).", "refuses this login"),
         ],
     )
