@@ -277,6 +277,9 @@ class _Renderer:
         self._file(paths.log, None, "service", owner=user, group=user, mode="0640")
         if server["kv_dir"]:
             self._dir(server["kv_dir"], "service", owner=user, group=user, mode="0700")
+        link = self.plan["weights"].get("link")
+        if link:
+            self._entry(link["path"], "link", "service", target=link["target"])
 
         start = _template("ds4-start.j2", paths=paths, release_marker=RELEASE_MARKER)
         self._file(paths.start, start, "service", mode="0755")
@@ -365,7 +368,9 @@ class _Renderer:
             for path in (self.paths.sshd, self.paths.tunnel_keys, self.paths.tunnel_wait):
                 self._entry(path, "absent", "tunnel")
             return
-        self._file(self.paths.tunnel_wait, _template("ds4-tunnel-wait.j2"), "tunnel", mode="0755")
+        self._file(
+            self.paths.tunnel_wait, _template("ds4-tunnel-wait.j2", paths=self.paths), "tunnel", mode="0755"
+        )
         self._file(self.paths.tunnel_keys, _template("tunnel_keys.j2", keys=keys, port=self.port), "tunnel")
         drop_in = _template(
             "sshd.conf.j2",
