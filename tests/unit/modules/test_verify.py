@@ -1,5 +1,7 @@
 """What a server says against what was planned."""
 
+from __future__ import annotations
+
 import pytest
 from ansible.module_utils import ds4_answers as answers
 
