@@ -31,7 +31,17 @@ T = TypeVar("T")
 BUILT_IN = Path(__file__).with_name("catalogue.yml")
 MODES = ("resident", "streaming", "distributed")
 FILE_KINDS = ("model", "mtp", "dspark", "split")
-_SECTIONS = ("schema", "families", "quants", "models", "sidecars", "generations", "engines", "stand_ins")
+_SECTIONS = (
+    "schema",
+    "families",
+    "quants",
+    "models",
+    "sidecars",
+    "listed",
+    "generations",
+    "engines",
+    "stand_ins",
+)
 _COMMIT = re.compile(r"[0-9a-f]{7,40}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
@@ -155,6 +165,20 @@ class Sidecar:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A model that upstream offers and no plan is made for; (name, bytes or None, GiB or None, sha256 or
+    None).
+    """
+
+    id: str
+    name: str
+    repo: str
+    files: tuple[tuple[str, int | None, float | None, str | None], ...]
+    targets: Mapping[str, str]
+    why: str
+
+
+@dataclass(frozen=True)
 class MemoryTraits:
     """How engines of one generation lay out their buffers; see ds4fleet.memory."""
 
@@ -199,12 +223,19 @@ class Catalogue:
     sidecars: Mapping[str, Sidecar]
     generations: Mapping[str, Generation]
     engines: Mapping[str, Engine]
+    listed: Mapping[str, Listed] = field(default_factory=dict)
     engine_stand_ins: Mapping[str, str] = field(default_factory=dict)
 
     def model(self, model_id: str) -> Model:
         """The model of that id. Raises OperatorError that suggests near names."""
         if model_id in self.models:
             return self.models[model_id]
+        if model_id in self.listed:
+            raise OperatorError(
+                f"model {model_id!r} is known but cannot be planned ({self.listed[model_id].why});"
+                f" choose one of {', '.join(sorted(self.models))}",
+                exit_code=EXIT_USAGE,
+            )
         raise OperatorError(
             f"model {model_id!r} is not in the catalogue{_near(model_id, self.models)}", exit_code=EXIT_USAGE
         )
@@ -433,7 +464,8 @@ def _build(data: Mapping[str, dict[str, Any]], where: Mapping[tuple[str, str], s
                     f"catalogue: generations.{traits.id} names the unknown family {family!r}",
                     exit_code=EXIT_USAGE,
                 )
-    return Catalogue(families, quants, models, sidecars, generations, engines, engine_stand_ins)
+    listed = each("listed", lambda k, v, w: _listed(k, v, w, generations))
+    return Catalogue(families, quants, models, sidecars, generations, engines, listed, engine_stand_ins)
 
 
 def _stand_ins(data: Mapping[str, Any]) -> tuple[dict[str, tuple[int, str]], dict[str, str]]:
@@ -667,6 +699,23 @@ def _sidecar(
         graph=entry.get("graph", str, "mtp"),
         notes=entry.names("notes"),
         superseded_by=entry.data.get("superseded_by"),
+    )
+
+
+def _listed(key: str, value: Any, where: str, generations: Mapping[str, Generation]) -> Listed:
+    entry = _Entry(where, value, ("name", "repo", "files", "targets", "why"))
+    files = []
+    for number, item in enumerate(entry.get("files", list)):
+        file = _Entry(f"{where}.files[{number}]", item, ("name", "bytes", "gib", "sha256"))
+        size, gib = file.data.get("bytes"), file.data.get("gib")
+        files.append((file.get("name", str), size, gib, _sha256(file)))
+    return Listed(
+        id=key,
+        name=entry.get("name", str, key),
+        repo=entry.get("repo", str, "antirez/deepseek-v4-gguf"),
+        files=tuple(files),
+        targets=_targets(entry, generations),
+        why=entry.get("why", str),
     )
 
 
