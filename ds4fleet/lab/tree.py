@@ -63,8 +63,9 @@ _CLT_HOST = {
 }
 #: Host tools that the wrappers in ds4fleet/lab/bsd run.
 BSD_TOOLS = _words(
-    "base64 btrfs chmod cp date df du find md5sum mktemp mount ps readlink sed sha1sum sha256sum "
-    "sha512sum stat umount wc xargs sudo bash"
+    "base64 btrfs chmod cp date df du find grep head install ln md5sum mktemp mount mv ps readlink "
+    "realpath sed sha1sum sha256sum "
+    "sha512sum stat tac tail umount wc xargs sudo bash"
 )
 # A blank in a name is written ~.
 _FOLDERS = _words(

@@ -309,6 +309,11 @@ def test_the_tool_chain_appears_when_it_is_installed_and_goes_with_the_fault(mac
         ("readlink -f /tmp", "/private/tmp\n"),
         ("basename $(mktemp -d -t ds4) | cut -c1-4", "ds4.\n"),
         ("printf 'a b' | xargs -n 1 echo", "a\nb\n"),
+        ("printf '1\\n2\\n' > /tmp/l; tail -1 /tmp/l /tmp/l | grep -c 2", "2\n"),
+        ("printf '1\\n2\\n' | tail -r", "2\n1\n"),
+        ("printf '1\\n2\\n' | head -1", "1\n"),
+        ("ln -sfh /etc /tmp/e; ln -sfh /usr /tmp/e; readlink /tmp/e", "/usr\n"),
+        ("find /etc/ -maxdepth 1 -name hosts -print", "/etc/hosts\n"),
         ("ps -p 1 -o comm=", "/sbin/launchd\n"),
         ("uname -sm", "Darwin arm64\n"),
     ],
@@ -328,6 +333,13 @@ def test_bsd_options_work(mac: Mac, script: str, out: str | None) -> None:
         "cp -T a b",
         "cp --reflink a b",
         "readlink -m /x",
+        "mv -T a b",
+        "ln -r a b",
+        "grep -P x /etc/hosts",
+        "find /etc -printf %p",
+        "find -name x",
+        "head --lines=1 /etc/hosts",
+        "realpath -m /x/y",
         "df --output",
         "ps --no-headers",
         "xargs -d , echo",
@@ -343,6 +355,18 @@ def test_bsd_options_work(mac: Mac, script: str, out: str | None) -> None:
 )
 def test_what_only_linux_has_is_not_there(mac: Mac, script: str) -> None:
     assert mac.sh(script).returncode != 0
+
+
+def test_lsof_tells_who_listens_and_who_holds_a_file(mac: Mac) -> None:
+    out = mac.ok("lsof -nP -iTCP:22 -sTCP:LISTEN -F pcn")
+    assert out.splitlines()[:2] == ["p1", "claunchd"]
+    assert out.splitlines()[-1] == "n*:22"
+    assert mac.sh("lsof -nP -iTCP:8123 -sTCP:LISTEN -F pcn").returncode == 1
+    held = mac.ok("sleep 60 < /etc/shells & sleep 0.1; lsof -t /etc/shells; lsof -nP -p $! -F pn; kill $!")
+    pid = held.splitlines()[0]
+    assert f"p{pid}" in held
+    assert "n/private/etc/shells" in held
+    assert mac.sh("sudo -u admin lsof -nP -iTCP:22 -sTCP:LISTEN").returncode == 1
 
 
 def test_the_simulation_does_not_show_in_the_process_list(mac: Mac) -> None:

@@ -7,13 +7,14 @@ A for the letters that a role uses.
 
 from __future__ import annotations
 
+import re
+
 from ds4fleet.lab.bsd._gate import Refused, host, options, refuse
 from ds4fleet.lab.commands.info import CommandInfo
 from ds4fleet.lab.context import Context
 
 #: name -> (path on the Mac, letters, status of a refusal, usage line). Letters that the host spells
-#: differently are
-#: translated below.
+#: differently are translated below.
 _TOOLS: dict[str, tuple[str, str, int, str]] = {
     "readlink": ("/usr/bin/readlink", "fn", 1, "usage: readlink [-fn] [file ...]"),
     "mktemp": (
@@ -46,6 +47,27 @@ _TOOLS: dict[str, tuple[str, str, int, str]] = {
         64,
         "usage: du [-Aclnx] [-H | -L | -P] [-g | -h | -k | -m] [file ...]",
     ),
+    "head": ("/usr/bin/head", "c:n:qv", 1, "usage: head [-n lines | -c bytes] [file ...]"),
+    "tail": (
+        "/usr/bin/tail",
+        "Fb:c:fn:qrv",
+        1,
+        "usage: tail [-F | -f | -r] [-q] [-b # | -c # | -n #] [file ...]",
+    ),
+    "ln": (
+        "/bin/ln",
+        "FLPfhinsvw",
+        1,
+        "usage:\tln [-s [-F] | -L | -P] [-f | -i] [-hnv] source_file [target_file]",
+    ),
+    "mv": ("/bin/mv", "fhinv", 64, "usage: mv [-f | -i | -n] [-hv] source target"),
+    "realpath": ("/bin/realpath", "q", 1, "usage: realpath [-q] [path ...]"),
+    "install": (
+        "/usr/bin/install",
+        "B:bCcdf:g:MN:o:pSsvm:l:",
+        64,
+        "usage: install [-bCcpSsv] [-f flags] [-g group] [-m mode] [-o owner] source ... target",
+    ),
     "wc": ("/usr/bin/wc", "Lclmw", 1, "usage: wc [-Lclmw] [file ...]"),
     "chmod": (
         "/bin/chmod",
@@ -72,10 +94,16 @@ def main(ctx: Context) -> int:
     _, letters, status, usage = _TOOLS[ctx.name]
     if ctx.name == "chmod":
         return _chmod(ctx)
+    words = ctx.args
+    if ctx.name in ("head", "tail"):
+        # The oldest spelling, -5 or +5, which BSD takes with several files as well.
+        words = [f"-n{word.lstrip('-')}" if re.fullmatch(r"[-+]\d+", word) else word for word in words]
     try:
-        found, rest = options(ctx.args, letters)
+        found, rest = options(words, letters)
     except Refused as refused:
         return refuse(ctx, refused, usage, status)
+    if ctx.name == "tail" and ("r", "") in found:
+        return host(ctx, "tac", rest)
     args: list[str] = []
     for letter, value in found:
         args += _translate(ctx, letter, value)
@@ -99,6 +127,15 @@ def _translate(ctx: Context, letter: str, value: str) -> list[str]:
             "S": ["--sparse=never"],
             "p": ["--preserve=mode,ownership,timestamps"],
         }.get(letter, [f"-{letter}"])
+    if name in ("ln", "mv"):
+        # -h of ln and mv (do not follow a link that is the target) is GNU's -n and -T.
+        return {"h": ["-n"] if name == "ln" else ["-T"], "F": [], "w": []}.get(letter, [f"-{letter}"])
+    if name in ("head", "tail") and letter == "b":
+        return [f"-c{int(value) * 512}"]
+    if name == "install" and letter in "fNMlB":
+        return []
+    if name == "realpath":
+        return ["-q", "-e"]
     if name == "base64":
         return {"D": ["-d"], "b": [f"-w{value}"], "i": [value], "h": ["--help"]}.get(
             letter, [f"-{letter}{value}"]
