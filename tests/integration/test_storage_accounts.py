@@ -173,6 +173,15 @@ class TestAccounts:
     def test_again_changes_nothing(self, apply):
         assert not apply("ds4_user", self.ARGS)["changed"]
 
+    def test_where_remote_login_is_limited_to_a_group_the_user_joins_it(self, mac, apply):
+        # The simulated Macs limit it, as a Mac does on which somebody once touched the setting.
+        args = {**self.ARGS, "ssh_users": ["_ds4"]}
+        member = ("/usr/sbin/dseditgroup", "-o", "checkmember", "-m", "_ds4", "com.apple.access_ssh")
+        assert mac.lab.exec(HOST, list(member)).stdout.startswith("no ")
+        assert apply("ds4_user", args)["changed"]
+        assert mac.exec(HOST, *member).startswith("yes ")
+        assert not apply("ds4_user", args)["changed"]
+
     def test_another_id_is_refused(self, apply):
         result = apply("ds4_user", {"groups": [], "users": [{"name": "_ds4", "uid": 499}]})
         assert result["failed"]
@@ -237,6 +246,13 @@ class TestMemory:
         assert apply("ds4_memory", {"wired_limit_mib": 57344})["changed"]
         assert mac.exec(HOST, "/usr/sbin/sysctl", "-n", "iogpu.wired_limit_mb").strip() == "57344"
         assert not apply("ds4_memory", {"wired_limit_mib": 57344})["changed"]
+
+    def test_a_limit_that_macos_does_not_take_is_an_error(self, mac, apply):
+        mac.lab.fault(HOST, "wired-limit-refused", True)
+        try:
+            assert "was not taken" in apply("ds4_memory", {"wired_limit_mib": 50000})["msg"]
+        finally:
+            mac.lab.fault(HOST, "wired-limit-refused", False)
 
     def test_more_than_the_mac_has_is_refused(self, apply):
         assert "does not fit" in apply("ds4_memory", {"wired_limit_mib": 65536})["msg"]
