@@ -137,9 +137,10 @@ class _Planner:
     def run(self) -> None:
         plan = self.plan
         self.catalogue = self.given or load(_names(self.vars["ds4_catalogue"], "ds4_catalogue"))
+        self.declared = _Reader(plan.host, self.vars).mapping("ds4_hardware")
         self.asked = self._settings()
         self.mac = self._mac()
-        plan.differences.extend(differences(self.vars.get("ds4_hardware") or {}, self.seen))
+        plan.differences.extend(differences(self.declared, self.seen))
         self._system()
         engine = self._engine()
         verdict = self._role_and_model(engine)
@@ -147,7 +148,7 @@ class _Planner:
         self._weights(engine)
         disk = self._disk()
         plan.accounts = self._accounts()
-        plan.power = dict(self.vars["ds4_power"] or {})
+        plan.power = dict(_Reader(plan.host, self.vars).mapping("ds4_power"))
         self._speed()
         if plan.refusals:
             return
@@ -207,6 +208,8 @@ class _Planner:
             "ds4_throttle_s": read.number("ds4_throttle_s", least=1),
             "ds4_exit_timeout_s": read.auto_int("ds4_exit_timeout_s", least=1) or "auto",
             "ds4_cors": read.flag("ds4_cors"),
+            "ds4_server_extra_args": list(read.words("ds4_server_extra_args")),
+            "ds4_tunnel_keys": list(read.words("ds4_tunnel_keys")),
         }
 
     def _listen_address(self, address: str, confirmed: bool) -> None:
@@ -227,7 +230,7 @@ class _Planner:
     # --- what there is ---
 
     def _mac(self) -> Mac:
-        declared = self.vars.get("ds4_hardware") or {}
+        declared = self.declared
         live = (self.seen or {}).get("memory") or {}
         size = ((self.seen or {}).get("hardware") or {}).get("memsize_bytes")
         if not size:
@@ -544,7 +547,7 @@ class _Planner:
         plan = self.plan
         if plan.model is None or plan.role not in ("serve", "stream"):
             return
-        declared = self.vars.get("ds4_hardware") or {}
+        declared = self.declared
         chip = str(((self.seen or {}).get("hardware") or {}).get("chip") or declared.get("chip") or "")
         found = speed.expected(chip, plan.model.family, plan.model.quant, plan.generation, plan.mode)
         if found is not None:
@@ -624,6 +627,20 @@ class _Reader:
         if not isinstance(value, bool):
             raise self._bad(name, "true or false")
         return value
+
+    def mapping(self, name: str) -> Mapping[str, Any]:
+        value = self.vars.get(name)
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            raise self._bad(name, "a mapping")
+        return value
+
+    def words(self, name: str) -> tuple[str, ...]:
+        value = self.vars.get(name)
+        if not isinstance(value, list | tuple) or any(isinstance(item, list | dict) for item in value):
+            raise self._bad(name, "a list of texts")
+        return tuple(str(item) for item in value)
 
     def auto_int(self, name: str, least: int) -> int | None:
         value = self.vars.get(name)

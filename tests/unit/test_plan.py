@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ds4fleet.plan import make_plan, watch
 from ds4fleet.plan_types import STAGES, HostPlan
@@ -23,12 +25,12 @@ SSHD = "/etc/ssh/sshd_config.d/050-ds4.conf"
 SIZES = [24, 64, 96, 128, 192, 256, 512]
 
 
-def plan(memory_gb: int, observation: Any = None, **settings: Any) -> HostPlan:
-    return make_plan("mac-01", mac.variables(memory_gb, **settings), observation)
+def plan(memory_gb: int, observation: Any = None, **more: Any) -> HostPlan:
+    return make_plan("mac-01", mac.variables(memory_gb, **more), observation)
 
 
-def refusal(memory_gb: int, observation: Any = None, **settings: Any) -> str:
-    made = plan(memory_gb, observation, **settings)
+def refusal(memory_gb: int, observation: Any = None, **more: Any) -> str:
+    made = plan(memory_gb, observation, **more)
     assert made.steps == []
     assert made.stages == []
     assert len(made.refusals) == 1, made.refusals
@@ -84,9 +86,9 @@ def test_a_plan_without_the_mac_is_the_plan_of_the_bare_mac(memory_gb: int) -> N
 
 def test_everything_that_a_plan_writes_is_looked_at() -> None:
     for size in SIZES:
-        settings = mac.variables(size)
-        looked_at = watch(settings)
-        made = make_plan("mac-01", settings)
+        said = mac.variables(size)
+        looked_at = watch(said)
+        made = make_plan("mac-01", said)
         assert {entry["path"] for entry in made.files} <= set(looked_at["files"])
         assert {job["label"] for job in made.jobs} <= set(looked_at["labels"])
         assert {user.name for user in made.accounts.users} <= set(looked_at["users"])
@@ -276,7 +278,7 @@ def test_without_declared_or_observed_memory_there_is_no_plan() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory_gb", "settings", "words"),
+    ("memory_gb", "wrong", "words"),
     [
         (128, {"ds4_model": "flash-q2-731"}, "did you mean flash-q2-0731"),
         (128, {"ds4_engine_commit": "main"}, "7 to 40"),
@@ -311,9 +313,9 @@ def test_without_declared_or_observed_memory_there_is_no_plan() -> None:
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_sentence(
-    memory_gb: int, settings: dict[str, Any], words: str
+    memory_gb: int, wrong: dict[str, Any], words: str
 ) -> None:
-    assert words in refusal(memory_gb, **settings)
+    assert words in refusal(memory_gb, **wrong)
 
 
 def test_a_container_without_room_is_refused_with_the_numbers() -> None:
@@ -351,3 +353,60 @@ def test_a_jump_mac_needs_neither_weights_nor_engine() -> None:
     assert (made.weights, made.server, made.volumes) == (None, None, [])
     assert made.jump == {"to": "hk-01"}
     assert not {"weights", "engine", "service", "verify"} & set(made.stages)
+
+
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 2_000_000),
+    st.sampled_from(
+        ["auto", "", "x", "-1", "3", "flash-q4", "mtp", "direct", "upstream", "stream", "resident"]
+    ),
+    st.lists(st.sampled_from(["mtp", "x", "https://h.example", 3]), max_size=2),
+    st.dictionaries(st.sampled_from(["sleep", "x"]), st.integers(0, 3), max_size=2),
+)
+NAMES = [
+    "ds4_role",
+    "ds4_model",
+    "ds4_context",
+    "ds4_sessions",
+    "ds4_mode",
+    "ds4_wired_limit_mib",
+    "ds4_prefill_chunk",
+    "ds4_sidecars",
+    "ds4_kv_budget_mib",
+    "ds4_desktop",
+    "ds4_catalogue",
+    "ds4_port",
+    "ds4_host",
+    "ds4_power",
+    "ds4_engine_commit",
+    "ds4_engine_make_args",
+    "ds4_engine_keep",
+    "ds4_weights_method",
+    "ds4_weights_sources",
+    "ds4_storage_container",
+    "ds4_storage_models_quota_gb",
+    "ds4_power_percent",
+    "ds4_exit_timeout_s",
+    "ds4_cors",
+    "ds4_server_extra_args",
+    "ds4_tunnel_keys",
+    "ds4_hardware",
+    "ds4_verify_prompt",
+    "ds4_service_uid",
+    "ds4_memory_override",
+    "ds4_start_wait_s",
+]
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(SIZES), st.dictionaries(st.sampled_from(NAMES), anything, max_size=3), st.booleans())
+def test_whatever_an_inventory_says_becomes_a_plan_or_a_refusal(
+    memory_gb: int, strange: dict[str, Any], observed: bool
+) -> None:
+    made = make_plan(
+        "mac-01", {**mac.variables(memory_gb), **strange}, mac.bare(memory_gb) if observed else None
+    )
+    assert made.refusals or made.steps
+    json.dumps(made.to_dict())
