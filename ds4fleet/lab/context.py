@@ -101,7 +101,7 @@ class Context:
 
     def peek(self) -> Mac:
         """The Mac for reading; nothing is locked and no change is saved."""
-        return Mac.load(self.folder / "mac.json")
+        return Mac.peek(self.folder / "mac.json")
 
     def call(self, op: str, /, **arguments: Any) -> dict[str, Any]:
         """Ask PID 1 (launchd, power) for `op` in the caller's name; returns its answer."""

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ds4fleet.lab import commands, rpc
-from ds4fleet.lab.context import BecomeProgram, Context
+from ds4fleet.lab.context import MAC_FILE, BecomeProgram, Context
+from ds4fleet.lab.model import Mac
 
 Reaper = Callable[[int], None]
 Handler = Callable[[], None]
@@ -233,6 +234,9 @@ class Init:
                 self._send(client, b"x", struct.pack("<I", os.WEXITSTATUS(status)))
             self._drop(client)
 
+        # The child inherits the Mac as it is now instead of reading it again.
+        with contextlib.suppress(OSError):
+            Mac.peek(MAC_FILE)
         pid = self.fork(ended)
         if pid == 0:
             child_of_client(client, kind, cwd, argv, env)

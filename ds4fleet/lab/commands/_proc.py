@@ -53,16 +53,17 @@ def mac_path(path: str) -> str:
 def processes() -> list[Process]:
     """Every process, by pid."""
     found = []
+    booted_s = time.time() - float(Path("/proc/uptime").read_text().split()[0])
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            process = _read(int(entry.name))
+            process = _read(int(entry.name), booted_s)
             # The simulation's own children are not processes of the Mac.
             if process and (process.pid == 1 or not _SIMULATION & set(process.args)):
                 found.append(process)
     return sorted(found, key=lambda p: p.pid)
 
 
-def _read(pid: int) -> Process | None:
+def _read(pid: int, booted_s: float) -> Process | None:
     folder = Path("/proc", str(pid))
     try:
         name, _, rest = folder.joinpath("stat").read_text().partition("(")[2].rpartition(")")
@@ -82,8 +83,7 @@ def _read(pid: int) -> Process | None:
         pass
     if pid == 1:
         program, args = "/sbin/launchd", ("/sbin/launchd",)
-    uptime = float(Path("/proc/uptime").read_text().split()[0])
-    started = time.time() - uptime + int(words[19]) / _TICKS
+    started = booted_s + int(words[19]) / _TICKS
     return Process(
         pid=pid,
         ppid=int(words[1]),

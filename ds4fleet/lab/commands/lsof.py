@@ -100,7 +100,7 @@ def _entries(ctx: Context, wanted: dict[str, str], names: list[str]) -> list[Ent
         network = "i" in wanted
         if asked and not chosen and ("a" in wanted or not (network or names)):
             continue
-        for entry in _files(process, tcp):
+        for entry in _files(process, tcp, sockets_only=network and not names and not asked):
             matches = []
             if asked:
                 matches.append(chosen)
@@ -129,22 +129,12 @@ def _fits(entry: Entry, tcp: dict[int, Listener], wanted: dict[str, str]) -> boo
     )
 
 
-def _files(process: Process, tcp: dict[int, Listener]) -> list[Entry]:
+def _files(process: Process, tcp: dict[int, Listener], *, sockets_only: bool) -> list[Entry]:
     folder = Path("/proc", str(process.pid))
-    entries = []
-    seen = set()
+    entries: list[Entry] = []
     try:
-        entries.append(Entry(process, "cwd", "DIR", str(folder.joinpath("cwd").readlink()), "0", "0"))
-        entries.append(Entry(process, "txt", "REG", process.program, "0", "0"))
-        for line in folder.joinpath("maps").read_text().splitlines():
-            name = line.split(maxsplit=5)[5] if len(line.split(maxsplit=5)) == 6 else ""
-            if (
-                name.startswith("/")
-                and name not in seen
-                and not name.startswith(("/.lab", "/usr/lib", "/lib"))
-            ):
-                seen.add(name)
-                entries.append(Entry(process, "txt", "REG", mac_path(name), "0", "0"))
+        if not sockets_only:
+            entries += _standing(process, folder)
         descriptors = sorted(folder.joinpath("fd").iterdir(), key=lambda p: int(p.name))
     except OSError:
         return entries
@@ -164,6 +154,22 @@ def _files(process: Process, tcp: dict[int, Listener]) -> list[Entry]:
             entries.append(Entry(process, f"{link.name}u", kind, target, "0t0", "0"))
         elif target.startswith("pipe:"):
             entries.append(Entry(process, link.name, "PIPE", "", "16384", "0"))
+    return entries
+
+
+def _standing(process: Process, folder: Path) -> list[Entry]:
+    """Working directory, program and mapped files."""
+    entries = [
+        Entry(process, "cwd", "DIR", str(folder.joinpath("cwd").readlink()), "0", "0"),
+        Entry(process, "txt", "REG", process.program, "0", "0"),
+    ]
+    seen = set()
+    for line in folder.joinpath("maps").read_text().splitlines():
+        words = line.split(maxsplit=5)
+        name = words[5] if len(words) == 6 else ""
+        if name.startswith("/") and name not in seen and not name.startswith(("/.lab", "/usr/lib", "/lib")):
+            seen.add(name)
+            entries.append(Entry(process, "txt", "REG", mac_path(name), "0", "0"))
     return entries
 
 
