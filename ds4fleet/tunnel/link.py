@@ -271,15 +271,17 @@ class Link:
         self._tasks["child"] = asyncio.ensure_future(self._attend(self._child, master))
 
     async def _attend(self, child: asyncio.subprocess.Process, master: int) -> None:
+        assert child.stdout is not None and child.stderr is not None
+        readers = {
+            asyncio.ensure_future(self._read(child.stdout, self._heard)),
+            asyncio.ensure_future(self._read(child.stderr, self._warned)),
+        }
         try:
-            assert child.stdout is not None and child.stderr is not None
-            readers = asyncio.gather(
-                self._read(child.stdout, self._heard), self._read(child.stderr, self._warned)
-            )
             await child.wait()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(readers, STOP_GRACE_S)
+            await asyncio.wait(readers, timeout=STOP_GRACE_S)
         finally:
+            for reader in readers:
+                reader.cancel()
             os.close(master)
         end = ssh.ending(self.spec, child.returncode, "\n".join(self._stderr))
         self._tasks.pop("child", None)

@@ -1,0 +1,50 @@
+"""Tokens do not wait: events over a link that delays every packet, beside the wire and plain ssh -L."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ds4fleet.fleet import CHECKOUT
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")]
+
+WIRE, PLAIN, OURS, ENDPOINT = "no tunnel", "ssh -L", "fab tunnel --host", "fab tunnel --region"
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """One short run of bench/tunnel at 100 ms."""
+    out: Path = tmp_path_factory.mktemp("bench") / "figures.json"
+    few = ["--requests", "40", "--parallel", "4", "--events", "100", "--rounds", "1", "--seconds", "0.5"]
+    contenders = ["--contenders", WIRE, PLAIN, OURS, ENDPOINT]
+    program = [sys.executable, "-m", "bench.tunnel.run", "--rtt-ms", "100", *contenders]
+    command = [*program, *few, "--json", str(out)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {row["name"]: row for row in json.loads(out.read_text())}
+    assert not any(row["failure"] for row in rows.values()), rows
+    return rows
+
+
+def test_the_link_is_honest_and_plain_ssh_shows_the_effect(figures: dict[str, dict[str, Any]]) -> None:
+    assert 49 <= figures[WIRE]["event_ms_p50"] <= 60
+    assert figures[PLAIN]["event_ms_p50"] >= figures[WIRE]["event_ms_p50"] + 25
+
+
+@pytest.mark.parametrize("name", [OURS, ENDPOINT])
+def test_an_event_arrives_within_3_ms_of_the_wire(figures: dict[str, dict[str, Any]], name: str) -> None:
+    assert figures[name]["event_ms_p50"] <= figures[WIRE]["event_ms_p50"] + 3
+
+
+@pytest.mark.parametrize("name", [OURS, ENDPOINT])
+def test_a_new_request_costs_two_round_trips_as_on_the_wire(
+    figures: dict[str, dict[str, Any]], name: str
+) -> None:
+    assert figures[name]["small_ms_p50"] <= figures[WIRE]["small_ms_p50"] + 15
