@@ -10,7 +10,7 @@ import pytest
 
 from ds4fleet.errors import OperatorError
 from ds4fleet.lab import engine, weights
-from ds4fleet.lab.engine import rig
+from ds4fleet.lab.engine import compare, rig
 from ds4fleet.lab.engine.rig import Bench
 
 MARKER = b"LAB_FRAMEWORKS:Foundation,Metal"
@@ -254,3 +254,20 @@ class TestDownloadScript:
         done = self.script(july, "pro-q2-imatrix", DS4_GGUF_DIR=str(july.state), PATH="/usr/bin:/bin")
         assert done.returncode == 1
         assert "python3 -m pip install -U huggingface_hub hf_xet" in done.stderr
+
+
+class TestComparison:
+    """The command that holds the stand-in against a real engine, here against other stand-ins."""
+
+    def test_finds_nothing_between_two_of_a_kind(self, releases: dict[str, Path], tmp_path: Path) -> None:
+        (tmp_path / "files").mkdir()
+        one, other = (Bench(releases["may"], tmp_path / name) for name in ("one", "other"))
+        found = list(compare.compare(one, other, tmp_path / "files"))
+        assert len(found) > 80
+        assert [finding.check for finding in found if not finding.same] == []
+
+    def test_finds_what_differs_between_generations(self, releases: dict[str, Path], tmp_path: Path) -> None:
+        (tmp_path / "files").mkdir()
+        one, other = (Bench(releases[name], tmp_path / name) for name in ("may", "july"))
+        found = {item.check for item in compare.compare(one, other, tmp_path / "files") if not item.same}
+        assert {"ds4-server --help, flags", "start, log", "GET /v1/models", "file: wrong shape"} <= found

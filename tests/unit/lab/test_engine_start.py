@@ -264,7 +264,8 @@ class TestGpu:
             process.communicate()
 
     def test_no_device_for_daemons(self, bench: Bench, files: Path) -> None:
-        (bench.state / "run/faults/metal-nil").write_text("all")
+        (bench.state / "run/faults/metal-nil").touch()
+        bench.environment["XPC_SERVICE_NAME"] = "com.example.server"
         done = bench.run("ds4-server", "-m", str(files / FLASH))
         assert done.returncode == 1
         assert done.stderr.endswith(
@@ -272,7 +273,7 @@ class TestGpu:
         )
 
     def test_a_terminal_session_still_has_its_device(self, bench: Bench, files: Path) -> None:
-        (bench.state / "run/faults/metal-nil").write_text("")
+        (bench.state / "run/faults/metal-nil").touch()
         assert bench.run("ds4", "-m", str(files / FLASH), "-p", "2+2").returncode == 0
 
     def test_a_cpu_build_has_no_metal(self, tmp_path: Path, files: Path) -> None:

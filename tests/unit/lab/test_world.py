@@ -21,6 +21,7 @@ import pytest
 from ds4fleet import catalogue
 from ds4fleet.errors import OperatorError
 from ds4fleet.lab import engine, weights, world
+from ds4fleet.lab.faults import FAULTS
 from ds4fleet.lab.world import rules
 from ds4fleet.lab.world.server import World
 
@@ -304,6 +305,10 @@ class TestFaults:
     def test_every_named_fault_is_a_rule(self, tmp_path: Path, name: str) -> None:
         rules.switch(tmp_path, name)
         assert json.loads((tmp_path / rules.FILE).read_text())["rules"][0]["name"] == name
+
+    def test_every_fault_of_the_world_that_a_lab_offers_is_known_here(self) -> None:
+        offered = {name for name, fault in FAULTS.items() if fault.where == "world"}
+        assert offered <= set(rules.NAMED)
 
     def test_an_unknown_word_in_a_rule_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(OperatorError, match="colour"):

@@ -119,14 +119,15 @@ void mac_register_wired(uint64_t bytes) {
     close(fd);
 }
 
-/* The switch file hides the GPU from processes that launchd started (no terminal, parent 1), or from
+/* The switch file hides the GPU from jobs of launchd, which names itself in their environment, or from
  * every process when it says "all". */
 bool mac_metal_is_nil(void) {
     char path[700], text[16];
     snprintf(path, sizeof(path), "%s/faults/metal-nil", run_dir());
     if (!read_small_file(path, text, sizeof(text))) return false;
     if (!strcmp(text, "all")) return true;
-    return getppid() == 1 && !isatty(0) && !isatty(2);
+    const char *job = getenv("XPC_SERVICE_NAME");
+    return job && job[0] && strcmp(job, "0") != 0;
 }
 
 void mac_panic(const char *reason) {
