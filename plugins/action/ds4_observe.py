@@ -8,23 +8,29 @@ import sys
 from pathlib import Path
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ds4fleet import bootstrap, plan  # noqa: E402
+from ds4fleet import bootstrap, plan, settings  # noqa: E402
 
 
 class ActionModule(ActionBase):
-    """Fills in files, users, groups, labels and paths from the host's variables; the task's own win."""
+    """Checks the host's variables and fills in from them what to look at; the task's own arguments win."""
 
     TRANSFERS_FILES = False
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
         host = task_vars["inventory_hostname"]
-        settings = {name: value for name, value in task_vars.items() if name.startswith("ds4_")}
-        wanted = {**plan.watch(self._templar.template(settings)), **self._task.args}
+        given = self._templar.template(
+            {name: value for name, value in task_vars.items() if name.startswith("ds4_")}
+        )
+        mistakes = settings.mistakes(host, given, spec_errors)
+        if mistakes:
+            return {"failed": True, "changed": False, "msg": "\n".join(mistakes)}
+        wanted = {**plan.watch(given), **self._task.args}
         try:
             result = self._execute_module("ds4_observe", module_args=wanted, task_vars=task_vars)
         except AnsibleConnectionFailure as error:
@@ -49,3 +55,8 @@ class ActionModule(ActionBase):
         if not self._task.check_mode:
             return {"failed": True, "msg": sentence}
         return {"changed": False, "bare": True, "observation": None, "warnings": [sentence]}
+
+
+def spec_errors(options, values):
+    """What Ansible's own check of argument_specs says about values."""
+    return ArgumentSpecValidator(options).validate(values).error_messages

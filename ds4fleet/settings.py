@@ -1,0 +1,57 @@
+"""The public variables of the role, checked as its argument_specs say; refusals are single sentences.
+
+Ansible checks them too when a role starts, but tells it in pages of JSON; here it is one line per mistake, and
+a name that no section knows is a mistake as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SPECS = Path(__file__).resolve().parent.parent / "roles" / "ds4" / "meta" / "argument_specs.yml"
+
+#: Names of the inventory's own that are no option of the role: how a host is reached, and by whom.
+CONNECTION = frozenset(
+    [
+        "ds4_known_hosts",
+        "ds4_fleet_layer",
+        "ds4_tunnel_key_file",
+        "ds4_tunnel_ssh_args",
+        "ds4_region",
+        "ds4_region_port",
+        "ds4_facts_folder",
+    ]
+)
+
+
+@cache
+def specs() -> Mapping[str, Any]:
+    """The argument_specs of the role by entry point."""
+    sections: Mapping[str, Any] = yaml.safe_load(SPECS.read_text())["argument_specs"]
+    return sections
+
+
+#: What is wrong with values by a section's options, in Ansible's words; the plugins pass Ansible's own.
+Validator = Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[str]]
+
+
+def mistakes(host: str, settings: Mapping[str, Any], validate: Validator) -> list[str]:
+    """Sentences about values of the wrong type or outside their choices, and about names nobody knows.
+
+    host: for the sentences. settings: the host's templated variables that begin with ds4_.
+    """
+    known = {name for section in specs().values() for name in section.get("options") or ()}
+    options = specs()["main"]["options"]
+    given = {name: value for name, value in settings.items() if name in options and value is not None}
+    sentences = [f"{host}: {' '.join(text.split())}" for text in validate(options, given)]
+    for name in sorted(set(settings) - known - CONNECTION):
+        near = difflib.get_close_matches(name, sorted(known), n=2)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; own variables need another prefix"
+        sentences.append(f"{host}: {name} is no variable of ds4-fleet{hint}")
+    return sentences

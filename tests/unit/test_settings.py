@@ -1,0 +1,52 @@
+"""Variables that are wrong are said in one line each, before anything is asked of a Mac."""
+
+from __future__ import annotations
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+from ds4fleet import settings
+
+HARDWARE = {
+    "model": "Mac15,14",
+    "chip": "Apple M3 Ultra",
+    "memory_gb": 256,
+    "storage_gb": 2000,
+    "form": "Mac Studio",
+}
+
+
+def spec_errors(options, values):
+    return ArgumentSpecValidator(options).validate(values).error_messages
+
+
+def mistakes(**given):
+    return settings.mistakes("tyo-01", {"ds4_hardware": HARDWARE, **given}, spec_errors)
+
+
+def test_settings_of_the_specs_are_no_mistake():
+    assert mistakes(ds4_port=8000, ds4_role="serve", ds4_context="auto") == []
+
+
+def test_a_value_of_the_wrong_type_is_one_line_with_the_host():
+    (sentence,) = mistakes(ds4_port="abc")
+    assert sentence.startswith("tyo-01: ")
+    assert "ds4_port" in sentence
+    assert "\n" not in sentence
+
+
+def test_a_value_outside_the_choices_names_them():
+    (sentence,) = mistakes(ds4_role="boss")
+    assert "stage" in sentence
+
+
+def test_a_mistyped_name_gets_the_near_ones():
+    (sentence,) = mistakes(ds4_contxt=4096)
+    assert "did you mean ds4_context" in sentence
+
+
+def test_names_of_the_connection_are_known():
+    assert mistakes(ds4_known_hosts="inventory/known_hosts", ds4_fleet_layer="lab") == []
+
+
+def test_every_mistake_is_said():
+    assert len(mistakes(ds4_port="abc", ds4_role="boss", ds4_rol="serve")) == 3
