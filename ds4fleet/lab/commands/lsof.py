@@ -27,6 +27,12 @@ INFO = CommandInfo(
 )
 
 
+# Compiled here, in the process that every command is forked from.
+_ADDRESS_START = re.compile(r"(?i)[46]*tcp|[@:]")
+_ADDRESS = re.compile(r"(?i)([46]?)(?:tcp)?(?:@([^:]*))?(?::(\d+))?")
+_SOCKET = re.compile(r"socket:\[(\d+)\]")
+
+
 @dataclass(frozen=True)
 class Entry:
     """One open file of a process."""
@@ -55,9 +61,7 @@ def main(ctx: Context) -> int:
                 elif flag == "t":
                     terse = True
                 elif flag == "i":
-                    taken = rest or (
-                        words.pop(0) if words and re.match(r"(?i)[46]*tcp|[@:]", words[0]) else ""
-                    )
+                    taken = rest or (words.pop(0) if words and _ADDRESS_START.match(words[0]) else "")
                     wanted["i"], rest = taken, ""
                 elif flag in "spcuF":
                     value = rest or ("" if flag == "F" else words.pop(0) if words else "")
@@ -117,7 +121,7 @@ def _fits(entry: Entry, tcp: dict[int, Listener], wanted: dict[str, str]) -> boo
     socket = tcp.get(int(entry.node))
     if socket is None:
         return False
-    match = re.fullmatch(r"(?i)([46]?)(?:tcp)?(?:@([^:]*))?(?::(\d+))?", wanted["i"])
+    match = _ADDRESS.fullmatch(wanted["i"])
     if match is None:
         return False
     state = wanted.get("s", "").upper().partition(":")[2]
@@ -143,7 +147,7 @@ def _files(process: Process, tcp: dict[int, Listener], *, sockets_only: bool) ->
             target = str(link.readlink())
         except OSError:
             continue
-        socket = re.fullmatch(r"socket:\[(\d+)\]", target)
+        socket = _SOCKET.fullmatch(target)
         if socket and int(socket[1]) in tcp:
             item = tcp[int(socket[1])]
             entries.append(

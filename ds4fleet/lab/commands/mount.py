@@ -44,7 +44,9 @@ def main(ctx: Context) -> int:
 
 def lines(mac: Mac) -> list[str]:
     """Root first, then the system's volumes, then added ones."""
-    first, system, added = [], [], []
+    first: list[str] = []
+    system: list[str] = []
+    added: list[str] = []
     for container, volume in mac.all_volumes():
         if volume.snapshot:
             first.append(

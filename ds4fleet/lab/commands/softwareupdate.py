@@ -56,7 +56,10 @@ def main(ctx: Context) -> int:
     if action in ("-l", "--list"):
         return _list(ctx)
     if action in ("-i", "--install"):
-        return _install(ctx, [w for w in words[1:] if not w.startswith("-")])
+        for word in words[1:]:
+            if word.startswith("-"):
+                return ctx.unsupported(f"--install {word}")
+        return _install(ctx, words[1:])
     if action == "--schedule":
         return _schedule(ctx, words[1:])
     return ctx.unsupported(action)

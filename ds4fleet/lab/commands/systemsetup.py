@@ -97,7 +97,8 @@ def _set(ctx: Context, word: str, what: str, value: str) -> int:
         return _set_remote_login(ctx, on)
     with ctx.mac() as mac:
         if what == "timezone":
-            if not (_ZONES / value).is_file():
+            # A host without time zone data of its own cannot tell a wrong name from a right one.
+            if _ZONES.is_dir() and not (_ZONES / value).is_file():
                 ctx.out(
                     f"{value} is not a valid time zone. Please use the '-listtimezones' argument for a list."
                 )
