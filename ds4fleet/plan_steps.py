@@ -177,7 +177,8 @@ def _file_difference(entry: Mapping[str, Any], have: Mapping[str, Any] | None, b
         return f"remove {path}" if exists else None
     if bare or have is None or not exists:
         # A path that was not asked for is not known to be right: it is looked at by its stage.
-        return f"{'make' if kind in ('dir', 'link') else 'write'} {path}"
+        verb = {"dir": "make", "link": "link"}.get(kind, "write")
+        return f"{verb} {path}"
     if have["kind"] != kind:
         return f"replace {path}: it is a {have['kind']}, not a {kind}"
     if kind == "link":

@@ -1,7 +1,7 @@
 """The public variables of the role, checked as its argument_specs say; refusals are single sentences.
 
-Ansible checks them too when a role starts, but tells it in pages of JSON; here it is one line per mistake, and
-a name that no section knows is a mistake as well.
+Ansible checks them too when a role starts, but tells it in pages of JSON; here it is one line per mistake,
+and a name that no section knows is a mistake as well.
 """
 
 from __future__ import annotations

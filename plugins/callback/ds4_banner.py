@@ -69,7 +69,9 @@ class Outcome:
     def _changes(self, check: bool) -> str:
         stages = [str(stage) for stage in self.plan.get("stages") or ()]
         if not self.changed:
-            return "as planned, nothing to change"
+            if not stages:
+                return "as planned, nothing to change"
+            return f"nothing was changed; the plan has steps for {', '.join(stages)}"
         where = f" ({', '.join(stages)})" if stages else ""
         count = len(self.changed)
         return f"{count} {'change' if count == 1 else 'changes'}{' would follow' if check else ''}{where}"
