@@ -436,13 +436,13 @@ def _end(record: home.Record) -> None:
 
 def _status_table(names: Sequence[str]) -> Table:
     tunnels, endpoints = everything(names)
-    table = console.table("", "tunnel", "state", "for", "endpoint", "answers in", "models", "held by")
+    table = console.table("", "tunnel", "state", "for", "endpoint", "answers in", "serves", "held by")
     colours = {State.UP.value: "green", State.GAVE_UP.value: "red"}
     for endpoint in endpoints:
         fit = sum(member["fit"] for member in endpoint["members"])
         flying = sum(member["in_flight"] for member in endpoint["members"])
         state = f"{fit} of {len(endpoint['members'])} fit, {flying} in flight"
-        target = "spread" if endpoint["spread"] else f"-> {endpoint['active'] or 'nobody'}"
+        target = "spread" if endpoint["spread"] else f"-> {endpoint['active'] or '(no request yet)'}"
         table.add_row(
             endpoint["name"], state, "", f"{endpoint['endpoint']}/v1", "", target, f"pid {endpoint['pid']}"
         )

@@ -89,16 +89,17 @@ def content_length(head: bytes) -> int | None:
 
 
 async def knock(address: str, port: int, timeout_s: float) -> tuple[float | None, str]:
-    """(seconds until sshd sent its banner, ""), or (None, why not).
+    """(seconds to connect: one round trip, ""), or (None, why not) when sshd did not send its banner in time.
 
     An open port is not enough: launchd holds sshd's port open long before sshd can answer.
     """
-    began = time.monotonic()
+    began = connected = time.monotonic()
     writer: asyncio.StreamWriter | None = None
 
     async def banner() -> bytes:
-        nonlocal writer
+        nonlocal writer, connected
         reader, writer = await asyncio.open_connection(address, port)
+        connected = time.monotonic()
         return await reader.readline()
 
     try:
@@ -114,4 +115,4 @@ async def knock(address: str, port: int, timeout_s: float) -> tuple[float | None
             writer.close()
     if not line.startswith(b"SSH-"):
         return None, f"{address} port {port} does not speak ssh"
-    return time.monotonic() - began, ""
+    return connected - began, ""
