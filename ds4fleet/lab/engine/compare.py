@@ -165,8 +165,11 @@ def _scripts(real: Bench, stand_in: Bench, folder: Path) -> Iterator[Finding]:
     for line in ((), ("--help",)):
         one, other = (str(bench.run("download_model.sh", *line).returncode) for bench in (real, stand_in))
         yield Finding(f"download_model.sh {' '.join(line)}, exit status".replace(" ,", ","), one, other)
-    link, standing = ((bench.release / "ds4flash.gguf").readlink().name for bench in (real, stand_in))
+    links = [bench.release / "ds4flash.gguf" for bench in (real, stand_in)]
+    link, standing = (path.readlink().name for path in links)
     yield Finding("ds4flash.gguf", link, standing)
+    for path in links:
+        path.unlink(missing_ok=True)
 
 
 def _script(bench: Bench, line: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ REAL_DATA_OFFSET = 5_333_824
 """Where tensor data start in the published Flash q2, q2-q4 and q4 files: the log shows it as 5.09 MiB."""
 _TABLE = Path(__file__).with_name("table.json")
 _CHUNK_BYTES = 1024 * 1024
+_making = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -150,14 +152,16 @@ def ensure(folder: Path, name: str) -> Path:
     """The stand-in of that name in `folder`, made when missing. Raises OperatorError for an unknown name."""
     stand_in = find(name)
     path = folder / name
-    if path.exists() and path.stat().st_size == stand_in.bytes:
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{name}.{os.getpid()}")
-    with unfinished.open("wb") as file:
-        for piece in content(stand_in):
-            file.write(piece)
-    unfinished.replace(path)
+    # A fleet asks for the same file at the same moment: one thread makes it, the others wait.
+    with _making:
+        if path.exists() and path.stat().st_size == stand_in.bytes:
+            return path
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{name}.{os.getpid()}")
+        with unfinished.open("wb") as file:
+            for piece in content(stand_in):
+                file.write(piece)
+        unfinished.replace(path)
     return path
 
 

@@ -17,27 +17,6 @@ MARKER = b"LAB_FRAMEWORKS:Foundation,Metal"
 FLASH = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"
 
 
-@pytest.fixture(scope="module")
-def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("releases")
-    return {name: rig.build(name, folder / name) for name in ("may", "july")}
-
-
-@pytest.fixture(params=["may", "july"])
-def bench(request: pytest.FixtureRequest, releases: dict[str, Path], tmp_path: Path) -> Bench:
-    return Bench(releases[request.param], tmp_path)
-
-
-@pytest.fixture
-def may(releases: dict[str, Path], tmp_path: Path) -> Bench:
-    return Bench(releases["may"], tmp_path)
-
-
-@pytest.fixture
-def july(releases: dict[str, Path], tmp_path: Path) -> Bench:
-    return Bench(releases["july"], tmp_path)
-
-
 class TestRepository:
     def test_is_the_same_on_every_machine(self, tmp_path: Path) -> None:
         assert engine.commits(tmp_path / "one.git") == engine.commits(tmp_path / "two.git")

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.lab import weights
 from ds4fleet.lab.engine import rig
 from ds4fleet.lab.engine.rig import Bench, Server
 
@@ -30,20 +29,6 @@ LONG = "a long story that goes on and on. " * 1000
 
 
 @pytest.fixture(scope="module")
-def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("releases")
-    return {name: rig.build(name, folder / name) for name in ("may", "july")}
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    for name in (FLASH, FLASH_0731):
-        weights.ensure(folder, name)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def shared(
     releases: dict[str, Path], files: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
@@ -51,21 +36,6 @@ def shared(
     bench = Bench(releases["july"], tmp_path_factory.mktemp("shared"))
     with bench.server("-m", str(files / FLASH)) as server:
         yield server
-
-
-@pytest.fixture(params=["may", "july"])
-def bench(request: pytest.FixtureRequest, releases: dict[str, Path], tmp_path: Path) -> Bench:
-    return Bench(releases[request.param], tmp_path)
-
-
-@pytest.fixture
-def may(releases: dict[str, Path], tmp_path: Path) -> Bench:
-    return Bench(releases["may"], tmp_path)
-
-
-@pytest.fixture
-def july(releases: dict[str, Path], tmp_path: Path) -> Bench:
-    return Bench(releases["july"], tmp_path)
 
 
 def user(text: str) -> dict[str, Any]:

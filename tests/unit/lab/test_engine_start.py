@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet.lab import weights
 from ds4fleet.lab.engine import rig
 from ds4fleet.lab.engine.rig import Bench
 
@@ -22,35 +21,6 @@ Q4 = "DeepSeek-V4-Flash-Q4KExperts-F16HC-F16Compressor-F16Indexer-Q8Attn-Q8Share
 PRO = "DeepSeek-V4-Pro-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-Instruct-imatrix.gguf"
 MTP = "DeepSeek-V4-Flash-MTP-Q4K-Q8_0-F32.gguf"
 MIB = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("releases")
-    return {name: rig.build(name, folder / name) for name in ("may", "july")}
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    for name in (FLASH, Q4, PRO, MTP):
-        weights.ensure(folder, name)
-    return folder
-
-
-@pytest.fixture(params=["may", "july"])
-def bench(request: pytest.FixtureRequest, releases: dict[str, Path], tmp_path: Path) -> Bench:
-    return Bench(releases[request.param], tmp_path)
-
-
-@pytest.fixture
-def may(releases: dict[str, Path], tmp_path: Path) -> Bench:
-    return Bench(releases["may"], tmp_path)
-
-
-@pytest.fixture
-def july(releases: dict[str, Path], tmp_path: Path) -> Bench:
-    return Bench(releases["july"], tmp_path)
 
 
 class TestLock:

@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.parse
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -324,6 +325,21 @@ def test_the_request_log_counts_bytes_by_host_file_and_client(outside: Outside) 
     entry = outside.log()[-1]
     assert (entry["host"], entry["file"], entry["client"]) == (world.CDN, SMALL, "127.0.0.1")
     assert (entry["bytes"], entry["status"], entry["range"]) == (100, 206, "bytes=0-99")
+
+
+def test_many_macs_may_ask_for_a_file_that_is_not_made_yet(tmp_path: Path) -> None:
+    world.prepare(tmp_path)
+    server = World(tmp_path, ["127.0.0.1"], 0)
+    server.start()
+    try:
+        outside = Outside(tmp_path, server.port)
+        with ThreadPoolExecutor(8) as pool:
+            digests = set(
+                pool.map(lambda _: hashlib.sha256(outside.download(SMALL)[1]).hexdigest(), range(8))
+            )
+        assert digests == {small_sha()}
+    finally:
+        server.stop()
 
 
 def test_a_connection_serves_several_requests(outside: Outside) -> None:
