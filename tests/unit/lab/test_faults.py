@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ds4fleet.lab
-from ds4fleet.lab.faults import FAULTS, Fault
+from ds4fleet.lab.faults import DOCUMENT, FAULTS, Fault, document
 from ds4fleet.lab.lab import LINK_FAULTS
 from ds4fleet.lab.world.rules import NAMED
 
@@ -40,3 +40,7 @@ def test_every_effect_has_its_entry() -> None:
     assert asked <= set(FAULTS)
     assert set(NAMED) <= set(FAULTS)
     assert set(LINK_FAULTS) <= set(FAULTS)
+
+
+def test_the_document_is_up_to_date() -> None:
+    assert DOCUMENT.read_text() == document(), "run python -m ds4fleet.lab.faults"
