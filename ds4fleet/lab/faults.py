@@ -23,8 +23,8 @@ _HEAD = """\
 
 Made from ds4fleet/lab/data/faults.yml by `python -m ds4fleet.lab.faults`; do not edit.
 
-`fab lab fault HOST NAME` switches one on, `--off` switches it off; it stays over reboots. `fab lab faults` lists
-them. Tests do the same with `Lab.fault`.
+`fab lab fault HOST NAME` switches one on, `--off` switches it off; it stays over reboots. `fab lab faults`
+lists them. Tests do the same with `Lab.fault`.
 
 | fault | what the Mac does | what ds4-fleet does | acts in | seen |
 | --- | --- | --- | --- | --- |
