@@ -33,6 +33,7 @@ from ds4fleet.plan_types import (
     WeightsPlan,
     stages_of,
 )
+from ds4fleet.tunnel import jump
 
 ROLES = ("auto", "serve", "stream", "stage", "jump")
 MODES = ("auto", "resident", "streaming")
@@ -52,11 +53,16 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
     declared = make_plan("", variables)
     paths = render.Paths(str(settings["ds4_root"]))
     known, guarded = render.watched(settings), guard.watched(paths.root)
+    jumping = jump.watched(paths.root)
     users = [str(settings["ds4_service_user"]), str(settings["ds4_tunnel_user"])]
     port = settings["ds4_port"]
     return {
-        "files": _once(known["files"], guarded["files"], (entry["path"] for entry in declared.files)),
-        "labels": _once(known["labels"], guarded["labels"], (job["label"] for job in declared.jobs)),
+        "files": _once(
+            known["files"], guarded["files"], jumping["files"], (entry["path"] for entry in declared.files)
+        ),
+        "labels": _once(
+            known["labels"], guarded["labels"], jumping["labels"], (job["label"] for job in declared.jobs)
+        ),
         "users": users,
         "groups": users,
         "engine_root": paths.engine,

@@ -60,6 +60,20 @@ def config(
     return {"port": port, "by_distance": by_distance, "targets": [member.to_dict() for member in members]}
 
 
+def watched(root: str) -> dict[str, list[str]]:
+    """Paths and labels that a jump Mac may have, in the order in which they would be made."""
+    package = f"{root}/libexec/{PACKAGE}"
+    modules = [f"{package}/{name}.py" for name in ("__init__", *CARRIED)]
+    keys = [f"{root}/etc/jump", f"{root}/etc/jump/key", f"{root}/etc/jump/key.pub"]
+    settings = [f"{root}/etc/jump.json", f"{root}/etc/jump_known_hosts"]
+    return {"files": [*keys, package, *modules, *settings, plist_path()], "labels": [LABEL]}
+
+
+def plist_path() -> str:
+    """The file of the launchd job."""
+    return f"/Library/LaunchDaemons/{LABEL}.plist"
+
+
 def desired(
     root: str, user: str, python: str, log: str, settings: Mapping[str, Any], host_keys: str
 ) -> dict[str, list[dict[str, Any]]]:
@@ -78,7 +92,7 @@ def desired(
         f"{root}/etc/jump.json": json.dumps(settings, indent=1, sort_keys=True) + "\n",
         f"{root}/etc/jump_known_hosts": host_keys,
     }
-    plist = f"/Library/LaunchDaemons/{LABEL}.plist"
+    plist = plist_path()
     job = plistlib.dumps(
         {
             "Label": LABEL,

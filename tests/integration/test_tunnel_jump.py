@@ -122,6 +122,14 @@ def test_the_job_runs_as_the_service_user_and_is_never_throttled() -> None:
     assert made["jobs"][0]["restart_on"]
 
 
+def test_all_that_is_written_is_looked_at_so_that_it_can_be_removed() -> None:
+    made = jump.desired("/opt/ds4", "_ds4tunnel", "/usr/bin/python3", "/var/log/ds4/jump.log", {}, "")
+    elsewhere = {"/opt/ds4", "/opt/ds4/libexec", "/opt/ds4/etc", "/opt/ds4/run", "/opt/ds4/run/tmp"}
+    written = {entry["path"] for entry in made["files"]} - elsewhere
+    watched = set(jump.watched("/opt/ds4")["files"])
+    assert {path for path in written if not path.startswith("/var/log")} <= watched
+
+
 def test_what_is_carried_needs_only_what_is_carried() -> None:
     folder = Path(jump.__file__).parent
     for name in jump.CARRIED:
