@@ -292,14 +292,17 @@ def install_trust(root: Path, ca_pem: str) -> None:
     (folder / "cert.pem").chmod(0o644)
     _link(folder / "certs/ca-certificates.crt", "../cert.pem")
     _link(folder / "ca-certificates.crt", "cert.pem")
-    done = subprocess.run(
-        ["openssl", "x509", "-hash", "-noout", "-in", str(folder / "cert.pem")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode == 0:
-        _link(folder / "certs" / f"{done.stdout.strip()}.0", "../cert.pem")
+    name = _subject_hash(ca_pem)
+    if name:
+        _link(folder / "certs" / f"{name}.0", "../cert.pem")
+
+
+@functools.cache
+def _subject_hash(ca_pem: str) -> str:
+    """The name under which OpenSSL looks for a certificate; empty when it is none."""
+    command = ["openssl", "x509", "-hash", "-noout"]
+    done = subprocess.run(command, input=ca_pem, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def write_hosts(root: Path, names: dict[str, str]) -> None:
