@@ -252,6 +252,13 @@ class TestFaults:
         outside.download(SMALL, Range="bytes=0-49999")
         assert 0.3 < time.monotonic() - started < 2
 
+    def test_connections_share_a_total_rate(self, outside: Outside) -> None:
+        outside.rules({"host": world.CDN, "total_rate_bytes_s": 200_000})
+        started = time.monotonic()
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda _: outside.download(SMALL, Range="bytes=0-49999"), range(2)))
+        assert 0.3 < time.monotonic() - started < 3
+
     def test_latency_is_added(self, outside: Outside) -> None:
         outside.rules({"host": world.HUB, "latency_s": 0.2})
         started = time.monotonic()

@@ -118,13 +118,14 @@ static double score(const entry *e, uint64_t now) {
     return (hits + 1) * get32(e->head + 8) / (double)(e->size ? e->size : 1);
 }
 
-static void evict(const kv_store *kv, const char *protected_sha) {
+/* Deletes the least useful files until `room` more bytes fit the budget. */
+static void evict(const kv_store *kv, const char *protected_sha, uint64_t room) {
     entry *list;
     int n = list_entries(kv, &list);
     uint64_t total = 0;
     const uint64_t now = (uint64_t)time(NULL);
     for (int i = 0; i < n; i++) total += list[i].size;
-    while (total > kv->budget) {
+    while (total + room > kv->budget) {
         int victim = -1;
         for (int i = 0; i < n; i++) {
             if (!list[i].size || (protected_sha && !strcmp(list[i].sha, protected_sha))) continue;
@@ -178,7 +179,7 @@ void kv_open(kv_store *kv, const options *o) {
     kv->interval = o->kv_interval;
     kv->trim = o->kv_trim;
     kv->align = o->kv_align;
-    evict(kv, NULL);
+    evict(kv, NULL, 0);
     log_line("KV disk cache %s (budget=%llu MiB, cross-quant=%s, min=%d, cold_max=%d, continued=%d, trim=%d, align=%d, "
              "hit_half_life=%ds)",
              kv->dir, (unsigned long long)(kv->budget / MIB), kv->reject_quant ? "reject" : "accept", kv->min,
@@ -237,6 +238,8 @@ bool kv_save(kv_store *kv, const engine *e, const char *text, int tokens, const 
         if (old.head[7] == model_id(e) && old.head[20] == payload_abi() && (int)get32(old.head + 16) <= e->opt.ctx) return true;
         log_line("kv cache replaced incompatible file %s", path);
     }
+    /* Until the end of May room was made afterwards, so the folder could exceed its budget by one file. */
+    if (DS4_GENERATION >= GEN_JULY) evict(kv, sha, size);
     snprintf(temporary, sizeof(temporary), "%s.tmp.%ld", path, (long)getpid());
     int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) {
@@ -265,7 +268,7 @@ bool kv_save(kv_store *kv, const engine *e, const char *text, int tokens, const 
         log_line("kv cache store failed (%s): %s save=%.1f ms", reason, strerror(ok ? errno : why), (now_s() - start) * 1e3);
         return false;
     }
-    evict(kv, sha);
+    evict(kv, sha, 0);
     log_line("kv cache stored tokens=%d trimmed=%d reason=%s key=token-text size=%.2f MiB save=%.1f ms", tokens,
              whole > tokens ? whole - tokens : 0, reason, (double)size / mib, (now_s() - start) * 1e3);
     return true;
