@@ -523,12 +523,12 @@ class TestCheckpoints:
 
     def test_july_makes_room_before_it_writes(self, may: Bench, july: Bench, files: Path) -> None:
         for bench in (may, july):
-            bench.settings(kv_save_seconds=0.3)
             kv = bench.state / "kv"
             arguments = ["--kv-disk-dir", str(kv), "--kv-disk-space-mb", "150"]
             with bench.server("-m", str(files / FLASH), *arguments) as server:
                 server.chat(LONG)
                 assert len(self.files_in(bench)) == 1
+                bench.settings(kv_save_seconds=3)
                 in_background(server, CHAT, user(f"other {LONG}"))
                 wait_until(lambda kv=kv: [path for path in kv.glob("*.tmp.*") if path.stat().st_size > 10**8])
                 assert len(self.files_in(bench)) == (0 if bench is july else 1)
