@@ -201,6 +201,8 @@ class Memory:
     """Unified memory: the GPU's wired limit and what the system itself occupies."""
 
     wired_limit_mib: int = 0
+    stock_limit_mib: int = 0
+    """What Metal grants at limit 0 where it was asked on the real Mac; 0 = by `policy` and size."""
     policy: str = "newer"
     """Which of the two measured built-in limits applies: "newer" or "older" (reference 3.2)."""
     base_wired_bytes: int = 2 * GIB
@@ -488,13 +490,33 @@ class Boot:
 
 @dataclass
 class Quirks:
-    """Choices where releases differ or nothing is recorded; a probe of a real Mac may set them."""
+    """What the lab assumes where releases differ or nothing is recorded (reference 9).
+
+    These are the questions for a first real Mac; `Mac.assume` takes its answers.
+    """
 
     info_unknown_rc: int = 1
+    """Exit status of `diskutil info -plist` for an unknown disk: 0 and 1 were both seen."""
+    mount_elsewhere_rc: int = 0
+    """Exit status of `diskutil mount -mountPoint` for a volume that is mounted at another place, where it
+    stays.
+    """
+    df_quota_size: str = "container"
+    """What df says is the size of a volume with a quota: "container" or "quota"."""
+    fstab_at_boot: bool = True
+    """Whether fstab entries without `noauto` are mounted at boot, outside /Volumes too."""
+    home_guarded: bool = True
+    """Whether setting NFSHomeDirectory of an existing record needs Full Disk Access."""
     remote_login_refusal_rc: int = 1
+    """Exit status of `systemsetup -setremotelogin` without Full Disk Access: 1 on macOS 15 and later, 0
+    before.
+    """
     checkmember_no_rc: int = 67
+    """Exit status of `dseditgroup -o checkmember` for somebody who is no member."""
     dscl_missing_key_stream: str = "stdout"
+    """Where `dscl -read` says "No such key"."""
     bad_username_bootstrap_rc: int = 0
+    """What `launchctl bootstrap` answers for a UserName that does not exist."""
 
 
 @dataclass
@@ -587,6 +609,23 @@ class Mac:
                 volume.mount_point = ""
                 volume.mount_options = []
 
+    def assume(self, answers: dict[str, Any]) -> list[str]:
+        """Take a real Mac's answers to the open questions: names of `Quirks`, and `stock_limit_mib`.
+
+        Returns one line per answer that differs from what the lab assumed. Raises KeyError for an unknown
+        name.
+        """
+        differences = []
+        for name, value in answers.items():
+            holder: Any = self.memory if name == "stock_limit_mib" else self.quirks
+            if name not in {f.name for f in dataclasses.fields(holder)}:
+                raise KeyError(name)
+            assumed = self.stock_wired_limit_mib() if holder is self.memory else getattr(holder, name)
+            if assumed != value:
+                differences.append(f"{name}: assumed {assumed}, found {value}")
+                setattr(holder, name, value)
+        return differences
+
     # --------------------------------------------------------------------------------------------- look-ups
 
     @property
@@ -616,7 +655,8 @@ class Mac:
 
     def stock_wired_limit_mib(self) -> int:
         """What Metal may wire at limit 0 on this Mac, in MiB."""
-        return stock_wired_limit_mib(self.hardware.memory_gb, self.memory.policy)
+        measured = self.memory.stock_limit_mib
+        return measured or stock_wired_limit_mib(self.hardware.memory_gb, self.memory.policy)
 
     # ------------------------------------------------------------------------------------------- saving
 

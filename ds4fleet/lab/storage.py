@@ -389,6 +389,8 @@ def mount_at_boot(mac: Mac, fstab: str, mounts: Path = MOUNTS) -> list[str]:
         options = list(entry.options) if entry else []
         if "noauto" in options:
             continue
+        if not mac.quirks.fstab_at_boot:
+            entry, options = None, []
         target = Path(entry.mount_point) if entry else default_mount_point(volume.name)
         if not entry:
             target.mkdir(parents=True, exist_ok=True)

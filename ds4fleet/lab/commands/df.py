@@ -70,11 +70,14 @@ def _rows(ctx: Context, mac: Mac) -> list[tuple[str, str, int, int, int]]:
     rows = []
     for container, volume in mac.all_volumes():
         free, size = container.free_bytes(used), in_use(volume, used)
+        whole = container.size_bytes
+        if volume.quota_bytes and mac.quirks.df_quota_size == "quota":
+            whole, free = volume.quota_bytes, min(free, volume.quota_bytes - size)
         if volume.snapshot:
             device = container.snapshot_device(volume)
             rows.append((device, volume.snapshot.mount_point, container.size_bytes, size, free))
         if volume.mount_point:
-            rows.append((container.device(volume), volume.mount_point, container.size_bytes, size, free))
+            rows.append((container.device(volume), volume.mount_point, whole, size, free))
     return sorted(rows, key=lambda r: r[1] != "/")
 
 

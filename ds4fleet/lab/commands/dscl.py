@@ -139,8 +139,9 @@ def _create(ctx: Context, words: list[str]) -> int:
         record = records.setdefault(rest[0], directory.new_record(rest[0], kind))
         if len(words) > 1:
             key = directory.attribute(words[1])
-            exists, access = key in record.attributes, directory.has_full_disk_access(ctx, mac)
-            if key in _GUARDED and exists and record.attributes[key] != words[2:] and not access:
+            old = record.attributes.get(key)
+            guarded = key in _GUARDED and (mac.quirks.home_guarded or key != "NFSHomeDirectory")
+            if guarded and old not in (None, words[2:]) and not directory.has_full_disk_access(ctx, mac):
                 return _fail(ctx, "eDSPermissionError", "<main> attribute status: eDSPermissionError")
             record.attributes[key] = words[2:]
         directory.project(ctx, mac)

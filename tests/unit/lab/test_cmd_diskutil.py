@@ -553,3 +553,12 @@ def test_filevault_shows_on_the_system_and_data_volumes() -> None:
         run(mac, "diskutil", "apfs", "list", "disk3").out.count("FileVault:                 Yes (Unlocked)")
         == 2
     )
+
+
+@pytest.mark.parametrize(("size", "blocks"), [("container", 243155748), ("quota", 48828125)])
+def test_df_of_a_quota_volume_follows_the_answer_of_a_real_mac(size: str, blocks: int) -> None:
+    mac = bare(storage_gb=250)
+    mac.boot_container.volumes.append(Volume("Q", "q", 7, quota_bytes=50 * 10**9, mount_point="/q"))
+    mac.quirks.df_quota_size = size
+    line = next(row for row in run(mac, "df", "-k").out.splitlines() if row.endswith("/q"))
+    assert abs(int(line.split()[1]) - blocks) < blocks // 50

@@ -127,3 +127,16 @@ def test_stock_limits_grow_with_the_memory() -> None:
 )
 def test_sizes_read_as_diskutil_writes_them(size: int, text: str) -> None:
     assert human(size) == text
+
+
+def test_answers_of_a_real_mac_replace_what_was_assumed() -> None:
+    mac = bare()
+    differences = mac.assume({"info_unknown_rc": 0, "checkmember_no_rc": 67, "stock_limit_mib": 480000})
+    assert differences == [
+        "info_unknown_rc: assumed 1, found 0",
+        "stock_limit_mib: assumed 475136, found 480000",
+    ]
+    assert (mac.quirks.info_unknown_rc, mac.stock_wired_limit_mib()) == (0, 480000)
+    assert mac.assume({"info_unknown_rc": 0}) == []
+    with pytest.raises(KeyError):
+        mac.assume({"no_such_question": 1})
