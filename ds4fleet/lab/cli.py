@@ -91,11 +91,23 @@ def up(limit: str = "", from_facts: Path | None = None) -> None:
         hosts = [host for host in hosts if host.name in facts]
     with console.out.status(f"Booting {len(hosts)} Macs ..."):
         rows = lab.up(hosts=hosts, facts=facts)
+    _hand_over(lab)
     _table(rows)
     took_s = time.monotonic() - began
     console.out.print(
         f"{len(hosts)} Macs are up after {took_s:.1f} s. Look around: fab lab ssh {rows[0].name}"
     )
+
+
+def _hand_over(lab: Lab) -> None:
+    """Under sudo: what the operator's own programs read and write belongs to the operator, not to root."""
+    owner = os.environ.get("SUDO_UID")
+    if owner is None or os.geteuid() != 0:
+        return
+    group = int(os.environ.get("SUDO_GID", owner))
+    secrets = lab.folder / "secrets"
+    for path in (lab.folder, secrets, *secrets.iterdir(), lab.inventory_path):
+        os.chown(path, int(owner), group)
 
 
 def down() -> None:
