@@ -264,6 +264,9 @@ class _Renderer:
         self._job(LABEL_WIRED, "loaded", [self.paths.plist(LABEL_WIRED)], "memory")
 
     def _service(self) -> dict[str, Any] | None:
+        link = (self.plan.get("weights") or {}).get("link")
+        if link:
+            self._entry(link["path"], "link", "service", target=link["target"])
         if not self.serves:
             self._absent(LABEL_SERVER, "service", self.paths.config)
             self._absent(LABEL_LOGS, "service", self.paths.newsyslog)
@@ -277,9 +280,6 @@ class _Renderer:
         self._file(paths.log, None, "service", owner=user, group=user, mode="0640")
         if server["kv_dir"]:
             self._dir(server["kv_dir"], "service", owner=user, group=user, mode="0700")
-        link = self.plan["weights"].get("link")
-        if link:
-            self._entry(link["path"], "link", "service", target=link["target"])
 
         start = _template("ds4-start.j2", paths=paths, release_marker=RELEASE_MARKER)
         self._file(paths.start, start, "service", mode="0755")

@@ -12,6 +12,7 @@ from ds4fleet.errors import OperatorError
 
 COMMIT = "54b36ed9ba42da31b24f2d1a5feb075c2475dbb1"
 JULY = [*render.BASE_FLAGS, "--power", "--prefill-chunk", "--batched-session", "--ssd-streaming", "--dspark"]
+LINK = {"path": f"/opt/ds4/engine/releases/{COMMIT[:12]}/ds4flash.gguf", "target": "/opt/ds4/models/x.gguf"}
 MODEL = {"kind": "model", "path": "/opt/ds4/models/x.gguf", "sha256": "ab" * 32}
 
 
@@ -31,7 +32,7 @@ def a_plan(**changes: Any) -> dict[str, Any]:
             "current": "/opt/ds4/engine/current",
             "flags": JULY,
         },
-        "weights": {"main": MODEL["path"], "files": [MODEL]},
+        "weights": {"main": MODEL["path"], "files": [MODEL], "link": LINK},
     }
     return {**plan, **changes}
 
@@ -101,6 +102,10 @@ class TestServerJob:
             "/opt/ds4/libexec/ds4-start",
             "/opt/ds4/etc/server.conf",
         ]
+
+    def test_the_release_points_to_the_weights_that_are_served(self):
+        link = entry(desired(), LINK["path"])
+        assert (link["kind"], link["target"]) == ("link", LINK["target"])
 
 
 class TestCommandLine:
@@ -202,6 +207,6 @@ class TestRolesThatDoNotServe:
 def test_everything_that_is_written_is_watched():
     watched = render.watched({})
     result = desired()
-    paths = {item["path"] for item in result["files"]} - {result["server"]["kv_dir"]}
+    paths = {item["path"] for item in result["files"]} - {result["server"]["kv_dir"], LINK["path"]}
     assert paths <= set(watched["files"])
     assert {item["label"] for item in result["jobs"]} == set(watched["labels"])

@@ -1,0 +1,157 @@
+"""site.yml as a whole: from bootstrapped Macs to answered prompts, and then nothing more to do."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.lab
+HOST, STAGE = "tyo-02", "tyo-03"
+#: Holds the engine's port for a minute and says by which process.
+OCCUPY = """
+import os, socket, time
+taken = socket.socket()
+taken.bind(("127.0.0.1", 8000))
+taken.listen()
+child = os.fork()
+if child:
+    print(child, flush=True)
+    os._exit(0)
+os.setsid()
+for descriptor in range(3):
+    os.close(descriptor)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh(make_lab: Callable[..., Any]) -> Any:
+    """One Mac that needs a raised wired limit, bootstrapped and nothing more. The tests run in order."""
+    lab = make_lab("hk-01")
+    lab.ansible("playbooks/bootstrap.yml", "hk-01")
+    return lab
+
+
+def found(lab: Any, host: str) -> set[str]:
+    """What site.yml left on a Mac, by path (bootstrap has a log of its own)."""
+    listed = lab.exec(host, "/usr/bin/find", "/opt", "/Library/LaunchDaemons", "/etc/newsyslog.d", "/var/log")
+    return {path for path in listed.splitlines() if "ds4" in path and "command-line-tools" not in path}
+
+
+def ask(lab: Any, host: str, path: str, *curl: str) -> Any:
+    return json.loads(lab.exec(host, "/usr/bin/curl", "-s", *curl, f"http://127.0.0.1:8000{path}"))
+
+
+class TestFirstRun:
+    def test_a_rehearsal_runs_through_on_a_bare_mac_and_changes_nothing(self, fresh):
+        run = fresh.ansible("site.yml", "hk-01", "--check", "--diff")
+        assert run.changed > 5
+        assert "com.ds4fleet.server.plist" in run.output
+        assert found(fresh, "hk-01") == set()
+
+    @pytest.mark.parametrize(
+        ("setting", "sentence"),
+        [
+            ("ds4_engine_commit=deadbeef12", "engine commit deadbeef12 does not exist"),
+            ("ds4_model=gpt", "model 'gpt' is not in the catalogue"),
+            ("ds4_context=1000000", "hk-01: flash-q2"),
+            ("ds4_role=boss", "ds4_role must be one of"),
+            ("ds4_port=high", "ds4_port"),
+            ("ds4_host=0.0.0.0", "ds4_host_public_confirmed"),
+        ],
+    )
+    def test_bad_input_is_one_sentence_before_the_first_change(self, fresh, setting, sentence):
+        run = fresh.ansible("site.yml", "hk-01", "-e", setting, check=False)
+        assert run.returncode != 0
+        assert run.changed == 0
+        (closing,) = [line for line in run.output.splitlines() if re.match(r"hk-01 .* stopped: ", line)]
+        assert sentence in run.output and "Traceback" not in run.output
+        assert closing
+        assert {path for path in found(fresh, "hk-01") if not path.startswith("/opt/ds4/engine")} <= {
+            "/opt/ds4"
+        }
+
+    def test_a_port_that_is_in_use_is_refused(self, fresh):
+        pid = fresh.exec("hk-01", "/usr/bin/python3", "-c", OCCUPY).strip()
+        run = fresh.ansible("site.yml", "hk-01", check=False)
+        fresh.exec("hk-01", "/bin/kill", "-9", pid)
+        assert run.returncode != 0
+        assert "8000" in run.output and run.changed == 0
+
+    def test_the_whole_path_ends_in_a_proven_answer(self, fresh):
+        run = fresh.ansible("site.yml", "hk-01")
+        assert run.recap["hk-01"]["failed"] == 0
+        listed = ask(fresh, "hk-01", "/v1/models")["data"]
+        assert {entry["name"] for entry in listed} == {"DeepSeek V4 Flash"}
+        assert int(fresh.exec("hk-01", "/usr/sbin/sysctl", "-n", "iogpu.wired_limit_mb")) > 82703
+
+    def test_a_second_run_changes_nothing(self, fresh):
+        run = fresh.ansible("site.yml", "hk-01", "-vvv")
+        assert run.changed == 0
+        assert run.output.count("SSH: EXEC") == 1
+
+    def test_it_serves_again_after_a_reboot_without_us(self, fresh):
+        fresh.lab.reboot("hk-01")
+        patient = ("--retry", "60", "--retry-delay", "1", "--retry-connrefused")
+        assert ask(fresh, "hk-01", "/v1/models", *patient)["data"]
+        assert fresh.ansible("site.yml", "hk-01").changed == 0
+
+    def test_without_safe_mode_off_decommissioning_keeps_weights_and_engine(self, fresh):
+        fresh.ansible("playbooks/decommission.yml", "hk-01")
+        left = found(fresh, "hk-01")
+        assert not [path for path in left if "com.ds4fleet" in path or path.endswith("server.conf")]
+        assert [path for path in left if path.endswith(".gguf.stamp")]
+        assert "/opt/ds4/engine/current" in left
+        run = fresh.ansible("playbooks/decommission.yml", "hk-01")
+        assert run.changed == 0
+
+    def test_what_was_kept_is_taken_up_again(self, fresh):
+        before = len((fresh.folder / "world" / "requests.jsonl").read_text().splitlines())
+        fresh.ansible("site.yml", "hk-01")
+        after = (fresh.folder / "world" / "requests.jsonl").read_text().splitlines()
+        assert [line for line in after[before:] if ".gguf" in line] == []
+
+    def test_with_safe_mode_off_nothing_is_left(self, fresh):
+        fresh.ansible("playbooks/decommission.yml", "hk-01", "-e", '{"ds4_safe_mode": false}')
+        assert found(fresh, "hk-01") == set()
+        assert fresh.exec("hk-01", "/usr/sbin/sysctl", "-n", "iogpu.wired_limit_mb").strip() == "0"
+
+
+class TestConverged:
+    def test_a_second_run_costs_one_look_at_each_mac(self, converged):
+        run = converged.ansible("site.yml", "tokyo", "-vvv")
+        assert run.changed == 0
+        assert run.output.count("SSH: EXEC") == 3
+
+    def test_a_rehearsal_has_nothing_to_say(self, converged):
+        run = converged.ansible("site.yml", "tokyo", "--check", "--diff")
+        assert run.changed == 0
+        assert "+++" not in run.output
+
+    def test_a_mac_that_only_stages_has_weights_and_no_server(self, converged):
+        paths = found(converged, STAGE)
+        assert [path for path in paths if path.endswith(".gguf.stamp")]
+        assert "/Library/LaunchDaemons/com.ds4fleet.server.plist" not in paths
+        assert "ds4-server" not in converged.exec(STAGE, "/bin/ps", "-axww")
+
+    def test_stages_run_alone_by_their_tags(self, converged):
+        settings = ("-e", "ds4_throttle_s=41")
+        assert converged.ansible("site.yml", HOST, "--tags", "weights", *settings).changed == 0
+        assert converged.ansible("site.yml", HOST, "--tags", "service", *settings).changed == 2
+        assert converged.ansible("site.yml", HOST, "--tags", "service").changed == 2
+
+    def test_staging_brings_the_next_model_beside_the_served_one(self, converged):
+        before = converged.exec(HOST, "/usr/bin/pgrep", "-f", "ds4-server")
+        run = converged.ansible("playbooks/stage.yml", HOST, "-e", "ds4_model=flash-q2")
+        assert run.changed == 1
+        assert converged.exec(HOST, "/usr/bin/pgrep", "-f", "ds4-server") == before
+        assert converged.ansible("site.yml", HOST).changed == 0
+
+    def test_verify_proves_again_without_changing_anything(self, converged):
+        run = converged.ansible("playbooks/verify.yml", HOST)
+        assert run.changed == 0
+        assert "Prove that the server answers as planned" in run.output

@@ -1,0 +1,48 @@
+"""A run does not end well unless the engine answered as planned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.lab
+HOST = "tyo-02"
+
+
+@pytest.fixture
+def mac(converged: Any) -> Any:
+    yield converged
+    converged.ansible("site.yml", HOST)
+
+
+def test_a_server_that_does_not_come_up_is_told_with_the_end_of_its_log(mac):
+    mac.lab.fault(HOST, "metal-nil")
+    try:
+        run = mac.ansible("site.yml", HOST, "-e", "ds4_throttle_s=35", check=False)
+    finally:
+        mac.lab.fault(HOST, "metal-nil", on=False)
+    assert run.returncode != 0
+    assert "the server does not stay up: ended with status 1: ds4: metal backend unavailable" in run.output
+
+
+def test_a_refusal_to_start_reaches_the_operator_in_its_own_words(mac):
+    # Somebody unmounted the volume for KV, and the server was restarted for another reason.
+    mac.exec(HOST, "/bin/launchctl", "bootout", "system/com.ds4fleet.server")
+    mac.exec(
+        HOST,
+        "/bin/sh",
+        "-c",
+        "while launchctl print system/com.ds4fleet.server >/dev/null 2>&1; do sleep 0.2; done",
+    )
+    mac.exec(HOST, "/usr/sbin/diskutil", "unmount", "/opt/ds4/kv")
+    settings = ("-e", "ds4_start_wait_s=1", "--skip-tags", "storage")
+    run = mac.ansible("site.yml", HOST, *settings, check=False)
+    assert run.returncode != 0
+    assert "it refused to start: volume /opt/ds4/kv is not mounted (waited 1 s)" in run.output
+
+
+def test_an_answer_without_the_expected_word_stops_the_run(mac):
+    run = mac.ansible("playbooks/verify.yml", HOST, "-e", "ds4_verify_expect=Xyzzy", check=False)
+    assert run.returncode != 0
+    assert "does not contain" in run.output
