@@ -5,7 +5,7 @@ quota group limit for `-quota`, one more for the space that reserves keep from t
 EDQUOT at the quota and ENOSPC when the container is full; clones are reflinks. Sizes in the image are real
 sizes divided by `SCALE`.
 
-Where the host has no btrfs, volumes are plain folders without limits (`backend` says which it is).
+Where the host has no btrfs or no loop devices, volumes are plain folders without limits.
 All functions need root; those on mounted volumes run inside the Mac.
 """
 
@@ -66,7 +66,7 @@ def _run(*words: str) -> str:
 
 
 def backend() -> str:
-    """ "btrfs", or "folder" where the host cannot make btrfs images."""
+    """ "btrfs" where the host has its tools, else "folder"."""
     return "btrfs" if _tool("mkfs.btrfs") and _tool("btrfs") else "folder"
 
 
@@ -92,19 +92,31 @@ def attach(mac: Mac, images: Path, mounts: Path = MOUNTS) -> None:
         point = mounts / container.uuid
         point.mkdir(parents=True, exist_ok=True)
         if backend() == "btrfs":
-            image = images / container.image
-            if not image.exists():
-                image.parent.mkdir(parents=True, exist_ok=True)
-                with image.open("wb") as handle:
-                    handle.truncate(image_bytes(container))
-                _run("mkfs.btrfs", "-q", "-M", str(image))
-            _run("mount", "-t", "btrfs", "-o", "loop,noatime,nobarrier", str(image), str(point))
-            _run("btrfs", "quota", "enable", str(point))
-            if _SHARED_GROUP not in _run("btrfs", "qgroup", "show", str(point)):
-                _run("btrfs", "qgroup", "create", _SHARED_GROUP, str(point))
+            _attach_image(container, images / container.image, point)
         for volume in container.volumes:
             if volume.backing and not (point / volume.backing).is_dir():
                 create(container, volume, 0, 0, 0o755, mounts)
+
+
+def _attach_image(container: Container, image: Path, point: Path) -> None:
+    fresh = not image.exists()
+    if fresh:
+        image.parent.mkdir(parents=True, exist_ok=True)
+        with image.open("wb") as handle:
+            handle.truncate(image_bytes(container))
+        _run("mkfs.btrfs", "-q", "-M", str(image))
+    try:
+        # No barriers: what a power cut of this machine would lose is a rehearsal.
+        _run("mount", "-t", "btrfs", "-o", "loop,noatime,nobarrier", str(image), str(point))
+    except OSError:
+        if not fresh:
+            raise
+        # A kernel or container without btrfs or loop devices: plain folders, without limits.
+        image.unlink()
+        return
+    _run("btrfs", "quota", "enable", str(point))
+    if _SHARED_GROUP not in _run("btrfs", "qgroup", "show", str(point)):
+        _run("btrfs", "qgroup", "create", _SHARED_GROUP, str(point))
 
 
 def create(
@@ -164,6 +176,7 @@ def fill(container: Container, *, full: bool, used: dict[str, int], mounts: Path
     container.filler_bytes = 0
     if full:
         container.filler_bytes = container.free_bytes(used)
+    if full and _is_btrfs(path.parent):
         descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
         try:
             _allocate(descriptor, container.filler_bytes // SCALE)
@@ -183,6 +196,8 @@ def _allocate(descriptor: int, size_bytes: int) -> None:
 
 
 def _limit_shared(container: Container, point: Path) -> None:
+    if not _is_btrfs(point):
+        return
     reserved = sum(v.reserve_bytes for v in container.volumes)
     room = max(0, container.size_bytes - container.base_load_bytes() - reserved) // SCALE
     _run("btrfs", "qgroup", "limit", str(room) if reserved else "none", _SHARED_GROUP, str(point))
@@ -273,23 +288,27 @@ def holders(mount_point: str) -> list[Holder]:
     there.
     """
     device = Path(mount_point).stat().st_dev
+    # A plain folder lies on the root's own file system; then only the path tells.
+    prefix = mount_point if device == Path("/").stat().st_dev else ""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _holds(entry, device):
+        if entry.name.isdigit() and _holds(entry, device, prefix):
             pid = int(entry.name)
             parent = _parent(pid)
             found.append(Holder(pid, _command(pid), _program(pid), parent, _program(parent)))
     return sorted(found, key=lambda h: h.pid)
 
 
-def _holds(process: Path, device: int) -> bool:
+def _holds(process: Path, device: int, prefix: str) -> bool:
     try:
         links = [process / "cwd", process / "root", process / "exe", *(process / "fd").iterdir()]
     except OSError:
         return False
     for link in links:
         try:
-            if link.stat().st_dev == device:
+            if prefix and f"{link.readlink()}/".startswith(f"{prefix}/"):
+                return True
+            if not prefix and link.stat().st_dev == device:
                 return True
         except OSError:
             continue
