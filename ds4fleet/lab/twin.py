@@ -90,6 +90,9 @@ def shape(mac: model.Mac, facts: Facts) -> None:
     if facts.get("filevault") in ("on", "off"):
         mac.filevault = str(facts["filevault"])
     mac.memory.wired_limit_mib = memory.get("wired_limit_mib") or 0
+    mac.memory.stock_limit_mib = memory.get("stock_limit_mib") or 0
+    # What a probe of the real Mac found out about the questions that the references leave open.
+    mac.assume(facts.get("answers") or {})
     power_settings(mac, facts)
     if (facts.get("toolchain") or {}).get("ok"):
         mac.toolchain.installed = True
