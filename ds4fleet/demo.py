@@ -79,7 +79,7 @@ def lab_command(words: str) -> str:
     if os.geteuid() == 0:
         return f"fab lab {words}"
     fab = Path(sys.executable).parent / "fab"
-    return f"sudo --preserve-env=PATH,HOME {fab} lab {words}"
+    return f"sudo {fab} lab {words}"
 
 
 @contextlib.contextmanager
