@@ -6,7 +6,7 @@
 Runs as root under launchd (com.ds4fleet.guard), with the Mac's own Python 3.9 and its standard library.
 Every few seconds it reads memory pressure, free memory, swap and the server's process; `decide` says what
 to do from the last minutes alone. `ds4-guard run` is the job, `ds4-guard replay FILE` tells what it would
-have done with a recorded series.
+have done with a series that `ds4-guard record` wrote.
 
 What it leaves in its state directory (root's own, so that the service user cannot point it elsewhere):
   stopped      KEY=VALUE: since, reason, stops_today; there while the engine is held back. The start script
@@ -253,17 +253,31 @@ def run(label, plist, folder, settings):
         time.sleep(interval_s)
 
 
+def record(label, seconds, interval_s):
+    """A series for `replay`, as it is now."""
+    series, end = [], time.time() + seconds
+    while time.time() < end:
+        series.append(sample(label))
+        time.sleep(interval_s)
+    return series
+
+
 def main(arguments):
-    """`run LABEL PLIST FOLDER [name=number ...]` or `replay FILE`."""
+    """`run LABEL PLIST FOLDER [name=number ...]`, `record LABEL SECONDS` or `replay FILE`."""
     if len(arguments) >= 4 and arguments[0] == "run":
         pairs = (item.split("=", 1) for item in arguments[4:])
         settings = {name: float(value) for name, value in pairs if name in SETTINGS}
         run(arguments[1], arguments[2], arguments[3], settings)
+    elif len(arguments) == 3 and arguments[0] == "record":
+        print(json.dumps(record(arguments[1], float(arguments[2]), SETTINGS["interval_s"]), indent=1))
     elif len(arguments) == 2 and arguments[0] == "replay":
         for at_s, action, reason in replay(json.loads(Path(arguments[1]).read_text(encoding="utf-8"))):
             print(f"{at_s:10.1f} {action}: {reason}")
     else:
-        sys.stderr.write("usage: ds4-guard run LABEL PLIST FOLDER [setting=number ...] | replay FILE\n")
+        sys.stderr.write(
+            "usage: ds4-guard run LABEL PLIST FOLDER [setting=number ...]"
+            " | record LABEL SECONDS | replay FILE\n"
+        )
         return 64
     return 0
 
