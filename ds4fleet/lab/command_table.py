@@ -19,8 +19,9 @@ compare. An option that is not simulated ends with status 64 and one line that n
 and never passes silently.
 
 Confidence: **A** recorded on a current macOS or stated by Apple's manual page; **B** one source, an older
-release, or a strong inference; **C** general knowledge. `playbooks/probe.yml` checks B and C on a real
-Mac. Found a difference? Change the file named in the last column and add the recording.
+release, or a strong inference; **C** general knowledge. B and C are questions for a first real Mac; those
+that change what a command does are the fields of `Quirks` in `ds4fleet/lab/model.py`. Found a difference?
+Change the file named in the last column and add the recording.
 
 | command | on macOS | simulated | not simulated | follows | confidence | file |
 | --- | --- | --- | --- | --- | --- | --- |
