@@ -5,6 +5,7 @@ flap.
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,23 @@ def test_the_process_is_found_in_what_launchctl_prints() -> None:
 def test_what_is_left_behind_tells_when_and_why() -> None:
     note = guard.stop_note(1_785_542_400, "memory pressure is critical", 1)
     assert note == "since=2026-08-01T00:00:00Z\nreason=memory pressure is critical\nstops_today=1\n"
+
+
+RECORDED = Path(__file__).parent / "data" / "guard"
+
+
+def test_a_full_mac_that_serves_is_left_alone_as_recorded() -> None:
+    series = json.loads((RECORDED / "lab_96gb_serves.json").read_text())
+    assert {sample["pressure"] for sample in series} == {4}, "full by plan"
+    assert guard.replay(series) == []
+
+
+def test_a_mac_that_runs_out_is_stopped_once_as_recorded() -> None:
+    series = json.loads((RECORDED / "lab_96gb_runs_out.json").read_text())
+    done = guard.replay(series)
+    assert [action for _, action, _ in done] == ["stop"]
+    last_alive = max(sample["at_s"] for sample in series if sample["pid"])
+    assert abs(done[0][0] - last_alive) <= 15, "the guard that ran beside the recording stopped it then"
 
 
 def test_status_tells_why_the_guard_stopped_the_engine() -> None:
