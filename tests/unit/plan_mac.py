@@ -36,25 +36,68 @@ def bare(memory_gb: int, free_gb: int | None = None, **more: Any) -> dict[str, A
     seen: dict[str, Any] = {
         "schema": 1,
         "macos": {"version": "26.5.1", "build": "25F80", "kernel": "25.5.0", "arch": "arm64"},
-        "hardware": {"model": what["model"], "chip": what["chip"], "memsize_bytes": memory_gb << 30, "cores": 16,
-                     "performance_cores": 12, "page_size_bytes": 16384},
-        "memory": {"wired_limit_mib": 0, "stock_limit_mib": None, "pressure_level": 1, "free_percent": 80,
-                   "swap_used_bytes": 0, "swap_total_bytes": 0},
-        "toolchain": {"developer_dir": "/Library/Developer/CommandLineTools", "ok": True, "python": "3.9.6",
-                      "sdk_version": "26.0"},
-        "power": {"sleep": 1, "disksleep": 10, "displaysleep": 10, "womp": 1, "autorestart": 0, "powernap": 1},
+        "hardware": {
+            "model": what["model"],
+            "chip": what["chip"],
+            "memsize_bytes": memory_gb << 30,
+            "cores": 16,
+            "performance_cores": 12,
+            "page_size_bytes": 16384,
+        },
+        "memory": {
+            "wired_limit_mib": 0,
+            "stock_limit_mib": None,
+            "pressure_level": 1,
+            "free_percent": 80,
+            "swap_used_bytes": 0,
+            "swap_total_bytes": 0,
+        },
+        "toolchain": {
+            "developer_dir": "/Library/Developer/CommandLineTools",
+            "ok": True,
+            "python": "3.9.6",
+            "sdk_version": "26.0",
+        },
+        "power": {
+            "sleep": 1,
+            "disksleep": 10,
+            "displaysleep": 10,
+            "womp": 1,
+            "autorestart": 0,
+            "powernap": 1,
+        },
         "filevault": "off",
-        "storage": {"boot_container": "disk3", "fstab": "", "containers": [
-            {"reference": "disk3", "uuid": "C-3", "size_bytes": size, "internal": True, "volumes": [],
-             "free_bytes": free_gb * GB if free_gb is not None else int(size * 0.9)}]},
+        "storage": {
+            "boot_container": "disk3",
+            "fstab": "",
+            "containers": [
+                {
+                    "reference": "disk3",
+                    "uuid": "C-3",
+                    "size_bytes": size,
+                    "internal": True,
+                    "volumes": [],
+                    "free_bytes": free_gb * GB if free_gb is not None else int(size * 0.9),
+                }
+            ],
+        },
         "users": {"_ds4": None, "_ds4tunnel": None},
         "groups": {"_ds4": None, "_ds4tunnel": None},
-        "files": {}, "engine": {"current": None, "previous": None, "releases": []},
-        "weights": {"files": [], "parts": []}, "jobs": {},
-        "server": {"listening": [], "models": None, "argv": None, "pid": None, "open_weights": None,
-                   "running_config_sha256": None},
-        "other_metal": [], "errors": [],
-    }  # fmt: skip
+        "files": {},
+        "engine": {"current": None, "previous": None, "releases": []},
+        "weights": {"files": [], "parts": []},
+        "jobs": {},
+        "server": {
+            "listening": [],
+            "models": None,
+            "argv": None,
+            "pid": None,
+            "open_weights": None,
+            "running_config_sha256": None,
+        },
+        "other_metal": [],
+        "errors": [],
+    }
     seen.update(more)
     return seen
 
@@ -66,38 +109,88 @@ def converged(plan: HostPlan, memory_gb: int, settings: dict[str, Any] | None = 
     seen["power"] = {**seen["power"], **plan.power}
     seen["memory"]["wired_limit_mib"] = plan.memory.get("wired_limit_mib") or 0
     for number, user in enumerate(plan.accounts.users):
-        seen["users"][user.name] = {"uid": 450 + number, "gid": 450 + number, "home": user.home,
-                                    "shell": user.shell, "hidden": user.hidden}  # fmt: skip
+        seen["users"][user.name] = {
+            "uid": 450 + number,
+            "gid": 450 + number,
+            "home": user.home,
+            "shell": user.shell,
+            "hidden": user.hidden,
+        }
         seen["groups"][user.gid_name] = 450 + number
     for number, volume in enumerate(plan.volumes):
-        seen["storage"]["containers"][0]["volumes"].append({
-            "uuid": f"UUID-{number}", "name": volume.name, "device": f"disk3s{7 + number}", "roles": [],
-            "in_use_bytes": 1 * GB, "quota_bytes": volume.quota_bytes, "reserve_bytes": volume.reserve_bytes,
-            "filevault": False, "locked": False, "mount_point": volume.mount_point, "case_sensitive": False,
-            "owners_enabled": True, "indexed": False, "root": {"owner": "root", "group": "wheel", "mode": "0755"},
-        })  # fmt: skip
-        seen["storage"]["fstab"] += f"UUID=UUID-{number} {volume.mount_point} apfs rw,noauto,nobrowse,owners\n"
+        seen["storage"]["containers"][0]["volumes"].append(
+            {
+                "uuid": f"UUID-{number}",
+                "name": volume.name,
+                "device": f"disk3s{7 + number}",
+                "roles": [],
+                "in_use_bytes": 1 * GB,
+                "quota_bytes": volume.quota_bytes,
+                "reserve_bytes": volume.reserve_bytes,
+                "filevault": False,
+                "locked": False,
+                "mount_point": volume.mount_point,
+                "case_sensitive": False,
+                "owners_enabled": True,
+                "indexed": False,
+                "root": {"owner": "root", "group": "wheel", "mode": "0755"},
+            }
+        )
+        seen["storage"]["fstab"] += (
+            f"UUID=UUID-{number} {volume.mount_point} apfs rw,noauto,nobrowse,owners\n"
+        )
     if plan.engine and plan.role != "jump":
-        seen["engine"] = {"current": plan.engine.release_id, "previous": None, "releases": [
-            {"id": plan.engine.release_id, "commit": plan.engine.commit, "path": "x", "complete": True,
-             "capabilities": {"flags": plan.engine.flags}}]}  # fmt: skip
+        seen["engine"] = {
+            "current": plan.engine.release_id,
+            "previous": None,
+            "releases": [
+                {
+                    "id": plan.engine.release_id,
+                    "commit": plan.engine.commit,
+                    "path": "x",
+                    "complete": True,
+                    "capabilities": {"flags": plan.engine.flags},
+                }
+            ],
+        }
     for file in plan.weights.files if plan.weights else ():
-        seen["weights"]["files"].append({"path": file.path, "name": file.name, "size_bytes": file.bytes,
-                                         "stamp": {"sha256": file.sha256}, "stamp_valid": True})  # fmt: skip
+        seen["weights"]["files"].append(
+            {
+                "path": file.path,
+                "name": file.name,
+                "size_bytes": file.bytes,
+                "stamp": {"sha256": file.sha256},
+                "stamp_valid": True,
+            }
+        )
     for entry in plan.files:
         if entry["kind"] != "absent" and entry["path"] in looked_at:
             content = entry["content"]
             seen["files"][entry["path"]] = {
-                "kind": entry["kind"], "owner": entry["owner"], "group": entry["group"], "mode": entry["mode"],
+                "kind": entry["kind"],
+                "owner": entry["owner"],
+                "group": entry["group"],
+                "mode": entry["mode"],
                 "sha256": hashlib.sha256(content.encode()).hexdigest() if content is not None else None,
                 "target": entry["target"],
-            }  # fmt: skip
+            }
     for job in plan.jobs:
-        seen["jobs"][job["label"]] = {"loaded": job["state"] != "absent", "state": "running", "pid": 700,
-                                      "runs": 1, "last_exit_code": None, "last_signal": None, "disabled": False}  # fmt: skip
+        seen["jobs"][job["label"]] = {
+            "loaded": job["state"] != "absent",
+            "state": "running",
+            "pid": 700,
+            "runs": 1,
+            "last_exit_code": None,
+            "last_signal": None,
+            "disabled": False,
+        }
     if plan.server:
-        seen["server"] = {"listening": [{"address": "127.0.0.1", "port": 8000, "pid": 700, "command": "ds4-server"}],
-                          "models": {"data": [{"name": "DeepSeek V4 Flash"}]}, "argv": plan.server["argv"], "pid": 700,
-                          "open_weights": plan.weights and plan.weights.main,
-                          "running_config_sha256": plan.server["config_sha256"]}  # fmt: skip
+        seen["server"] = {
+            "listening": [{"address": "127.0.0.1", "port": 8000, "pid": 700, "command": "ds4-server"}],
+            "models": {"data": [{"name": "DeepSeek V4 Flash"}]},
+            "argv": plan.server["argv"],
+            "pid": 700,
+            "open_weights": plan.weights and plan.weights.main,
+            "running_config_sha256": plan.server["config_sha256"],
+        }
     return seen
