@@ -101,12 +101,17 @@ removed:
   returned: success
 """
 
+import contextlib
 import os
 import re
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.ds4_build import Engine, EngineError
 from ansible.module_utils.ds4_release import linked_id, read_marker, release_id
+from ansible.module_utils.ds4_run import locked
+
+LOCK = "/var/run/ds4-engine.lock"
+LOCK_TIMEOUT_S = 5
 
 
 def _describe(engine, commit, full):
@@ -142,10 +147,18 @@ def main():
         module.fail_json(msg="engine commit %r is not 7 to 40 hex digits" % params["commit"])
     engine = Engine(params["root"], params["timeout_s"])
     try:
-        result = _converge(module, engine, commit)
+        with _alone(module.check_mode):
+            result = _converge(module, engine, commit)
     except EngineError as error:
         module.fail_json(msg=str(error), detail=error.detail)
+    except TimeoutError:
+        module.fail_json(msg="another run is working on the engine in %s: wait for it" % engine.root)
     module.exit_json(**result)
+
+
+def _alone(dry):
+    """Held while releases are made and switched: two runs must not build one release."""
+    return contextlib.nullcontext() if dry else locked(LOCK, LOCK_TIMEOUT_S)
 
 
 def _converge(module, engine, commit):

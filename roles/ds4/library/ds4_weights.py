@@ -107,11 +107,22 @@ linked:
   returned: success
 """
 
+import contextlib
 import grp
 import pwd
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.ds4_placement import Placement, PlacementError
+from ansible.module_utils.ds4_run import locked
+
+# Not on the volume, which may be full.
+LOCK = "/var/run/ds4-weights.lock"
+LOCK_TIMEOUT_S = 5
+
+
+def alone(dry):
+    """Held while files are looked at and changed: two runs must not write one part."""
+    return contextlib.nullcontext() if dry else locked(LOCK, LOCK_TIMEOUT_S)
 
 
 def main():
@@ -147,18 +158,21 @@ def main():
     before, after = [], []
     results = []
     try:
-        for wanted in params["files"]:
-            state = placement.look(wanted)
-            before.append("%s %s\n" % (wanted["name"], state))
-            if module.check_mode and state != "proven":
-                result = placement.would(wanted, state)
-            else:
-                result = placement.bring(wanted, state)
-            results.append(result)
-            after.append("%s proven\n" % wanted["name"])
-        linked = placement.link(params["link"], dry=module.check_mode) if params["link"] else False
+        with alone(module.check_mode):
+            for wanted in params["files"]:
+                state = placement.look(wanted)
+                before.append("%s %s\n" % (wanted["name"], state))
+                if module.check_mode and state != "proven":
+                    result = placement.would(wanted, state)
+                else:
+                    result = placement.bring(wanted, state)
+                results.append(result)
+                after.append("%s proven\n" % wanted["name"])
+            linked = placement.link(params["link"], dry=module.check_mode) if params["link"] else False
     except PlacementError as error:
         module.fail_json(msg=str(error), files=results, **error.facts)
+    except TimeoutError:
+        module.fail_json(msg="another run is bringing weights to %s: wait for it" % params["dir"])
     module.exit_json(
         changed=linked or any(item["action"] != "kept" for item in results),
         files=results,

@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "LANG": "C",
     "LC_ALL": "C",
     "GIT_TERMINAL_PROMPT": "0",
+    "HOME": "/var/root",
 }
 #: A transfer below 1 kB/s for a minute is dead, whatever TCP thinks.
 GIT_OPTIONS = ["-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60", "-c", "safe.directory=*"]
