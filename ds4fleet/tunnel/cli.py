@@ -95,7 +95,7 @@ def choose(
     regions = _names(region) if region else [nearest_of(fleet)]
     first, *rest = [*regions, *_names(then)]
     tiers = [(fleet.in_region(name), tier) for tier, name in enumerate([first, *rest])]
-    members = [(member, tier) for hosts, tier in tiers for member in hosts if _serves(member)]
+    members = [(member, tier) for hosts, tier in tiers for member in _serving(hosts)]
     if not members:
         raise OperatorError(f"No Mac of {first} is meant to serve.", exit_code=EXIT_USAGE)
     return Choice(
@@ -284,10 +284,13 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _serves(host: Host) -> bool:
-    """Staging and jump Macs hold no model of their own; the plan may still find others unable to serve, and
-    their health then says so."""
-    return host.vars.get("ds4_role", "auto") not in ("stage", "jump")
+def _serving(hosts: Sequence[Host]) -> list[Host]:
+    """The hosts of a region that can answer, by what the inventory says of their role; whether they do, their
+    health tells. A jump Mac counts only where nobody serves: it leads to Macs that count themselves."""
+    own = [host for host in hosts if host.vars.get("ds4_role") not in ("stage", "jump")]
+    return [host for host in own if not host.vars.get("ds4_jump_to")] or [
+        host for host in hosts if host.vars.get("ds4_jump_to")
+    ]
 
 
 def _refuse_shared_ports(specs: Sequence[TunnelSpec], endpoint: EndpointSpec | None) -> None:

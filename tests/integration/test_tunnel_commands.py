@@ -300,3 +300,11 @@ class TestChoosing:
         choice = cli.choose(fleet, nearest_region=True)
         assert choice.endpoint is not None
         assert choice.endpoint.name == "tokyo"
+
+    def test_a_jump_mac_counts_only_where_nobody_serves(self, fleet: Fleet) -> None:
+        one, two = fleet.hosts
+        jumping = Host(two.name, two.region, {**two.vars, "ds4_jump_to": "tyo-01"})
+        both = cli.choose(Fleet((one, jumping), ("tokyo",)), region="tokyo")
+        assert [host.name for host in both.hosts] == ["tyo-01"]
+        alone = cli.choose(Fleet((jumping,), ("tokyo",)), region="tokyo")
+        assert [host.name for host in alone.hosts] == ["tyo-02"]
