@@ -9,6 +9,7 @@ in memory.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -23,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ds4fleet.errors import OperatorError
 from ds4fleet.lab import kernel, net, preflight, rpc
 from ds4fleet.lab.init import Init, fresh_child
 from ds4fleet.lab.link import LinkSettings, become_link, open_tap
@@ -63,18 +65,18 @@ class Supervisor:
         self.init = Init(folder / "run" / "lab.sock")
         self.seats: dict[str, Seat] = {}
         self.world_pids: list[int] = []
-        self.init.ops = {
-            "ping": lambda _q, _u: {"pid": os.getpid()},
-            "open": self.open,
-            "boot": self.boot,
-            "stop": self.stop,
-            "status": self.status,
-            "start_world": self.start_world,
-            "link": self.link,
-            "plug_in_operator": self.plug_in_operator,
-        }
+        self.init.ops = {"status": self.status}
+        for name in ("open", "boot", "stop", "start_world", "link", "plug_in_operator"):
+            self.init.ops[name] = functools.partial(self._for_root, getattr(self, name))
         self.links: dict[str, tuple[int, int]] = {}
         """Forwarders by the bridge's port: (pid, descriptor for new settings)."""
+
+    def _for_root(
+        self, operation: Callable[[dict[str, Any], int], dict[str, Any]], question: dict[str, Any], uid: int
+    ) -> dict[str, Any]:
+        if uid:
+            raise PermissionError("only root may change the lab")
+        return operation(question, uid)
 
     # ------------------------------------------------------------------------------------------- operations
 
@@ -475,7 +477,14 @@ def main(folder: Path) -> NoReturn:
 
 def ask(folder: Path, op: str, /, **arguments: Any) -> dict[str, Any]:
     """Ask the supervisor of the lab in `folder`; see `rpc.ask` for the errors."""
-    return rpc.ask(folder / "run" / "lab.sock", op, timeout_s=60.0, **arguments)
+    try:
+        return rpc.ask(folder / "run" / "lab.sock", op, timeout_s=60.0, **arguments)
+    except PermissionError as error:
+        raise OperatorError(f"the lab in {folder} is somebody else's: use sudo") from error
+    except RuntimeError as error:
+        if "only root may change the lab" in str(error):
+            raise OperatorError("only root may change the lab: run the same command with sudo") from error
+        raise
 
 
 if __name__ == "__main__":

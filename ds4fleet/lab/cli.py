@@ -93,6 +93,9 @@ def up(limit: str = "", from_facts: Path | None = None) -> None:
         rows = lab.up(hosts=hosts, facts=facts)
     _hand_over(lab)
     _table(rows)
+    version = preflight.version_of(preflight.remote_python())
+    note = "" if version.startswith("3.9.") else " (macOS has 3.9.6; this machine has no 3.9)"
+    console.out.print(f"Python on the Macs, once they have the Command Line Tools: {version}{note}")
     took_s = time.monotonic() - began
     console.out.print(
         f"{len(hosts)} Macs are up after {took_s:.1f} s. Look around: fab lab ssh {rows[0].name}"

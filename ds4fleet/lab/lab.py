@@ -118,6 +118,7 @@ class Lab:
 
     def pid_of(self, host: str) -> int:
         """Pid of a Mac's PID 1 as the operator sees it; 0 when the Mac is off."""
+        self._need_root()
         state = self._state()
         self._entry(state, host)
         inner = int(boot.ask(self.folder, "status")["macs"].get(host, {}).get("pid", 0))
@@ -166,6 +167,7 @@ class Lab:
         self._await_world(state)
         self._write_known_hosts(state)
         self._write_inventory(state)
+        self._hand_over()
         twins = {name: facts[name] for name in names if name in facts} if facts else {}
         if twins:
             from ds4fleet.lab import twin
@@ -175,6 +177,7 @@ class Lab:
 
     def down(self) -> None:
         """End the lab and remove its folder's contents. Works also on what a crash has left."""
+        self._need_root()
         state = self._state()
         pid = self._supervisor(state)
         if pid:
@@ -233,6 +236,7 @@ class Lab:
 
     def reset(self, host: str) -> None:
         """Replace a Mac by a bare one of the same name and address: another Mac, with another host key."""
+        self._need_root()
         state = self._state()
         self._entry(state, host)
         boot.ask(self.folder, "stop", names=[host], forget=True)
@@ -246,6 +250,7 @@ class Lab:
 
     def reboot(self, host: str, timeout_s: float = 90.0) -> None:
         """Shut a Mac down in order and boot it again; returns when it listens."""
+        self._need_root()
         state = self._state()
         self._entry(state, host)
         before = self._boots(host)
@@ -273,6 +278,7 @@ class Lab:
 
     def fault(self, host: str, name: str, on: bool = True) -> None:
         """Switch a fault of `faults.FAULTS` on or off; it stays over reboots. Momentary ones happen now."""
+        self._need_root()
         chosen = faults.find(name)
         entry = self._entry(self._state(), host)
         if chosen.momentary:
@@ -317,6 +323,7 @@ class Lab:
 
         All at their defaults: the plain cable again. Connections survive when addresses stay reachable.
         """
+        self._need_root()
         settings = LinkSettings(rtt_ms, jitter_ms, loss, mbps, down=down)
         settings.check()
         state = self._state()
@@ -373,6 +380,7 @@ class Lab:
 
     def power_cut(self, host: str, *, boot_again: bool = True) -> None:
         """Take the power away without warning, and (unless `boot_again` is false) give it back."""
+        self._need_root()
         state = self._state()
         self._entry(state, host)
         boot.ask(self.folder, "stop", names=[host])
@@ -381,12 +389,14 @@ class Lab:
 
     def power_on(self, host: str) -> None:
         """Boot a Mac that is off."""
+        self._need_root()
         state = self._state()
         self._entry(state, host)
         self._boot([self._seat(host, state)])
 
     def locked_mac(self, host: str) -> contextlib.AbstractContextManager[Mac]:
         """The model of a Mac for reading and changing from outside; commands inside wait meanwhile."""
+        self._need_root()
         self._entry(self._state(), host)
         return locked_mac(self.root(host) / ".lab")
 
@@ -394,6 +404,7 @@ class Lab:
         self, host: str, argv: Sequence[str], *, input_text: str = "", timeout_s: float = 120.0
     ) -> subprocess.CompletedProcess[str]:
         """Run a program as root inside a Mac, past ssh; its output and exit status are returned."""
+        self._need_root()
         self._entry(self._state(), host)
         try:
             return rpc.run(self._control(host), argv, input_text=input_text, timeout_s=timeout_s)
@@ -420,17 +431,40 @@ class Lab:
 
     # ------------------------------------------------------------------------------------------------ inside
 
+    def _need_root(self) -> None:
+        if os.geteuid() != 0:
+            raise OperatorError("only root may change the lab: run the same command with sudo")
+
     def _state(self) -> dict[str, Any]:
         try:
             state: dict[str, Any] = json.loads(self.state_file.read_text())
         except (FileNotFoundError, ValueError):
             return {"hosts": {}}
+        except PermissionError as error:
+            raise OperatorError(f"the lab in {self.folder} is somebody else's: use sudo") from error
         return state
 
     def _save(self, state: dict[str, Any]) -> None:
         new = self.state_file.with_suffix(".new")
         new.write_text(json.dumps(state, indent=1))
+        new.chmod(0o600)
+        if self.state_file.exists():
+            before = self.state_file.stat()
+            os.chown(new, before.st_uid, before.st_gid)
         new.replace(self.state_file)
+
+    def _hand_over(self) -> None:
+        """After `sudo fab lab up`: what the person behind sudo needs for ssh and Ansible belongs to that
+        person.
+        """
+        if not os.environ.get("SUDO_UID", "").isdigit():
+            return
+        uid, gid = int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", os.environ["SUDO_UID"]))
+        secrets_folder = self.folder / "secrets"
+        owned = [self.folder, self.folder / "run", secrets_folder, *secrets_folder.iterdir(), self.state_file]
+        for path in [*owned, self.folder / "known_hosts", self.inventory_path]:
+            if path.exists():
+                os.chown(path, uid, gid)
 
     def _entry(self, state: dict[str, Any], host: str) -> dict[str, Any]:
         if host not in state["hosts"]:
@@ -455,7 +489,8 @@ class Lab:
 
         for name in ("run", "log", "secrets", "macs", "bin", "world"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        (self.folder / "secrets").chmod(0o700)
+        for name in ("run", "secrets"):
+            (self.folder / name).chmod(0o700)
         self.folder.chmod(0o755)
         self._secrets()
         net.remove_interface(net.interface_name(self.folder))

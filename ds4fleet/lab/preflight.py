@@ -114,6 +114,13 @@ def remote_python() -> Path:
     )
 
 
+def version_of(interpreter: Path) -> str:
+    """`3.9.18` of an interpreter."""
+    code = "import platform; print(platform.python_version())"
+    done = subprocess.run([str(interpreter), "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 def _real_interpreter(executable: str) -> Path | None:
     """Past version managers' shims and virtual environments, to the installation that can be mounted
     elsewhere.
