@@ -162,6 +162,12 @@ class TestStart:
         assert done.returncode == 78
         assert "is in use by another process" in done.stderr
 
+    def test_it_removes_what_a_killed_engine_left_half_saved(self, mac):
+        for name in ("ab.kv", "ab.kv.tmp.71", "cd.kv.tmp.72"):
+            (mac.kv_dir / name).touch()
+        assert mac.start().returncode == 0
+        assert [path.name for path in mac.kv_dir.iterdir()] == ["ab.kv"]
+
     def test_it_waits_for_what_comes_up_late_at_boot(self, mac):
         (mac.fake / "wired").write_text("0\n")
         # The second look finds the limit set, as if the other job had come later.

@@ -40,6 +40,11 @@ options:
     description: Complete releases that stay, the current and the previous one always among them.
     type: int
     default: 2
+  in_use:
+    description: Releases that a process runs from; they stay whatever I(keep) says.
+    type: list
+    elements: str
+    default: []
   make_args:
     description: Arguments for make.
     type: list
@@ -134,6 +139,7 @@ def main():
             "root": {"type": "path", "required": True},
             "state": {"type": "str", "choices": ["fetched", "built", "current"], "default": "current"},
             "keep": {"type": "int", "default": 2},
+            "in_use": {"type": "list", "elements": "str", "default": []},
             "make_args": {"type": "list", "elements": "str", "default": []},
             "user": {"type": "str"},
             "timeout_s": {"type": "int", "default": 1800},
@@ -184,7 +190,7 @@ def _converge(module, engine, commit):
             if not check:
                 engine.switch(release["id"])
         if not (check and changed):
-            removed = engine.prune(max(2, params["keep"]))
+            removed = engine.prune(max(2, params["keep"]), params["in_use"])
         for name in removed if not check else []:
             engine.remove(name)
         changed = changed or bool(removed)

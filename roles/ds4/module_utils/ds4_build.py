@@ -244,9 +244,9 @@ class Engine:
         temporary.symlink_to(os.path.join("releases", name))
         temporary.replace(self.root / link)
 
-    def prune(self, keep):
-        """Names of releases that are beyond `keep`, and a function that removes one."""
-        kept = {linked_id(self.root, "current"), linked_id(self.root, "previous")}
+    def prune(self, keep, in_use=()):
+        """Names of complete releases beyond `keep`, oldest last; never current, previous or one in use."""
+        kept = {linked_id(self.root, "current"), linked_id(self.root, "previous"), *in_use}
         complete = [item for item in list_releases(self.root) if item["complete"]]
         complete.sort(key=lambda item: read_marker(item["path"]).get("built_at", ""), reverse=True)
         spare = [item["id"] for item in complete if item["id"] not in kept]

@@ -161,5 +161,6 @@ def test_switching_keeps_the_previous_release_and_prunes_the_oldest(engine, upst
     assert (linked_id(engine.root, "previous"), linked_id(engine.root, "current")) == (made[1], made[2])
     assert engine.prune(2) == [made[0]]
     assert engine.prune(3) == []
+    assert engine.prune(2, in_use=[made[0]]) == []
     engine.remove(made[0])
     assert {item["id"] for item in list_releases(engine.root)} == set(made[1:])
