@@ -34,7 +34,7 @@ from ds4fleet.lab.link import LinkSettings, open_tap
 from ds4fleet.lab.model import Mac
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-DOWN_TIMEOUT_S = 15.0
+DOWN_TIMEOUT_S = 60.0
 WORLD_TIMEOUT_S = 20.0
 LOOP_CTL_REMOVE = 0x4C81
 """linux/loop.h"""
