@@ -95,9 +95,11 @@ def _may_make_namespaces() -> bool:
 @functools.cache
 def remote_python() -> Path:
     """The interpreter that plays the Command Line Tools' Python: a 3.9 if this machine has one, else the
-    lab's own.
+    system's, else the lab's own.
 
-    DS4_LAB_PYTHON names another one. macOS has 3.9.6 there (reference macos 4).
+    DS4_LAB_PYTHON names another one. macOS has 3.9.6 there (reference macos 4). The system's comes before the
+    lab's own because a Mac sees the system's libraries: another build of the same version with a shared
+    library would load the wrong one.
     """
     named = os.environ.get("DS4_LAB_PYTHON")
     candidates: list[str | None] = [named] if named else []
@@ -105,7 +107,7 @@ def remote_python() -> Path:
         find("python3.9"),
         *map(str, sorted(Path.home().glob(".pyenv/versions/3.9*/bin/python3.9"))),
     ]
-    for candidate in [*candidates, sys.executable]:
+    for candidate in [*candidates, "/usr/bin/python3", sys.executable]:
         interpreter = candidate and _real_interpreter(candidate)
         if interpreter:
             return interpreter
