@@ -101,5 +101,54 @@ def observe(_: Context, limit: str = "", save: str = "facts") -> None:
     sys.exit(library.run(limit, save))
 
 
-ns = Collection(lab, plan, status, observe, nearest, agents, access, jump)
+@verb()
+def upgrade(
+    _: Context,
+    model: str = "",
+    engine: str = "",
+    regions: str = "",
+    canary: str = "",
+    limit: str = "",
+    status: bool = False,
+    history: bool = False,
+    pause: bool = False,
+    resume: bool = False,
+    abort: bool = False,
+    take_over: bool = False,
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Bring the fleet to another model or engine, Mac by Mac, gated: [--model ID] [--engine COMMIT]
+    [--regions A,B] [--canary HOST]; or of the last one: --status|--pause|--resume|--abort, --history
+    """
+    from ds4fleet import upgrade as library
+
+    if status or history:
+        sys.exit((library.history if history else library.status)(json=json))
+    if resume:
+        sys.exit(library.resume(take_over=take_over))
+    if pause or abort:
+        sys.exit(library.pause() if pause else library.abort())
+    sys.exit(
+        library.upgrade(
+            model=model,
+            engine=engine,
+            regions=regions,
+            canary=canary,
+            limit=limit,
+            take_over=take_over,
+            yes=yes,
+        )
+    )
+
+
+@verb()
+def rollback(_: Context, host: str = "", region: str = "", all: bool = False, yes: bool = False) -> None:
+    """Back to the engine and weights before the last upgrade, nothing fetched: --host|--region|--all"""
+    from ds4fleet import upgrade as library
+
+    sys.exit(library.rollback(host=host, region=region, everything=all, yes=yes))
+
+
+ns = Collection(upgrade, rollback, lab, plan, status, observe, nearest, agents, access, jump)
 ns.add_collection(tunnel)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from ds4fleet import guard, memory, render, speed
+from ds4fleet import guard, memory, render, speed, switch
 from ds4fleet.catalogue import Catalogue, Engine, Model, Sidecar, load
 from ds4fleet.errors import OperatorError
 from ds4fleet.memory import MIB, Mac, Request, Verdict
@@ -53,15 +53,24 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
     declared = make_plan("", variables)
     paths = render.Paths(str(settings["ds4_root"]))
     known, guarded = render.watched(settings), guard.watched(paths.root)
+    switched = switch.watched(paths.root)
     jumping = jump.watched(paths.root)
     users = [str(settings["ds4_service_user"]), str(settings["ds4_tunnel_user"])]
     port = settings["ds4_port"]
     return {
         "files": _once(
-            known["files"], guarded["files"], jumping["files"], (entry["path"] for entry in declared.files)
+            known["files"],
+            guarded["files"],
+            switched["files"],
+            jumping["files"],
+            (entry["path"] for entry in declared.files),
         ),
         "labels": _once(
-            known["labels"], guarded["labels"], jumping["labels"], (job["label"] for job in declared.jobs)
+            known["labels"],
+            guarded["labels"],
+            switched["labels"],
+            jumping["labels"],
+            (job["label"] for job in declared.jobs),
         ),
         "users": users,
         "groups": users,
@@ -160,9 +169,10 @@ class _Planner:
             return
         desired = render.desired(plan.to_dict(), {**self.vars, **self._checked()})
         plan.files, plan.jobs, plan.server = desired["files"], desired["jobs"], desired["server"]
-        files, jobs = guard.entries(self.paths.root, plan.server is not None)
-        plan.files += files
-        plan.jobs += jobs
+        for part in (guard, switch):
+            files, jobs = part.entries(self.paths.root, plan.server is not None)
+            plan.files += files
+            plan.jobs += jobs
         for flag in desired.get("dropped_flags", ()):
             plan.warnings.append(f"this engine has no {flag}; the setting has no effect")
         self._verify()
@@ -316,6 +326,7 @@ class _Planner:
             keep=_Reader(plan.host, variables).number("ds4_engine_keep", least=1),
             flags=sorted(set(engine.flags or traits.flags)),
             capabilities=(release or {}).get("capabilities"),
+            payload_abi=traits.payload_abi,
         )
         return replace(engine, flags=tuple(flags) or engine.flags)
 

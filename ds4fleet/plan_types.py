@@ -51,6 +51,7 @@ class EnginePlan:
     keep: int
     flags: list[str]  # what the catalogue expects of the commit; used until `capabilities` are known
     capabilities: dict[str, Any] | None  # of the built release
+    payload_abi: int = 0  # of its KV files
 
 
 @dataclass(frozen=True)

@@ -479,10 +479,11 @@ class _Renderer:
         return frozenset(found) if found else BASE_FLAGS
 
     def _kv_identity(self) -> str:
-        """Names the KV directory by the weights: the engine takes others' checkpoints for its own."""
+        """Names the KV directory by weights and form of the entries: the engine takes others' for its own."""
+        abi = self.plan["engine"].get("payload_abi", 0)
         for item in self.plan["weights"]["files"]:
             if item["kind"] == "model":
-                return f"{self.plan['model']['family']}-{item['sha256'][:12]}"
+                return f"{self.plan['model']['family']}-{item['sha256'][:12]}" + (f"-abi{abi}" if abi else "")
         return ""
 
     def _release_dir(self) -> str:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 __metaclass__ = type
 
 TOOLS = {
+    "cp": "/bin/cp",
     "defaults": "/usr/bin/defaults",
     "diskutil": "/usr/sbin/diskutil",
     "dscl": "/usr/bin/dscl",

@@ -1,0 +1,417 @@
+"""Rolling upgrades: who is switched when, what has been done, what comes next. Pure except the journal.
+
+The order of work follows what rollout tools have learned: stage everything first, one canary, then waves
+inside one region at a time, a gate after every wave. What was drained and switched is read from the journal,
+never guessed from the state of the fleet.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from ds4fleet.errors import EXIT_USAGE, OperatorError
+
+#: The share of a region that is switched at once, wave by wave; the last entry repeats until none is left.
+DEFAULT_WAVES: tuple[int | str, ...] = (1, "25%", "100%")
+
+
+class Code(StrEnum):
+    """Why a rollout did not start or did not go on; scripts and operators can tell them apart."""
+
+    NOTHING_TO_DO = "nothing-to-do"
+    UNKNOWN_CANARY = "unknown-canary"
+    FLEET_UNHEALTHY = "fleet-unhealthy"
+    MEMORY_GATE = "memory-gate"
+    MIN_SERVING = "min-serving"
+    LOCKED = "locked"
+    STAGE_FAILED = "stage-failed"
+    GATE_FAILED = "gate-failed"
+    GATE_INCONCLUSIVE = "gate-inconclusive"
+    HOST_LOST = "host-lost"
+    REFUSED = "switch-refused"
+    STUCK = "stuck"
+    UNFINISHED = "unfinished"
+    ABORTED = "aborted"
+
+
+#: What the operator does about each code.
+REMEDY: Mapping[Code, str] = {
+    Code.NOTHING_TO_DO: "every Mac already runs this version; nothing needs an upgrade",
+    Code.UNKNOWN_CANARY: "name a canary that serves in one of the regions of this rollout",
+    Code.FLEET_UNHEALTHY: "run `fab status`, mend the Macs it names or leave their region out, start again",
+    Code.MEMORY_GATE: "run `fab plan --model ...` and choose a context, model or engine that fits",
+    Code.MIN_SERVING: "lower ds4_min_serving for this region, or bring another of its Macs into service",
+    Code.LOCKED: "wait for the other rollout, or take its lock over with --take-over if its owner is gone",
+    Code.STAGE_FAILED: "nothing was switched; read why above, mend it, then `fab upgrade --resume`",
+    Code.GATE_FAILED: "the Mac is back on its previous version and no other was touched after it",
+    Code.GATE_INCONCLUSIVE: "look at the Mac's log and speed, then `fab upgrade --resume` or `--abort`",
+    Code.HOST_LOST: "the Mac reverts by itself when it is not confirmed; when it is reachable, run again",
+    Code.REFUSED: "nothing was touched on it; mend what it says, then `fab upgrade --resume`",
+    Code.STUCK: "neither version serves on it; read /var/log/ds4/server.log there, then run site.yml for it",
+    Code.UNFINISHED: "go on with `fab upgrade --resume`, or end it with `fab upgrade --abort`",
+    Code.ABORTED: "Macs that were switched stay on the new version; `fab rollback --all` takes them back",
+}
+
+
+class RolloutError(OperatorError):
+    """A rollout that cannot start or go on: `code` for scripts, one sentence with the remedy for people."""
+
+    def __init__(self, code: Code, what: str) -> None:
+        self.code = code
+        super().__init__(f"{code}: {what}; {REMEDY[code]}")
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a Mac serves: model id, sha256 of the main weights file, engine commit."""
+
+    model: str
+    weights_sha256: str
+    engine_commit: str
+
+    def short(self) -> str:
+        return f"{self.model} on {self.engine_commit[:12]}"
+
+
+@dataclass(frozen=True)
+class Situation:
+    """One Mac before the rollout, as its plan for the new version and an observation tell.
+
+    serving: it answers now. healthy: nothing is wrong with it that an upgrade must not meet. refusals: what
+    its plan for the target says against it. to_stage_bytes: still to fetch. locked_by: another run's id.
+    """
+
+    host: str
+    region: str
+    serving: bool
+    healthy: bool
+    current: Version | None
+    target: Version | None
+    refusals: tuple[str, ...] = ()
+    to_stage_bytes: int = 0
+    switch_minutes: float = 0.0
+    locked_by: str = ""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A Mac that the rollout leaves alone, and why."""
+
+    host: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Macs of one region that are switched at the same time."""
+
+    region: str
+    hosts: tuple[str, ...]
+    canary: bool = False
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The plan of one rollout; what `fab upgrade` shows and playbooks/upgrade.yml follows."""
+
+    run_id: str
+    created_at: str
+    waves: tuple[Wave, ...]
+    changes: Mapping[str, tuple[Version | None, Version]]
+    to_stage_bytes: Mapping[str, int]
+    skipped: tuple[Skip, ...] = ()
+    min_serving: int = 1
+    expected_minutes: float = 0.0
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """All Macs of the rollout in the order in which they are switched."""
+        return tuple(host for wave in self.waves for host in wave.hosts)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Rollout:
+        changes = {
+            host: (Version(**old) if old else None, Version(**new))
+            for host, (old, new) in data["changes"].items()
+        }
+        return cls(
+            run_id=data["run_id"],
+            created_at=data["created_at"],
+            waves=tuple(Wave(w["region"], tuple(w["hosts"]), w["canary"]) for w in data["waves"]),
+            changes=changes,
+            to_stage_bytes=dict(data["to_stage_bytes"]),
+            skipped=tuple(Skip(**skip) for skip in data["skipped"]),
+            min_serving=data["min_serving"],
+            expected_minutes=data["expected_minutes"],
+        )
+
+
+def plan_rollout(
+    situations: Sequence[Situation],
+    *,
+    run_id: str,
+    now: datetime,
+    regions: Sequence[str] = (),
+    canary: str = "",
+    waves: Sequence[int | str] = DEFAULT_WAVES,
+    min_serving: int = 1,
+    neighbours_take_over: bool = False,
+) -> Rollout:
+    """Decide who is upgraded in which wave.
+
+    situations: the Macs of the selection, in inventory order. regions: their order; () takes the order in
+    which they appear. canary: the Mac that goes first and alone; "" takes the first of the first region.
+    waves: sizes inside a region, a number of Macs or a share such as "25%". min_serving: how many Macs of a
+    region go on serving during a wave, where it has more than that. neighbours_take_over: another region may
+    serve meanwhile, so that a region with a single Mac may go dark.
+
+    Raises RolloutError (nothing to do, unhealthy fleet, memory gate, lock, unknown canary, min_serving).
+    """
+    order = list(regions or dict.fromkeys(item.region for item in situations))
+    chosen = [item for item in situations if item.region in order]
+    chosen.sort(key=lambda item: order.index(item.region))
+
+    locked = [item for item in chosen if item.locked_by and item.locked_by != run_id]
+    if locked:
+        owners = ", ".join(f"{item.host} by {item.locked_by}" for item in locked)
+        raise RolloutError(Code.LOCKED, f"another rollout holds {owners}")
+    refused = [item for item in chosen if item.refusals]
+    if refused:
+        raise RolloutError(Code.MEMORY_GATE, "; ".join(f"{i.host}: {i.refusals[0]}" for i in refused))
+
+    skipped = [Skip(item.host, "serves nothing by its plan") for item in chosen if item.target is None]
+    serving = [item for item in chosen if item.target is not None]
+    sick = [item.host for item in serving if not item.healthy]
+    if sick:
+        raise RolloutError(Code.FLEET_UNHEALTHY, f"not healthy before the start: {', '.join(sick)}")
+    skipped += [
+        Skip(item.host, f"already on {item.target.short()}")
+        for item in serving
+        if item.target is not None and item.current == item.target
+    ]
+    todo = [item for item in serving if item.current != item.target]
+    if not todo:
+        raise RolloutError(Code.NOTHING_TO_DO, f"{len(serving)} Macs looked at")
+
+    first = canary or todo[0].host
+    if first not in {item.host for item in todo}:
+        raise RolloutError(Code.UNKNOWN_CANARY, f"{first} is not among the Macs to upgrade")
+    plan = [Wave(next(i.region for i in todo if i.host == first), (first,), canary=True)]
+    for region in order:
+        here = [item.host for item in todo if item.region == region and item.host != first]
+        able = sum(1 for item in serving if item.region == region)
+        if not neighbours_take_over and able > 1 and able - 1 < min_serving and here:
+            raise RolloutError(
+                Code.MIN_SERVING, f"{region} has {able} serving Macs and {min_serving} must go on serving"
+            )
+        for hosts in split_waves(here, waves, most=max(1, able - min_serving) if able > 1 else 1):
+            plan.append(Wave(region, hosts))
+
+    targets = {item.host: (item.current, item.target) for item in todo if item.target is not None}
+    minutes = {item.host: item.switch_minutes for item in todo}
+    return Rollout(
+        run_id=run_id,
+        created_at=_stamp(now),
+        waves=tuple(plan),
+        changes=targets,
+        to_stage_bytes={item.host: item.to_stage_bytes for item in todo},
+        skipped=tuple(skipped),
+        min_serving=min_serving,
+        expected_minutes=sum(max(minutes[host] for host in wave.hosts) for wave in plan),
+    )
+
+
+def split_waves(hosts: Sequence[str], sizes: Sequence[int | str], *, most: int) -> Iterator[tuple[str, ...]]:
+    """Cut hosts into waves of the sizes (a count or "25%" of all; the last repeats), none above `most`.
+
+    Raises OperatorError for a size that is neither.
+    """
+    if not sizes:
+        raise OperatorError(
+            "ds4_upgrade_waves is empty; write sizes such as [1, 25%, 100%]", exit_code=EXIT_USAGE
+        )
+    counts = [_wave_size(size, len(hosts)) for size in sizes]
+    start = 0
+    for index in range(len(hosts)):
+        if start >= len(hosts):
+            return
+        size = min(counts[min(index, len(counts) - 1)], most)
+        yield tuple(hosts[start : start + size])
+        start += size
+
+
+def _wave_size(size: int | str, total: int) -> int:
+    text = str(size).strip()
+    share = text.endswith("%")
+    number = text.removesuffix("%").strip()
+    if not number.isdigit() or int(number) < 1 or (share and int(number) > 100):
+        raise OperatorError(
+            f"ds4_upgrade_waves holds {size!r}; write a number of Macs or a share from 1% to 100%",
+            exit_code=EXIT_USAGE,
+        )
+    return max(1, total * int(number) // 100) if share else int(number)
+
+
+class HostPhase(StrEnum):
+    """How far a Mac is in a rollout."""
+
+    PENDING = "pending"
+    STAGED = "staged"
+    SWITCHING = "switching"
+    DONE = "done"
+    REVERTED = "reverted"
+    LOST = "lost"
+
+
+class RunPhase(StrEnum):
+    """How far a rollout is."""
+
+    PLANNED = "planned"
+    STAGING = "staging"
+    SWITCHING = "switching"
+    PAUSED = "paused"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    PROMOTED = "promoted"
+
+
+#: Phases after which nothing more happens by itself.
+ENDED = frozenset({RunPhase.FAILED, RunPhase.ABORTED, RunPhase.PROMOTED})
+
+
+@dataclass
+class Progress:
+    """A journal read back: the last word on the run and on each Mac."""
+
+    phase: RunPhase = RunPhase.PLANNED
+    reason: str = ""
+    hosts: dict[str, HostPhase] = field(default_factory=dict)
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def of(self, host: str) -> HostPhase:
+        return self.hosts.get(host, HostPhase.PENDING)
+
+
+class Journal:
+    """What a rollout did, as JSON lines that are on disk before the act they announce.
+
+    One folder per run: plan.json, journal.jsonl, report.json. A line that a crash cut short is ignored.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "journal.jsonl"
+
+    @classmethod
+    def create(cls, root: Path, rollout: Rollout) -> Journal:
+        """Make the folder of a new run below root; raises FileExistsError when the run id is taken."""
+        folder = root / rollout.run_id
+        folder.mkdir(parents=True)
+        _write_atomically(folder / "plan.json", json.dumps(rollout.to_dict(), indent=1))
+        return cls(folder)
+
+    def rollout(self) -> Rollout:
+        return Rollout.from_dict(json.loads((self.folder / "plan.json").read_text()))
+
+    def append(self, now: datetime, **entry: Any) -> None:
+        """Add a line: `phase` for the run, `host` and `host_phase` for a Mac, anything else as its values."""
+        line = json.dumps({"at": _stamp(now), **entry}, sort_keys=True)
+        with self.path.open("a+b") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            stream.seek(0, os.SEEK_END)
+            if stream.tell():
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":
+                    stream.write(b"\n")
+            stream.write(line.encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def entries(self) -> list[dict[str, Any]]:
+        return list(_lines(self.path))
+
+    def progress(self) -> Progress:
+        return fold(self.entries())
+
+
+_OWN_KEYS = frozenset({"at", "host", "host_phase", "phase", "reason"})
+
+
+def fold(entries: Iterable[Mapping[str, Any]]) -> Progress:
+    """The state that journal lines add up to."""
+    progress = Progress()
+    for entry in entries:
+        if "phase" in entry:
+            progress.phase = RunPhase(entry["phase"])
+            progress.reason = str(entry.get("reason", ""))
+        host = entry.get("host")
+        if host and "host_phase" in entry:
+            progress.hosts[host] = HostPhase(entry["host_phase"])
+        if host:
+            extra = {key: value for key, value in entry.items() if key not in _OWN_KEYS}
+            progress.values.setdefault(host, {}).update(extra)
+    return progress
+
+
+@contextmanager
+def controller_lock(root: Path, owner: str) -> Iterator[None]:
+    """Hold the one rollout that may run from this checkout; the kernel frees it when the process dies.
+
+    Raises RolloutError (locked) that names the owner.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "lock").open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            owner_now = stream.read().strip() or "another process"
+            raise RolloutError(Code.LOCKED, f"{owner_now} is running") from None
+        stream.truncate(0)
+        stream.write(owner)
+        stream.flush()
+        yield
+        stream.truncate(0)
+
+
+def history(root: Path) -> list[Journal]:
+    """All runs below root, newest first (run ids begin with their time)."""
+    folders = (path.parent for path in root.glob("*/plan.json"))
+    return [Journal(folder) for folder in sorted(folders, reverse=True)]
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            yield entry
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    partial = path.with_suffix(".part")
+    with partial.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.rename(path)
+
+
+def _stamp(now: datetime) -> str:
+    return now.astimezone(UTC).isoformat(timespec="milliseconds")

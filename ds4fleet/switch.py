@@ -1,0 +1,172 @@
+"""The Mac-side program ds4-switch as files and a launchd job, and the orders that it takes. Pure.
+
+What it does on the Mac is in roles/ds4/module_utils/ds4_switch_*.py.
+"""
+
+from __future__ import annotations
+
+import plistlib
+from collections.abc import Mapping
+from typing import Any
+
+from ds4fleet.guard import PYTHON
+from ds4fleet.render import LABEL_SERVER, LABEL_WIRED, ROLE, Paths
+
+LABEL_SWITCH = "com.ds4fleet.switch"
+#: The role's module_utils that run on the Mac without Ansible, and need nothing of it.
+LIBRARY = (
+    "ds4_run",
+    "ds4_parse",
+    "ds4_jobs",
+    "ds4_answers",
+    "ds4_serving",
+    "ds4_switch_core",
+    "ds4_switch_state",
+    "ds4_switch_mac",
+)
+_STATE = ("order", "answer", "journal", "lock", "previous")
+
+
+def program(root: str) -> str:
+    """The path of ds4-switch on a Mac."""
+    return f"{root}/libexec/ds4-switch"
+
+
+def folder(root: str) -> str:
+    """Where it keeps its journal; root's own."""
+    return f"{root}/var/switch"
+
+
+def _library(root: str) -> str:
+    return f"{root}/libexec/lib"
+
+
+def _dirs(root: str) -> list[str]:
+    library = _library(root)
+    code = [library, f"{library}/ansible", f"{library}/ansible/module_utils"]
+    return [*code, f"{root}/var", folder(root)]
+
+
+def _code(root: str) -> dict[str, str]:
+    package = f"{_library(root)}/ansible"
+    texts = {f"{package}/__init__.py": "", f"{package}/module_utils/__init__.py": ""}
+    for name in LIBRARY:
+        source = ROLE / "module_utils" / f"{name}.py"
+        texts[f"{package}/module_utils/{name}.py"] = source.read_text(encoding="utf-8")
+    return texts
+
+
+def watched(root: str) -> dict[str, list[str]]:
+    """Paths and labels to observe on every Mac, in the order in which they would be made."""
+    kept = [f"{folder(root)}/{name}.json" for name in _STATE]
+    kept += [f"{folder(root)}/running", f"{folder(root)}/saved"]
+    files = [*_dirs(root), *kept, *_code(root), program(root), Paths.plist(LABEL_SWITCH)]
+    return {"files": files, "labels": [LABEL_SWITCH]}
+
+
+def entries(root: str, serves: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(files, jobs) in the form of ds4fleet.render: there on a Mac that serves, gone from any other."""
+    plist = Paths.plist(LABEL_SWITCH)
+    if not serves:
+        return [_entry(path, "absent") for path in (plist, program(root))], [_job(plist, "absent")]
+    job = plistlib.dumps(
+        {
+            "Label": LABEL_SWITCH,
+            "ProgramArguments": [PYTHON, program(root)],
+            # At boot it mends a switch that was cut off; otherwise it ends at once.
+            "RunAtLoad": True,
+            "KeepAlive": {"SuccessfulExit": False},
+            "ProcessType": "Interactive",
+            "ExitTimeOut": 10,
+            "EnvironmentVariables": {"PYTHONDONTWRITEBYTECODE": "1"},
+            "StandardOutPath": "/var/log/ds4/switch.log",
+            "StandardErrorPath": "/var/log/ds4/switch.log",
+        },
+        sort_keys=True,
+    ).decode()
+    files = [_entry(path, "dir", mode="0755") for path in _dirs(root)]
+    files += [_entry(path, "file", content=text, mode="0644") for path, text in _code(root).items()]
+    script = (ROLE / "files" / "ds4-switch.py").read_text(encoding="utf-8")
+    files.append(_entry(program(root), "file", content=script, mode="0755"))
+    files.append(_entry(plist, "file", content=job, mode="0644", validate="plist"))
+    return files, [_job(plist, "loaded")]
+
+
+def own(plan: Mapping[str, Any], root: str) -> dict[str, Any]:
+    """{files, jobs} of a plan that ds4-switch itself consists of: what has to be there before an order."""
+    mine = set(watched(root)["files"])
+    return {
+        "files": [entry for entry in plan["files"] if entry["path"] in mine],
+        "jobs": [job for job in plan["jobs"] if job["label"] == LABEL_SWITCH],
+    }
+
+
+def order(
+    plan: Mapping[str, Any], settings: Mapping[str, Any], *, run_id: str, attempt: int, now_s: float
+) -> dict[str, Any]:
+    """The order that brings a Mac to its plan.
+
+    plan: HostPlan as a dict, of a Mac that serves, with the engine built and the weights in place. settings:
+    the host's variables with the role's defaults. attempt: how often this run has tried this Mac.
+    """
+    server, engine = plan["server"], plan["engine"]
+    paths = Paths(str(settings["ds4_root"]))
+    link = (plan["weights"].get("link") or {}).get("path")
+    replaced = {paths.config, paths.start, paths.plist(LABEL_SERVER), paths.plist(LABEL_WIRED), link}
+    files = [
+        {key: entry.get(key) for key in ("path", "kind", "content", "target", "owner", "group", "mode")}
+        for entry in plan["files"]
+        if entry["path"] in replaced
+    ]
+    release = f"releases/{engine['release_id']}"
+    files.append({"path": engine["current"], "kind": "link", "target": release})
+    user = str(settings["ds4_service_user"])
+    weights = [item["path"] for item in plan["weights"]["files"] if item["kind"] != "split"]
+    kept = ("label", "argv", "host", "port", "kv_dir", "config_path", "log_path")
+    return {
+        "schema": 1,
+        "id": f"{run_id}.{attempt}",
+        "run_id": run_id,
+        "kind": "upgrade",
+        "issued_at_s": now_s,
+        "target": {
+            "files": files,
+            "wired_limit_mib": int((plan.get("memory") or {}).get("wired_limit_mib") or 0),
+            "kv_dir": server["kv_dir"],
+            "proof": {
+                "server": {key: server[key] for key in kept},
+                "verify": plan["verify"],
+                "weights": weights,
+            },
+        },
+        "kv": {"owner": user, "group": user},
+        "settings": limits(settings),
+    }
+
+
+def limits(settings: Mapping[str, Any]) -> dict[str, float]:
+    """The settings of an order (ds4_switch_core.SETTINGS) from a host's variables."""
+    return {
+        "drain_s": int(settings["ds4_drain_s"]),
+        "told_s": int(settings["ds4_drain_told_s"]),
+        "speed_ratio": float(settings["ds4_gate_speed_ratio"]),
+        "min_healthy_s": int(settings["ds4_min_healthy_s"]),
+        "hold_s": int(settings["ds4_upgrade_hold_s"]),
+        "pause_s": int(settings["ds4_upgrade_pause_s"]),
+    }
+
+
+def _entry(path: str, kind: str, **more: Any) -> dict[str, Any]:
+    plain = {"content": None, "target": None, "validate": None, "owner": "root", "group": "wheel"}
+    return {"path": path, "kind": kind, **plain, "mode": None, "stage": "service", **more}
+
+
+def _job(plist: str, state: str) -> dict[str, Any]:
+    # Its code is read at each start; a restart because of a new one would cut a switch off.
+    return {
+        "label": LABEL_SWITCH,
+        "plist": plist,
+        "state": state,
+        "restart_on": [plist] if state == "loaded" else [],
+        "stage": "service",
+    }

@@ -1,0 +1,145 @@
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""Ask a running server: whether it is ready, what it serves with what, how it answers and how fast."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import time
+
+from ansible.module_utils import ds4_answers, ds4_parse, ds4_run
+from ansible.module_utils.ds4_jobs import Launchd
+
+POLL_S = 0.5
+PROBE_TIMEOUT_S = 5
+#: A test answer of a streaming Mac at 2 tokens a second.
+CHAT_TIMEOUT_S = 180
+MAX_TOKENS = 64
+LOG_BYTES = 16384
+
+
+class VerifyError(Exception):
+    """One sentence: what is not as planned."""
+
+
+def tail(path):
+    """The last bytes of a log as text, "" when it is not there."""
+    try:
+        with open(path, "rb") as handle:
+            handle.seek(max(0, os.stat(path).st_size - LOG_BYTES))
+            return handle.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def ask(server, method, path, body=None, timeout_s=PROBE_TIMEOUT_S):
+    """A JSON answer of the server, None while it cannot be reached; VerifyError for any other status."""
+    host = "127.0.0.1" if server["host"] == "0.0.0.0" else server["host"]  # noqa: S104 (compared, not bound)
+    connection = http.client.HTTPConnection(host, server["port"], timeout=timeout_s)
+    data = json.dumps(body).encode() if body is not None else None
+    try:
+        connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
+        answer = connection.getresponse()
+        text = answer.read().decode("utf-8", "replace")
+    except (ConnectionError, socket.timeout):
+        return None
+    except (OSError, http.client.HTTPException) as error:
+        raise VerifyError("%s %s: %s" % (method, path, error)) from None
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise VerifyError(
+            "%s %s was answered with %d: %s" % (method, path, answer.status, text[:200].strip())
+        )
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise VerifyError("%s %s was not answered with JSON: %s" % (method, path, text[:200])) from None
+
+
+def wait_until_ready(server, ready_s, poll_s=POLL_S):
+    """(job, /v1/models body) once the job's process answers; VerifyError when it cannot or is too late."""
+    launchd, watch = Launchd(ready_s), ds4_answers.Watch()
+    deadline = time.monotonic() + ready_s
+    while True:
+        job = launchd.look(server["label"])
+        if watch.failed(job):
+            if job is None:
+                raise VerifyError("%s is not loaded" % server["label"])
+            why = ds4_answers.why_down(tail(server["log_path"]), job)
+            raise VerifyError("the server does not stay up: " + why)
+        if job and job["pid"] is not None:
+            body = ask(server, "GET", "/v1/models")
+            if body is not None:
+                return job, body
+        if time.monotonic() >= deadline:
+            raise VerifyError(
+                "the server was not ready after %d s: %s"
+                % (ready_s, ds4_answers.why_down(tail(server["log_path"]), job or {}))
+            )
+        time.sleep(poll_s)
+
+
+def complete(server, body, prompt, max_tokens=MAX_TOKENS):
+    """(chat completion, seconds) of one deterministic prompt; VerifyError when none comes."""
+    began = time.monotonic()
+    asked = {
+        "model": body["data"][0].get("id"),
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "max_tokens": max_tokens,
+    }
+    reply = ask(server, "POST", "/v1/chat/completions", asked, CHAT_TIMEOUT_S)
+    if reply is None:
+        raise VerifyError("the server did not answer the test prompt within %d s" % CHAT_TIMEOUT_S)
+    return reply, time.monotonic() - began
+
+
+def prove_serving(server, verify, weights, poll_s=POLL_S):
+    """Figures of a server that is as planned; raises VerifyError with everything that is not."""
+    began = time.monotonic()
+    job, body = wait_until_ready(server, verify["ready_s"], poll_s)
+    ready_s = time.monotonic() - began
+    pid = job["pid"]
+    probes = ds4_run.run_all(
+        {
+            "ps": ds4_run.argv("ps", "-ww", "-o", "args=", "-p", pid),
+            "open": ds4_run.argv("lsof", "-nP", "-p", pid, "-F", "pn"),
+            "listen": ds4_run.argv("lsof", "-nP", "-iTCP:%d" % server["port"], "-sTCP:LISTEN", "-F", "pcn"),
+            "pressure": ds4_run.argv("memory_pressure", "-Q"),
+        }
+    )
+    names = {name for process in ds4_parse.lsof(probes["open"].out) for name in process["names"]}
+    objections = ds4_answers.models(body, verify["model_name"], verify["context"])
+    objections += ds4_answers.command_line(probes["ps"].out, server["argv"])
+    objections += ds4_answers.open_files(names, weights)
+    objections += ds4_answers.listeners(
+        ds4_parse.listening(probes["listen"].out), server["host"], server["port"], pid
+    )
+    free_mib, short = None, []
+    pressure = ds4_parse.memory_pressure(probes["pressure"].out)
+    if pressure["memory_bytes"] and pressure["free_percent"] is not None:
+        free_mib, short = ds4_answers.headroom(
+            pressure["free_percent"], pressure["memory_bytes"], verify["headroom_mib"]
+        )
+    objections += short
+    if objections:
+        raise VerifyError("; ".join(objections))
+
+    reply, elapsed_s = complete(server, body, verify["prompt"])
+    answer, objections = ds4_answers.completion(reply, verify.get("expect"))
+    if objections:
+        raise VerifyError("; ".join(objections))
+    return {
+        "ready_s": round(ready_s, 2),
+        "model_name": verify["model_name"],
+        "context": verify["context"],
+        "answer": answer["text"],
+        "completion_tokens": answer["tokens"],
+        "tokens_per_s": round(answer["tokens"] / elapsed_s, 2) if answer["tokens"] else None,
+        "headroom_mib": free_mib,
+        "pid": pid,
+    }

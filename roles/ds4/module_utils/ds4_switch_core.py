@@ -1,0 +1,169 @@
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""What a switch to another version does next, as a pure state machine: journal in, decision out.
+
+A switch is ordered by the controller and carried out on the Mac by ds4-switch. Its journal says how far it
+is; whatever cut it off, the journal alone decides how it is mended. An order:
+
+  {id, run_id, kind: upgrade|rollback, target: STATE, kv: {owner, group}, settings: {...}}
+
+A STATE is all that makes a version: {files: [{path, kind: file|link|absent, content, target, owner, group,
+mode}], wired_limit_mib: int|None, kv_dir, proof: {server, verify, weights}}. What a switch replaces is saved
+as a STATE too.
+"""
+
+from __future__ import annotations
+
+#: In the order in which a switch goes through them. Before `stopping` nothing but new work was turned away.
+HARMLESS = ("armed", "draining", "baseline")
+TOUCHED = ("stopping", "keeping", "flipping", "starting", "gating", "holding")
+#: cancelled: nothing was touched. stuck: neither the new version nor the old one serves.
+ENDED = ("confirmed", "reverted", "cancelled", "stuck")
+PHASES = HARMLESS + TOUCHED + ("reverting",) + ENDED
+
+PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
+
+#: What the settings of an order hold, all in seconds but for the ratio; the role's defaults are the source.
+SETTINGS = {
+    "drain_s": 120,
+    "told_s": 3,
+    "speed_ratio": 0.8,
+    "min_healthy_s": 20,
+    "hold_s": 300,
+    "pause_s": 3600,
+}
+
+
+def is_active(journal):
+    """Whether a switch is under way, cut off or not."""
+    return bool(journal) and journal["phase"] not in ENDED
+
+
+def next_act(journal, order):
+    """(act, reason) at every start of the program: idle, begin, cancel or revert.
+
+    journal: of the last switch, None when there was none. order: the last one handed over, or None.
+    """
+    if is_active(journal):
+        phase = journal["phase"]
+        if phase in HARMLESS:
+            return "cancel", "it was cut off while %s" % phase
+        if phase == "reverting":
+            return "revert", journal.get("reason") or "a return was cut off"
+        return "revert", "it was cut off while %s" % phase
+    if order and (journal is None or order["id"] != journal["id"]):
+        return "begin", ""
+    return "idle", ""
+
+
+def judge(before, after, settings):
+    """(verdict, reason) of the gate, from figures of the same Mac before and after.
+
+    before, after: {tokens_per_s, answer, headroom_mib}; a figure that was not measured is None. That it
+    serves what it should at all has been proven before this is asked.
+    """
+    ratio = settings["speed_ratio"]
+    old, new = (before or {}).get("tokens_per_s"), after.get("tokens_per_s")
+    if not old or not new:
+        missing = "before" if not old else "after"
+        return INCONCLUSIVE, "tokens per second could not be measured %s the switch" % missing
+    if new < old * ratio:
+        return FAIL, "%.1f tokens/s, which is less than %.0f %% of the %.1f before" % (new, ratio * 100, old)
+    return PASS, "%.1f tokens/s, %.1f before" % (new, old)
+
+
+def after_gate(verdict):
+    """(next phase, name of the setting with the deadline for the controller's word)."""
+    if verdict == FAIL:
+        return "reverting", None
+    return "holding", "hold_s" if verdict == PASS else "pause_s"
+
+
+def while_holding(order_id, answer, waited_s, deadline_s):
+    """(next phase or None, reason): the controller's answer, or the dead man's switch.
+
+    answer: {id, act: confirm|abort} or None; one for another order counts for nothing.
+    """
+    act = answer["act"] if answer and answer.get("id") == order_id else None
+    if act == "confirm":
+        return "confirmed", ""
+    if act == "abort":
+        return "reverting", "the controller said so"
+    if waited_s >= deadline_s:
+        return "reverting", "nobody confirmed within %d s" % deadline_s
+    return None, ""
+
+
+def problem(order):
+    """What is wrong with an order, in one sentence, or None."""
+    for key in ("id", "run_id", "kind", "target", "settings"):
+        if not order.get(key):
+            return "the order has no %s" % key
+    if order["kind"] not in ("upgrade", "rollback"):
+        return "the order is of the unknown kind %r" % order["kind"]
+    target = order["target"]
+    for entry in target.get("files") or ():
+        if not str(entry.get("path", "")).startswith("/"):
+            return "the order has a file without an absolute path"
+        if entry.get("kind") not in ("file", "link", "absent"):
+            return "the order has %s as a %s" % (entry["path"], entry.get("kind"))
+        if entry["kind"] == "file" and entry.get("content") is None:
+            return "the order has no content for %s" % entry["path"]
+    proof = target.get("proof") or {}
+    if not {"server", "verify", "weights"} <= set(proof):
+        return "the order does not say how the version is proven"
+    unknown = sorted(set(order["settings"]) ^ set(SETTINGS))
+    if unknown:
+        return "the order's settings are not those of this program: %s" % ", ".join(unknown)
+    return None
+
+
+def conf_values(text):
+    """server.conf as {key: value} and {"arg"|"weights"|"mount": [values]}."""
+    single, many = {}, {"arg": [], "weights": [], "mount": []}
+    for line in text.splitlines():
+        key, equals, value = line.partition("=")
+        if not equals or line.startswith("#"):
+            continue
+        if key in many:
+            many[key].append(value)
+        else:
+            single[key] = value
+    return single, many
+
+
+def proof_of(conf_text, like, model_name, context):
+    """The proof of a version whose server.conf is at hand, for the time when it is gone back to.
+
+    like: the proof of the version that replaces it (label, log, prompt ...). model_name, context: as the
+    server said while it ran; None keeps those of `like`.
+    """
+    single, many = conf_values(conf_text)
+    server = dict(
+        like["server"],
+        argv=[single["release_dir"] + "/ds4-server"] + many["arg"],
+        host=single["host"],
+        port=int(single["port"]),
+        kv_dir=single.get("kv_dir", ""),
+    )
+    verify = dict(like["verify"])
+    if model_name is not None:
+        verify["model_name"] = model_name
+    if context is not None:
+        verify["context"] = context
+    weights = [item.split(" ", 1)[1] for item in many["weights"]]
+    return {"server": server, "verify": verify, "weights": weights}
+
+
+def outage_s(events):
+    """Seconds from the stop to the next time that the server answered, as the journal's events tell.
+
+    Of a switch that was reverted it is the sum of both outages. None while it is down.
+    """
+    total, since = 0.0, None
+    for event in events:
+        if event["what"] == "down" and since is None:
+            since = event["at_s"]
+        elif event["what"] == "up" and since is not None:
+            total, since = total + event["at_s"] - since, None
+    return None if since is not None else round(total, 2)

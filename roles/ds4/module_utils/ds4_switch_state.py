@@ -1,0 +1,213 @@
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""A version as files, links, wired limit and KV directory: saved, put in place, put back. And the journal.
+
+Below /opt/ds4/var/switch (root 0755): order.json, answer.json, journal.json, lock.json, previous.json (the
+STATE that a rollback goes to) and saved/<order id>.json (what the running switch replaces).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import grp
+import json
+import os
+import pwd
+import re
+import shutil
+import stat
+
+from ansible.module_utils import ds4_run
+
+#: fcntl(2) of macOS: onto the medium, not just into the drive's cache, which fsync there leaves it in.
+F_FULLFSYNC = 51
+#: <40 hex>.kv.tmp.<pid>: what a killed engine leaves; no version removes them and no budget counts them.
+ORPHAN = re.compile(r"\.kv\.tmp\.\d+$")
+BEFORE = ".before-switch"
+
+
+def sync(descriptor):
+    """Have what was written on the disk when this returns."""
+    try:
+        fcntl.fcntl(descriptor, F_FULLFSYNC)
+    except OSError:
+        os.fsync(descriptor)
+
+
+def read_json(path):
+    """The object in a file, or None where there is none that can be read."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            value = json.load(stream)
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_json(path, value):
+    """Replace a file as a whole; it is on the disk, and so is its name, when this returns."""
+    temporary = path + ".new"
+    with open(temporary, "w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=1, sort_keys=True)
+        stream.flush()
+        sync(stream.fileno())
+    os.replace(temporary, path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        sync(folder)
+    finally:
+        os.close(folder)
+
+
+def remove(path):
+    """Remove a file if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+class Places:
+    """Where a switch keeps what it knows."""
+
+    def __init__(self, root):
+        self.root = root
+        self.var = root + "/var/switch"
+        self.order = self.var + "/order.json"
+        self.answer = self.var + "/answer.json"
+        self.journal = self.var + "/journal.json"
+        self.lock = self.var + "/lock.json"
+        self.previous = self.var + "/previous.json"
+        self.running = self.var + "/running"
+        self.drain = root + "/run/drain.json"
+        self.kv = root + "/kv"
+
+    def saved(self, order_id):
+        """The file with the STATE that an order replaces."""
+        return "%s/saved/%s.json" % (self.var, order_id)
+
+
+def _name(find, number):
+    try:
+        return find(number)[0]
+    except KeyError:
+        return str(number)
+
+
+def _number(find, name, field):
+    return int(name) if str(name).isdigit() else getattr(find(name), field)
+
+
+def look(path):
+    """The entry of a STATE for what is at `path` now; its content is base64, for it need not be text."""
+    try:
+        facts = os.lstat(path)
+    except OSError:
+        return {"path": path, "kind": "absent"}
+    if stat.S_ISLNK(facts.st_mode):
+        return {"path": path, "kind": "link", "target": os.readlink(path)}
+    with open(path, "rb") as stream:
+        content = base64.b64encode(stream.read()).decode("ascii")
+    return {
+        "path": path,
+        "kind": "file",
+        "base64": content,
+        "content": "",
+        "owner": _name(pwd.getpwuid, facts.st_uid),
+        "group": _name(grp.getgrgid, facts.st_gid),
+        "mode": "%04o" % stat.S_IMODE(facts.st_mode),
+    }
+
+
+def text_of(entry):
+    """The content of a file entry as text."""
+    if "base64" in entry:
+        return base64.b64decode(entry["base64"]).decode("utf-8", "replace")
+    return entry["content"]
+
+
+def put(entry):
+    """Bring one entry of a STATE to its place by a rename; nothing is touched where it is so already."""
+    path, kind = entry["path"], entry["kind"]
+    now = look(path)
+    if kind == "absent":
+        if now["kind"] != "absent":
+            os.unlink(path)
+        return
+    if kind == "link":
+        if now["kind"] != "link" or now["target"] != entry["target"]:
+            temporary = path + ".ds4-new"
+            remove(temporary)
+            os.symlink(entry["target"], temporary)
+            os.replace(temporary, path)
+        return
+    data = base64.b64decode(entry["base64"]) if "base64" in entry else entry["content"].encode("utf-8")
+    uid = _number(pwd.getpwnam, entry["owner"], "pw_uid")
+    gid = _number(grp.getgrnam, entry["group"], "gr_gid")
+    ds4_run.replace_file(path, data, int(entry.get("mode") or "0644", 8), uid, gid)
+
+
+def orphans(folder):
+    """Paths of unfinished KV files in a directory that no server uses now."""
+    try:
+        return sorted(os.path.join(folder, name) for name in os.listdir(folder) if ORPHAN.search(name))
+    except OSError:
+        return []
+
+
+def owner_of(path):
+    """Name of the owner."""
+    return _name(pwd.getpwuid, os.lstat(path).st_uid)
+
+
+def make_kv(folder, owner, group):
+    """The KV directory of an identity, for the service user alone; the entries in it stay."""
+    if not os.path.isdir(folder):
+        os.mkdir(folder, 0o700)
+    os.chown(folder, pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid)
+    os.chmod(folder, 0o700)
+
+
+def keep_kv(folder, run=ds4_run.run):
+    """Clone a KV directory beside itself, so that a return finds it as it was. Clones take no space.
+
+    The clone gets its name only when it is whole. Returns False where there was nothing to keep.
+    """
+    if not os.path.isdir(folder):
+        return False
+    partial = folder + BEFORE + ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(folder + BEFORE, ignore_errors=True)
+    result = run("cp", "-cRp", folder, partial)
+    if not result.ok:
+        shutil.rmtree(partial, ignore_errors=True)
+        return False
+    os.rename(partial, folder + BEFORE)
+    return True
+
+
+def restore_kv(folder):
+    """Put back what keep_kv kept, if it did; may be cut off and repeated at any point."""
+    kept, spoilt = folder + BEFORE, folder + ".spoilt"
+    if os.path.isdir(kept):
+        if os.path.isdir(folder):
+            shutil.rmtree(spoilt, ignore_errors=True)
+            os.rename(folder, spoilt)
+        os.rename(kept, folder)
+    forget_kv(folder)
+
+
+def forget_kv(folder):
+    """Remove the clone and what else a switch can leave beside a KV directory."""
+    for leftover in (BEFORE, BEFORE + ".partial", ".spoilt"):
+        shutil.rmtree(folder + leftover, ignore_errors=True)
+
+
+def spare_kv(root, kept):
+    """KV directories below `root` that belong to none of the identities that are kept."""
+    try:
+        names = sorted(os.listdir(root))
+    except OSError:
+        return []
+    found = [os.path.join(root, name) for name in names if re.match(r"[a-z]+-[0-9a-f]{12}(-abi\d+)?$", name)]
+    return [path for path in found if path not in kept and os.path.isdir(path)]
