@@ -64,6 +64,15 @@ def answers(port: int, host: str = "127.0.0.1", timeout_s: float = 5.0) -> bool:
         return False
 
 
+def greets(host: str, port: int) -> bool:
+    """Whether an sshd sends its banner."""
+    try:
+        with socket.create_connection((host, port), timeout=2) as sock:
+            return sock.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
 def family(pid: int) -> list[int]:
     """A process and all below it."""
     listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)

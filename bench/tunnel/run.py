@@ -115,7 +115,12 @@ class Far:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         sshd = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin") or "sshd"
         command = [*self.inside, sshd, "-D", "-f", str(config), "-p", str(SSH_PORT)]
-        self.sshd = self._start(command, stderr=subprocess.DEVNULL)
+        self._start(command, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 5
+        while not contenders.greets(FAR, SSH_PORT):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the far sshd does not answer")
+            time.sleep(0.05)
 
     def set_rtt(self, rtt_ms: float) -> None:
         """From now on packets take half of rtt_ms in each direction."""

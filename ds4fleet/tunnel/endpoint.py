@@ -10,23 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import select
 import socket
-import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from . import wire
 from .choose import Chooser, Member
 from .probe import content_length
 
 #: The engine takes bodies up to 64 MiB; a request of a million tokens is about 4 MB. Beyond this a request
 #: is passed on all the same, it only cannot be repeated.
 REPLAY_LIMIT_BYTES = 32 << 20
-#: Bytes queued towards a slow reader before the other side is told to wait.
-HIGH_WATER_BYTES = 256 << 10
 SUSPECT_S = 1.0
 #: After a stream ends without a length, how long its tunnel's death may take to be noticed.
 LAST_WORD_S = 0.05
@@ -111,34 +107,37 @@ class Endpoint:
             spec.spread,
             time.monotonic() + spec.settle_s,
         )
-        self._servers: list[asyncio.AbstractServer] = []
+        self._listeners: list[wire.Listener] = []
         self._waiting: set[_Client] = set()
         self._open: set[_Client] = set()
 
-    async def listen(self) -> None:
+    def listen(self) -> None:
         """Opens the port on both loopbacks. Raises OSError when it is taken."""
-        loop = asyncio.get_running_loop()
-        families = [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)]
-        for address, family in families:
+        for address, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
             sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 sock.bind((address, self.spec.port))
             except OSError:
                 sock.close()
-                if family == socket.AF_INET6 and self._servers:
+                if family == socket.AF_INET6 and self._listeners:
                     continue  # no IPv6 loopback here; IPv4 carries the endpoint
                 raise
-            server = await loop.create_server(lambda: _Client(self), sock=sock, backlog=512)
-            self._servers.append(server)
+            self._listeners.append(wire.Listener(sock, self._taken))
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Takes no new requests and ends those that are open."""
-        for server in self._servers:
-            server.close()
+        for listener in self._listeners:
+            listener.close()
         for client in list(self._open):
-            client.abort()
-        self._servers.clear()
+            client.wire.reset()
+        self._listeners.clear()
+
+    def _taken(self, sock: socket.socket) -> None:
+        client = _Client(self, sock)
+        self._open.add(client)
+        client.wire.resume_reading()
+        client.wire.read_now()  # a request mostly comes with its connection
 
     def see(self, name: str, well: bool, draining: bool) -> None:
         """News of a member; waiting requests go on when it can take them."""
@@ -184,80 +183,64 @@ class Endpoint:
         }
 
 
-class _Client(asyncio.Protocol):
+class _Client:
     """One connection from an agent: one request."""
 
-    transport: asyncio.Transport
-
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, sock: socket.socket) -> None:
         self.endpoint = endpoint
+        self.wire = wire.Wire(sock, self)
         self.upstream: _Upstream | None = None
         self.member: Member | None = None
         self.kept: list[bytes] | None = []
         self.kept_bytes = 0
-        self.began = False
         self.half_closed = False
         self.gone = False
         self.deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- from the agent -----------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        self.endpoint._open.add(self)
 
     def data_received(self, data: bytes) -> None:
         if self.kept is not None:
             self.kept_bytes += len(data)
             if self.kept_bytes <= REPLAY_LIMIT_BYTES:
                 self.kept.append(data)
-            elif self.upstream is None or self.upstream.transport is None:
+            elif self.upstream is None:
                 self._refuse(413, "request too large to keep while no Mac is available")
                 return
             else:
                 self.kept = None
-        if self.member is None and self.deadline == 0.0:
+        if self.deadline == 0.0:
             # The first bytes of a request, not the connection: a client that only tests the port is no work.
             self.endpoint.counters.requests += 1
             self.deadline = time.monotonic() + self.endpoint.spec.wait_s
             self.assign()
-        elif self.upstream is not None and self.upstream.transport is not None:
-            self.upstream.transport.write(data)
+        elif self.upstream is not None:
+            self.upstream.wire.write(data)
 
     def eof_received(self) -> bool:
         self.half_closed = True
-        if self.upstream is not None and self.upstream.transport is not None:
-            self.upstream.transport.write_eof()
+        if self.upstream is not None:
+            self.upstream.wire.write_eof()
         return self.deadline != 0.0
 
     def pause_writing(self) -> None:
-        if self.upstream is not None and self.upstream.transport is not None:
-            self.upstream.transport.pause_reading()
+        if self.upstream is not None:
+            self.upstream.wire.pause_reading()
 
     def resume_writing(self) -> None:
-        if self.upstream is not None and self.upstream.transport is not None:
-            self.upstream.transport.resume_reading()
+        if self.upstream is not None:
+            self.upstream.wire.resume_reading()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self) -> None:
         self.gone = True
         self.endpoint._open.discard(self)
         self.endpoint._waiting.discard(self)
         if self._timer is not None:
             self._timer.cancel()
-        if self.upstream is not None and self.upstream.transport is not None:
-            self.upstream.transport.abort()
+        if self.upstream is not None:
+            self.upstream.wire.abort()
         self._leave()
-
-    def abort(self) -> None:
-        """Ends the connection by a reset, which nobody takes for the end of an answer."""
-        sock = self.transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
 
     # -- to a Mac -----------------------------------------------------------------------------------------
 
@@ -284,51 +267,39 @@ class _Client(asyncio.Protocol):
         member.in_flight += 1
         counters = self.endpoint.counters.by_member
         counters[member.name] = counters.get(member.name, 0) + 1
-        task = asyncio.ensure_future(self._connect(member))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        wire.connect(self.endpoint.ports[member.name], lambda sock: self._connected(member, sock))
 
-    async def _connect(self, member: Member) -> None:
-        upstream = _Upstream(self, member)
-        try:
-            sock = await _connect_loopback(self.endpoint.ports[member.name])
-            await asyncio.get_running_loop().create_connection(lambda: upstream, sock=sock)
-        except OSError:
-            self.dropped(upstream)
-            return
-        if self.gone:
-            assert upstream.transport is not None
-            upstream.transport.abort()
-
-    def attached(self, upstream: _Upstream) -> None:
+    def _connected(self, member: Member, sock: socket.socket | None) -> None:
         """The tunnel took the connection: everything that came so far goes into it."""
         if self.gone:
-            return
-        self.upstream = upstream
-        assert upstream.transport is not None
-        upstream.transport.writelines(self.kept or ())
-        if self.half_closed:
-            upstream.transport.write_eof()
+            if sock is not None:
+                sock.close()
+        elif sock is None:
+            self.dropped(member)
+        else:
+            self.upstream = _Upstream(self, member, sock)
+            self.upstream.wire.writelines(self.kept or ())
+            if self.half_closed:
+                self.upstream.wire.write_eof()
+            self.upstream.wire.resume_reading()
 
-    def dropped(self, upstream: _Upstream) -> None:
+    def dropped(self, member: Member) -> None:
         """The Mac went away before its answer began."""
-        self.endpoint.failed(upstream.member.name)
+        self.endpoint.failed(member.name)
         self._leave()
         self.upstream = None
         if self.gone:
             return
         if self.kept is None:
-            self.abort()
+            self.wire.reset()
             return
         self.endpoint.counters.moved += 1
         self.assign()
 
     def answered(self, data: bytes) -> None:
-        """Bytes of the answer."""
-        if not self.began:
-            self.began = True
-            self.kept = None
-        self.transport.write(data)
+        """Bytes of the answer; from the first on the request is not kept any more."""
+        self.kept = None
+        self.wire.write(data)
 
     def finished(self, whole: bool) -> None:
         """The answer has ended; `whole` is False when it was cut."""
@@ -336,10 +307,10 @@ class _Client(asyncio.Protocol):
         if self.gone:
             return
         if whole:
-            self.transport.close()
+            self.wire.close()
         else:
             self.endpoint.counters.cut += 1
-            self.abort()
+            self.wire.reset()
 
     def _leave(self) -> None:
         if self.member is not None:
@@ -347,6 +318,7 @@ class _Client(asyncio.Protocol):
             self.member = None
 
     def _refuse(self, status: int, message: str) -> None:
+        self.endpoint._waiting.discard(self)
         self.endpoint.counters.refused += 1
         body = json.dumps({"error": {"message": f"ds4-fleet: {message}", "type": "unavailable"}}).encode()
         phrase = {503: "Service Unavailable", 413: "Content Too Large"}[status]
@@ -354,28 +326,21 @@ class _Client(asyncio.Protocol):
             f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nRetry-After: 5\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
+        self.wire.write(head.encode() + body)
+        self.wire.close()
 
 
-class _Upstream(asyncio.Protocol):
+class _Upstream:
     """The same request on its way into a tunnel."""
 
-    def __init__(self, client: _Client, member: Member) -> None:
+    def __init__(self, client: _Client, member: Member, sock: socket.socket) -> None:
         self.client = client
         self.member = member
-        self.transport: asyncio.Transport | None = None
-        self.identity: object | None = None
+        self.wire = wire.Wire(sock, self)
+        self.identity = client.endpoint.alive(member.name)
         self.head = b""
         self.began = False
         self.missing: int | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.identity = self.client.endpoint.alive(self.member.name)
-        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        self.client.attached(self)
 
     def data_received(self, data: bytes) -> None:
         if self.began:
@@ -387,7 +352,10 @@ class _Upstream(asyncio.Protocol):
         if len(self.head) < len(UNAVAILABLE):
             return
         if self.head.startswith(UNAVAILABLE) and self.client.kept is not None:
-            self._turn_away()
+            # 503 of an engine that shuts down: the request was not begun and may go elsewhere.
+            self.client.upstream = None
+            self.wire.abort()
+            self.client.dropped(self.member)
             return
         self.began = True
         head, gap, body = self.head.partition(b"\r\n\r\n")
@@ -397,29 +365,20 @@ class _Upstream(asyncio.Protocol):
         self.missing = None if length is None else length - len(body)
         self.client.answered(self.head)
 
-    def _turn_away(self) -> None:
-        """503 of an engine that shuts down: the request was not begun and may go elsewhere."""
-        assert self.transport is not None
-        transport, self.transport = self.transport, None
-        transport.abort()
-        self.client.dropped(self)
-
     def eof_received(self) -> bool:
         return False
 
     def pause_writing(self) -> None:
-        self.client.transport.pause_reading()
+        self.client.wire.pause_reading()
 
     def resume_writing(self) -> None:
-        self.client.transport.resume_reading()
+        self.client.wire.resume_reading()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        turned_away = self.transport is None
-        self.transport = None
-        if turned_away or self.client.upstream is not self:
+    def connection_lost(self) -> None:
+        if self.client.upstream is not self or self.client.gone:
             return
         if not self.began:
-            self.client.dropped(self)
+            self.client.dropped(self.member)
         elif self.missing is not None:
             self.client.finished(self.missing <= 0)
         else:
@@ -428,30 +387,3 @@ class _Upstream(asyncio.Protocol):
     def _judge(self) -> None:
         alive = self.client.endpoint.alive(self.member.name)
         self.client.finished(alive is not None and alive == self.identity)
-
-
-async def _connect_loopback(port: int) -> socket.socket:
-    """A connected socket to a local port. On loopback the kernel has answered before the next line, so the
-    event loop is troubled only when it has not."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if sock.connect_ex(("127.0.0.1", port)) != 0:
-            poll = select.poll()
-            poll.register(sock, select.POLLOUT)
-            if not poll.poll(0):
-                loop = asyncio.get_running_loop()
-                writable = asyncio.Event()
-                loop.add_writer(sock, writable.set)
-                try:
-                    await writable.wait()
-                finally:
-                    loop.remove_writer(sock)
-            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
-                raise OSError(error, os.strerror(error))
-    except BaseException:
-        sock.close()
-        raise
-    return sock

@@ -93,7 +93,7 @@ class Holder:
         watcher = asyncio.ensure_future(self._watch_elsewhere())
         try:
             if self.job.endpoint is not None:
-                await self._open_endpoint(self.job.endpoint)
+                self._open_endpoint(self.job.endpoint)
             for spec in self.job.tunnels:
                 self._take(spec)
             stop = asyncio.ensure_future(self._stop.wait())
@@ -104,7 +104,7 @@ class Holder:
         finally:
             watcher.cancel()
             if self.endpoint is not None:
-                await self.endpoint.close()
+                self.endpoint.close()
             for link in self.links.values():
                 link.stop()
             await asyncio.gather(*self._runs.values(), return_exceptions=True)
@@ -127,7 +127,7 @@ class Holder:
             return [f"{link.spec.name}: {link.machine.reason}" for link in links]
         return []
 
-    async def _open_endpoint(self, spec: EndpointSpec) -> None:
+    def _open_endpoint(self, spec: EndpointSpec) -> None:
         claim = home.claim(self._record(spec.name, spec.name, spec.url))
         if claim is None:
             raise Taken(f"{spec.name}: another process holds this endpoint")
@@ -137,7 +137,7 @@ class Holder:
         if not ports.is_free(spec.port, ports.has_ipv6_loopback()):
             holder = ports.holder(spec.port) or "another process"
             raise Taken(f"{spec.name}: local port {spec.port} is held by {holder}")
-        await endpoint.listen()
+        endpoint.listen()
         self.endpoint = endpoint
 
     def _record(self, name: str, address: str, url: str) -> home.Record:

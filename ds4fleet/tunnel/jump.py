@@ -34,6 +34,7 @@ CARRIED = (
     "probe",
     "spec",
     "ssh",
+    "wire",
 )
 PACKAGE = "ds4_tunnel"
 LABEL = "com.ds4fleet.jump"
@@ -161,7 +162,7 @@ async def serve(settings: Mapping[str, Any]) -> None:
         doubt=lambda name: links[name].doubt(),
         on_switch=lambda old, new: _log("jump", f"requests go to {new}"),
     )
-    await endpoint.listen()
+    endpoint.listen()
 
     def changed(link: Link, text: str) -> None:
         endpoint.see(link.spec.name, link.state is State.UP, link.draining)
@@ -175,7 +176,7 @@ async def serve(settings: Mapping[str, Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await stop.wait()
-    await endpoint.close()
+    endpoint.close()
     for link in links.values():
         link.stop()
     await asyncio.gather(*runs)

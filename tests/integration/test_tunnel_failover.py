@@ -34,13 +34,13 @@ class Served:
         async def main() -> None:
             ports = {engine.label: engine.port for engine in engines}
             self.endpoint = Endpoint(self.spec, ports, self.transports.get)
-            await self.endpoint.listen()
+            self.endpoint.listen()
             for engine in engines:
                 self.endpoint.see(engine.label, True, False)
             ready.set()
             self.done = asyncio.Event()
             await self.done.wait()
-            await self.endpoint.close()
+            self.endpoint.close()
 
         self.thread = threading.Thread(target=self.loop.run_until_complete, args=(main(),))
         self.thread.start()
