@@ -140,7 +140,7 @@ def weights(folder):
                     "stamp_valid": valid,
                 }
             )
-        elif path.endswith(".part"):
+        elif ".gguf.part" in path and not path.endswith((".journal", ".new")):
             parts.append({"path": path, "size_bytes": os.path.getsize(path)})
     return {"files": files, "parts": parts}
 
