@@ -266,8 +266,9 @@ if [ -z "$label" ]; then
   echo "softwareupdate offers no Command Line Tools" >&2
   exit 69
 fi
+# Before the fork: the terminal may hang up before the child has had its first turn.
+trap '' HUP
 (
-  trap '' HUP
   status=0
   /usr/sbin/softwareupdate -i "$label" || status=$?
   if [ "$status" -eq 0 ]; then /usr/bin/xcode-select --switch {TOOLS_DIR} || status=$?; fi
