@@ -185,7 +185,7 @@ class Machine:
         except BadPlist as bad:
             self.hands.log(f"{path}: {bad.number}: {bad}")
             return
-        error = self.launchd.bootstrap(spec)
+        error = self._unknown_user(spec) or self.launchd.bootstrap(spec)
         if error:
             self.hands.log(f"{path}: not loaded ({error})")
 
@@ -221,11 +221,21 @@ class Machine:
         if "bootstrap-error" in self.faults and not self.failed_once:
             self.failed_once = True
             return {"error": launchd.EIO}
+        refused = self._unknown_user(spec)
+        if refused:
+            return {"error": refused, "label": spec.label}
         if "run-at-load-lost" in self.faults:
             import dataclasses
 
             spec = dataclasses.replace(spec, run_at_load=False)
         return {"error": self.launchd.bootstrap(spec), "label": spec.label}
+
+    def _unknown_user(self, spec: JobSpec) -> int:
+        """What bootstrap answers when there is no such UserName (0: nothing, the job is loaded)."""
+        if not spec.user:
+            return 0
+        mac = Mac.peek(MAC_FILE)
+        return 0 if spec.user in mac.users else mac.quirks.bad_username_bootstrap_rc
 
     def bootout(self, question: dict[str, Any], uid: int) -> dict[str, Any]:
         """Unload `label`, or the job in the plist at `path`: {error}."""

@@ -501,6 +501,8 @@ class Quirks:
     """Exit status of `diskutil mount -mountPoint` for a volume that is mounted at another place, where it
     stays.
     """
+    rename_text: str = "Volume on {device} renamed to {name}"
+    """What `diskutil rename` says."""
     df_quota_size: str = "container"
     """What df says is the size of a volume with a quota: "container" or "quota"."""
     fstab_at_boot: bool = True
@@ -516,7 +518,9 @@ class Quirks:
     dscl_missing_key_stream: str = "stdout"
     """Where `dscl -read` says "No such key"."""
     bad_username_bootstrap_rc: int = 0
-    """What `launchctl bootstrap` answers for a UserName that does not exist."""
+    """What `launchctl bootstrap` answers for a UserName that does not exist; at 0 the job is loaded, and each
+    start ends with 78.
+    """
 
 
 @dataclass

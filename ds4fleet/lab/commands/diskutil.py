@@ -279,7 +279,7 @@ def _mount(ctx: Context, args: list[str]) -> int:
             # At another place already: it stays there and the command says it is mounted (reference 9.2,
             # open).
             ctx.out(f"Volume {volume.name} on {words[0]} mounted")
-            return 0
+            return mac.quirks.mount_elsewhere_rc
         fstab = Path("/etc/fstab")
         entry = storage.fstab_entry(volume, fstab.read_text()) if fstab.exists() else None
         options = list(entry.options) if entry else []
@@ -349,7 +349,7 @@ def _rename(ctx: Context, args: list[str]) -> int:
         if target is None or target.volume is None or target.snapshot:
             return 1
         target.volume.name = args[1]
-        ctx.out(f"Volume on {target.device} renamed to {args[1]}")
+        ctx.out(mac.quirks.rename_text.replace("{device}", target.device).replace("{name}", args[1]))
     return 0
 
 

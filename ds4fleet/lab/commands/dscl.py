@@ -141,7 +141,7 @@ def _create(ctx: Context, words: list[str]) -> int:
             key = directory.attribute(words[1])
             old = record.attributes.get(key)
             guarded = key in _GUARDED and (mac.quirks.home_guarded or key != "NFSHomeDirectory")
-            if guarded and old not in (None, words[2:]) and not directory.has_full_disk_access(ctx, mac):
+            if guarded and old is not None and not directory.has_full_disk_access(ctx, mac):
                 return _fail(ctx, "eDSPermissionError", "<main> attribute status: eDSPermissionError")
             record.attributes[key] = words[2:]
         directory.project(ctx, mac)

@@ -1,0 +1,170 @@
+"""What a probe of a real Mac found, held against what the lab assumes; pure.
+
+Answers carry the names of `ds4fleet.lab.model.Quirks`: the lab loads them from the facts. Findings are what
+the lab has in its code; EXPECTED says what, and which file to change when a real Mac says otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ds4fleet.lab.model import Mac
+
+DISKUTIL = "ds4fleet/lab/commands/diskutil.py"
+PARSERS = "roles/ds4/module_utils/ds4_parse.py"
+QUIRKS = "the facts carry it; the default is in ds4fleet/lab/model.py (Quirks)"
+
+#: finding: (what the lab does, where). Sources: reference 1.3, 1.4, 1.5, 2.3, 4 and 5.1, marks B and C.
+EXPECTED: dict[str, tuple[Any, str]] = {
+    "quota_errno": ("EDQUOT", "ds4fleet/lab/storage.py"),
+    "nomount_lines": (
+        [
+            'Will export new APFS Volume "ds4-probe" from APFS Container Reference diskN',
+            "Started APFS operation on diskN",
+            "Preparing to add APFS Volume to APFS Container diskN",
+            "Creating APFS Volume",
+            "Created new APFS Volume diskN",
+            "Disk from APFS operation: diskN",
+            "Finished APFS operation on diskN",
+        ],
+        DISKUTIL,
+    ),
+    "mount_elsewhere_moves": (False, DISKUTIL),
+    "enable_ownership_rc": (0, DISKUTIL),
+    "operator_adds_volume_rc": (0, DISKUTIL),
+    "operator_owns_new_root": (True, DISKUTIL),
+    "new_root_mode": ("0775", DISKUTIL),
+    "bootstrap_rc": (0, "ds4fleet/lab/commands/launchctl.py"),
+    "bootout_wait_rc": (0, "ds4fleet/lab/commands/launchctl.py"),
+    "user_creation_rc": (0, "ds4fleet/lab/commands/dscl.py"),
+    "daemon_metal_device": (True, "the fault metal-nil shows the other case"),
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that on the Mac is not as assumed: what, both values, and what to change."""
+
+    name: str
+    assumed: str
+    found: str
+    change: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.name}: assumed {self.assumed}, found {self.found}"
+
+
+@dataclass(frozen=True)
+class _Spec:
+    name: str
+    region: str
+    hardware: dict[str, Any]
+
+
+def differences(
+    host: str, hardware: Mapping[str, Any], observation: Mapping[str, Any], told: Mapping[str, Any]
+) -> list[Difference]:
+    """Where the Mac differs from the lab. told: the result of the module ds4_probe."""
+    found = [
+        Difference(name.strip(), *_halves(values), QUIRKS)
+        for name, _, values in (
+            line.partition(":")
+            for line in Mac.bare(_Spec(host, "", dict(hardware))).assume(dict(told["answers"]))
+        )
+    ]
+    for name, (assumed, change) in EXPECTED.items():
+        if name in told["findings"] and told["findings"][name] != assumed:
+            found.append(Difference(name, _text(assumed), _text(told["findings"][name]), change))
+    python = str(told["findings"].get("python", "3.9"))
+    if not python.startswith("3.9"):
+        found.append(
+            Difference("python", "3.9", python, "the lint step for 3.9 and ds4fleet/lab/preflight.py")
+        )
+    for parser in told["parsers"]:
+        if parser["problem"]:
+            name = f"parser {', '.join(parser['parsers'])}"
+            found.append(
+                Difference(name, f"`{parser['command']}` can be read", str(parser["problem"]), PARSERS)
+            )
+    for error in observation.get("errors") or ():
+        found.append(
+            Difference(
+                f"observation {error['probe']}",
+                "can be made",
+                str(error["message"]),
+                "roles/ds4/module_utils/ds4_observation.py",
+            )
+        )
+    return found
+
+
+def _halves(values: str) -> tuple[str, str]:
+    assumed, _, found = values.strip().removeprefix("assumed ").partition(", found ")
+    return assumed, found
+
+
+def facts(observation: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """The observation with the answers; `fab lab up --from` boots a twin that behaves accordingly."""
+    return {**observation, "answers": dict(told["answers"])}
+
+
+def report(
+    host: str,
+    observation: Mapping[str, Any],
+    told: Mapping[str, Any],
+    found: list[Difference],
+    *,
+    write: bool,
+) -> str:
+    """The probe's result as a page of Markdown."""
+    macos, machine = observation.get("macos") or {}, observation.get("hardware") or {}
+    lines = [
+        f"# Probe of {host}",
+        "",
+        f"{machine.get('model')}, {machine.get('chip')}, macOS {macos.get('version')} "
+        f"({macos.get('build')}), {observation.get('observed_at')}. "
+        + (
+            "With trials on a volume, a daemon and a user."
+            if write
+            else "Read-only; `-e ds4_probe_write=true` asks the rest."
+        ),
+        "",
+        f"## {len(found)} differences from what the lab assumes",
+        "",
+    ]
+    if found:
+        lines += ["| what | assumed | found | change |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"| {one.name} | {_cell(one.assumed)} | {_cell(one.found)} | {one.change} |" for one in found
+        ]
+    else:
+        lines.append("None.")
+    lines += ["", "## Answers", ""]
+    lines += [f"- {name}: {_text(value)}" for name, value in sorted(told["answers"].items())] or ["None."]
+    lines += ["", "## Also seen", ""]
+    lines += [f"- {name}: {_text(value)}" for name, value in sorted(told["findings"].items())]
+    lines += ["", "## Not answered", ""]
+    lines += [f"- {name}: {why}" for name, why in sorted(told["unanswered"].items())] or ["Nothing."]
+    lines += ["", f"## Parsers: {len(told['parsers'])} commands", ""]
+    for parser in told["parsers"]:
+        verdict = parser["problem"] or "fits"
+        lines.append(f"- `{parser['command']}` (status {parser['rc']}): {verdict}")
+        for stream in ("out", "err"):
+            if parser[stream]:
+                lines += ["", f"  {stream}, for a recording:", "", "  ```text"]
+                lines += [f"  {line}" for line in parser[stream].splitlines()] + ["  ```", ""]
+    if told["left"]:
+        lines += ["", "## Left behind", "", *(f"- {what}" for what in told["left"])]
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,39 @@
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""Run the module ds4_probe and hold what it found against what the lab assumes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ansible.plugins.action import ActionBase
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from ds4fleet import probe  # noqa: E402
+
+
+class ActionModule(ActionBase):
+    """Wants ds4_observe to have run. Adds facts, report and differences to the module's result."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp=None, task_vars=None):
+        super().run(tmp, task_vars)
+        host = task_vars["inventory_hostname"]
+        observation = self._templar.template(task_vars["__ds4_observation"])
+        if not observation:
+            return {"failed": True, "msg": f"{host} can run no module yet: run playbooks/bootstrap.yml first"}
+        write = bool(self._task.args.get("write"))
+        result = self._execute_module("ds4_probe", module_args={"write": write}, task_vars=task_vars)
+        if result.get("failed") or "answers" not in result:
+            return result
+        hardware = self._templar.template(task_vars.get("ds4_hardware") or {})
+        found = probe.differences(host, hardware, observation, result)
+        result["differences"] = [one.sentence for one in found]
+        result["facts"] = probe.facts(observation, result)
+        result["report"] = probe.report(host, observation, result, found, write=write)
+        if result["left"]:
+            result.update(failed=True, msg=f"could not be removed again: {', '.join(result['left'])}")
+        return result
