@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from ds4fleet.agents import check
 from ds4fleet.agents.clients import Server
-from ds4fleet.fleet import Host
+from ds4fleet.fleet import Fleet, Host
 from ds4fleet.tunnel import cli, home, jump_setup, probe, ssh
 from tests.support.tunnel_ends import free_port, wait_until
 
@@ -216,3 +217,58 @@ def test_a_jump_mac_is_used_like_a_local_engine(lab: Any, state: None, tmp_path:
     assert models_of(host)["data"][0]["id"] == "deepseek-v4-flash"
     again = lab.ansible("playbooks/jump.yml", JUMP, "-e", f"@{settings}")
     assert again.changed == 0
+
+
+def test_no_request_fails_while_a_region_is_drained_and_restarted_mac_by_mac(
+    converged: Any, state: None
+) -> None:
+    """What an upgrade does, under load, through the region's address."""
+    served = [host for host in converged.fleet.hosts if host.name in ("tyo-01", "tyo-02")]
+    region_port = free_port()
+    hosts = tuple(
+        Host(host.name, host.region, {**with_port(host, free_port()).vars, "ds4_region_port": region_port})
+        for host in served
+    )
+    choice = cli.choose(Fleet(hosts, ("tokyo",)), region="tokyo")
+    assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
+    wait_until(lambda: all(up(host.name)() for host in hosts), 60)
+    statuses: list[int | str] = []
+    done = threading.Event()
+
+    def load() -> None:
+        while not done.is_set():
+            body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, "think": False}
+            connection = http.client.HTTPConnection("127.0.0.1", region_port, timeout=60)
+            try:
+                connection.request("POST", "/v1/chat/completions", json.dumps(body))
+                response = connection.getresponse()
+                response.read()
+                statuses.append(response.status)
+            except OSError as error:
+                statuses.append(repr(error))
+            finally:
+                connection.close()
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    drain = "/opt/ds4/run/drain.json"
+    try:
+        for host in hosts:
+            converged.exec(host.name, "/bin/sh", "-c", f"echo '{{\"draining\": true}}' > {drain}")
+            converged.exec(host.name, "/bin/chmod", "644", drain)
+            wait_until(lambda name=host.name: bool(snapshot(name)["draining"]), 10)
+            time.sleep(1)
+            converged.exec(host.name, "/bin/launchctl", "kickstart", "-k", "system/com.ds4fleet.server")
+            wait_until(lambda name=host.name: not up(name)(), 30, "the restart to be seen")
+            wait_until(up(host.name), 120)
+            converged.exec(host.name, "/bin/rm", "-f", drain)
+            wait_until(lambda name=host.name: not snapshot(name)["draining"], 10)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    _, (endpoint,) = cli.everything()
+    assert set(statuses) == {200}, endpoint
+    assert len(statuses) > 20
+    assert set(endpoint["by_member"]) == {"tyo-01", "tyo-02"}
