@@ -30,7 +30,7 @@ class Code(StrEnum):
     NOTHING_TO_DO = "nothing-to-do"
     UNKNOWN_CANARY = "unknown-canary"
     FLEET_UNHEALTHY = "fleet-unhealthy"
-    MEMORY_GATE = "memory-gate"
+    PLAN_REFUSES = "plan-refuses"
     MIN_SERVING = "min-serving"
     LOCKED = "locked"
     STAGE_FAILED = "stage-failed"
@@ -48,7 +48,7 @@ REMEDY: Mapping[Code, str] = {
     Code.NOTHING_TO_DO: "every Mac already runs this version; nothing needs an upgrade",
     Code.UNKNOWN_CANARY: "name a canary that serves in one of the regions of this rollout",
     Code.FLEET_UNHEALTHY: "run `fab status`, mend the Macs it names or leave their region out, start again",
-    Code.MEMORY_GATE: "run `fab plan --model ...` and choose a context, model or engine that fits",
+    Code.PLAN_REFUSES: "run `fab plan --model ...` and choose a context, model or engine that fits",
     Code.MIN_SERVING: "lower ds4_min_serving for this region, or bring another of its Macs into service",
     Code.LOCKED: "wait for the other rollout, or take its lock over with --take-over if its owner is gone",
     Code.STAGE_FAILED: "nothing was switched; read why above, mend it, then `fab upgrade --resume`",
@@ -189,7 +189,7 @@ def plan_rollout(
         raise RolloutError(Code.LOCKED, f"another rollout holds {owners}")
     refused = [item for item in chosen if item.refusals]
     if refused:
-        raise RolloutError(Code.MEMORY_GATE, "; ".join(f"{i.host}: {i.refusals[0]}" for i in refused))
+        raise RolloutError(Code.PLAN_REFUSES, "; ".join(f"{i.host}: {i.refusals[0]}" for i in refused))
 
     skipped = [Skip(item.host, "serves nothing by its plan") for item in chosen if item.target is None]
     serving = [item for item in chosen if item.target is not None]

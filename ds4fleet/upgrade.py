@@ -24,7 +24,7 @@ from ds4fleet.render import role_defaults
 from ds4fleet.rollout import Code, HostPhase, Journal, RolloutError, RunPhase, Situation, Version
 
 #: One folder per rollout: plan.json, run.json (for the playbook), journal.jsonl, report.json.
-ROLLOUTS = CHECKOUT / "rollouts"
+ROLLOUTS = Path(os.environ.get("DS4_ROLLOUTS") or CHECKOUT / "rollouts")
 GB = 10**9
 #: Stop, load and gate of a Mac, for the estimate: a Mac Studio loads 81 GB in about half a minute.
 SWITCH_MINUTES = 3.0
