@@ -219,6 +219,11 @@ def test_a_jump_mac_is_used_like_a_local_engine(lab: Any, state: None, tmp_path:
     assert again.changed == 0
 
 
+def answers(lab: Any, name: str) -> bool:
+    asked = lab.lab.exec(name, ["/usr/bin/curl", "-sf", "http://127.0.0.1:8000/v1/models"])
+    return bool(asked.returncode == 0)
+
+
 def test_no_request_fails_while_a_region_is_drained_and_restarted_mac_by_mac(
     converged: Any, state: None
 ) -> None:
@@ -260,8 +265,8 @@ def test_no_request_fails_while_a_region_is_drained_and_restarted_mac_by_mac(
             wait_until(lambda name=host.name: bool(snapshot(name)["draining"]), 10)
             time.sleep(1)
             converged.exec(host.name, "/bin/launchctl", "kickstart", "-k", "system/com.ds4fleet.server")
-            wait_until(lambda name=host.name: not up(name)(), 30, "the restart to be seen")
-            wait_until(up(host.name), 120)
+            wait_until(lambda name=host.name: answers(converged, name), 120, "the engine after its restart")
+            wait_until(up(host.name), 20)
             converged.exec(host.name, "/bin/rm", "-f", drain)
             wait_until(lambda name=host.name: not snapshot(name)["draining"], 10)
     finally:
