@@ -1,4 +1,4 @@
-"""The controller's side of one Mac's switch, with a Mac that may be cut off at any call; plans and reports."""
+"""The controller's side of one Mac's switch, with a Mac that may be cut off at any call; reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OLD, NEW = Version("flash-q2", "a" * 64, "1" * 40), Version("flash-q2-0731", "b"
 
 
 class Mac:
-    """Answers as ds4_switch does; `ends` says in which phase each attempt is found, `lost` which calls fail."""
+    """Answers as ds4_switch does; `ends`: in which phase each attempt is found; `lost`: calls that fail."""
 
     def __init__(self, *ends: str, lost: tuple[str, ...] = (), **figures: Any) -> None:
         self.ends = list(ends)

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-import os
+from pathlib import Path
 
 import pytest
 from ansible.module_utils import ds4_switch_core as core
@@ -158,7 +158,7 @@ class TestSaved:
             path = str(tmp_path / str(number))
             make(path, before, b"old\xff")
             saved = json.loads(json.dumps(state.look(path)))
-            os.path.lexists(path) and os.unlink(path)
+            state.remove(path)
             make(path, after, b"new")
             state.put(saved)
             assert state.look(path) == saved
@@ -217,7 +217,6 @@ class TestSaved:
 
 def make(path, kind, content):
     if kind == "file":
-        with open(path, "wb") as stream:
-            stream.write(content)
+        Path(path).write_bytes(content)
     elif kind == "link":
-        os.symlink("somewhere", path)
+        Path(path).symlink_to("somewhere")
