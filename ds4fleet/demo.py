@@ -22,6 +22,7 @@ from typing import Any
 from ds4fleet.console import escape, operator_errors, out, table
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from ds4fleet.lab import container
 
 LAB_LIMIT = "tokyo,singapore"
 REGION = "tokyo"
@@ -234,7 +235,9 @@ def serving(fleet: Fleet, record: Mapping[str, Mapping[str, Any]]) -> Host:
 
 @operator_errors
 def main() -> None:
-    """Runs the demo; leaves the lab up."""
+    """Runs the demo; leaves the lab up. On macOS it runs itself in a Linux container."""
+    if container.wanted():
+        sys.exit(container.run(["make", "demo"], say=lambda line: out.print(f"[bold]$ {escape(line)}[/]")))
     demo = Demo()
     record_file = Path(tempfile.mkdtemp(prefix="ds4-demo-")) / "site.json"
     with demo.step("Boot simulated Macs: bare, as a rental hands them over"):

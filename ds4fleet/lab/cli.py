@@ -15,9 +15,9 @@ from pathlib import Path
 from rich.table import Table
 
 from ds4fleet import console
-from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.errors import EXIT_MISSING, EXIT_USAGE, OperatorError
 from ds4fleet.fleet import Fleet
-from ds4fleet.lab import preflight, twin
+from ds4fleet.lab import container, preflight, twin
 from ds4fleet.lab.faults import FAULTS
 from ds4fleet.lab.lab import CHECKOUT, HostSpec, Lab, MacStatus
 
@@ -47,6 +47,8 @@ def run(
     """Carry out one `fab lab` command line; returns the exit status. Raises OperatorError."""
     verb, *rest = words or ["status"]
     host = rest[0] if rest else ""
+    if container.wanted() and verb != "faults":
+        return _in_container(verb, limit, from_facts)
     if verb == "up":
         up(limit, from_facts)
     elif verb == "down":
@@ -70,6 +72,22 @@ def run(
     else:
         raise OperatorError(f"fab lab has no verb {verb}", exit_code=EXIT_USAGE)
     return 0
+
+
+def _in_container(verb: str, limit: str, from_facts: Path | None) -> int:
+    """`up` on macOS; the other verbs are typed in the shell that stays open inside."""
+    if verb != "up":
+        raise OperatorError(
+            f"on macOS the lab lives in a Linux container: type `fab lab {verb}` in the shell that "
+            "`fab lab up` or `make demo` opened there",
+            exit_code=EXIT_MISSING,
+        )
+    words = ["fab", "lab", "up"]
+    if limit:
+        words += ["--limit", limit]
+    if from_facts:
+        words += ["--from", container.inside(from_facts)]
+    return container.run(words, say=lambda line: console.out.print(f"$ {console.escape(line)}"), stays=True)
 
 
 def specs(limit: str = "") -> list[HostSpec]:
