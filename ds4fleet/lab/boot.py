@@ -66,7 +66,7 @@ class Supervisor:
         self.seats: dict[str, Seat] = {}
         self.world_pids: list[int] = []
         self.init.ops = {"status": self.status}
-        for name in ("open", "boot", "stop", "start_world", "link", "plug_in_operator"):
+        for name in ("open", "boot", "stop", "start_world", "link", "plug_in_operator", "tie"):
             self.init.ops[name] = functools.partial(self._for_root, getattr(self, name))
         self.links: dict[str, tuple[int, int]] = {}
         """Forwarders by the bridge's port: (pid, descriptor for new settings)."""
@@ -86,6 +86,12 @@ class Supervisor:
 
         subnet = net.Subnet(ipaddress.IPv4Network(question["network"]))
         net.open_bridge(subnet, question["world_addresses"])
+        return {}
+
+    def tie(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:
+        """End the lab when the other end of a socket closes: its holder may die without saying so."""
+        lifeline = os.dup(question["fds"][0])
+        self.init.watch(lifeline, lambda: os._exit(0))
         return {}
 
     def start_world(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class Lab:
     def __init__(self, folder: Path, name: str = "lab") -> None:
         self.folder = folder.absolute()
         self.name = name
+        self._lifeline: socket.socket | None = None
 
     # ------------------------------------------------------------------------------------------------ places
 
@@ -194,6 +195,13 @@ class Lab:
             raise OperatorError(f"the lab's {', '.join(left)} would not go away: look at {self.folder}")
         _remove_loops(state.get("loops"))
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def tie(self) -> None:
+        """Let the lab end with this process, however it ends (tests that are killed take no lab down)."""
+        self._need_root()
+        self._lifeline, theirs = socket.socketpair()
+        with theirs:
+            rpc.ask(self.folder / "run" / "lab.sock", "tie", fds=[theirs.fileno()])
 
     def _leftovers(self) -> list[str]:
         """Loop devices and mounts of this namespace that still belong to the lab."""

@@ -133,6 +133,7 @@ def make_lab() -> Iterator[Callable[..., TestLab]]:
         test_lab = TestLab(Lab(folder, name=name or folder.name), folder)
         made.append(test_lab)
         test_lab.lab.up(hosts=specs(limit), **options)
+        test_lab.lab.tie()
         return test_lab
 
     yield make

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import pytest
 from ds4fleet.errors import OperatorError
 from ds4fleet.lab import HostSpec, Lab
 from ds4fleet.lab.faults import FAULTS
+from ds4fleet.lab.lab import CHECKOUT
 
 pytestmark = pytest.mark.lab
 
@@ -42,6 +44,7 @@ def a_lab(count: int) -> Iterator[Lab]:
     lab = Lab(folder)
     try:
         lab.up(hosts=specs(count))
+        lab.tie()
         yield lab
     finally:
         lab.down()
@@ -198,6 +201,20 @@ class TestEnd:
             wait_for(lambda: not lab.supervisor_pid)
             lab.up(hosts=specs(1))
             assert sh(lab, "mac-01", "cat /Users/admin/note").stdout == "kept\n"
+
+    def test_a_tied_lab_ends_with_its_process(self) -> None:
+        script = (
+            "import os, sys; from pathlib import Path; from ds4fleet.lab import HostSpec, Lab;"
+            "lab = Lab(Path(sys.argv[1])); lab.up(hosts=[HostSpec('mac-01', 'tokyo', {})]);"
+            "lab.tie(); os.kill(os.getpid(), 9)"
+        )
+        folder = Path(tempfile.mkdtemp(prefix="ds4-core-"))
+        try:
+            subprocess.run([sys.executable, "-c", script, str(folder)], cwd=CHECKOUT, check=False)
+            wait_for(lambda: not Lab(folder).supervisor_pid)
+        finally:
+            Lab(folder).down()
+            shutil.rmtree(folder, ignore_errors=True)
 
     def test_down_of_nothing_is_no_error(self, tmp_path: Path) -> None:
         Lab(tmp_path / "never").down()

@@ -73,6 +73,7 @@ def started() -> Iterator[OneMac]:
     lab = Lab(folder)
     try:
         lab.up(hosts=[HostSpec("mac-01", "tokyo", HARDWARE)])
+        lab.tie()
         yield OneMac(lab)
     finally:
         lab.down()
