@@ -27,7 +27,8 @@ INFO = CommandInfo(
     confidence="A",
     does="bootstrap, bootout, enable, disable, kickstart, kill, print, print-disabled, list, blame, error, "
     "managername, limit maxfiles, load, unload, start, stop, remove, asuser, all for the system domain",
-    lacks="gui and user domains beyond their errors, submit, config, plist, procinfo, dumpstate",
+    lacks="gui and user domains beyond their errors, endpoints and unmanaged processes in `print system`, "
+    "submit, config, plist, procinfo, dumpstate",
 )
 
 ERRORS = {
@@ -521,7 +522,10 @@ def service_lines(job: dict[str, Any]) -> list[str]:
 def _domain_lines(ctx: Context) -> list[str]:
     jobs = ctx.call("jobs")["jobs"]
     active = sum(1 for job in jobs if job["pid"])
-    services = [f"\t\t\t{job['pid']:>4}{_list_status(job):>7}     {job['label']}" for job in jobs]
+    services = [
+        f"\t\t\t{job['pid']:>4}{'-' if job['status'] is None else _list_status(job):>7}     {job['label']}"
+        for job in jobs
+    ]
     return [
         "system = {",
         "\ttype = system",
@@ -530,14 +534,30 @@ def _domain_lines(ctx: Context) -> list[str]:
         f"\tservice count = {len(jobs)}",
         f"\tactive service count = {active}",
         f"\tmaximum allowed shutdown time = {launchd.SHUTDOWN_LIMIT_S:.0f} s",
+        "\tservice stats = {",
+        "\t\tcom.apple.launchd.service-stats-default (4096 records)",
+        "\t}",
         "\tcreator = launchd[1]",
         "\tcreator euid = 0",
+        "\tauxiliary bootstrapper = com.apple.xpc.smd (complete)",
+        "\tsecurity context = {",
+        "\t\tuid unset",
+        "\t\tasid = 0",
+        "\t}",
+        "",
+        "\tbringup time = 107 ms",
+        "\tdeath port = 0xa03",
+        "\tsubdomains = {",
+        "\t\tuser/0",
+        "\t}",
         "",
         "\tservices = {",
         *services,
         "\t}",
         "",
         *_disabled_block(ctx),
+        "",
+        "\tproperties = uncorked | audit check done | bootcache hack",
         "}",
     ]
 

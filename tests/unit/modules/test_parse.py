@@ -124,6 +124,13 @@ class TestLaunchctl:
         job = parse.launchctl_print(lines)
         assert (job["state"], job["last_exit_code"], job["last_signal"]) == (state, code, signal)
 
+    def test_other_forms_of_a_job_are_read_alike(self):
+        old = parse.launchctl_print(recorded("launchctl/print_com.apple.alf_old_macos.txt"))
+        assert (old["state"], old["pid"], old["runs"]) == ("running", 8116, 1)
+        assert old["program"] == "/usr/libexec/ApplicationFirewall/socketfilterfw"
+        item = parse.launchctl_print(recorded("launchctl/print_gui_501_com.vendor.helper.txt"))
+        assert (item["state"], item["pid"], item["last_exit_code"]) == ("not running", None, 0)
+
     def test_disabled_store_in_both_forms(self):
         new = parse.launchctl_disabled(recorded("launchctl/print_disabled__macOS26.6.txt"))
         old = parse.launchctl_disabled(recorded("launchctl/KNOWLEDGE_print_disabled__older.txt"))
