@@ -59,7 +59,7 @@ def _code(root: str) -> dict[str, str]:
 def watched(root: str) -> dict[str, list[str]]:
     """Paths and labels to observe on every Mac, in the order in which they would be made."""
     kept = [f"{folder(root)}/{name}.json" for name in _STATE]
-    kept += [f"{folder(root)}/running", f"{folder(root)}/saved"]
+    kept += [f"{folder(root)}/running", f"{folder(root)}/saved", f"{root}/run/drain.json"]
     files = [*_dirs(root), *kept, *_code(root), program(root), Paths.plist(LABEL_SWITCH)]
     return {"files": files, "labels": [LABEL_SWITCH]}
 

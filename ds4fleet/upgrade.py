@@ -96,7 +96,7 @@ def resume(*, take_over: bool = False, root: Path = ROLLOUTS) -> int:
 
 def pause(*, root: Path = ROLLOUTS) -> int:
     """Has the running rollout stop before its next Mac."""
-    return _order(root, RunPhase.PAUSED, "asked for")
+    return _order(root, RunPhase.PAUSED, f"{Code.UNFINISHED}: asked for")
 
 
 def abort(*, root: Path = ROLLOUTS) -> int:

@@ -34,6 +34,8 @@ class ActionModule(ActionBase):
             args.setdefault("settings", switch.limits(settings))
         if folder is None:
             return self._execute_module("ds4_switch", module_args=args, task_vars=task_vars)
+        if self._task.check_mode:
+            return {"changed": state == "upgraded"}
         journal = rollout.Journal(Path(folder))
         if state == "locked":
             result = self._execute_module("ds4_switch", module_args=args, task_vars=task_vars)
