@@ -42,5 +42,15 @@ def test_every_effect_has_its_entry() -> None:
     assert set(LINK_FAULTS) <= set(FAULTS)
 
 
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault_has_a_test_that_the_role_copes(name: str) -> None:
+    folder = Path(__file__).parents[2] / "integration"
+    # These hold the lab itself; what the role makes of a fault is held by the others.
+    of_the_lab = {"test_lab_core.py", "test_lab_core_launchd.py", "test_lab_macos.py", "test_lab_world.py"}
+    texts = [path.read_text() for path in folder.glob("test_*.py") if path.name not in of_the_lab]
+    asked = {f'"{name}"', f"lab.{name}("}
+    assert any(word in text for word in asked for text in texts)
+
+
 def test_the_document_is_up_to_date() -> None:
     assert DOCUMENT.read_text() == document(), "run python -m ds4fleet.lab.faults"
