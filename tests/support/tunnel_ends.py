@@ -32,6 +32,7 @@ AllowTcpForwarding local
 PermitOpen 127.0.0.1:{engine_port}
 X11Forwarding no
 AllowAgentForwarding no
+MaxStartups 200
 LogLevel VERBOSE
 """
 
