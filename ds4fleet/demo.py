@@ -239,16 +239,17 @@ def main() -> None:
     if container.wanted():
         sys.exit(container.run(["make", "demo"], say=lambda line: out.print(f"[bold]$ {escape(line)}[/]")))
     demo = Demo()
-    record_file = Path(tempfile.mkdtemp(prefix="ds4-demo-")) / "site.json"
     with demo.step("Boot simulated Macs: bare, as a rental hands them over"):
         run(lab_command(f"up --limit {LAB_LIMIT}"))
     with demo.step("Make them manageable: our key, their host key, Command Line Tools, power settings"):
         run(f"ansible-playbook playbooks/bootstrap.yml -l {LAB_LIMIT}")
-    with demo.step(
-        "Converge Tokyo: plan, account, engine, volumes, weights, service, tunnel, proof"
+    with (
+        demo.step("Converge Tokyo: plan, account, engine, volumes, weights, service, tunnel, proof"),
+        tempfile.TemporaryDirectory(prefix="ds4-demo-") as folder,
     ):
+        record_file = Path(folder) / "site.json"
         run(f"ansible-playbook site.yml -l {REGION}", {"DS4_RUN_RECORD": str(record_file)})
-    record = json.loads(record_file.read_text())
+        record = json.loads(record_file.read_text())
     fleet = Fleet.load(REGION)
     host = serving(fleet, record)
     with demo.step(f"Open a tunnel to {host.name} and ask it something"), tunnel(host) as endpoint:
