@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import bz2
 import os
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from ds4fleet.lab import etc
 from ds4fleet.lab.commands import newsyslog
+from ds4fleet.lab.launchd import next_moment, parse_job
 from tests.unit.lab.fake import bare, run
 
 
@@ -75,3 +78,13 @@ def test_all_forms_of_times_and_owners_are_understood() -> None:
     assert (first.owner, first.size_kb, first.when, first.flags) == ("admin:staff", 1000, "@T00", "GJ")
     assert (second.size_kb, second.pid_file, second.signal) == (-1, "/var/run/b.pid", 30)
     assert third.when == "24"
+
+
+def test_macos_runs_it_at_every_full_and_half_hour() -> None:
+    # Reference 2.7 (mark B): com.apple.newsyslog, every 30 minutes.
+    job = parse_job(etc._NEWSYSLOG_JOB, "/System/Library/LaunchDaemons/com.apple.newsyslog.plist")
+    now = datetime(2026, 5, 4, 10, 7)
+    first = next_moment(job.calendar, now)
+    assert first
+    second = next_moment(job.calendar, first)
+    assert [first, second] == [datetime(2026, 5, 4, 10, 30), datetime(2026, 5, 4, 11, 0)]
