@@ -232,22 +232,10 @@ class TestSeveral:
 
 
 class TestScale:
-    def test_24_macs_in_ten_seconds_and_two_gigabytes(self) -> None:
-        took_s = []
-        # Another program may have had the cores the first time.
-        while not took_s or (took_s[-1] > 10 and len(took_s) < 3):
-            folder = Path(tempfile.mkdtemp(prefix="ds4-core-"))
-            lab = Lab(folder)
-            try:
-                began = time.monotonic()
-                lab.up(hosts=specs(24))
-                took_s.append(time.monotonic() - began)
-                pss_kib = sum(proportional_kib(pid) for pid in descendants(lab.supervisor_pid))
-            finally:
-                lab.down()
-                shutil.rmtree(folder, ignore_errors=True)
-            assert pss_kib <= 2 << 20
-        assert min(took_s) <= 10
+    def test_24_macs_fit_in_two_gigabytes(self) -> None:
+        """How long they take to boot is a figure of bench/lab."""
+        with a_lab(24) as lab:
+            assert sum(proportional_kib(pid) for pid in descendants(lab.supervisor_pid)) <= 2 << 20
 
 
 def proportional_kib(pid: int) -> int:
