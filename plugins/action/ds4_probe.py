@@ -25,7 +25,7 @@ class ActionModule(ActionBase):
         observation = self._templar.template(task_vars["__ds4_observation"])
         if not observation:
             return {"failed": True, "msg": f"{host} can run no module yet: run playbooks/bootstrap.yml first"}
-        write = bool(self._task.args.get("write"))
+        write = bool(self._task.args.get("write")) and not self._task.check_mode
         result = self._execute_module("ds4_probe", module_args={"write": write}, task_vars=task_vars)
         if result.get("failed") or "answers" not in result:
             return result

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from ds4fleet.lab import twin
+
 pytestmark = [pytest.mark.lab]
 HOST = "tyo-03"
 
@@ -83,11 +85,8 @@ def test_planted_differences_are_found_and_a_twin_takes_them(mac: Any, make_lab:
     assert {name: facts["answers"][name] for name in planted} == planted
     assert "| bad_username_bootstrap_rc | 0 | 114 |" in report
 
-    from ds4fleet.lab import twin
-    from ds4fleet.lab.model import Mac
-    from tests.integration.conftest import specs
-
-    (spec,) = specs(HOST)
-    copy = Mac.bare(spec)
-    twin.shape(copy, facts)
-    assert {name: getattr(copy.quirks, name) for name in planted} == planted
+    twins = make_lab(HOST, facts=twin.read(Path(mac.folder) / "facts", [HOST]))
+    asked = ["/usr/sbin/diskutil", "info", "-plist", "disk99s99"]
+    assert twins.lab.exec(HOST, asked).returncode == 0
+    with twins.lab.locked_mac(HOST) as copy:
+        assert {name: getattr(copy.quirks, name) for name in planted} == planted

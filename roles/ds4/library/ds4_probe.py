@@ -188,9 +188,16 @@ def with_trials(told, results, operator, limit_mib):
     # launchd opens the daemon's output as root, the daemon needs none of it: nobody else looks in.
     folder = tempfile.mkdtemp(prefix="ds4-probe-", dir="/private/var/tmp")
     try:
-        trials.volume(told, boot, operator, folder)
-        trials.daemon(told, folder, limit_mib)
-        trials.user(told, trials.has_full_disk_access())
+        for name, trial in (
+            ("volume", lambda: trials.volume(told, boot, operator, folder)),
+            ("daemon", lambda: trials.daemon(told, folder, limit_mib)),
+            ("user", lambda: trials.user(told, trials.has_full_disk_access())),
+        ):
+            try:
+                trial()
+            except (parse.ParseError, OSError) as error:
+                # What an odd Mac says is a finding; the other trials go on.
+                told.unanswered[name] = "%s: %s" % (type(error).__name__, error)
     finally:
         points = [name for name in ("1", "2") if os.path.ismount(os.path.join(folder, name))]
         if points:
