@@ -49,9 +49,10 @@ def test_the_table_is_up_to_date() -> None:
 
 
 def test_making_one_is_quick_and_happens_once(tmp_path: Path) -> None:
-    started = time.monotonic()
+    # CPU time: what else the machine does must not decide.
+    started = time.process_time()
     path = weights.ensure(tmp_path, FLASH)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
     before = path.stat()
     assert weights.ensure(tmp_path, FLASH).stat().st_ino == before.st_ino
 

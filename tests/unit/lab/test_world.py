@@ -107,9 +107,10 @@ def small_sha() -> str:
 class TestPreparation:
     def test_is_quick_and_keeps_what_is_there(self, tmp_path: Path) -> None:
         first = world.prepare(tmp_path)
-        started = time.monotonic()
+        # CPU time: what else the machine does must not decide.
+        started = time.process_time()
         assert world.prepare(tmp_path) == first
-        assert time.monotonic() - started < 1
+        assert time.process_time() - started < 1
 
     def test_the_overlay_is_a_catalogue_that_keeps_the_true_sizes(self, tmp_path: Path) -> None:
         info = world.prepare(tmp_path)
