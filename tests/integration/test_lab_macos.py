@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from ds4fleet.fleet import ansible_command
 from ds4fleet.lab import HostSpec, Lab
 from ds4fleet.lab.faults import FAULTS
 
@@ -394,7 +395,7 @@ def test_ansibles_facts_are_those_of_a_mac(mac: Mac, tmp_path: Path) -> None:
     options = f"-o UserKnownHostsFile={mac.lab.known_hosts_path} -o HostKeyAlias={HOST}"
     done = subprocess.run(
         [
-            "ansible",
+            *ansible_command("ansible"),
             "all",
             "-i",
             f"{words[-1].partition('@')[2]},",
