@@ -150,5 +150,41 @@ def rollback(_: Context, host: str = "", region: str = "", all: bool = False, ye
     sys.exit(library.rollback(host=host, region=region, everything=all, yes=yes))
 
 
-ns = Collection(upgrade, rollback, lab, plan, status, observe, nearest, agents, access, jump)
+@verb()
+def stage(
+    _: Context,
+    limit: str = "",
+    model: str = "",
+    status: bool = False,
+    pause: bool = False,
+    resume: bool = False,
+    abort: bool = False,
+    detach: bool = False,
+    json: bool = False,
+) -> None:
+    """Bring a model to Macs beside what they serve [--detach], or --status|--pause|--resume|--abort"""
+    from ds4fleet import weights_cli
+
+    code = weights_cli.stage(
+        limit=limit,
+        model=model,
+        status=status,
+        pause=pause,
+        resume=resume,
+        abort=abort,
+        detach=detach,
+        json_out=json,
+    )
+    sys.exit(code)
+
+
+@verb(words={"list": 0})
+def weights(_: Context, words: list[str], limit: str = "", json: bool = False) -> None:
+    """Model files: list (what is on each Mac, proven when, used by whom)"""
+    from ds4fleet import weights_cli
+
+    sys.exit(weights_cli.listing(limit, json))
+
+
+ns = Collection(upgrade, rollback, lab, plan, status, observe, nearest, agents, access, jump, stage, weights)
 ns.add_collection(tunnel)

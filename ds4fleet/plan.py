@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from ds4fleet import guard, memory, render, speed, switch
+from ds4fleet import guard, memory, render, speed, staging, switch
 from ds4fleet.catalogue import Catalogue, Engine, Model, Sidecar, load
 from ds4fleet.errors import OperatorError
 from ds4fleet.memory import MIB, Mac, Request, Verdict
@@ -55,7 +55,8 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
     known, guarded = render.watched(settings), guard.watched(paths.root)
     switched = switch.watched(paths.root)
     jumping = jump.watched(paths.root)
-    users = [str(settings["ds4_service_user"]), str(settings["ds4_tunnel_user"])]
+    staged = staging.watched(paths.root)
+    users = [str(settings[f"ds4_{account}_user"]) for account in ("service", "tunnel", "seed")]
     port = settings["ds4_port"]
     return {
         "files": _once(
@@ -63,6 +64,7 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
             guarded["files"],
             switched["files"],
             jumping["files"],
+            staged["files"],
             (entry["path"] for entry in declared.files),
         ),
         "labels": _once(
@@ -70,6 +72,7 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
             guarded["labels"],
             switched["labels"],
             jumping["labels"],
+            staged["labels"],
             (job["label"] for job in declared.jobs),
         ),
         "users": users,

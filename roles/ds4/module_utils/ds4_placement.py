@@ -90,14 +90,14 @@ class Placement:
             raise PlacementError("weights directory %s does not exist: is its volume mounted?" % self.folder)
         hashed_bytes = 0
         if state == "unproven":
-            adopted, hashed_bytes = self._adopt(wanted)
+            adopted, hashed_bytes = self.adopt(wanted)
             if adopted:
                 return dict(adopted, hashed_bytes=hashed_bytes)
         fetch = self._run_upstream if self.method == "upstream" else self._fetch
         result = fetch(wanted)
         return dict(result, hashed_bytes=result["hashed_bytes"] + hashed_bytes)
 
-    def _adopt(self, wanted):
+    def adopt(self, wanted):
         """(result or None, hashed bytes) for a file that is there but has no valid stamp."""
         path = wanted["path"]
         size = os.stat(path).st_size
@@ -106,7 +106,7 @@ class Placement:
         if judge(path, wanted, digest):
             put_aside(path)
             return None, size if digest else 0
-        self._settle(path, digest)
+        self.settle(path, digest)
         return _result(wanted, "adopted", digest), size
 
     def _fetch(self, wanted):
@@ -132,7 +132,7 @@ class Placement:
                 self._progress = {"name": wanted["name"], "source": url}
                 self._progress.update(began_at=time.time(), began_bytes=part.done_bytes)
                 try:
-                    source = Source(url, wanted["bytes"], self._token(), self.pace)
+                    source = Source(url, wanted["bytes"], self.token(), self.pace)
                     source.fetch(part.done_bytes, part.write)
                     break
                 except SourceError as error:
@@ -164,7 +164,7 @@ class Placement:
             part.discard_journal()
             raise self._refuse(wanted, put_aside(part.path, wanted["path"]), wrong, url)
         part.place(wanted["path"])
-        self._settle(wanted["path"], digest)
+        self.settle(wanted["path"], digest)
         return dict(
             _result(wanted, "fetched", digest),
             fetched_bytes=fetched,
@@ -202,7 +202,7 @@ class Placement:
         wrong = judge(path, wanted, digest)
         if wrong:
             raise self._refuse(wanted, put_aside(path), wrong, "download_model.sh " + self.target_name)
-        self._settle(path, digest)
+        self.settle(path, digest)
         return dict(
             _result(wanted, "fetched", digest),
             fetched_bytes=wanted["bytes"],
@@ -238,7 +238,8 @@ class Placement:
                 % (self.folder, free, wanted["name"], need)
             )
 
-    def _token(self):
+    def token(self):
+        """What the token file holds, "" without one; PlacementError when others can read it."""
         if not self.token_file:
             return ""
         try:
@@ -251,7 +252,7 @@ class Placement:
         except OSError as error:
             raise PlacementError("token file %s: %s" % (self.token_file, error.strerror)) from None
 
-    def _settle(self, path, digest):
+    def settle(self, path, digest):
         """Owner, mode and stamp of a file that was just proven."""
         os.chown(path, self.uid, self.gid)
         os.chmod(path, 0o644)

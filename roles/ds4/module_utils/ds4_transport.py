@@ -92,17 +92,18 @@ class Source:
         self.wait = wait
         self.opener = opener()
 
-    def fetch(self, start, write):
-        """Give bytes from `start` to the end of the file to `write`, in order.
+    def fetch(self, start, write, end=None):
+        """Give bytes from `start` to `end` (that of the file when None) to `write`, in order.
 
         `write` may raise what it likes (OSError for a full disk): that ends the fetch. Raises SourceError
         when this source cannot or will not deliver. Every byte gained resets the count of failures.
         """
         at, failures = start, 0
-        while at < self.size_bytes:
+        end = self.size_bytes if end is None else end
+        while at < end:
             before = at
             try:
-                for piece in self._range(at, min(at + self.range_bytes, self.size_bytes)):
+                for piece in self._range(at, min(at + self.range_bytes, end)):
                     write(piece)
                     at += len(piece)
                     self.pace.spent(len(piece))

@@ -1,0 +1,263 @@
+"""Who receives weights from whom: one copy per region over the wide link, then from Mac to Mac. Pure.
+
+Macs of a region that are to hold the same files form a chain (a tree of two branches from nine Macs on):
+those that hold them already first, then those that have most of them, then those with the better link. Each
+receives from the one ahead while that one still receives; when it dies, from the next one ahead; at last
+from the source itself. The first one asks those behind it for what they have: a Mac that comes back after a
+power cut fetches nothing twice. Nobody waits for somebody behind, so nobody waits in a circle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import plistlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.guard import PYTHON
+from ds4fleet.render import ROLE, Paths
+
+LABEL_FETCH = "com.ds4fleet.fetch"
+#: Where the order, its status and the keys are on a Mac (ds4_fetch.FOLDER).
+FOLDER = "/opt/ds4/var/stage"
+#: Public keys of the Macs of the run that goes on, written by ds4_stage and emptied afterwards.
+KEYS = "/etc/ssh/ds4_seed_keys"
+SSHD = "/etc/ssh/sshd_config.d/051-ds4-seed.conf"
+STATE = ("order.json", "status.json", "control", "key", "key.pub", "known_hosts", "slots")
+#: The role's module_utils that ds4-fetch and ds4-seed need, below libexec/lib on the Mac.
+LIBRARY = (
+    "ds4_chunks",
+    "ds4_fetch",
+    "ds4_gguf",
+    "ds4_peer",
+    "ds4_placement",
+    "ds4_proof",
+    "ds4_run",
+    "ds4_seed",
+    "ds4_stamp",
+    "ds4_transport",
+    "ds4_part",
+    "ds4_window",
+)
+#: Longer chains lose more when a Mac in the middle is slow, a tree halves what each can send.
+CHAIN_OF = 8
+#: Those behind that the first one asks after it was away.
+ASKED_BEHIND = 3
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Mac:
+    """One Mac of a staging run.
+
+    files: its plan's weights.files. held: names of those that are in place and proven. part_bytes: what it
+    has of the others. link_mbps: what its line is known to do, 0 when nothing is known.
+    """
+
+    name: str
+    region: str
+    address: str
+    port: int
+    dir: str
+    files: Sequence[Mapping[str, Any]]
+    held: frozenset[str] = frozenset()
+    part_bytes: int = 0
+    link_mbps: int = 0
+    public_key: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """What tells apart the groups that can help each other: the contents asked for."""
+        return tuple(sorted(f"{item['name']} {item['sha256']}" for item in self.files))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing has to be brought here."""
+        return all(item["name"] in self.held for item in self.files)
+
+
+def groups(macs: Sequence[Mac]) -> list[list[Mac]]:
+    """Macs that help each other, in the order of the chain; groups without anything to do are left out."""
+    found: dict[tuple[str, tuple[str, ...]], list[Mac]] = {}
+    for mac in macs:
+        if mac.files:
+            found.setdefault((mac.region, mac.wanted), []).append(mac)
+    ordered = [
+        sorted(group, key=lambda mac: (not mac.is_complete, -mac.part_bytes, -mac.link_mbps, mac.name))
+        for group in found.values()
+    ]
+    across = [group for group in ordered if any(_across(mac) for mac in group)]
+    open_wants = {mac.wanted for group in across for mac in group if not mac.is_complete}
+    return [
+        group
+        for group in ordered
+        if not all(mac.is_complete for mac in group) or (group in across and group[0].wanted in open_wants)
+    ]
+
+
+def ancestors(place: int, size: int) -> list[int]:
+    """Places ahead of `place` in a group of `size`, the nearest first."""
+    arity = 1 if size <= CHAIN_OF else 2
+    found = []
+    while place:
+        place = (place - 1) // arity
+        found.append(place)
+    return found
+
+
+def orders(macs: Sequence[Mac]) -> dict[str, dict[str, Any]]:
+    """{name: {order, keys}} for all Macs that take part.
+
+    order: what ds4-fetch and ds4-seed read (see roles/ds4/module_utils/ds4_fetch.py). keys: public keys that
+    may ask this Mac for chunks. Raises OperatorError for settings that make no sense.
+    """
+    chains = groups(macs)
+    firsts: dict[tuple[str, ...], Mac] = {}
+    for chain in sorted(chains, key=lambda chain: not chain[0].is_complete):
+        if _across(chain[0]):
+            firsts.setdefault(chain[0].wanted, chain[0])
+    result: dict[str, dict[str, Any]] = {}
+    askers: dict[str, set[str]] = {}
+    for chain in chains:
+        for place, mac in enumerate(chain):
+            peers = [_peer(chain[index], wait=True) for index in ancestors(place, len(chain))]
+            behind = [chain[index] for index in range(place + 1, len(chain))][:ASKED_BEHIND]
+            if place == 0 or not chain[place - 1].is_complete:
+                peers += [_peer(other, wait=False) for other in behind]
+            first = firsts.get(mac.wanted)
+            if first is not None and first.region != mac.region and _across(mac):
+                peers.append({**_peer(first, wait=True), "wide": True})
+            if mac.is_complete:
+                peers = []
+            for peer in peers:
+                askers.setdefault(peer["name"], set()).add(mac.public_key)
+            result[mac.name] = {"order": _order(mac, peers), "keys": []}
+    for name, keys in askers.items():
+        result[name]["keys"] = sorted(keys - {""})
+    return result
+
+
+def _across(mac: Mac) -> bool:
+    return bool(mac.settings.get("ds4_seed_across_regions"))
+
+
+def _peer(mac: Mac, wait: bool) -> dict[str, Any]:
+    user = str(mac.settings["ds4_seed_user"])
+    return {"name": mac.name, "address": mac.address, "port": mac.port, "user": user, "wait": wait}
+
+
+def _order(mac: Mac, peers: list[dict[str, Any]]) -> dict[str, Any]:
+    settings = mac.settings
+    slots, chunk_mib = int(settings["ds4_stage_seed_slots"]), int(settings["ds4_stage_chunk_mib"])
+    if slots < 1 or chunk_mib < 1:
+        raise OperatorError(
+            f"{mac.name}: ds4_stage_seed_slots and ds4_stage_chunk_mib must be 1 or more",
+            exit_code=EXIT_USAGE,
+        )
+    keys = ("name", "path", "bytes", "sha256", "urls", "header")
+    order = {
+        "schema": 1,
+        "dir": mac.dir,
+        "files": [{key: item[key] for key in keys} for item in mac.files],
+        "peers": peers,
+        "chunk_bytes": chunk_mib * MIB,
+        "seed_slots": slots,
+        "rate_limit_mbps": int(settings["ds4_weights_rate_limit_mbps"]),
+        "wide_rate_limit_mbps": int(settings["ds4_stage_region_rate_mbps"]),
+        "window": str(settings["ds4_stage_window"]),
+        "token_file": str(settings["ds4_weights_token_file"]),
+    }
+    # A rerun of the same order attaches to the one that is under way. Who is ahead does not make it another.
+    same = {key: value for key, value in order.items() if key != "peers"}
+    return {**order, "id": hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]}
+
+
+# What a Mac needs for it.
+
+
+def watched(root: str) -> dict[str, list[str]]:
+    """Paths and labels to observe on every Mac, in the order in which they would be made."""
+    programs = [f"{root}/libexec/ds4-fetch", f"{root}/libexec/ds4-seed"]
+    kept = [f"{FOLDER}/{name}" for name in STATE]
+    files = [*_dirs(root), *kept, *_code(root), *programs, SSHD, KEYS, Paths.plist(LABEL_FETCH)]
+    return {"files": files, "labels": [LABEL_FETCH]}
+
+
+def entries(root: str, seed_user: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(files, jobs) in the form of ds4fleet.render: the programs, the job, what the account may do."""
+    plist = Paths.plist(LABEL_FETCH)
+    job = plistlib.dumps(
+        {
+            "Label": LABEL_FETCH,
+            "ProgramArguments": [PYTHON, f"{root}/libexec/ds4-fetch"],
+            # At boot it goes on with an order that was cut off; without one it ends at once.
+            "RunAtLoad": True,
+            "KeepAlive": {"SuccessfulExit": False},
+            "ThrottleInterval": 10,
+            "ExitTimeOut": 10,
+            "ProcessType": "Background",
+            "LowPriorityIO": True,
+            "StandardOutPath": "/var/log/ds4-fetch.log",
+            "StandardErrorPath": "/var/log/ds4-fetch.log",
+        },
+        sort_keys=True,
+    ).decode()
+    files = [_entry(path, "dir", mode="0755") for path in _dirs(root)]
+    files += [_entry(path, "file", content=text, mode="0644") for path, text in _code(root).items()]
+    for name in ("ds4-fetch", "ds4-seed"):
+        text = (ROLE / "files" / f"{name}.py").read_text(encoding="utf-8")
+        files.append(_entry(f"{root}/libexec/{name}", "file", content=text, mode="0755"))
+    drop_in = (ROLE / "templates" / "sshd-seed.conf.j2").read_text(encoding="utf-8")
+    for name, value in {
+        "user": seed_user,
+        "keys_path": KEYS,
+        "command": f"{PYTHON} {root}/libexec/ds4-seed",
+    }.items():
+        drop_in = drop_in.replace("{{ " + name + " }}", value)
+    files.append(_entry(SSHD, "file", content=drop_in, mode="0644", validate="sshd"))
+    files.append(_entry(plist, "file", content=job, mode="0644", validate="plist"))
+    loaded = {
+        "label": LABEL_FETCH,
+        "plist": plist,
+        "state": "loaded",
+        "restart_on": [plist],
+        "stage": "storage",
+    }
+    return files, [loaded]
+
+
+def _dirs(root: str) -> list[str]:
+    library = f"{root}/libexec/lib"
+    return [library, f"{library}/ansible", f"{library}/ansible/module_utils", f"{root}/var", FOLDER]
+
+
+def _code(root: str) -> dict[str, str]:
+    package = f"{root}/libexec/lib/ansible"
+    texts = {f"{package}/__init__.py": "", f"{package}/module_utils/__init__.py": ""}
+    for name in LIBRARY:
+        source = ROLE / "module_utils" / f"{name}.py"
+        texts[f"{package}/module_utils/{name}.py"] = source.read_text(encoding="utf-8")
+    return texts
+
+
+def _entry(path: str, kind: str, **more: Any) -> dict[str, Any]:
+    plain = {"content": None, "target": None, "validate": None, "owner": "root", "group": "wheel"}
+    return {"path": path, "kind": kind, **plain, "mode": None, "stage": "storage", **more}
+
+
+def account(seed_user: str) -> dict[str, Any]:
+    """The account of ds4-seed in the form of a plan's `accounts`: hidden, with a shell for sshd's command."""
+    user = {
+        "name": seed_user,
+        "uid": None,
+        "gid_name": seed_user,
+        "home": "/var/empty",
+        "shell": "/bin/sh",
+        "real_name": "ds4 seed",
+        "hidden": True,
+    }
+    return {"users": [user], "groups": [{"name": seed_user, "gid": None}]}

@@ -1,0 +1,84 @@
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""Plan on the controller who receives weights from whom, from the plans of all Macs of the play."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ansible.plugins.action import ActionBase
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from ds4fleet import render, staging  # noqa: E402
+from ds4fleet.errors import OperatorError  # noqa: E402
+
+
+class ActionModule(ActionBase):
+    """`register`: name of the variable that holds each Mac's answer of ds4_stage (state prepared); without it
+    only says who takes part. Returns `macs`: {name: {order, keys, known_hosts}}, and files, jobs and account
+    that each needs for it."""
+
+    TRANSFERS_FILES = False
+    _VALID_ARGS = frozenset(("register",))
+    _requires_connection = False
+
+    def run(self, tmp=None, task_vars=None):
+        super().run(tmp, task_vars)
+        answers = self._task.args.get("register")
+        everybody = task_vars["hostvars"]
+        macs, recorded = [], []
+        for name in task_vars["ansible_play_hosts"]:
+            values = everybody[name]
+            plan = (values.get("ansible_facts") or {}).get("ds4_plan") or {}
+            settings = {**render.role_defaults(), **{k: values[k] for k in values if k.startswith("ds4_")}}
+            answer = (values.get(answers) or {}) if answers else {}
+            mac = _mac(name, plan, settings, values, answer)
+            if mac is not None:
+                macs.append(mac)
+                recorded.append(Path(str(settings.get("ds4_known_hosts") or "inventory/known_hosts.txt")))
+        try:
+            if not answers:
+                found = {mac.name: {} for group in staging.groups(macs) for mac in group}
+            else:
+                found = staging.orders(macs)
+        except OperatorError as error:
+            return {"failed": True, "changed": False, "msg": error.sentence}
+        known = "".join(_known(path, set(found)) for path in dict.fromkeys(recorded))
+        for name, part in found.items():
+            user = str(everybody[name].get("ds4_seed_user") or render.role_defaults()["ds4_seed_user"])
+            files, jobs = staging.entries(render.Paths.root, user)
+            part.update(known_hosts=known, files=files, jobs=jobs, accounts=staging.account(user))
+        return {"changed": False, "macs": found}
+
+
+def _mac(name, plan, settings, values, answer):
+    weights = plan.get("weights")
+    if not weights or not weights["files"] or settings["ds4_weights_method"] != "direct":
+        return None
+    files = weights["files"]
+    # Until the Mac itself says more, a plan without a step for weights means that all is there.
+    held = answer.get("held")
+    if held is None:
+        held = [] if "weights" in plan["stages"] else [item["name"] for item in files]
+    return staging.Mac(
+        name=name,
+        region=plan["region"],
+        address=str(settings["ds4_stage_address"] or values.get("ansible_host") or name),
+        port=int(values.get("ansible_port") or 22),
+        dir=weights["dir"],
+        files=files,
+        held=frozenset(held),
+        part_bytes=int(answer.get("part_bytes") or 0),
+        link_mbps=int(settings["ds4_stage_link_mbps"]),
+        public_key=str(answer.get("public_key") or ""),
+        settings=settings,
+    )
+
+
+def _known(path, names):
+    """The lines of a known_hosts file that are about these names."""
+    path = path.expanduser()
+    lines = path.read_text().splitlines() if path.exists() else []
+    return "".join(f"{line}\n" for line in lines if set(line.split(" ", 1)[0].split(",")) & names)

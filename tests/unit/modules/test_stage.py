@@ -1,0 +1,367 @@
+"""Weights from Mac to Mac: chunks, journal, seed and fetch, over pipes instead of ssh."""
+
+import hashlib
+import json
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils import (
+    ds4_chunks,
+    ds4_fetch,
+    ds4_peer,
+    ds4_seed,
+    ds4_stamp,
+    ds4_transport,
+    ds4_window,
+)
+
+CHUNK = 64 * 1024
+ROLE = Path("roles/ds4").resolve()
+
+
+def gguf(size_bytes: int, seed: int = 0) -> bytes:
+    """A GGUF v3 without tensors and random bytes behind its header."""
+    head = b"GGUF" + (3).to_bytes(4, "little") + bytes(16)
+    return head + random.Random(seed).randbytes(size_bytes - len(head))
+
+
+DATA = gguf(10 * CHUNK + 1000)
+SHA = hashlib.sha256(DATA).hexdigest()
+
+
+class Origin:
+    """Takes the place of ds4_transport.Source: serves `data` and counts what it sent."""
+
+    data = DATA
+    sent = 0
+    breaks_after: int | None = None
+    delay_s = 0.0
+
+    def __init__(self, url: str, size_bytes: int, token: str, pace: Any) -> None:
+        self.size_bytes = size_bytes
+
+    def fetch(self, start: int, write: Callable[[bytes], None], end: int) -> None:
+        for at in range(start, end, 16384):
+            if Origin.breaks_after is not None and Origin.sent >= Origin.breaks_after:
+                raise ds4_transport.SourceError("connection lost")
+            piece = Origin.data[at : min(at + 16384, end)]
+            Origin.sent += len(piece)
+            time.sleep(Origin.delay_s)
+            write(piece)
+
+
+@pytest.fixture(autouse=True)
+def origin(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Origin]]:
+    Origin.data, Origin.sent, Origin.breaks_after, Origin.delay_s = DATA, 0, None, 0.0
+    monkeypatch.setattr(ds4_fetch, "ROUND_S", 0.01)
+    monkeypatch.setattr(ds4_fetch, "RETRY_S", 0.3)
+    yield Origin
+
+
+class Mac:
+    """A folder of weights, a folder of orders, and a fetch that runs in this process."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.name = name
+        self.models, self.var = root / name / "models", root / name / "var"
+        self.models.mkdir(parents=True)
+        (self.var / "slots").mkdir(parents=True)
+        (self.var / "slots" / "0").touch()
+        self.error: BaseException | None = None
+        self.state: Any = None
+        self.thread: threading.Thread | None = None
+
+    @property
+    def file(self) -> Path:
+        return self.models / "w.gguf"
+
+    def order(self, peers: list[dict[str, Any]], origin: bool = True, sha: str = SHA) -> None:
+        urls = ["https://origin/w.gguf"] if origin else []
+        wanted = {"name": "w.gguf", "path": str(self.file), "bytes": len(DATA), "sha256": sha, "urls": urls}
+        order = {
+            "id": "1",
+            "dir": str(self.models),
+            "files": [{**wanted, "header": {}}],
+            "peers": peers,
+            "chunk_bytes": CHUNK,
+            "seed_slots": 1,
+            "uid": os.getuid(),
+            "gid": os.getgid(),
+        }
+        (self.var / "order.json").write_text(json.dumps(order))
+
+    def run(self, macs: "dict[str, Mac]") -> None:
+        order = json.loads((self.var / "order.json").read_text())
+
+        def dial(peer: dict[str, Any]) -> list[str]:
+            code = "import sys; from ansible.module_utils import ds4_seed; ds4_seed.main(sys.argv[1])"
+            return [
+                sys.executable,
+                "-c",
+                CODE % str(ROLE / "module_utils") + code,
+                str(macs[peer["name"]].var),
+            ]
+
+        with ds4_fetch.State(str(self.var), order) as self.state:
+            fetch = ds4_fetch.Fetch(str(self.var), order, self.state, dial, source=Origin)
+            try:
+                fetch.run()
+                self.state.values["state"] = "done"
+            except BaseException as error:  # noqa: BLE001 - the test looks at it
+                self.error = error
+                self.state.values["state"] = "failed"
+
+    def start(self, macs: "dict[str, Mac]") -> None:
+        self.thread = threading.Thread(target=self.run, args=(macs,))
+        self.thread.start()
+
+    def join(self) -> None:
+        assert self.thread
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        if self.error:
+            raise self.error
+
+    def is_proven(self) -> bool:
+        stamp, valid = ds4_stamp.read(str(self.file))
+        return bool(valid and stamp["sha256"] == SHA and self.file.read_bytes() == DATA)
+
+
+#: The role's module_utils under the name that Ansible gives them.
+CODE = """
+import ansible.module_utils
+ansible.module_utils.__path__.append(%r)
+"""
+
+
+@pytest.fixture
+def macs(tmp_path: Path) -> dict[str, Mac]:
+    return {name: Mac(tmp_path, name) for name in ("a", "b", "c")}
+
+
+def peer(name: str, wait: bool = True) -> dict[str, Any]:
+    return {"name": name, "wait": wait}
+
+
+def chain(macs: dict[str, Mac]) -> None:
+    macs["a"].order([peer("b", False), peer("c", False)])
+    macs["b"].order([peer("a"), peer("c", False)])
+    macs["c"].order([peer("b"), peer("a")])
+
+
+def test_a_bitmap_comes_back_as_it_was() -> None:
+    assert ds4_chunks.from_bitmap(ds4_chunks.to_bitmap({0, 7, 8, 19}, 20), 20) == {0, 7, 8, 19}
+    with pytest.raises(ValueError, match="length"):
+        ds4_chunks.from_bitmap("00", 20)
+    assert ds4_chunks.runs([0, 1, 4, 5, 9]) == [(0, 2), (4, 6), (9, 10)]
+
+
+@pytest.mark.parametrize(
+    ("text", "hour", "is_open"),
+    [
+        ("", 12, True),
+        ("01:00-07:00 Asia/Tokyo", 17, True),
+        ("01:00-07:00 Asia/Tokyo", 3, False),
+        ("22:00-06:00 UTC", 23, True),
+        ("22:00-06:00 UTC", 5, True),
+        ("22:00-06:00 UTC", 6, False),
+    ],
+)
+def test_a_window_opens_in_its_own_time_zone(text: str, hour: int, is_open: bool) -> None:
+    now = datetime(2026, 3, 1, hour, tzinfo=UTC).timestamp()
+    assert ds4_window.is_open(text, now) is is_open
+
+
+@pytest.mark.parametrize("text", ["1-7", "01:00-07:00", "01:00-07:00 Mars/Base", "01:00-01:00 UTC"])
+def test_a_window_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="window|time zone"):
+        ds4_window.parse(text)
+
+
+def test_a_torn_journal_counts_whole_lines_only(tmp_path: Path) -> None:
+    part = ds4_chunks.ChunkedPart(str(tmp_path / "f"), "r", len(DATA), CHUNK).open()
+    for index in (0, 3):
+        data = DATA[index * CHUNK : (index + 1) * CHUNK]
+        part.commit(index, data, hashlib.sha256(data).hexdigest())
+    part.close()
+    journal = Path(part.journal.path)
+    journal.write_bytes(journal.read_bytes() + b"4 00ff")
+    again = ds4_chunks.ChunkedPart(str(tmp_path / "f"), "r", len(DATA), CHUNK).open()
+    assert sorted(again.done) == [0, 3]
+    again.commit(4, DATA[4 * CHUNK : 5 * CHUNK], "0" * 64)
+    again.close()
+    assert b"00ff" not in journal.read_bytes()
+    assert sorted(ds4_chunks.Journal(part.journal.path, len(DATA), CHUNK).refresh()) == [0, 3, 4]
+
+
+def test_a_chain_takes_one_copy_from_the_origin_while_it_is_received(macs: dict[str, Mac]) -> None:
+    Origin.delay_s = 0.01
+    chain(macs)
+    for mac in macs.values():
+        mac.start(macs)
+    for mac in macs.values():
+        mac.join()
+    assert all(mac.is_proven() for mac in macs.values())
+    assert Origin.sent == len(DATA)
+    assert macs["c"].state.values["from"] == {"b": len(DATA)}
+    assert not list(macs["a"].models.glob("*.part.*"))
+
+
+def test_a_mac_that_holds_the_file_seeds_and_nothing_is_fetched_from_far_away(macs: dict[str, Mac]) -> None:
+    macs["a"].file.write_bytes(DATA)
+    chain(macs)
+    for mac in macs.values():
+        mac.start(macs)
+    for mac in macs.values():
+        mac.join()
+    assert all(mac.is_proven() for mac in macs.values()) and Origin.sent == 0
+    assert macs["a"].state.values["hashed_bytes"] == len(DATA)
+
+
+def test_a_rerun_reads_nothing(macs: dict[str, Mac]) -> None:
+    macs["a"].order([])
+    macs["a"].run(macs)
+    before = Origin.sent
+    macs["a"].run(macs)
+    assert (Origin.sent, macs["a"].state.values["hashed_bytes"]) == (before, 0)
+
+
+def test_after_a_cut_the_rest_comes_and_the_first_asks_those_behind_it(macs: dict[str, Mac]) -> None:
+    Origin.breaks_after = 5 * CHUNK + 16384
+    macs["a"].order([peer("b", False)])
+    macs["a"].run(macs)
+    assert macs["a"].error and not macs["a"].file.exists()
+    Origin.breaks_after = None
+    macs["a"].error = None
+    macs["a"].run(macs)
+    assert macs["a"].is_proven() and Origin.sent <= len(DATA) + CHUNK
+    # Had it lost everything, the Mac behind it would still have it.
+    for path in macs["a"].models.iterdir():
+        path.rename(macs["b"].models / path.name)
+    ds4_stamp.write(str(macs["b"].file), SHA)
+    macs["b"].order([peer("a")])
+    Origin.breaks_after = 0
+    macs["a"].run(macs)
+    assert macs["a"].is_proven() and macs["a"].state.values["from"] == {"b": len(DATA)}
+
+
+def test_a_source_with_wrong_bytes_never_puts_a_file_in_place(macs: dict[str, Mac]) -> None:
+    Origin.data = DATA[:70000] + b"?" + DATA[70001:]
+    macs["a"].order([])
+    macs["a"].run(macs)
+    assert "its sha256 is" in str(macs["a"].error) or "could not be fetched" in str(macs["a"].error)
+    assert not macs["a"].file.exists()
+
+
+def test_a_chunk_that_was_spoiled_on_the_disk_is_the_only_one_fetched_again(macs: dict[str, Mac]) -> None:
+    Origin.breaks_after = 5 * CHUNK
+    macs["a"].order([])
+    macs["a"].run(macs)
+    part = next(macs["a"].models.glob("*.relay"))
+    with part.open("r+b") as handle:
+        handle.seek(2 * CHUNK)
+        handle.write(b"spoiled")
+    Origin.breaks_after, Origin.sent, macs["a"].error = None, 0, None
+    macs["a"].run(macs)
+    assert macs["a"].error is None and macs["a"].is_proven()
+    assert Origin.sent == len(DATA) - 5 * CHUNK + CHUNK
+
+
+def test_a_paused_fetch_goes_on_and_an_aborted_one_keeps_what_it_has(macs: dict[str, Mac]) -> None:
+    Origin.delay_s = 0.02
+    mac = macs["a"]
+    mac.order([])
+    mac.start(macs)
+    (mac.var / "control").write_text("pause")
+    deadline = time.monotonic() + 10
+    while mac.state is None or mac.state.values["state"] != "paused":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (mac.var / "control").write_text("run")
+    time.sleep(0.2)
+    (mac.var / "control").write_text("abort")
+    with pytest.raises(ds4_fetch.Aborted):
+        mac.join()
+    (mac.var / "control").write_text("run")
+    mac.error = None
+    mac.run(macs)
+    assert mac.is_proven() and Origin.sent <= len(DATA) + 3 * CHUNK
+
+
+def test_a_seed_knows_nothing_but_the_files_of_the_order(macs: dict[str, Mac]) -> None:
+    macs["a"].order([])
+    answers = Path(macs["a"].var / "answers")
+    asked = [
+        b'{"name": "../../etc/passwd", "index": 0}\n',
+        b'{"name": "w.gguf", "index": -1}\n',
+        b"nonsense\n",
+    ]
+    with answers.open("wb") as out:
+        ds4_seed.Seed(str(macs["a"].var), iter(asked), out).serve()
+    said = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert said == [{"absent": 0}, {"absent": -1}, {"error": "not a request"}]
+
+
+def test_a_peer_that_ends_is_told_with_what_it_said_last() -> None:
+    argv = ["/bin/sh", "-c", "echo 'Host key verification failed.' >&2; exit 255"]
+    found = ds4_peer.Peer("x", argv, ds4_transport.Pace(0), lambda: None)
+    with pytest.raises(ds4_transport.SourceError, match="Host key verification failed"):
+        found.have("w.gguf", 3)
+    found.close()
+
+
+def fault(rng: random.Random, macs: dict[str, Mac]) -> None:
+    """One thing that goes wrong with a Mac or the origin."""
+    mac = macs[rng.choice("abc")]
+    kind = rng.choice(["disk", "origin", "journal", "wrong"])
+    parts = list(mac.models.glob("*.relay"))
+    if kind == "origin":
+        Origin.breaks_after = Origin.sent + rng.randrange(len(DATA))
+    elif kind == "wrong":
+        at = rng.randrange(100, len(DATA))
+        Origin.data = DATA[:at] + bytes([DATA[at] ^ 1]) + DATA[at + 1 :]
+    elif kind == "disk" and parts:
+        with parts[0].open("r+b") as handle:
+            handle.seek(rng.randrange(len(DATA)))
+            handle.write(b"\xff")
+    elif kind == "journal":
+        for path in mac.models.glob("*.chunks"):
+            text = path.read_bytes()
+            path.write_bytes(text[: rng.randrange(len(text) + 1)])
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("DS4_STAGE_SEEDS", "4"))))
+def test_no_fault_ever_leaves_a_wrong_file_in_place(macs: dict[str, Mac], seed: int) -> None:
+    rng = random.Random(seed)
+    chain(macs)
+    for attempt in range(3):
+        Origin.delay_s = rng.choice([0, 0.002])
+        for mac in macs.values():
+            mac.error = None
+            mac.start(macs)
+        time.sleep(rng.random() * 0.5)
+        fault(rng, macs)
+        if rng.random() < 0.5:
+            cut = macs[rng.choice("abc")]
+            (cut.var / "control").write_text("abort")
+        for mac in macs.values():
+            assert mac.thread
+            mac.thread.join(60)
+            assert not mac.thread.is_alive()
+            (mac.var / "control").write_text("run")
+            assert not mac.file.exists() or mac.file.read_bytes() == DATA, (seed, attempt, mac.name)
+        Origin.breaks_after, Origin.data = None, DATA
+    for mac in macs.values():
+        mac.error = None
+        mac.start(macs)
+    for mac in macs.values():
+        mac.join()
+        assert mac.is_proven()

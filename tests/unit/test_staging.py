@@ -1,0 +1,101 @@
+"""Who receives weights from whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from ds4fleet import staging
+from ds4fleet.errors import OperatorError
+from ds4fleet.render import role_defaults
+
+FILE = {
+    "name": "w.gguf",
+    "path": "/m/w.gguf",
+    "bytes": 10,
+    "sha256": "ab",
+    "urls": ["https://o/w"],
+    "header": {},
+}
+
+
+def mac(name: str, region: str = "tokyo", **more: Any) -> staging.Mac:
+    settings: Mapping[str, Any] = {**role_defaults(), **more.pop("settings", {})}
+    values: dict[str, Any] = {"files": [FILE], "public_key": f"key {name}", "settings": settings, **more}
+    return staging.Mac(name, region, f"{name}.example", 22, "/m", **values)
+
+
+def peers(name: str, *macs: staging.Mac) -> list[tuple[str, bool]]:
+    return [(peer["name"], peer["wait"]) for peer in staging.orders(macs)[name]["order"]["peers"]]
+
+
+def test_the_macs_of_a_region_form_a_chain_and_fall_back_along_it() -> None:
+    macs = [mac(name) for name in "abc"]
+    assert peers("a", *macs) == [("b", False), ("c", False)]
+    assert peers("b", *macs) == [("a", True), ("c", False)]
+    assert peers("c", *macs) == [("b", True), ("a", True)]
+
+
+def test_who_has_the_file_comes_first_then_who_has_more_then_the_better_line() -> None:
+    held = frozenset(["w.gguf"])
+    macs = [mac("a"), mac("b", part_bytes=5), mac("c", link_mbps=1000), mac("d", held=held)]
+    (group,) = staging.groups(macs)
+    assert [one.name for one in group] == ["d", "b", "c", "a"]
+    assert peers("d", *macs) == []
+
+
+def test_only_those_ahead_and_behind_may_ask() -> None:
+    orders = staging.orders([mac(name) for name in "abc"])
+    assert orders["a"]["keys"] == ["key b", "key c"]
+    assert orders["b"]["keys"] == ["key a", "key c"]
+
+
+def test_nothing_is_planned_where_all_is_there() -> None:
+    held = frozenset(["w.gguf"])
+    assert staging.orders([mac("a", held=held), mac("b", held=held), mac("c", "seoul", held=held)]) == {}
+
+
+def test_macs_that_are_to_hold_other_files_do_not_wait_for_each_other() -> None:
+    other = mac("b", files=[{**FILE, "sha256": "cd"}])
+    assert peers("a", mac("a"), other) == [] and peers("b", mac("a"), other) == []
+
+
+def test_another_region_helps_only_when_it_may() -> None:
+    assert peers("b", mac("a"), mac("b", "seoul")) == []
+    across = {"ds4_seed_across_regions": True}
+    held = frozenset(["w.gguf"])
+    macs = [mac("a", held=held, settings=across), mac("b", "seoul", settings=across)]
+    assert peers("b", *macs) == [("a", True)]
+    assert staging.orders(macs)["b"]["order"]["peers"][0]["wide"] is True
+    assert staging.orders(macs)["a"]["keys"] == ["key b"]
+
+
+def test_nobody_waits_for_somebody_behind() -> None:
+    macs = [mac(f"m{number:02}") for number in range(20)]
+    place = {one.name: number for number, one in enumerate(staging.groups(macs)[0])}
+    for name, part in staging.orders(macs).items():
+        waits = [peer["name"] for peer in part["order"]["peers"] if peer["wait"]]
+        assert all(place[peer] < place[name] for peer in waits)
+        assert len(waits) <= 5
+
+
+def test_the_same_work_is_the_same_order_whoever_is_ahead() -> None:
+    alone = staging.orders([mac("b")])["b"]["order"]["id"]
+    assert staging.orders([mac("a"), mac("b")])["b"]["order"]["id"] == alone
+    assert staging.orders([mac("b", settings={"ds4_stage_chunk_mib": 4})])["b"]["order"]["id"] != alone
+
+
+def test_a_seed_without_slots_is_refused() -> None:
+    with pytest.raises(OperatorError, match="ds4_stage_seed_slots"):
+        staging.orders([mac("a", settings={"ds4_stage_seed_slots": 0})])
+
+
+def test_what_is_installed_is_watched_so_that_it_can_be_removed() -> None:
+    files, jobs = staging.entries("/opt/ds4", "_ds4seed")
+    watched = staging.watched("/opt/ds4")
+    assert {entry["path"] for entry in files} <= set(watched["files"])
+    assert [job["label"] for job in jobs] == watched["labels"]
+    (drop_in,) = [entry["content"] for entry in files if entry["path"] == staging.SSHD]
+    assert "ForceCommand /Library" in drop_in and "{{" not in drop_in
