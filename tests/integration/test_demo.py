@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,11 +31,17 @@ def environment() -> Iterator[dict[str, str]]:
     # Ansible refuses an inventory source that is missing; the lab's layer is there only while it is up.
     lab.folder.mkdir()
     lab.inventory_path.write_text("all: {}\n")
+    # A local port of its own: other tests and the developer may hold a tunnel to a tyo-01 of theirs.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ports = folder / "ports.yml"
+    ports.write_text(f"all: {{hosts: {{tyo-01: {{ds4_tunnel_port: {port}}}}}}}\n")
     yield {
         **os.environ,
         "HOME": str(folder),
         "DS4_LAB": str(lab.folder),
-        "ANSIBLE_INVENTORY": f"{HOSTS},{lab.inventory_path}",
+        "ANSIBLE_INVENTORY": f"{HOSTS},{ports},{lab.inventory_path}",
         "ANSIBLE_HOME": str(folder / "ansible"),
         "ANSIBLE_NOCOLOR": "1",
         "XDG_STATE_HOME": str(folder / "state"),
@@ -82,7 +89,7 @@ def test_it_says_that_the_macs_are_simulated(first: str) -> None:
 def test_an_answer_streams_and_a_table_closes(first: str) -> None:
     assert re.search(r"\d+ pieces, the first after \d+\.\d\d s", first)
     closing = first[first.index("wired limit") :]
-    assert re.search(r"tyo-01 +serve +flash-\S+ +[\d,]+ +54b36ed9ba42 .*http://127\.0\.0\.1:8101/v1", closing)
+    assert re.search(r"tyo-01 +serve +flash-\S+ +[\d,]+ +54b36ed9ba42 .*http://127\.0\.0\.1:\d+/v1", closing)
     assert re.search(r"tyo-03 +stage", closing)
     assert "fab lab ssh tyo-01" in closing and "fab lab down" in closing
 
