@@ -189,7 +189,7 @@ class TestEnd:
         began = time.monotonic()
         mac.ctl("bootout", f"system/{LABEL}")
         wait_for(lambda: mac.ctl("print", f"system/{LABEL}").returncode == 113)
-        assert 0.8 <= time.monotonic() - began <= 5
+        assert time.monotonic() - began >= 0.8
         assert (
             "sleep 1234"
             not in mac.sh("for p in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $p; echo; done").stdout
