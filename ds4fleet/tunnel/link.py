@@ -185,12 +185,21 @@ class Link:
 
     async def _knock(self) -> None:
         """Ask for the banner again and again. Questions overlap: one that set out before the host was back
-        is lost, and the kernel would repeat it only a second later."""
+        is lost, and the kernel would repeat it only a second later. Where the port is open one is enough:
+        each starts an sshd."""
         policy = self.machine.policy
+        waiting_at_sshd = 0
+
+        def connected(change: int) -> None:
+            nonlocal waiting_at_sshd
+            waiting_at_sshd += change
+
         pending: set[asyncio.Task[None]] = set()
 
         async def once() -> None:
-            seconds, reason = await probe.knock(self.spec.address, self.spec.ssh_port, policy.knock_timeout_s)
+            seconds, reason = await probe.knock(
+                self.spec.address, self.spec.ssh_port, policy.knock_timeout_s, connected
+            )
             if seconds is None:
                 self._post(lambda: self.machine.knock_silent(self._now(), reason))
             else:
@@ -198,9 +207,10 @@ class Link:
 
         try:
             while True:
-                task = asyncio.ensure_future(once())
-                pending.add(task)
-                task.add_done_callback(pending.discard)
+                if not waiting_at_sshd:
+                    task = asyncio.ensure_future(once())
+                    pending.add(task)
+                    task.add_done_callback(pending.discard)
                 await asyncio.sleep(self.machine.knock_after_s(self._now()))
         finally:
             for task in list(pending):

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 MODELS_PATH = "/v1/models"  # answered by the engine's client thread even while it generates
 BODY_LIMIT_BYTES = 1 << 20
+BANNER_TIMEOUT_S = 10.0  # a Mac under load starts sshd slowly
 
 
 @dataclass(frozen=True)
@@ -88,31 +90,34 @@ def content_length(head: bytes) -> int | None:
     return None
 
 
-async def knock(address: str, port: int, timeout_s: float) -> tuple[float | None, str]:
+async def knock(
+    address: str, port: int, timeout_s: float, connected: Callable[[int], None] = lambda change: None
+) -> tuple[float | None, str]:
     """(seconds to connect: one round trip, ""), or (None, why not) when sshd did not send its banner in time.
 
-    An open port is not enough: launchd holds sshd's port open long before sshd can answer.
+    An open port is not enough: launchd holds sshd's port open long before sshd can answer. `connected` is
+    called with 1 once the port is open and with -1 afterwards: then a busy sshd has BANNER_TIMEOUT_S.
     """
-    began = connected = time.monotonic()
-    writer: asyncio.StreamWriter | None = None
-
-    async def banner() -> bytes:
-        nonlocal writer, connected
-        reader, writer = await asyncio.open_connection(address, port)
-        connected = time.monotonic()
-        return await reader.readline()
-
+    began = time.monotonic()
     try:
-        line = await asyncio.wait_for(banner(), timeout_s)
+        reader, writer = await asyncio.wait_for(asyncio.open_connection(address, port), timeout_s)
     except asyncio.TimeoutError:
         return None, f"no answer from {address} port {port}"
     except ConnectionRefusedError:
         return None, f"nothing listens on {address} port {port}"
+    except OSError as error:
+        return None, f"{address} port {port}: {error.strerror or error}"
+    took_s = time.monotonic() - began
+    connected(1)
+    try:
+        line = await asyncio.wait_for(reader.readline(), BANNER_TIMEOUT_S)
+    except asyncio.TimeoutError:
+        return None, f"{address} port {port} is open, sshd does not answer"
     except (OSError, ValueError) as error:
         return None, f"{address} port {port}: {getattr(error, 'strerror', None) or error}"
     finally:
-        if writer is not None:
-            writer.close()
+        connected(-1)
+        writer.close()
     if not line.startswith(b"SSH-"):
         return None, f"{address} port {port} does not speak ssh"
-    return connected - began, ""
+    return took_s, ""
