@@ -30,7 +30,7 @@ RETRY_S = 20
 MAX_ROUNDS = 4
 ROUND_S = 3
 #: Trials of the whole against the catalogue.
-MAX_PROOFS = 3
+MAX_PROOFS = 4
 
 
 class Held(Exception):
@@ -188,7 +188,8 @@ class Fetch:
             part.close()
 
     def _prove(self, wanted, part):
-        wrong, refused = "", set()
+        wrong, refused, resumed = "", set(), bool(part.done)
+        peers = {peer["name"] for peer in self.order["peers"]}
         for _trial in range(MAX_PROOFS):
             senders = self._complete(wanted, part, refused)
             self.state.values["state"] = "proving"
@@ -201,8 +202,10 @@ class Fetch:
                 return
             spoiled = part.spoiled()
             if not spoiled:
-                # Received as they were sent: those who sent them have a wrong file.
-                refused |= senders
+                # Received as they were sent: whoever sent them has a wrong file, a peer sooner than a source.
+                # What an earlier run left may be from anybody.
+                refused |= set() if resumed else senders & peers or senders
+                resumed = False
                 spoiled = sorted(part.done)
             part.drop(spoiled)
         os.unlink(part.journal.path)
