@@ -7,6 +7,7 @@ import getpass
 import http.server
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -38,10 +39,16 @@ LogLevel VERBOSE
 
 
 def free_port() -> int:
-    """A local port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A local port that was free a moment ago, below those that the kernel gives to outgoing connections:
+    one of these would be taken while a tunnel is away."""
+    while True:
+        port = random.randrange(20000, 30000)
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def wait_until(true: Callable[[], bool], timeout_s: float, what: str = "the expected state") -> float:

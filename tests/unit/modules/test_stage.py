@@ -8,9 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from ansible.module_utils import (
@@ -42,7 +42,7 @@ class Origin:
 
     data = DATA
     sent = 0
-    breaks_after: int | None = None
+    breaks_after: Optional[int] = None
     delay_s = 0.0
 
     def __init__(self, url: str, size_bytes: int, token: str, pace: Any) -> None:
@@ -178,7 +178,7 @@ def test_a_bitmap_comes_back_as_it_was() -> None:
     ],
 )
 def test_a_window_opens_in_its_own_time_zone(text: str, hour: int, is_open: bool) -> None:
-    now = datetime(2026, 3, 1, hour, tzinfo=UTC).timestamp()
+    now = datetime(2026, 3, 1, hour, tzinfo=timezone.utc).timestamp()
     assert ds4_window.is_open(text, now) is is_open
 
 
