@@ -72,6 +72,19 @@ def test_a_file_is_addressed_by_repository_and_revision(catalogue: Catalogue) ->
     )
 
 
+def test_what_upstream_offers_besides_is_known_by_name_and_target(catalogue: Catalogue) -> None:
+    targets = {target for entry in catalogue.listed.values() for target in entry.targets.values()}
+    assert {"glm-antirez-q4", "glm53-q2", "ds41f-q2", "qwen38-q4k", "ds4f-vision-q2"} <= targets
+    assert not set(catalogue.listed) & set(catalogue.models)
+
+
+def test_a_model_without_memory_arithmetic_is_refused_with_why(catalogue: Catalogue) -> None:
+    with pytest.raises(
+        OperatorError, match="glm-5.2-q4' is known but cannot be planned .*choose one of flash-"
+    ):
+        catalogue.model("glm-5.2-q4")
+
+
 def test_target_names_follow_the_generation(catalogue: Catalogue) -> None:
     assert catalogue.model("flash-q2").targets["2026-05"] == "q2-imatrix"
     assert catalogue.model("flash-q2-0731").targets == {"2026-08": "ds4f-q2"}
