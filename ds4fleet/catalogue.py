@@ -163,6 +163,13 @@ class Sidecar:
     def weights_bytes(self) -> int:
         return sum(file.bytes for file in self.files)
 
+    def missing_flag(self, flags: Sequence[str]) -> str:
+        """The flag that an engine lacks to take this sidecar; "" when it has what it needs."""
+        kinds = {file.kind for file in self.files}
+        if "dspark" in kinds and "--dspark" not in flags:
+            return "--dspark"
+        return "" if {"--mtp", "--mtp-model"} & set(flags) else "--mtp"
+
 
 @dataclass(frozen=True)
 class Listed:

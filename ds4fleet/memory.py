@@ -7,7 +7,7 @@ that is a judgement stands in memory_policy.yml with why and source, nowhere els
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ RAISED = "serves_raised"
 STREAMS = "streams"
 STAGE = "stage"
 REFUSED = "refused"
+
+MODES = ("auto", "resident", "streaming")
 
 
 @dataclass(frozen=True)
@@ -187,10 +189,15 @@ def verdict(mac: Mac, request: Request, *, catalogue: Catalogue | None = None) -
     """Whether `mac` can do what `request` asks, and on what terms.
 
     Raises OperatorError for a model, sidecar or generation that is not in the catalogue and ValueError for
-    counts below 1. Nothing is measured here: the Mac's limits come in with `mac`.
+    counts below 1 and an unknown mode. Nothing is measured here: the Mac's limits come in with `mac`. A
+    prefill chunk that the engine cannot be told is left out of the arithmetic.
     """
     known = catalogue or default_catalogue()
     model = known.model(request.model)
+    if request.mode not in MODES:
+        raise ValueError(f"mode {request.mode!r} is none of {', '.join(MODES)}")
+    if request.instances < 1:
+        raise ValueError(f"{request.instances} instances: there must be one at least")
     if request.mode == "streaming":
         return _streams(mac, request, model, known)
     answer = _resident(mac, request, model, known)
@@ -204,7 +211,10 @@ def auto_context(mac: Mac, request: Request, *, catalogue: Catalogue | None = No
     known = catalogue or default_catalogue()
     rules = policy()["context"]
     sensible = int(step(rules["sensible"], mac.memory_gb)["tokens"])
-    comfortable = int(_allowed_mib(mac, request, policy()["margin"]["comfortable_percent"]))
+    if mac.desktop:
+        sensible = min(sensible, int(policy()["desktop"]["sensible_tokens"]))
+    percent = policy()["margin"]["comfortable_percent"]
+    comfortable = int(_allowed_mib(mac, request, known.model(request.model), percent))
     fitting = [
         tokens
         for tokens in rules["steps"]
@@ -219,7 +229,7 @@ def streaming_plan(mac: Mac, request: Request, *, catalogue: Catalogue | None = 
     model = known.model(request.model)
     shape, quant = known.families[model.family].shape, known.quants[model.quant]
     rules = policy()["streaming"]
-    ctx = request.ctx or int(rules["contexts"]["default"])
+    ctx = int(rules["contexts"]["default"]) if request.ctx is None else request.ctx
     need = _estimate(replace(request, ctx=ctx, sidecar=None), known)
     non_routed = model.weights_bytes - quant.routed_bytes(shape)
     headroom = (
@@ -269,70 +279,41 @@ class _Case:
 
 def _resident(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verdict:
     rules = policy()
-    asked = request.ctx
-    if asked is None:
-        asked = auto_context(mac, request, catalogue=known) or int(rules["context"]["least_useful"])
-    request = replace(request, ctx=asked)
+    if request.ctx is None:
+        chosen = auto_context(mac, request, catalogue=known) or int(rules["context"]["least_useful"])
+        request = replace(request, ctx=chosen)
     need = _estimate(request, known)
     required = need.required_wired_mib * request.instances
     limit, planned = _limit(mac, request, model, required)
     budget = _system_budget_mib(mac)
-    allowed = int(_allowed_mib(mac, request, rules["margin"]["refuse_above_percent"], model))
-    largest = _largest_context(request, known, allowed)
+    allowed = int(_allowed_mib(mac, request, model, rules["margin"]["refuse_above_percent"]))
+    largest = _largest_context(lambda tokens: _required_mib(replace(request, ctx=tokens), known) <= allowed)
     case = _Case()
     _field_rules(case, mac, request, model)
-    _engine_rules(case, mac, request, model, known)
+    _engine_rules(case, request, model, known, "resident")
+    if request.sidecar:
+        _sidecar_rules(case, request, model, known)
+    ruled_out = case.against[0].rule if case.against else ""
     blocked = bool(case.against) and (case.hard or not request.override)
-    fit = f"lower the context to {largest:,}" if largest >= rules["context"]["least_useful"] else ""
-    over_limit = required > limit * rules["margin"]["refuse_above_percent"] / 100
-    if over_limit and not case.hard:
-        text = (
-            f"{_what(request, need)} needs {required:,} MiB wired, {100 * required / limit:.1f} % of the"
-            f" {limit:,} MiB that the GPU may wire here; above {rules['margin']['refuse_above_percent']} %"
-            " it has not worked."
-        )
-        fix = fit
-        if (
-            not mac.may_raise
-            and class_limit_mib(mac) * rules["margin"]["refuse_above_percent"] / 100 >= required
-        ):
-            fix = f"raise iogpu.wired_limit_mb to {class_limit_mib(mac):,}"
-        case.object(
-            Reason("wired-limit", text, rules["margin"]["source"]), fix, hard=required > mac.memory_mib
-        )
-    if required > budget and not over_limit and not case.hard:
-        text = (
-            f"{_what(request, need)} needs {required:,} MiB, but beside the system"
-            f"{_others(mac)} {mac.name} has {budget:,} MiB."
-        )
-        case.object(
-            Reason("system-reserve", text, str(rules["desktop"]["source"])), fit, required > mac.memory_mib
-        )
-    if request.wired_limit_mib and request.wired_limit_mib > mac.memory_mib - rules["least_reserve_mib"]:
-        text = (
-            f"a wired limit of {request.wired_limit_mib:,} MiB leaves the system less than"
-            f" {rules['least_reserve_mib']:,} MiB of {mac.memory_mib:,}."
-        )
-        fix = f"set ds4_wired_limit_mib to at most {class_limit_mib(mac):,}, or leave it auto"
-        case.object(Reason("least-reserve", text), fix, hard=True)
-    if asked > rules["context"]["longest"]:
-        longest = rules["context"]["longest"]
-        text = f"a context of {asked:,} is beyond the {longest:,} that the model was made for."
-        case.object(Reason("context-length", text), fit or "lower the context", hard=True)
+    if not case.hard:
+        ways = _ways_to_fit(request, known, allowed, largest)
+        _arithmetic(case, mac, request, need, limit, budget, ways)
+    _limit_rule(case, mac, request)
     overridden = request.override if case.against and not case.hard and request.override else ""
     refused = bool(case.against) and not overridden
     margin = min(limit, budget) - required
+    binding = "system memory" if budget < limit else "GPU wired limit"
     return Verdict(
         outcome=REFUSED if refused else (RAISED if planned else SERVES),
         model=request.model,
         mode="resident",
-        context=asked,
+        context=need.ctx,
         required_mib=required,
         limit_mib=limit,
         wired_limit_mib=planned,
         margin_mib=margin,
         margin_percent=round(100 * margin / limit, 1),
-        binding="system memory" if budget < limit else "GPU wired limit",
+        binding=f"the rule {ruled_out}" if ruled_out and refused else binding,
         largest_context=0 if blocked else largest,
         first_failure=_first_failure(need, request, limit, mac),
         fix=_fix(case, refused),
@@ -343,21 +324,96 @@ def _resident(mac: Mac, request: Request, model: Model, known: Catalogue) -> Ver
     )
 
 
+def _arithmetic(
+    case: _Case, mac: Mac, request: Request, need: Estimate, limit: int, budget: int, ways: str
+) -> None:
+    """Objects to what does not fit the GPU's limit, or else does not fit beside the system."""
+    rules = policy()
+    most = rules["margin"]["refuse_above_percent"]
+    required = need.required_wired_mib * request.instances
+    hopeless = required > mac.memory_mib
+    if required > limit * most / 100:
+        text = (
+            f"{_what(request, need)} needs {required:,} MiB wired, {100 * required / limit:.1f} % of the"
+            f" {limit:,} MiB that the GPU may wire here; above {most} % it has not worked."
+        )
+        raised = class_limit_mib(mac)
+        if required <= raised * most / 100 and limit < raised:
+            ways = (
+                f"raise iogpu.wired_limit_mb to {raised:,}"
+                if not request.wired_limit_mib
+                else f"raise ds4_wired_limit_mib to {raised:,}, or leave it auto"
+            )
+        case.object(Reason("wired-limit", text, rules["margin"]["source"]), ways, hopeless)
+    elif required > budget:
+        text = (
+            f"{_what(request, need)} needs {required:,} MiB, but beside the system"
+            f"{_others(mac)} {mac.name} has {budget:,} MiB."
+        )
+        case.object(Reason("system-reserve", text, str(rules["desktop"]["source"])), ways, hopeless)
+
+
+def _ways_to_fit(request: Request, known: Catalogue, allowed_mib: int, largest: int) -> str:
+    """The changes to the request of which each alone would make it fit, mildest first."""
+    rules = policy()["context"]
+    ways = []
+    if rules["least_useful"] <= largest < (request.ctx or 0):
+        ways.append(f"lower the context to {largest:,}")
+    small = int(policy()["prefill_chunk"]["small"])
+    smaller = replace(request, prefill_chunk=small)
+    if (
+        "--prefill-chunk" in _flags(request, known)
+        and _estimate(request, known).prefill_chunk > small
+        and _required_mib(smaller, known) <= allowed_mib
+    ):
+        ways.append(f"set ds4_prefill_chunk to {small} (prompts are then read more slowly)")
+    for sessions in range(request.sessions - 1, 0, -1):
+        if _required_mib(replace(request, sessions=sessions), known) <= allowed_mib:
+            ways.append(f"lower ds4_sessions to {sessions}")
+            break
+    one_mib = _estimate(request, known).required_wired_mib
+    if request.instances > 1 and one_mib <= allowed_mib:
+        ways.append(f"run {allowed_mib // one_mib} at a time")
+    return ", or ".join(ways)
+
+
+def _limit_rule(case: _Case, mac: Mac, request: Request) -> None:
+    """Objects to limits and contexts that nobody should set, whatever fits."""
+    rules = policy()
+    if request.wired_limit_mib and request.wired_limit_mib > mac.memory_mib - rules["least_reserve_mib"]:
+        text = (
+            f"a wired limit of {request.wired_limit_mib:,} MiB leaves the system less than"
+            f" {rules['least_reserve_mib']:,} MiB of {mac.memory_mib:,}."
+        )
+        fix = f"set ds4_wired_limit_mib to at most {class_limit_mib(mac):,}, or leave it auto"
+        case.object(Reason("least-reserve", text), fix, hard=True)
+    longest = int(rules["context"]["longest"])
+    if (request.ctx or 0) > longest:
+        text = f"a context of {request.ctx:,} is beyond the {longest:,} that the model was made for."
+        case.object(Reason("context-length", text), f"lower the context to {longest:,} at most", hard=True)
+
+
 def _fix(case: _Case, refused: bool) -> str:
     fixes = "; ".join(dict.fromkeys(fix for fix in case.fixes if fix))
     return fixes or ("use a smaller model or a Mac with more memory" if refused else "nothing to do")
 
 
 def _estimate(request: Request, known: Catalogue) -> Estimate:
+    chunk = request.prefill_chunk if "--prefill-chunk" in _flags(request, known) else None
     return estimate(
         request.model,
-        request.ctx or 1,
+        1 if request.ctx is None else request.ctx,
         request.sessions,
         request.generation,
-        request.prefill_chunk,
+        chunk,
         request.sidecar,
         catalogue=known,
     )
+
+
+def _flags(request: Request, known: Catalogue) -> Sequence[str]:
+    """What the engine can be told: as probed, else as its generation is known."""
+    return request.flags if request.flags is not None else known.generation(request.generation).flags
 
 
 def _required_mib(request: Request, known: Catalogue) -> int:
@@ -368,42 +424,51 @@ def _limit(mac: Mac, request: Request, model: Model, required: int) -> tuple[int
     """(limit to judge against, limit to set; 0 leaves stock)."""
     if request.wired_limit_mib:
         return request.wired_limit_mib, request.wired_limit_mib
-    lowest, highest = stock_limits_mib(mac)
+    lowest, _highest = stock_limits_mib(mac)
     if not mac.may_raise:
-        # Somebody else's setting: judged as it stands; where stock is not known, at its most generous.
-        return (mac.wired_limit_mib, mac.wired_limit_mib) if mac.wired_limit_mib else (highest, 0)
+        # Somebody else's setting: judged as it stands.
+        return (mac.wired_limit_mib, mac.wired_limit_mib) if mac.wired_limit_mib else (_stock(mac, model), 0)
     share = policy()["margin"]["comfortable_percent"] / 100
     if model.family not in policy()["always_raise"] and required <= lowest * share:
         return lowest, 0
     return class_limit_mib(mac), class_limit_mib(mac)
 
 
-def _system_budget_mib(mac: Mac) -> int:
-    """What is left of the memory beside the system, the desktop and other big applications."""
+def _system_budget_mib(mac: Mac, reserve_mib: int | None = None) -> int:
+    """What is left of the memory beside the system, the desktop and other big applications. The system keeps
+    `reserve_mib`, or what it keeps on a Mac of this size.
+    """
     rules = policy()
-    left = class_limit_mib(mac) - mac.used_mib - len(mac.other_metal) * int(rules["other_metal"]["mib"])
+    left = class_limit_mib(mac) if reserve_mib is None else mac.memory_mib - reserve_mib
+    left -= mac.used_mib + len(mac.other_metal) * int(rules["other_metal"]["mib"])
     return left - (int(rules["desktop"]["mib"]) if mac.desktop else 0)
 
 
-def _allowed_mib(mac: Mac, request: Request, percent: float, model: Model | None = None) -> float:
+def _stock(mac: Mac, model: Model) -> int:
+    """The limit that macOS is taken to give where nobody may raise it: where it is not known, at its most
+    generous, but for families that nobody has seen work at stock.
+    """
+    lowest, highest = stock_limits_mib(mac)
+    return lowest if model.family in policy()["always_raise"] else highest
+
+
+def _allowed_mib(mac: Mac, request: Request, model: Model, percent: float) -> float:
     """The most that may be required here, once the limit is what it can be."""
     if request.wired_limit_mib:
         limit = request.wired_limit_mib
     elif not mac.may_raise:
-        limit = mac.wired_limit_mib or stock_limits_mib(mac)[1]
+        limit = mac.wired_limit_mib or _stock(mac, model)
     else:
         limit = max(class_limit_mib(mac), stock_limits_mib(mac)[0])
     return min(limit * percent / 100, _system_budget_mib(mac))
 
 
-def _largest_context(request: Request, known: Catalogue, allowed_mib: int) -> int:
-    """The largest context (a multiple of 256) whose requirement stays within `allowed_mib`; 0 when none
-    does.
-    """
+def _largest_context(fits: Callable[[int], bool]) -> int:
+    """The largest context (a multiple of 256) that fits; 0 when none does."""
     low, high = 0, int(policy()["context"]["longest"]) // 256
     while low < high:
         middle = (low + high + 1) // 2
-        if _required_mib(replace(request, ctx=middle * 256), known) <= allowed_mib:
+        if fits(middle * 256):
             low = middle
         else:
             high = middle - 1
@@ -428,6 +493,10 @@ def _field_rules(case: _Case, mac: Mac, request: Request, model: Model) -> None:
             continue
         text = f"{mac.memory_gb} GB cannot hold {model.id} resident. {rule['why'].strip()}"
         case.object(Reason(rule["id"], text, rule["source"]), rule["fix"], bool(rule["hard"]))
+    _other_metal_rule(case, mac)
+
+
+def _other_metal_rule(case: _Case, mac: Mac) -> None:
     rules = policy()["other_metal"]
     if mac.other_metal and mac.memory_gb < rules["refuse_below_gb"]:
         names = ", ".join(mac.other_metal)
@@ -435,7 +504,8 @@ def _field_rules(case: _Case, mac: Mac, request: Request, model: Model) -> None:
         case.object(Reason("other-metal", text, rules["source"]), f"stop {names}")
 
 
-def _engine_rules(case: _Case, mac: Mac, request: Request, model: Model, known: Catalogue) -> None:
+def _engine_rules(case: _Case, request: Request, model: Model, known: Catalogue, mode: str) -> None:
+    """What the engine itself cannot do, in either mode."""
     if request.backend != "metal":
         text = f"the {request.backend} backend on macOS can panic the kernel."
         case.object(
@@ -444,12 +514,20 @@ def _engine_rules(case: _Case, mac: Mac, request: Request, model: Model, known: 
     if model.family not in known.generation(request.generation).families:
         text = f"engines of {request.generation} do not know the family of {model.id}."
         case.object(Reason("generation", text), "pin a newer engine", True)
-    if "resident" not in model.modes:
-        text = f"{model.id} is not for one Mac: {', '.join(model.modes)}."
-        case.object(Reason("mode", text), "choose a model with mode resident", True)
-    if request.sidecar and known.sidecar(request.sidecar).family != model.family:
-        text = f"the sidecar {request.sidecar} is not made for {model.family}."
+    if mode not in model.modes:
+        text = f"{model.id} is made for {' and '.join(model.modes)} use, not for {mode}."
+        case.object(Reason("mode", text), f"choose a model with mode {mode}", True)
+
+
+def _sidecar_rules(case: _Case, request: Request, model: Model, known: Catalogue) -> None:
+    sidecar = known.sidecar(request.sidecar or "")
+    if sidecar.family != model.family:
+        text = f"the sidecar {sidecar.id} is not made for {model.family}."
         case.object(Reason("sidecar", text), "leave ds4_sidecars empty", True)
+    missing = sidecar.missing_flag(_flags(request, known))
+    if missing:
+        text = f"the sidecar {sidecar.id} needs an engine with {missing}."
+        case.object(Reason("sidecar", text), "leave ds4_sidecars empty, or pin another engine", True)
 
 
 def _what(request: Request, need: Estimate) -> str:
@@ -491,6 +569,10 @@ def _good(need: Estimate, request: Request, required: int, limit: int, planned: 
 
 def _warnings(mac: Mac, request: Request, required: int, limit: int, refused: bool) -> list[str]:
     result = []
+    if request.sidecar and request.sessions > 1:
+        result.append(
+            f"the engine does not use {request.sidecar} with several sessions: it only takes memory there"
+        )
     if not refused and required > limit * policy()["margin"]["comfortable_percent"] / 100:
         result.append(
             f"tight: {100 * required / limit:.1f} % of the wired limit, above what is chosen by itself"
@@ -509,18 +591,14 @@ def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verd
     rules = policy()["streaming"]
     plan = streaming_plan(mac, request, catalogue=known)
     case = _Case()
-    flags = request.flags if request.flags is not None else known.generation(request.generation).flags
-    if rules["flag"] not in flags:
+    if rules["flag"] not in _flags(request, known):
         text = f"this engine has no {rules['flag']}."
         case.object(
             Reason("no-streaming", text),
             "pin an engine of July 2026 or later, or use the Mac as a stage",
             True,
         )
-    if "streaming" not in model.modes:
-        case.object(
-            Reason("mode", f"{model.id} cannot be streamed."), "choose a model with mode streaming", True
-        )
+    _engine_rules(case, request, model, known, "streaming")
     if request.sidecar:
         text = "the engine refuses a draft head together with SSD streaming."
         case.object(Reason("sidecar", text, "ds4.c at 54b36ed"), "leave ds4_sidecars empty", True)
@@ -528,18 +606,29 @@ def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verd
     if mac.memory_gb < least:
         text = f"{model.id} streams from {least} GB of memory on, {mac.name} has {mac.memory_gb} GB."
         case.object(Reason("streaming-floor", text), "use it as a jump Mac", True)
-    budget = mac.memory_mib - policy()["least_reserve_mib"] - mac.used_mib
-    budget -= int(policy()["desktop"]["mib"]) if mac.desktop else 0
-    if plan.planned_mib > budget:
+    _other_metal_rule(case, mac)
+    budget = max(_system_budget_mib(mac, int(policy()["least_reserve_mib"])), 0)
+
+    def planned(tokens: int) -> int:
+        return streaming_plan(mac, replace(request, ctx=tokens), catalogue=known).planned_mib
+
+    reported = int(rules["contexts"]["largest"])
+    largest = min(_largest_context(lambda tokens: planned(tokens) <= budget), reported)
+    if plan.planned_mib > budget and not case.hard:
         text = f"streaming {model.id} plans {plan.planned_mib:,} MiB, {mac.name} can give {budget:,} MiB."
-        case.object(Reason("streaming-memory", text), "lower the expert cache or the context")
+        useful = policy()["context"]["least_useful"] <= largest < plan.context
+        fix = f"lower the context to {largest:,}" if useful else "lower the expert cache"
+        case.object(Reason("streaming-memory", text), fix)
+    _limit_rule(case, mac, request)
     overridden = request.override if case.against and not case.hard and request.override else ""
     refused = bool(case.against) and not overridden
-    slow = mac.memory_gb < rules["offer_from_gb"]
     speed = f"{plan.decode_tps[0]:g} to {plan.decode_tps[1]:g} tokens/s" if plan.decode_tps else "no reports"
     good = Reason(
         "streams", f"streams with {plan.cache_gib} GiB of experts in memory: {speed}.", plan.speed_source
     )
+    warnings = [f"slow: {speed}"] if mac.memory_gb < rules["offer_from_gb"] else []
+    if plan.context > reported and not refused:
+        warnings.append(f"nobody has reported streaming with a context above {reported:,}")
     return Verdict(
         outcome=REFUSED if refused else STREAMS,
         model=request.model,
@@ -551,13 +640,11 @@ def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verd
         margin_mib=budget - plan.planned_mib,
         margin_percent=round(100 * (budget - plan.planned_mib) / budget, 1) if budget > 0 else -100.0,
         binding="memory for the expert cache",
-        largest_context=0 if case.hard else int(rules["contexts"]["largest"]),
+        largest_context=0 if case.hard else largest,
         first_failure="the Mac pages against its own SSD: 0.2 tokens/s and less",
         fix=_fix(case, refused),
         reasons=tuple(case.against) or (good,),
-        warnings=tuple(
-            ([f"slow: {speed}"] if slow else []) + [plan.wear] + _warnings(mac, request, 0, 1, refused)
-        ),
+        warnings=(*warnings, plan.wear, *_warnings(mac, request, 0, 1, refused)),
         overridden=overridden,
         estimate=_estimate(replace(request, ctx=plan.context, sidecar=None), known),
         streaming=plan,

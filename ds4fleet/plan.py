@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Any
 
 from ds4fleet import guard, memory, render, speed, staging, switch
-from ds4fleet.catalogue import Catalogue, Engine, Model, Sidecar, load
+from ds4fleet.catalogue import Catalogue, Engine, ModelFile, load
 from ds4fleet.errors import OperatorError
 from ds4fleet.memory import MIB, Mac, Request, Verdict
 from ds4fleet.plan_disk import Disk, plan_disk
@@ -468,13 +468,12 @@ class _Planner:
         if plan.model is None:
             return
         model = self.catalogue.model(plan.model.id)
-        sidecars = [self.catalogue.sidecar(name) for name in self.asked.sidecars]
         endpoints = _names(variables["ds4_weights_sources"], "ds4_weights_sources")
         if not endpoints or not all(re.match(r"https?://[^/\s]+", endpoint) for endpoint in endpoints):
             raise OperatorError("ds4_weights_sources must list endpoints such as https://huggingface.co")
-        files = [self._weight_file(model, number, endpoints) for number in range(len(model.files))]
-        for sidecar in sidecars:
-            files += self._sidecar_files(sidecar, engine, endpoints)
+        files = [self._weight_file(file, model.header, endpoints) for file in model.files]
+        for name in self.asked.sidecars:
+            files += [self._weight_file(file, {}, endpoints) for file in self.catalogue.sidecar(name).files]
         method = str(variables["ds4_weights_method"])
         if method not in ("direct", "upstream"):
             raise OperatorError(f"ds4_weights_method is {method!r}; it must be direct or upstream")
@@ -492,12 +491,18 @@ class _Planner:
             link = {"path": f"{release}/ds4flash.gguf", "target": main}
         plan.weights = WeightsPlan(self.paths.models, files, main, link, target)
 
-    def _weight_file(self, model: Model, number: int, endpoints: Sequence[str]) -> WeightFile:
-        file = model.files[number]
+    def _weight_file(
+        self, file: ModelFile, header: Mapping[str, Any], endpoints: Sequence[str]
+    ) -> WeightFile:
         if file.transfer_sha256 is None:
-            raise OperatorError(
-                f"no sha256 is known for {file.name}, so it could not be proven;"
-                " add it in a file of your own under ds4_catalogue"
+            # KV checkpoints, upgrades and the way back tell what is served apart by its sha256.
+            if file.kind == "model":
+                raise OperatorError(
+                    f"no sha256 is known for {file.name}, so it could not be proven;"
+                    " add it in a file of your own under ds4_catalogue"
+                )
+            self.plan.warnings.append(
+                f"no sha256 is published for {file.name}: it is proven by its size and GGUF header only"
             )
         return WeightFile(
             name=file.name,
@@ -507,29 +512,8 @@ class _Planner:
             real_bytes=file.bytes,
             urls=[file.url(endpoint) for endpoint in endpoints],
             kind=file.kind,
-            header=dict(model.header),
+            header=dict(header),
         )
-
-    def _sidecar_files(self, sidecar: Sidecar, engine: Engine, endpoints: Sequence[str]) -> list[WeightFile]:
-        if any(file.kind == "dspark" for file in sidecar.files) and "--dspark" not in engine.flags:
-            raise OperatorError(
-                f"the sidecar {sidecar.id} needs an engine with --dspark (July 2026 or later)"
-            )
-        if any(file.transfer_sha256 is None for file in sidecar.files):
-            raise OperatorError(f"no sha256 is known for the sidecar {sidecar.id}; use another or add it")
-        return [
-            WeightFile(
-                name=file.name,
-                path=f"{self.paths.models}/{file.name}",
-                bytes=file.transfer_bytes,
-                sha256=file.transfer_sha256,
-                real_bytes=file.bytes,
-                urls=[file.url(endpoint) for endpoint in endpoints],
-                kind=file.kind,
-                header={},
-            )
-            for file in sidecar.files
-        ]
 
     def _disk(self) -> Disk | None:
         plan = self.plan

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ds4fleet.plan_disk import Disk
-from ds4fleet.plan_types import HostPlan, Step
+from ds4fleet.plan_types import HostPlan, Step, WeightFile
 from ds4fleet.render import LABEL_SERVER
 
 #: How the root of each volume is kept: everybody may look, the service user writes in its own directories.
@@ -123,8 +123,15 @@ def _weights(plan: HostPlan, seen: Mapping[str, Any] | None) -> Iterator[Step]:
         have = present.get(file.path)
         if have is None:
             yield Step("weights", f"fetch {file.name} ({file.real_bytes / 10**9:,.1f} GB)")
-        elif not have.get("stamp_valid") or (have.get("stamp") or {}).get("sha256") != file.sha256:
-            yield Step("weights", f"prove {file.name} by its sha256, or fetch it again")
+        elif not _proven(file, have):
+            yield Step("weights", f"prove {file.name}, or fetch it again")
+
+
+def _proven(file: WeightFile, have: Mapping[str, Any]) -> bool:
+    """Whether a stamp says that this very file was proven; any does where no sha256 is published."""
+    if not have.get("stamp_valid"):
+        return False
+    return file.sha256 in (None, (have.get("stamp") or {}).get("sha256"))
 
 
 def _memory(plan: HostPlan, seen: Mapping[str, Any] | None) -> Iterator[Step]:

@@ -14,13 +14,23 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ds4fleet.catalogue import Catalogue
 from ds4fleet.estimate import default_catalogue
-from ds4fleet.memory import REFUSED, STAGE, Mac, Request, Verdict, class_limit_mib, stock_limits_mib, verdict
+from ds4fleet.memory import (
+    REFUSED,
+    STAGE,
+    Mac,
+    Request,
+    Verdict,
+    class_limit_mib,
+    policy,
+    stock_limits_mib,
+    verdict,
+)
 
 #: Words of an outcome that say that memory was not enough (or that nothing useful came of it).
 _FAILED = re.compile(
@@ -92,9 +102,9 @@ def judge(report: Mapping[str, Any], *, catalogue: Catalogue | None = None) -> J
         return aside("several Macs together")
     if _SOFTWARE.search(text) and failed:
         return aside("the cause was the software, not memory")
-    planned_gib = re.search(r"plan(?:ned|s)? ([\d.]+) GiB", text)
-    if planned_gib:
-        return _judge_planned(label, outcome, failed, report, float(planned_gib.group(1)), text)
+    planned = _judge_planned(label, outcome, failed, report, text)
+    if planned:
+        return planned
     model = model_of(str(report.get("model") or ""), known)
     if model is None:
         return aside("not a model of the catalogue")
@@ -192,36 +202,27 @@ def _undecided(mac: Mac, request: Request, text: str, known: Catalogue) -> bool:
     """No limit was told, and stock and raised limits would give different answers."""
     if mac.wired_limit_mib is not None or _RAISED.search(text):
         return False
-    low = verdict(_at(mac, stock_limits_mib(mac)[0]), request, catalogue=known)
-    high = verdict(_at(mac, class_limit_mib(mac)), request, catalogue=known)
+    low, high = (
+        verdict(replace(mac, wired_limit_mib=limit_mib, may_raise=False), request, catalogue=known)
+        for limit_mib in (stock_limits_mib(mac)[0], class_limit_mib(mac))
+    )
     return low.serves != high.serves
 
 
-def _at(mac: Mac, limit_mib: int) -> Mac:
-    return Mac(
-        memory_mib=mac.memory_mib,
-        wired_limit_mib=limit_mib,
-        may_raise=False,
-        desktop=mac.desktop,
-        other_metal=mac.other_metal,
-        used_mib=mac.used_mib,
-        name=mac.name,
-    )
-
-
 def _judge_planned(
-    label: str, outcome: str, failed: bool, report: Mapping[str, Any], planned_gib: float, text: str
-) -> Judgement:
-    """A report that tells the engine's planned total itself: held against the limit, whatever the model."""
+    label: str, outcome: str, failed: bool, report: Mapping[str, Any], text: str
+) -> Judgement | None:
+    """A report that tells what the engine planned and the limit that it met, whatever the model."""
+    planned_gib = re.search(r"plan(?:ned|s)? ([\d.]+) GiB", text)
     set_gib = re.search(r"recommendedMaxWorkingSetSize ([\d.]+) GiB", text)
     limit_mib = float(report.get("wired_limit_mb") or 0) or (
         float(set_gib.group(1)) * 1024 if set_gib else 0.0
     )
-    if not limit_mib:
-        return Judgement(label, None, outcome, "", "a plan without the limit that it met")
-    share = planned_gib * 1024 / limit_mib
-    refused = share > 0.982
-    why = f"planned {planned_gib:g} GiB is {100 * share:.1f} % of the limit"
+    if not planned_gib or not limit_mib:
+        return None
+    share = 100 * float(planned_gib.group(1)) * 1024 / limit_mib
+    refused = share > policy()["margin"]["refuse_above_percent"]
+    why = f"planned {planned_gib.group(1)} GiB is {share:.1f} % of the limit"
     return Judgement(label, refused == failed, outcome, "refused" if refused else "serves", why)
 
 

@@ -301,7 +301,8 @@ def test_without_declared_or_observed_memory_there_is_no_plan() -> None:
         (128, {"ds4_host": "0.0.0.0"}, "ds4_host_public_confirmed"),
         (128, {"ds4_host": "::1"}, "IPv4"),
         (128, {"ds4_sidecars": ["mtpp"]}, "did you mean mtp"),
-        (128, {"ds4_sidecars": ["dspark"]}, "no sha256"),
+        (128, {"ds4_sidecars": ["dspark-0731"], "ds4_engine_commit": MAY}, "needs an engine with --dspark"),
+        (512, {"ds4_model": "pro-q2", "ds4_sidecars": ["mtp"]}, "is not made for pro"),
         (128, {"ds4_sidecars": ["mtp", "dspark-0731"]}, "more than one"),
         (128, {"ds4_weights_method": "upstream"}, "has no target"),
         (128, {"ds4_weights_sources": ["huggingface.co"]}, "https://huggingface.co"),
@@ -316,6 +317,35 @@ def test_a_wrong_setting_is_refused_in_one_sentence(
     memory_gb: int, wrong: dict[str, Any], words: str
 ) -> None:
     assert words in refusal(memory_gb, **wrong)
+
+
+def test_a_file_without_a_published_sha256_is_converged_once_it_is_stamped() -> None:
+    made = plan(128, ds4_sidecars=["dspark"])
+    assert made.refusals == []
+    assert any("by its size and GGUF header only" in text for text in made.warnings)
+    seen = mac.converged(made, 128)
+    for file in seen["weights"]["files"]:
+        file["stamp"]["sha256"] = file["stamp"]["sha256"] or "f" * 64
+    assert plan(128, seen, ds4_sidecars=["dspark"]).steps == []
+    seen["weights"]["files"][1]["stamp_valid"] = False
+    assert [step.stage for step in plan(128, seen, ds4_sidecars=["dspark"]).steps] == ["weights", "verify"]
+
+
+def test_a_model_without_a_known_sha256_is_refused(tmp_path: Path) -> None:
+    extra = tmp_path / "ours.yml"
+    extra.write_text(
+        "models:\n  flash-ours:\n    family: flash\n    quant: q2\n    repo: example/ours\n"
+        "    revision: main\n    files: [{name: ours.gguf, bytes: 86720111488, sha256: null}]\n"
+    )
+    assert "no sha256 is known for ours.gguf" in refusal(
+        128, ds4_model="flash-ours", ds4_catalogue=[str(extra)]
+    )
+
+
+def test_a_prefill_chunk_that_the_engine_cannot_be_told_saves_no_memory() -> None:
+    asked, plain = (plan(96, ds4_engine_commit=MAY, **more) for more in ({"ds4_prefill_chunk": 512}, {}))
+    assert asked.memory["required_mib"] == plain.memory["required_mib"]
+    assert "this engine has no --prefill-chunk; the setting has no effect" in asked.warnings
 
 
 def test_a_container_without_room_is_refused_with_the_numbers() -> None:

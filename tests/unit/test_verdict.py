@@ -207,6 +207,94 @@ def test_every_number_of_the_policy_has_a_reason() -> None:
 
 
 @pytest.mark.parametrize(
+    ("request_", "fix"),
+    [
+        (Request("flash-q2-0731", 250_000), "lower the context to 126,720, or set ds4_prefill_chunk to 1024"),
+        (Request("flash-q2", 300_000, generation="2026-05"), "lower the context to"),
+        (Request("flash-q2-0731", 16_384, sessions=8), "lower ds4_sessions to 4"),
+        (Request("flash-q2-0731", 16_384, prefill_chunk=16_384), "set ds4_prefill_chunk to 1024"),
+        (Request("flash-q2-0731", 32_768, wired_limit_mib=60_000), "leave it auto"),
+        (Request("flash-q2-q4-0731", 32_768), "use a smaller model or a Mac with more memory"),
+    ],
+)
+def test_a_refusal_names_the_mildest_changes_that_would_help(request_: Request, fix: str) -> None:
+    answer = verdict(Mac.of_gb(96), request_)
+    assert answer.outcome == "refused"
+    assert fix in answer.fix
+    if "ds4_prefill_chunk" in answer.fix:
+        assert verdict(Mac.of_gb(96), replace(request_, prefill_chunk=1024)).serves
+
+
+def test_a_prefill_chunk_counts_only_where_the_engine_can_be_told() -> None:
+    july = Request("flash-q2", 100_000, prefill_chunk=512)
+    may = replace(july, generation="2026-05")
+    mac = Mac.of_gb(128)
+    assert verdict(mac, july).required_mib < verdict(mac, replace(july, prefill_chunk=None)).required_mib
+    assert verdict(mac, may).required_mib == verdict(mac, replace(may, prefill_chunk=None)).required_mib
+
+
+def test_pro_at_the_stock_limit_is_not_taken_for_more_than_was_measured() -> None:
+    stock = Mac.of_gb(512, may_raise=False)
+    answer = verdict(stock, Request("pro-q2", 32_768))
+    assert answer.outcome == "refused"
+    assert answer.fix == "raise iogpu.wired_limit_mb to 512,000"
+    measured = Mac.of_gb(512, may_raise=False, stock_limit_mib=475_136)
+    assert verdict(measured, Request("pro-q2", 32_768)).serves
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "more", "why"),
+    [
+        ("dspark", {"generation": "2026-05"}, "needs an engine with --dspark"),
+        ("dspark-0731", {"generation": "2026-07"}, ""),
+        ("dspark-0731", {"generation": "2026-08"}, ""),
+        ("mtp", {"model": "pro-q2"}, "is not made for pro"),
+    ],
+)
+def test_a_sidecar_is_for_its_family_and_for_engines_that_take_it(
+    sidecar: str, more: dict[str, str], why: str
+) -> None:
+    answer = verdict(Mac.of_gb(512), Request(**{"model": "flash-q2", "sidecar": sidecar, **more}))
+    assert answer.serves is (not why)
+    assert why in answer.why
+
+
+def test_a_sidecar_beside_several_sessions_is_a_warning() -> None:
+    answer = verdict(Mac.of_gb(256), Request("flash-q2", 65_536, sessions=2, sidecar="mtp"))
+    assert any("mtp" in text for text in answer.warnings)
+
+
+def test_what_binds_is_a_rule_where_a_rule_decides() -> None:
+    assert verdict(Mac.of_gb(192), Request("flash-q4")).binding == "the rule q4-on-192"
+    assert verdict(Mac.of_gb(96), Request("flash-q2", 300_000)).binding == "GPU wired limit"
+
+
+@pytest.mark.parametrize(
+    "more", [{"ctx": 0}, {"sessions": 0}, {"instances": 0}, {"prefill_chunk": 0}, {"mode": "both"}]
+)
+def test_a_request_that_cannot_be_meant_is_an_error(more: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        verdict(Mac.of_gb(128), replace(Request("flash-q2", 32_768), **more))  # type: ignore[arg-type]
+
+
+def test_streaming_knows_the_same_obstacles_as_serving() -> None:
+    request = Request("flash-q2-0731", mode="streaming")
+    assert "panic" in verdict(Mac.of_gb(64), replace(request, backend="cpu")).why
+    assert "LM Studio" in verdict(Mac.of_gb(64, other_metal=("LM Studio",)), request).why
+    assert "made for" in verdict(Mac.of_gb(512), replace(request, ctx=1_400_000)).why
+    tight = verdict(Mac.of_gb(24, desktop=True), request)
+    assert tight.outcome == "refused"
+    assert "can give 0 MiB" in tight.why
+
+
+def test_streaming_beyond_what_was_reported_is_said() -> None:
+    answer = verdict(Mac.of_gb(64), Request("flash-q2-0731", 250_000, mode="streaming"))
+    assert answer.outcome == "streams"
+    assert answer.largest_context == 65_536
+    assert "nobody has reported streaming with a context above 65,536" in answer.warnings
+
+
+@pytest.mark.parametrize(
     ("report", "agrees"),
     [
         ({"machine": "Mac Studio", "ram_gb": 96, "wired_limit_mb": 92000, "model": "flash q2", "ctx": 250000,
@@ -224,6 +312,13 @@ def test_every_number_of_the_policy_has_a_reason() -> None:
           "outcome": "Insufficient Memory"}, True),
         ({"machine": "M1 Max", "ram_gb": 64, "model": "flash q2", "flags": "resident", "outcome": "works"},
          False),
+        ({"machine": "Mac mini M5", "ram_gb": 24, "model": "flash q2", "ctx": 4096,
+          "flags": "--ssd-streaming, auto budget", "outcome": "works (slow)", "date": "2026-07-29",
+          "note": "planned 7.39 GiB"}, True),
+        ({"machine": "Mac Studio M3 Ultra", "ram_gb": 512, "wired_limit_mb": 0, "model": "pro q2",
+          "ctx": 32768, "flags": "stock", "outcome": "Insufficient Memory"}, True),
+        ({"machine": "M5 Max", "ram_gb": 128, "model": "glm-5.3-flash q2", "outcome": "OOM",
+          "note": "planned 108.01 GiB"}, None),
         ({"machine": "2x M4 Max", "ram_gb": 128, "model": "flash q4", "outcome": "works"}, None),
     ],
 )  # fmt: skip
