@@ -161,7 +161,7 @@ def hand_over(places, order):
     if journal and journal["id"] == order["id"]:
         raise Refusal("order %s was carried out already: %s" % (order["id"], journal["phase"]))
     ds4_switch_state.remove(places.answer)
-    ds4_switch_state.write_json(places.order, order)
+    ds4_switch_state.write_json(places.order, dict(order, handed_s=time.time()))
 
     def taken_up():
         # A program that is about to end does not see the order, so starting is repeated.

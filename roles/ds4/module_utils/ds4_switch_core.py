@@ -23,6 +23,9 @@ PHASES = HARMLESS + TOUCHED + ("reverting",) + ENDED
 
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 
+#: For how long an order may wait for its start, by the Mac's clock at both ends.
+ORDER_GOOD_S = 60
+
 #: What the settings of an order hold, all in seconds but for the ratio; the role's defaults are the source.
 SETTINGS = {
     "drain_s": 120,
@@ -35,24 +38,30 @@ SETTINGS = {
 
 
 def is_active(journal):
-    """Whether a switch is under way, cut off or not."""
-    return bool(journal) and journal["phase"] not in ENDED
+    """Whether a switch is under way, cut off or not; a confirmed one is until it has cleared up."""
+    if not journal:
+        return False
+    return journal["phase"] not in ENDED or not journal.get("settled", True)
 
 
-def next_act(journal, order):
-    """(act, reason) at every start of the program: idle, begin, cancel or revert.
+def next_act(journal, order, now_s):
+    """(act, reason) at every start of the program: idle, begin, drop, settle, cancel or revert.
 
-    journal: of the last switch, None when there was none. order: the last one handed over, or None.
+    journal: of the last switch, None when there was none. order: the last one handed over, or None. An order
+    that nobody waits for any more is dropped: its controller died before this program was started.
     """
     if is_active(journal):
         phase = journal["phase"]
+        if phase == "confirmed":
+            return "settle", ""
         if phase in HARMLESS:
             return "cancel", "it was cut off while %s" % phase
         if phase == "reverting":
             return "revert", journal.get("reason") or "a return was cut off"
         return "revert", "it was cut off while %s" % phase
     if order and (journal is None or order["id"] != journal["id"]):
-        return "begin", ""
+        late = abs(now_s - order.get("handed_s", now_s)) > ORDER_GOOD_S
+        return ("drop", "it was handed over too long ago") if late else ("begin", "")
     return "idle", ""
 
 

@@ -13,22 +13,22 @@ import shutil
 import time
 
 from ansible.module_utils import (
-    ds4_answers,
     ds4_parse,
     ds4_run,
     ds4_serving,
     ds4_switch_core,
+    ds4_switch_gate,
     ds4_switch_state,
 )
 from ansible.module_utils.ds4_jobs import JobError, Launchd
 
 POLL_S = 0.25
-#: A prompt whose answer is long enough to measure by, and how much of it. The better of the runs counts.
-SPEED_PROMPT = "Write the numbers from one to two hundred in words, separated by commas."
-SPEED_TOKENS = 96
-SPEED_RUNS = 2
+#: While there is no server each look counts.
+QUICK_S = 0.05
 BOOTSTRAP_S = 30
 MOUNT_WAIT_S = 180
+#: What comes up late at boot can make a first way back fail.
+WAYS_BACK = 2
 
 
 class SwitchError(Exception):
@@ -39,12 +39,30 @@ class SwitchError(Exception):
         self.cause = cause
 
 
+#: What a step may fail with. After anything else launchd starts the program again, and it goes back.
+FAILURES = (
+    SwitchError,
+    ds4_switch_gate.GateError,
+    ds4_serving.VerifyError,
+    JobError,
+    OSError,
+    KeyError,
+    IndexError,
+    ValueError,
+)
+
+
+def poll_quickly(ready, timeout_s, every_s=QUICK_S):
+    """ds4_run.poll with less patience."""
+    return ds4_run.poll(ready, timeout_s, min(every_s, QUICK_S))
+
+
 class Switch:
     """One run of the program: goes on from the journal until the switch has ended."""
 
     def __init__(self, root, launchd=None):
         self.places = ds4_switch_state.Places(root)
-        self.launchd = launchd or Launchd(BOOTSTRAP_S)
+        self.launchd = launchd or Launchd(BOOTSTRAP_S, poll=poll_quickly)
         self.journal = None
 
     # The journal.
@@ -71,9 +89,14 @@ class Switch:
                 return None
             self.journal = ds4_switch_state.read_json(self.places.journal)
             order = ds4_switch_state.read_json(self.places.order)
-            act, reason = ds4_switch_core.next_act(self.journal, order)
+            act, reason = ds4_switch_core.next_act(self.journal, order, time.time())
             if act == "begin":
                 self._begin(order)
+            elif act == "drop":
+                ds4_switch_state.remove(self.places.order)
+                return None
+            elif act == "settle":
+                self._settle()
             elif act == "cancel":
                 self._cancel(reason)
             elif act == "revert":
@@ -97,12 +120,13 @@ class Switch:
         }
         self.enter("armed")
         try:
+            ds4_switch_state.forget_saved(self.places, order["id"])
             wrong = ds4_switch_core.problem(order)
             if wrong:
                 raise SwitchError(wrong)
             self._drain()
             self._measure()
-        except (SwitchError, ds4_serving.VerifyError, JobError, OSError, KeyError) as error:
+        except FAILURES as error:
             self._cancel(str(error))
             return
         try:
@@ -112,7 +136,7 @@ class Switch:
             self._start()
             self._gate()
             self._hold()
-        except (SwitchError, ds4_serving.VerifyError, JobError, OSError, KeyError) as error:
+        except FAILURES as error:
             self._revert(str(error), getattr(error, "cause", "failed"))
 
     def _cancel(self, reason):
@@ -133,8 +157,7 @@ class Switch:
         idle = 0
         # The tunnels tell their clients within told_s; before that a quiet moment says nothing.
         while time.monotonic() - began < settings["drain_s"]:
-            if self._answer_is_abort():
-                raise SwitchError("the controller said so", "told")
+            self._obey()
             idle = idle + 1 if self._connections() == 0 else 0
             if idle >= 2 and time.monotonic() - began >= settings["told_s"]:
                 break
@@ -151,55 +174,12 @@ class Switch:
         """Figures of the version that serves, and all that is needed to come back to it."""
         self.enter("baseline")
         order = self.journal["order"]
-        proof = order["target"]["proof"]
-        conf = ds4_switch_state.look(proof["server"]["config_path"])
-        if conf["kind"] != "file":
-            raise SwitchError("%s is not there: nothing serves that could be upgraded" % conf["path"])
-        text = ds4_switch_state.text_of(conf)
-        now = ds4_switch_core.proof_of(text, proof, None, None)
-        if order["kind"] == "upgrade":
-            _job, body = ds4_serving.wait_until_ready(now["server"], 10)
-            first = body["data"][0]
-            now = ds4_switch_core.proof_of(text, proof, first.get("name"), first.get("context_length"))
-            before = ds4_serving.prove_serving(now["server"], now["verify"], now["weights"])
-            before["tokens_per_s"] = self._speed(now)
-        else:
-            before = None
-            models = self._models(now)
-            if models:
-                now = ds4_switch_core.proof_of(
-                    text, proof, models["data"][0].get("name"), models["data"][0].get("context_length")
-                )
-        limit = ds4_run.run("sysctl", "-n", "iogpu.wired_limit_mb")
-        state = {
-            "files": [ds4_switch_state.look(entry["path"]) for entry in order["target"]["files"]],
-            "wired_limit_mib": int(limit.out) if limit.ok and limit.out.strip().isdigit() else None,
-            "kv_dir": now["server"]["kv_dir"],
-            "proof": now,
-            "figures": before,
-        }
+        state = ds4_switch_gate.state_now(order, POLL_S)
+        for folder in {state["kv_dir"], order["target"]["kv_dir"]} - {""}:
+            ds4_switch_state.forget_kv(folder)
         ds4_switch_state.write_json(self.places.saved(order["id"]), state)
-        self.journal["before"] = before
+        self.journal["before"] = state["figures"]
         self.note("saved")
-
-    @staticmethod
-    def _models(proof):
-        try:
-            return ds4_serving.ask(proof["server"], "GET", "/v1/models")
-        except ds4_serving.VerifyError:
-            return None
-
-    def _speed(self, proof):
-        best = None
-        for _run in range(SPEED_RUNS):
-            body = self._models(proof)
-            if body is None:
-                continue
-            reply, seconds = ds4_serving.complete(proof["server"], body, SPEED_PROMPT, SPEED_TOKENS)
-            tokens = (reply.get("usage") or {}).get("completion_tokens")
-            if tokens and seconds > 0:
-                best = max(best or 0, round(tokens / seconds, 2))
-        return best
 
     # The switch itself.
 
@@ -209,6 +189,8 @@ class Switch:
 
     def _down(self):
         label = self.journal["order"]["target"]["proof"]["server"]["label"]
+        # Read now, as each question costs more while there is no server.
+        self.launchd.is_disabled(label)
         # Disabled first: neither launchd nor a reboot may start it while its files change.
         self._must(self.launchd.run("launchctl", "disable", "system/" + label))
         self.note("down")
@@ -247,19 +229,16 @@ class Switch:
         """Start the server of a version and wait until it answers; returns when it does."""
         label = proof["server"]["label"]
         job = {"label": label, "plist": "/Library/LaunchDaemons/%s.plist" % label, "state": "started"}
-        self.launchd.is_disabled(label)
         for step in ("enable", "bootstrap", "start"):
             self.launchd.do(step, job)
-        ds4_serving.wait_until_ready(proof["server"], proof["verify"]["ready_s"], POLL_S)
+        ds4_serving.wait_until_ready(proof["server"], proof["verify"]["ready_s"], QUICK_S)
         self.note("up")
 
     def _gate(self):
         self.enter("gating")
         settings = self.journal["order"]["settings"]
         proof = self.journal["order"]["target"]["proof"]
-        after = ds4_serving.prove_serving(proof["server"], proof["verify"], proof["weights"], POLL_S)
-        after["tokens_per_s"] = self._speed(proof)
-        self.journal["after"] = after
+        after = self.journal["after"] = ds4_switch_gate.figures(proof, POLL_S)
         if self.journal["kind"] == "rollback":
             verdict, reason = ds4_switch_core.PASS, "it serves what it served before"
         else:
@@ -267,21 +246,9 @@ class Switch:
         if verdict == ds4_switch_core.FAIL:
             self.journal["verdict"] = verdict
             raise SwitchError(reason)
-        self._stays_good(proof, after["pid"], settings["min_healthy_s"])
+        seconds = settings["min_healthy_s"]
+        ds4_switch_gate.stays_good(self.launchd, proof, after["pid"], seconds, self._obey)
         self.journal.update(verdict=verdict, reason=reason)
-
-    def _stays_good(self, proof, pid, seconds):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self._answer_is_abort():
-                raise SwitchError("the controller said so", "told")
-            job = self.launchd.look(proof["server"]["label"])
-            if job is None or job["pid"] != pid:
-                why = ds4_answers.why_down(ds4_serving.tail(proof["server"]["log_path"]), job or {})
-                raise SwitchError("it did not stay up: " + why)
-            if ds4_serving.ask(proof["server"], "GET", "/v1/models") is None:
-                raise SwitchError("it stopped answering")
-            time.sleep(min(1.0, max(0.0, end - time.monotonic())))
 
     def _hold(self):
         settings = self.journal["order"]["settings"]
@@ -300,52 +267,76 @@ class Switch:
                 raise SwitchError(reason, "told" if answer else "unconfirmed")
             time.sleep(POLL_S)
 
-    def _answer_is_abort(self):
+    def _obey(self):
         answer = ds4_switch_state.read_json(self.places.answer)
-        phase, _reason = ds4_switch_core.while_holding(self.journal["id"], answer, 0, 1)
-        return phase == "reverting"
+        phase, reason = ds4_switch_core.while_holding(self.journal["id"], answer, 0, 1)
+        if phase == "reverting":
+            raise SwitchError(reason, "told")
 
     def _confirm(self):
-        saved = self.places.saved(self.journal["id"])
+        self.enter("confirmed", settled=False)
+        self._settle()
+
+    def _settle(self):
+        """Clear up after a confirmed switch; whatever cut it off, it is repeated."""
+        saved, new = self.places.saved(self.journal["id"]), self.journal["order"]["target"]["kv_dir"]
         state = ds4_switch_state.read_json(saved)
-        new = self.journal["order"]["target"]["kv_dir"]
-        ds4_switch_state.write_json(self.places.previous, state)
+        if state is not None:
+            ds4_switch_state.write_json(self.places.previous, state)
+            kept = {state["kv_dir"], new} - {""}
+            for folder in kept:
+                ds4_switch_state.forget_kv(folder)
+            for folder in ds4_switch_state.spare_kv(self.places.kv, kept):
+                shutil.rmtree(folder, ignore_errors=True)
         ds4_switch_state.remove(self.places.drain)
-        self.enter("confirmed")
-        # Only what is certain not to be needed any more; a cut here leaves nothing but spare files.
-        for folder in {state["kv_dir"], new} - {""}:
-            ds4_switch_state.forget_kv(folder)
-        for folder in ds4_switch_state.spare_kv(self.places.kv, {state["kv_dir"], new}):
-            shutil.rmtree(folder, ignore_errors=True)
         ds4_switch_state.remove(saved)
+        self.journal["settled"] = True
+        self.note("settled")
 
     # The way back.
 
     def _revert(self, reason, cause):
         self.enter("reverting", reason=reason, cause=cause)
-        try:
-            state = ds4_switch_state.read_json(self.places.saved(self.journal["id"]))
-            if state is None:
-                raise SwitchError("what was replaced is not on record")
-            self._down()
-            self._wait_for_volumes(state)
-            self._put(state)
-            new = self.journal["order"]["target"]["kv_dir"]
-            for folder in sorted({state["kv_dir"], new} - {""}):
-                for path in ds4_switch_state.orphans(folder):
-                    ds4_switch_state.remove(path)
-            if state["kv_dir"] and state["kv_dir"] == new:
-                ds4_switch_state.restore_kv(new)
-            self._up(state["proof"])
-            ds4_switch_state.remove(self.places.drain)
-            figures = ds4_serving.prove_serving(
-                state["proof"]["server"], state["proof"]["verify"], state["proof"]["weights"], POLL_S
-            )
-            self.enter("reverted", back=figures)
-            ds4_switch_state.remove(self.places.saved(self.journal["id"]))
-        except (SwitchError, ds4_serving.VerifyError, JobError, OSError, KeyError) as error:
-            ds4_switch_state.remove(self.places.drain)
-            self.enter("stuck", reason="%s; the way back failed: %s" % (reason, error))
+        for way in range(1, WAYS_BACK + 1):
+            try:
+                state = ds4_switch_state.read_json(self.places.saved(self.journal["id"]))
+                if state is None:
+                    raise SwitchError("what was replaced is not on record")
+                figures = self._back(state)
+            except FAILURES as error:
+                if way < WAYS_BACK:
+                    self.note("way back failed", why=str(error))
+                    continue
+                ds4_switch_state.remove(self.places.drain)
+                self.enter("stuck", reason="%s; the way back failed: %s" % (reason, error))
+            else:
+                self.enter("reverted", back=figures)
+                ds4_switch_state.remove(self.places.saved(self.journal["id"]))
+                return
+
+    def _back(self, state):
+        """Bring a saved STATE back and prove it; may be cut off and repeated at any point."""
+        target = self.journal["order"]["target"]
+        self._kill_what_hangs(state["proof"], target["proof"])
+        self._down()
+        self._wait_for_volumes(state)
+        self._put(state)
+        for folder in sorted({state["kv_dir"], target["kv_dir"]} - {""}):
+            for path in ds4_switch_state.orphans(folder):
+                ds4_switch_state.remove(path)
+        if state["kv_dir"] and state["kv_dir"] == target["kv_dir"]:
+            ds4_switch_state.restore_kv(state["kv_dir"])
+        proof = state["proof"]
+        self._up(proof)
+        ds4_switch_state.remove(self.places.drain)
+        return ds4_serving.prove_serving(proof["server"], proof["verify"], proof["weights"], POLL_S)
+
+    def _kill_what_hangs(self, *proofs):
+        """What does not answer finishes no request; launchd would give it minutes to end in order."""
+        label = proofs[0]["server"]["label"]
+        job = self.launchd.look(label)
+        if job and job["pid"] is not None and not any(ds4_switch_gate.models(proof) for proof in proofs):
+            self.launchd.run("launchctl", "kill", "SIGKILL", "system/" + label)
 
     def _wait_for_volumes(self, state):
         """At boot the KV volume comes up late, and a directory below its mount point would be another one."""

@@ -87,6 +87,14 @@ class Places:
         return "%s/saved/%s.json" % (self.var, order_id)
 
 
+def forget_saved(places, order_id):
+    """Remove what earlier orders replaced; only that of the running one is ever gone back to."""
+    folder, kept = os.path.split(places.saved(order_id))
+    for name in os.listdir(folder):
+        if name != kept:
+            remove(os.path.join(folder, name))
+
+
 def _name(find, number):
     try:
         return find(number)[0]

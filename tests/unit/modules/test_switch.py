@@ -9,6 +9,7 @@ from ansible.module_utils import ds4_switch_core as core
 from ansible.module_utils import ds4_switch_state as state
 
 SETTINGS = dict(core.SETTINGS)
+NOW = 1_800_000_000.0
 CONF = """# Written by ds4-fleet
 release=aaaaaaaaaaaa
 release_dir=/opt/ds4/engine/releases/aaaaaaaaaaaa
@@ -43,28 +44,40 @@ def journal(phase, **more):
 class TestAfterACut:
     @pytest.mark.parametrize("phase", core.HARMLESS)
     def test_what_touched_nothing_is_called_off(self, phase):
-        assert core.next_act(journal(phase), {"id": "run.1"})[0] == "cancel"
+        assert core.next_act(journal(phase), {"id": "run.1"}, NOW)[0] == "cancel"
 
     @pytest.mark.parametrize("phase", core.TOUCHED + ("reverting",))
     def test_everything_else_goes_back(self, phase):
-        act, reason = core.next_act(journal(phase), {"id": "run.1"})
+        act, reason = core.next_act(journal(phase), {"id": "run.1"}, NOW)
         assert act == "revert" and reason
 
     def test_the_reason_of_a_return_survives_a_cut_in_the_return(self):
-        assert core.next_act(journal("reverting", reason="too slow"), None) == ("revert", "too slow")
+        assert core.next_act(journal("reverting", reason="too slow"), None, NOW) == ("revert", "too slow")
 
     @pytest.mark.parametrize("phase", core.ENDED)
     def test_an_order_is_carried_out_once(self, phase):
-        assert core.next_act(journal(phase), {"id": "run.1"})[0] == "idle"
-        assert core.next_act(journal(phase), {"id": "run.2"})[0] == "begin"
+        assert core.next_act(journal(phase), {"id": "run.1"}, NOW)[0] == "idle"
+        assert core.next_act(journal(phase), {"id": "run.2"}, NOW)[0] == "begin"
 
     def test_a_new_order_waits_until_the_old_one_is_mended(self):
         for phase in core.PHASES:
-            act = core.next_act(journal(phase), {"id": "other.1"})[0]
+            act = core.next_act(journal(phase), {"id": "other.1"}, NOW)[0]
             assert (act == "begin") == (phase in core.ENDED)
 
+    def test_a_confirmed_switch_clears_up_before_anything_else(self):
+        begun = journal("confirmed", settled=False)
+        assert core.is_active(begun)
+        assert core.next_act(begun, {"id": "run.2"}, NOW) == ("settle", "")
+        assert not core.is_active(journal("confirmed", settled=True))
+
+    @pytest.mark.parametrize("age_s", [-3600, 61, 86400])
+    def test_an_order_that_nobody_waits_for_any_more_is_dropped(self, age_s):
+        order = {"id": "run.2", "handed_s": NOW - age_s}
+        assert core.next_act(journal("confirmed"), order, NOW)[0] == "drop"
+        assert core.next_act(journal("confirmed"), dict(order, handed_s=NOW - 30), NOW)[0] == "begin"
+
     def test_nothing_known_is_nothing_to_do(self):
-        assert core.next_act(None, None) == ("idle", "")
+        assert core.next_act(None, None, NOW) == ("idle", "")
 
 
 class TestGate:

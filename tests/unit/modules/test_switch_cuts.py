@@ -1,0 +1,312 @@
+"""A switch is cut off before each single thing that it does to the Mac; what launchd starts next mends it."""
+
+import getpass
+import grp
+import json
+import os
+import random
+import shutil
+from collections import namedtuple
+
+import pytest
+from ansible.module_utils import (
+    ds4_run,
+    ds4_serving,
+    ds4_switch_core,
+    ds4_switch_mac,
+    ds4_switch_state,
+)
+
+LABEL = "com.ds4fleet.server"
+OLD, NEW = "flash-0123456789ab-abi2", "flash-ba9876543210-abi2"
+SETTINGS = dict(
+    ds4_switch_core.SETTINGS, drain_s=0, told_s=0, min_healthy_s=0, hold_s=0, pause_s=0, speed_ratio=0.5
+)
+Said = namedtuple("Said", "ok rc out err")
+#: Most switches take fewer steps; a test that reaches this never ends.
+MANY = 400
+
+
+class Cut(BaseException):
+    """The power went, or the program was killed."""
+
+
+class Mac:
+    """Files in a folder, a launchd with one job, and a server that is what its configuration says."""
+
+    def __init__(self, root, same_kv, ends):
+        self.root, self.ends = root, ends
+        self.left, self.dead, self.steps = None, False, 0
+        self.disabled, self.served, self.starts = False, None, 0
+        self.kv = {"old": root / "kv" / OLD, "new": root / "kv" / (OLD if same_kv else NEW)}
+        self.group = grp.getgrgid(os.getgid()).gr_name
+        for folder in ("var/switch", "run", "etc", "kv"):
+            (root / folder).mkdir(parents=True)
+        self.kv["old"].mkdir()
+        (self.kv["old"] / "hot.kv").write_text("hot")
+        (self.kv["old"] / "cut.kv.tmp.12").write_text("half")
+        self.conf = root / "etc" / "server.conf"
+        self.conf.write_text(self.text("old"))
+        self.current = root / "current"
+        self.current.symlink_to("releases/old")
+        (root / "var/switch/previous.json").write_text('{"an": "older one"}')
+        self.serve()
+
+    def text(self, version):
+        return (
+            f"release_dir=/releases/{version}\nweights=1 /models/{version}\nhost=127.0.0.1\nport=8000\n"
+            f"kv_dir={self.kv[version]}\narg=--model\narg=/models/{version}\n"
+        )
+
+    def order(self, number=1):
+        me = getpass.getuser()
+        owner = {"owner": me, "group": self.group}
+        proof = {
+            "server": {
+                "label": LABEL,
+                "argv": ["new"],
+                "host": "127.0.0.1",
+                "port": 8000,
+                "kv_dir": str(self.kv["new"]),
+                "config_path": str(self.conf),
+                "log_path": "/nowhere",
+            },
+            "verify": {"model_name": "m", "context": 1, "prompt": "p", "expect": None, "ready_s": 1},
+            "weights": ["/models/new"],
+        }
+        files = [
+            {"path": str(self.conf), "kind": "file", "content": self.text("new"), "mode": "0644", **owner},
+            {"path": str(self.current), "kind": "link", "target": "releases/new"},
+            {"path": str(self.root / "etc" / "added"), "kind": "file", "content": "new", **owner},
+        ]
+        target = {"files": files, "wired_limit_mib": 5, "kv_dir": str(self.kv["new"]), "proof": proof}
+        return {
+            "id": f"run.{number}",
+            "run_id": "run",
+            "kind": "upgrade",
+            "target": target,
+            "kv": owner,
+            "settings": SETTINGS,
+        }
+
+    # What the program does to the Mac.
+
+    def step(self):
+        if self.dead:
+            raise Cut
+        self.steps += 1
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.dead = True
+                raise Cut
+
+    def run(self, tool, *words):
+        self.step()
+        if words[0] == "disable":
+            self.disabled = True
+        if tool == "cp":
+            assert words[0] == "-cRp" and self.served is None, "a clone, and of what nobody writes to"
+            shutil.copytree(words[1], words[2])
+        return Said(True, 0, "5\n" if tool == "sysctl" else "", "")
+
+    def do(self, what, _job):
+        self.step()
+        if what == "bootout":
+            self.served = None
+        elif what == "enable":
+            self.disabled = False
+        elif what == "bootstrap":
+            assert not self.disabled and self.served is None, "started twice"
+            self.serve()
+
+    def is_disabled(self, _label):
+        return self.disabled
+
+    def look(self, _label):
+        return {"pid": 7} if self.served else None
+
+    # What the Mac does by itself.
+
+    def serve(self):
+        self.served = "new" if "/releases/new" in self.conf.read_text() else "old"
+        self.starts += 1
+        folder = self.kv[self.served]
+        assert folder.is_dir()
+        (folder / f"{self.served}.kv").write_text(self.served)
+
+    def boot(self):
+        self.served = None
+        if not self.disabled:
+            self.serve()
+
+    def program(self):
+        """launchd runs it until there is nothing to do; a cut ends that."""
+        while True:
+            self.dead = False
+            phase = ds4_switch_mac.Switch(str(self.root), self).run()
+            if phase is None:
+                return
+
+    # What it says of itself.
+
+    @property
+    def journal(self):
+        return json.loads((self.root / "var/switch/journal.json").read_text())
+
+    def speed(self):
+        return 10.0 if self.served == "old" or self.ends != "fails" else 1.0
+
+    def whole(self):
+        """Serving one version entirely, open for work, and nothing left over."""
+        phase = self.journal["phase"]
+        assert phase in ("confirmed", "reverted", "cancelled"), self.journal["reason"]
+        assert not ds4_switch_core.is_active(self.journal)
+        version = "new" if phase == "confirmed" else "old"
+        assert self.served == version and not self.disabled
+        assert self.conf.read_text() == self.text(version)
+        assert str(self.current.readlink()) == f"releases/{version}"
+        assert (self.root / "etc" / "added").exists() == (version == "new")
+        assert not (self.root / "run" / "drain.json").exists()
+        assert (self.kv["old"] / "hot.kv").read_text() == "hot"
+        kinds = [path.name for path in self.root.joinpath("kv").iterdir()]
+        assert set(kinds) <= {OLD, NEW}, kinds
+        if phase != "cancelled":
+            assert not list(self.root.glob("kv/*/*.kv.tmp.*"))
+        if version == "old":
+            assert not (self.kv["old"] / "new.kv").exists()
+        previous = json.loads((self.root / "var/switch/previous.json").read_text())
+        if version == "new":
+            kept = next(item for item in previous["files"] if item["path"] == str(self.conf))
+            assert ds4_switch_state.text_of(kept) == self.text("old")
+        else:
+            assert previous == {"an": "older one"}
+
+
+@pytest.fixture
+def make_mac(tmp_path, monkeypatch):
+    made = []
+
+    def hooked(real):
+        def hook(*args, **options):
+            if not made or not made[-1].watched:
+                return real(*args, **options)
+            if real is unlink and ".kv.tmp." in str(args[0]):
+                assert made[-1].served is None, "an engine may still be writing it"
+            made[-1].step()
+            return real(*args, **options)
+
+        return hook
+
+    unlink = os.unlink
+
+    for name in ("replace", "rename", "unlink", "mkdir", "symlink", "rmdir", "chmod", "chown"):
+        monkeypatch.setattr(os, name, hooked(getattr(os, name)))
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+    monkeypatch.setattr(ds4_switch_state, "sync", lambda _descriptor: None)
+    monkeypatch.setattr(os.path, "ismount", lambda _path: True)
+
+    def ask(_server, _method, _path):
+        mac = made[-1]
+        mac.step()
+        return {"data": [{"name": "m", "context_length": 1}]} if mac.served else None
+
+    def ready(_server, _ready_s, _poll_s=0):
+        body = ask(None, None, None)
+        if body is None:
+            raise ds4_serving.VerifyError("nobody answers")
+        return {"pid": 7}, body
+
+    def prove(_server, _verify, weights, _poll_s=0):
+        mac = made[-1]
+        ready(None, 0)
+        if weights != [f"/models/{mac.served}"]:
+            raise ds4_serving.VerifyError(f"{mac.served} serves, not {weights}")
+        return {"pid": 7, "tokens_per_s": None}
+
+    def complete(*_args):
+        mac = made[-1]
+        return {"usage": {"completion_tokens": 10}}, 10 / mac.speed()
+
+    monkeypatch.setattr(ds4_serving, "ask", ask)
+    monkeypatch.setattr(ds4_serving, "wait_until_ready", ready)
+    monkeypatch.setattr(ds4_serving, "prove_serving", prove)
+    monkeypatch.setattr(ds4_serving, "complete", complete)
+
+    def tool(*words):
+        mac = made[-1]
+        return mac.run(*words)
+
+    monkeypatch.setattr(ds4_run, "run", tool)
+    monkeypatch.setattr(ds4_switch_state.keep_kv, "__defaults__", (tool,))
+
+    def make(same_kv, ends):
+        mac = Mac(tmp_path / str(len(made)), same_kv, ends)
+        mac.watched = False
+        made.append(mac)
+        places = ds4_switch_state.Places(str(mac.root))
+        ds4_switch_state.write_json(places.order, mac.order())
+        if ends == "confirmed":
+            ds4_switch_state.write_json(places.answer, {"id": "run.1", "act": "confirm"})
+        return mac
+
+    return make
+
+
+def switched(mac, cuts, power):
+    """Runs the program, cut off after so many steps, then after so many of what mends it, and so on."""
+    mac.watched = True
+    for cut in cuts:
+        mac.left = cut
+        try:
+            mac.program()
+            break
+        except Cut:
+            if power:
+                mac.boot()
+    mac.left = None
+    mac.program()
+    mac.watched = False
+
+
+@pytest.mark.parametrize("power", [True, False], ids=["power", "program"])
+@pytest.mark.parametrize("ends", ["confirmed", "unconfirmed", "fails"])
+@pytest.mark.parametrize("same_kv", [True, False], ids=["clone", "own"])
+def test_after_a_cut_before_any_step_the_mac_is_whole(make_mac, same_kv, ends, power):
+    seen = set()
+    for cut in range(MANY):
+        mac = make_mac(same_kv, ends)
+        switched(mac, [cut], power)
+        mac.whole()
+        seen.add(mac.journal["phase"])
+        if mac.steps <= cut:
+            break
+    else:
+        pytest.fail("the switch never came to its end")
+    assert seen >= {"cancelled", "reverted"}
+    assert mac.journal["phase"] == ("confirmed" if ends == "confirmed" else "reverted")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_cuts_in_what_mends_a_cut_do_no_harm_either(make_mac, seed):
+    chance = random.Random(seed)
+    mac = make_mac(chance.random() < 0.5, chance.choice(["confirmed", "unconfirmed", "fails"]))
+    switched(mac, [chance.randrange(130), *(chance.randrange(50) for _ in range(3))], chance.random() < 0.7)
+    mac.whole()
+
+
+def test_what_touched_nothing_restarts_nothing(make_mac):
+    for cut in range(12):
+        mac = make_mac(False, "confirmed")
+        switched(mac, [cut], power=False)
+        assert mac.starts == 1 or mac.journal["phase"] != "cancelled"
+    assert mac.journal["phase"] == "cancelled"
+
+
+def test_a_switch_starts_each_version_once(make_mac):
+    mac = make_mac(False, "confirmed")
+    switched(mac, [], power=False)
+    assert (mac.journal["phase"], mac.starts) == ("confirmed", 2)
+    mac = make_mac(True, "fails")
+    switched(mac, [], power=False)
+    assert (mac.journal["phase"], mac.starts) == ("reverted", 3)
