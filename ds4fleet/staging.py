@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import plistlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ FOLDER = "/opt/ds4/var/stage"
 #: Public keys of the Macs of the run that goes on, written by ds4_stage and emptied afterwards.
 KEYS = "/etc/ssh/ds4_seed_keys"
 SSHD = "/etc/ssh/sshd_config.d/051-ds4-seed.conf"
-STATE = ("order.json", "status.json", "control", "key", "key.pub", "known_hosts", "slots")
+STATE = ("order.json", "status.json", "control", "key", "key.pub", "known_hosts", "token.env", "slots")
 #: The role's module_utils that ds4-fetch and ds4-seed need, below libexec/lib on the Mac.
 LIBRARY = (
     "ds4_chunks",
@@ -34,7 +35,9 @@ LIBRARY = (
     "ds4_gguf",
     "ds4_peer",
     "ds4_placement",
+    "ds4_progress",
     "ds4_proof",
+    "ds4_route",
     "ds4_run",
     "ds4_seed",
     "ds4_stamp",
@@ -110,12 +113,14 @@ def ancestors(place: int, size: int) -> list[int]:
 
 
 def orders(macs: Sequence[Mac]) -> dict[str, dict[str, Any]]:
-    """{name: {order, keys}} for all Macs that take part.
+    """{name: {order, keys, fetches}} for all Macs that take part.
 
     order: what ds4-fetch and ds4-seed read (see roles/ds4/module_utils/ds4_fetch.py). keys: public keys that
-    may ask this Mac for chunks. Raises OperatorError for settings that make no sense.
+    may ask this Mac for chunks. fetches: whether it is the one that goes to the source, and needs a token.
+    Raises OperatorError for settings that make no sense.
     """
     chains = groups(macs)
+    wide = Counter(chain[0].region for chain in chains if not chain[0].is_complete)
     firsts: dict[tuple[str, ...], Mac] = {}
     for chain in sorted(chains, key=lambda chain: not chain[0].is_complete):
         if _across(chain[0]):
@@ -135,7 +140,8 @@ def orders(macs: Sequence[Mac]) -> dict[str, dict[str, Any]]:
                 peers = []
             for peer in peers:
                 askers.setdefault(peer["name"], set()).add(mac.public_key)
-            result[mac.name] = {"order": _order(mac, peers), "keys": []}
+            order = _order(mac, peers, max(1, wide[mac.region]))
+            result[mac.name] = {"order": order, "keys": [], "fetches": place == 0 and not mac.is_complete}
     for name, keys in askers.items():
         result[name]["keys"] = sorted(keys - {""})
     return result
@@ -150,7 +156,8 @@ def _peer(mac: Mac, wait: bool) -> dict[str, Any]:
     return {"name": mac.name, "address": mac.address, "port": mac.port, "user": user, "wait": wait}
 
 
-def _order(mac: Mac, peers: list[dict[str, Any]]) -> dict[str, Any]:
+def _order(mac: Mac, peers: list[dict[str, Any]], sharing: int) -> dict[str, Any]:
+    """`sharing`: chains of the region that go to the source, and have its cap in common."""
     settings = mac.settings
     slots, chunk_mib = int(settings["ds4_stage_seed_slots"]), int(settings["ds4_stage_chunk_mib"])
     if slots < 1 or chunk_mib < 1:
@@ -159,6 +166,7 @@ def _order(mac: Mac, peers: list[dict[str, Any]]) -> dict[str, Any]:
             exit_code=EXIT_USAGE,
         )
     keys = ("name", "path", "bytes", "sha256", "urls", "header")
+    region_mbps = int(settings["ds4_stage_region_rate_mbps"])
     order = {
         "schema": 1,
         "dir": mac.dir,
@@ -167,7 +175,7 @@ def _order(mac: Mac, peers: list[dict[str, Any]]) -> dict[str, Any]:
         "chunk_bytes": chunk_mib * MIB,
         "seed_slots": slots,
         "rate_limit_mbps": int(settings["ds4_weights_rate_limit_mbps"]),
-        "wide_rate_limit_mbps": int(settings["ds4_stage_region_rate_mbps"]),
+        "wide_rate_limit_mbps": max(1, region_mbps // sharing) if region_mbps else 0,
         "window": str(settings["ds4_stage_window"]),
         "token_file": str(settings["ds4_weights_token_file"]),
     }

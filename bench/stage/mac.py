@@ -12,7 +12,7 @@ import ansible.module_utils
 ROLE = Path(__file__).resolve().parents[2] / "roles" / "ds4"
 ansible.module_utils.__path__.append(str(ROLE / "module_utils"))
 
-from ansible.module_utils import ds4_fetch, ds4_seed  # noqa: E402
+from ansible.module_utils import ds4_fetch, ds4_progress, ds4_seed  # noqa: E402
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     def dial(peer: dict[str, str]) -> list[str]:
         return [sys.executable, __file__, "seed", str(folder.parent / peer["name"])]
 
-    with ds4_fetch.State(str(folder), order) as state:
+    with ds4_progress.State(str(folder), order) as state:
         ds4_fetch.Fetch(str(folder), order, state, dial).run()
         state.values["state"] = "done"
 

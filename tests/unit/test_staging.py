@@ -87,6 +87,23 @@ def test_the_same_work_is_the_same_order_whoever_is_ahead() -> None:
     assert staging.orders([mac("b", settings={"ds4_stage_chunk_mib": 4})])["b"]["order"]["id"] != alone
 
 
+def test_one_mac_of_a_chain_goes_to_the_source_and_needs_a_token() -> None:
+    def fetching(*macs: staging.Mac) -> list[str]:
+        return [name for name, part in staging.orders(macs).items() if part["fetches"]]
+
+    assert fetching(mac("a"), mac("b"), mac("c", "seoul")) == ["a", "c"]
+    assert fetching(mac("a"), mac("b", held=frozenset(["w.gguf"]))) == []
+
+
+def test_chains_of_a_region_share_its_cap_on_the_wide_link() -> None:
+    settings = {"ds4_stage_region_rate_mbps": 100}
+    other = [{**FILE, "sha256": "cd"}]
+    macs = [mac("a", settings=settings), mac("b", files=other, settings=settings)]
+    macs.append(mac("c", "seoul", settings=settings))
+    caps = {name: part["order"]["wide_rate_limit_mbps"] for name, part in staging.orders(macs).items()}
+    assert caps == {"a": 50, "b": 50, "c": 100}
+
+
 def test_a_seed_without_slots_is_refused() -> None:
     with pytest.raises(OperatorError, match="ds4_stage_seed_slots"):
         staging.orders([mac("a", settings={"ds4_stage_seed_slots": 0})])

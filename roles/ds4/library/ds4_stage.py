@@ -50,6 +50,11 @@ options:
     description: Host keys of the other Macs, for I(state=ordered).
     type: str
     default: ""
+  token:
+    description:
+      - A token for the sources, for I(state=ordered). It is kept in a file of mode 0600 until the fetch ends.
+    type: str
+    default: ""
 attributes:
   check_mode:
     support: full
@@ -100,6 +105,7 @@ LAUNCHD_TIMEOUT_S = 30
 SILENT_S = 10
 LOST_S = 120
 LOG = "/var/log/ds4-fetch.log"
+TOKEN = "token.env"
 WORDS = {"paused": "pause", "resumed": "run", "aborted": "abort"}
 
 
@@ -163,7 +169,7 @@ class Stage:
         with open(path + ".pub") as handle:
             return handle.read().strip()
 
-    def order(self, order, keys, known_hosts):
+    def order(self, order, keys, known_hosts, token=""):
         slots = self.path("slots")
         if not self.dry:
             os.makedirs(slots, mode=0o755, exist_ok=True)
@@ -173,6 +179,8 @@ class Stage:
         self.put(self.keys_path, "".join("restrict %s\n" % key for key in keys))
         if self.status().get("state") in ("failed", "aborted") and not self.dry:
             os.unlink(self.path("status.json"))
+        if token and self.status().get("state") != "done":
+            self.put(self.path(TOKEN), "HF_TOKEN=%s\n" % token, 0o600)
         self.put(self.path("order.json"), json.dumps(order, sort_keys=True))
 
     def start(self):
@@ -192,7 +200,7 @@ class Stage:
 
     def close(self):
         self.put(self.keys_path, "")
-        for name in ("order.json", "status.json", "control"):
+        for name in ("order.json", "status.json", "control", TOKEN):
             if os.path.exists(self.path(name)):
                 self.changed = True
                 if not self.dry:
@@ -239,6 +247,7 @@ def main():
             "order": {"type": "dict"},
             "keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
             "known_hosts": {"type": "str", "default": "", "no_log": False},
+            "token": {"type": "str", "default": "", "no_log": True},
         },
         required_if=[("state", "ordered", ["order"])],
         supports_check_mode=True,
@@ -251,7 +260,7 @@ def main():
             held, part_bytes = present(params["files"])
             more = {"public_key": stage.public_key(), "held": held, "part_bytes": part_bytes}
         elif state == "ordered":
-            stage.order(params["order"], params["keys"], params["known_hosts"])
+            stage.order(params["order"], params["keys"], params["known_hosts"], params["token"])
         elif state == "started":
             stage.start()
         elif state == "closed":

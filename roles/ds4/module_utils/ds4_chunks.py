@@ -11,18 +11,21 @@ journal becomes `<name>.manifest`.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+from ansible.module_utils.ds4_part import flush
 from ansible.module_utils.ds4_proof import uncached
 
 MANIFEST = ".manifest"
 JOURNAL = ".chunks"
 #: Chunks that wait in memory for the digest of the whole; others are read back from the disk.
 _AHEAD = 4
+#: Chunks that are read back at the same time: one core hashes slower than the disk of a Mac reads.
+_READERS = 4
 
 
 def part_path(final, revision):
@@ -251,8 +254,13 @@ class ChunkedPart:
         self.restart_whole()
 
     def spoiled(self):
-        """Chunks whose bytes on the disk are not those that were received."""
-        return [i for i in sorted(self.done) if hashlib.sha256(self.read(i)).hexdigest() != self.done[i]]
+        """Read all of it back: chunks whose bytes on the disk are not those that were received."""
+
+        def spoiled(index):
+            return hashlib.sha256(self.read(index)).hexdigest() != self.done[index] and [index]
+
+        with ThreadPoolExecutor(_READERS) as readers:
+            return sum(filter(None, readers.map(spoiled, sorted(self.done))), [])
 
     def close(self):
         if self.whole is not None:
@@ -267,12 +275,3 @@ class ChunkedPart:
         flush(self._data)
         os.replace(self.journal.path, self.final + MANIFEST)
         os.replace(self.path, self.final)
-
-
-def flush(descriptor):
-    """To the platter or cells where the platform has a call for that (fsync(2) of macOS)."""
-    full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is not None:
-        fcntl.fcntl(descriptor, full)
-    else:
-        os.fsync(descriptor)

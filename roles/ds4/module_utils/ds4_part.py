@@ -65,7 +65,7 @@ class Part:
 
     def sync(self):
         """Everything written so far is on the disk, and the journal says so."""
-        self._flush(self._descriptor)
+        flush(self._descriptor)
         text = json.dumps({"done_bytes": self.done_bytes, "total_bytes": self.total_bytes})
         with open(self.journal + ".new", "w") as handle:
             handle.write(text)
@@ -123,11 +123,11 @@ class Part:
         except OSError:
             return 0
 
-    @staticmethod
-    def _flush(descriptor):
-        # fsync of macOS does not reach the drive's platter or cells; F_FULLFSYNC does (fsync(2)).
-        full = getattr(fcntl, "F_FULLFSYNC", None)
-        if full is not None:
-            fcntl.fcntl(descriptor, full)
-        else:
-            os.fsync(descriptor)
+
+def flush(descriptor):
+    """To the platter or cells: fsync of macOS does not reach them, F_FULLFSYNC does (fsync(2))."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        fcntl.fcntl(descriptor, full)
+    else:
+        os.fsync(descriptor)

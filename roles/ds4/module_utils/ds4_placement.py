@@ -239,7 +239,10 @@ class Placement:
             )
 
     def token(self):
-        """What the token file holds, "" without one; PlacementError when others can read it."""
+        """What the token file holds, as it is or as HF_TOKEN=…; "" without one.
+
+        PlacementError when others can read it.
+        """
         if not self.token_file:
             return ""
         try:
@@ -248,7 +251,7 @@ class Placement:
                     "token file %s can be read by others: make it mode 0600" % self.token_file
                 )
             with open(self.token_file) as handle:
-                return handle.read().strip()
+                return handle.read().strip().rpartition("HF_TOKEN=")[2]
         except OSError as error:
             raise PlacementError("token file %s: %s" % (self.token_file, error.strerror)) from None
 

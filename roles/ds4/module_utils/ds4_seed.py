@@ -4,8 +4,8 @@
 
 A request is a line of JSON: `{"name": …, "index": 7, "wait": true}` for a chunk, `{"name": …, "have": true}`
 for a bitmap. An answer is a line of JSON, and for a chunk its bytes behind it: `{"index": 7, "length": …,
-"sha256": …}`, `{"absent": 7}`, `{"have": "<hex>"}`, or once a second while one is awaited, `{"waiting": 7}`.
-Only names that the order lists are known here; nothing is ever written.
+"sha256": …}`, `{"absent": 7}`, `{"have": "<hex>", "chunks": …, "at_work": …}`, or once a second while one is
+awaited, `{"waiting": 7}`. Only names that the order lists are known here; nothing is ever written.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class Seed:
                 return
             if wants_bitmap:
                 total = file.total if file else 0
-                self._say({"have": ds4_chunks.to_bitmap(file.have() if file else (), total), "chunks": total})
+                bitmap = ds4_chunks.to_bitmap(file.have() if file else (), total)
+                self._say({"have": bitmap, "chunks": total, "at_work": self._at_work()})
             elif file is None or not 0 <= index < file.total:
                 self._say({"absent": index})
             else:
