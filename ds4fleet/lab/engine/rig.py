@@ -92,25 +92,25 @@ class Bench:
     @contextmanager
     def server(self, *arguments: str, ready: bool = True) -> Iterator[Server]:
         """A ds4-server on a free port, killed at the end; `ready` waits for its readiness line."""
-        port = free_port()
-        log = self.state / f"server-{port}.log"
-        with log.open("w") as stderr:
-            process = subprocess.Popen(
-                [str(self.release / "ds4-server"), "--port", str(port), *arguments],
-                cwd=self.release,
-                env=self.env(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-            )
-        server = Server(process, port, log)
-        try:
-            if ready:
-                server.wait_for(READY)
-            yield server
-        finally:
-            process.kill()
-            process.wait()
+        with reserved_port() as port:
+            log = self.state / f"server-{port}.log"
+            with log.open("w") as stderr:
+                process = subprocess.Popen(
+                    [str(self.release / "ds4-server"), "--port", str(port), *arguments],
+                    cwd=self.release,
+                    env=self.env(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                )
+            server = Server(process, port, log)
+            try:
+                if ready:
+                    server.wait_for(READY)
+                yield server
+            finally:
+                process.kill()
+                process.wait()
 
 
 @dataclass
@@ -162,10 +162,16 @@ class Server:
         return self.process.wait(timeout_s)
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on right now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port of loopback for one server, given to nobody else in the meantime.
+
+    It is bound here and not listened on; with SO_REUSEADDR on both sides a server may still listen on it.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
 
 
 def events(stream: str) -> list[tuple[str, Any]]:

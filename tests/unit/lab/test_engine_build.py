@@ -82,7 +82,8 @@ class TestBuild:
         bench = Bench(rig.build("no-serve", tmp_path / "release"), tmp_path)
         model = str(weights.ensure(tmp_path, FLASH))
         assert bench.run("ds4", "-m", model, "-p", "2+2", "--nothink").returncode == 0
-        done = bench.run("ds4-server", "-m", model, "--port", str(rig.free_port()))
+        with rig.reserved_port() as port:
+            done = bench.run("ds4-server", "-m", model, "--port", str(port))
         assert done.returncode == 1
         assert "ds4-server: failed to create metal session" in done.stderr
 

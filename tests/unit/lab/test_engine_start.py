@@ -64,7 +64,8 @@ class TestLock:
 
 class TestWeightsFile:
     def start(self, bench: Bench, path: Path | str) -> tuple[int, str]:
-        done = bench.run("ds4-server", "-m", str(path), "--port", str(rig.free_port()))
+        with rig.reserved_port() as port:
+            done = bench.run("ds4-server", "-m", str(path), "--port", str(port))
         return done.returncode, done.stderr.splitlines()[-1]
 
     def head(self, files: Path) -> bytearray:
@@ -220,18 +221,18 @@ class TestGpu:
         )
 
     def test_chdir_leads_to_them(self, bench: Bench, files: Path) -> None:
-        port = str(rig.free_port())
-        arguments = ["--chdir", str(bench.release), "-m", str(files / FLASH), "--port", port]
-        process = subprocess.Popen(
-            [str(bench.release / "ds4-server"), *arguments],
-            cwd=bench.state, env=bench.env(), stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            assert process.stderr
-            assert any(rig.READY in line for line in process.stderr)
-        finally:
-            process.kill()
-            process.communicate()
+        with rig.reserved_port() as port:
+            arguments = ["--chdir", str(bench.release), "-m", str(files / FLASH), "--port", str(port)]
+            process = subprocess.Popen(
+                [str(bench.release / "ds4-server"), *arguments],
+                cwd=bench.state, env=bench.env(), stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            try:
+                assert process.stderr
+                assert any(rig.READY in line for line in process.stderr)
+            finally:
+                process.kill()
+                process.communicate()
 
     def test_no_device_for_daemons(self, bench: Bench, files: Path) -> None:
         (bench.state / "run/faults/metal-nil").touch()
