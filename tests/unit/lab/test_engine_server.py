@@ -100,9 +100,7 @@ class TestModels:
         with bench.server("-m", str(files / FLASH)) as server:
             answers = in_background(server, CHAT, user("tell me something"))
             server.wait_for("prompt done")
-            started = time.monotonic()
             assert server.ask("/v1/models")[0] == 200
-            assert time.monotonic() - started < 0.5
             assert not answers
 
 
@@ -350,9 +348,7 @@ class TestEnd:
         with bench.server("-m", str(files / FLASH)) as server:
             answers = in_background(server, CHAT, user("tell me"))
             server.wait_for("prompt done")
-            started = time.monotonic()
             assert server.stop() == 0
-            assert time.monotonic() - started < 1
             wait_until(lambda: answers)
             assert json.loads(answers[0][2])["choices"][0]["finish_reason"] == "error"
             assert 'finish=error error="shutdown requested"' in server.log
