@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ds4fleet.lab import twin
+from ds4fleet.lab import preflight, twin
 
 pytestmark = [pytest.mark.lab]
 HOST = "tyo-03"
@@ -30,6 +31,18 @@ def probe(lab: Any, *arguments: str) -> tuple[dict[str, Any], str]:
     return json.loads((folder / f"{HOST}.json").read_text()), (folder / f"{HOST}.probe.md").read_text()
 
 
+def differences(report: str) -> set[str]:
+    """Names of what the report found otherwise than assumed. Where this machine has no Python 3.9 to play a
+    Mac's, the probe must say just that of a simulated Mac too; then it is held to and left out.
+    """
+    table = report.partition("differences from what the lab assumes")[2].partition("\n## ")[0]
+    found = set(re.findall(r"^\| (?!what |---)(\S+) \|", table, re.MULTILINE))
+    assert f"## {len(found)} differences" in report, report
+    other_python = not preflight.version_of(preflight.remote_python()).startswith("3.9.")
+    assert ("python" in found) == other_python
+    return found - {"python"}
+
+
 def state(lab: Any) -> str:
     """Volumes, users, jobs and folders that a trial could leave behind."""
     return "\n".join(
@@ -47,7 +60,7 @@ def state(lab: Any) -> str:
 def test_reading_changes_nothing_and_finds_what_is_assumed(mac: Any) -> None:
     before = state(mac)
     facts, report = probe(mac)
-    assert "## 0 differences" in report, report
+    assert differences(report) == set()
     assert facts["answers"]["info_unknown_rc"] == 1
     assert state(mac) == before
 
@@ -55,7 +68,7 @@ def test_reading_changes_nothing_and_finds_what_is_assumed(mac: Any) -> None:
 def test_trials_are_undone_and_find_what_is_assumed(mac: Any) -> None:
     before = state(mac)
     facts, report = probe(mac, "-e", "ds4_probe_write=true")
-    assert "## 0 differences" in report, report
+    assert differences(report) == set()
     assert {"df_quota_size", "mount_elsewhere_rc", "bad_username_bootstrap_rc", "rename_text"} <= set(
         facts["answers"]
     )
@@ -71,7 +84,7 @@ def test_with_full_disk_access_a_user_is_made_and_removed(mac: Any) -> None:
     finally:
         mac.lab.fault(HOST, "full-disk-access", on=False)
     assert "- user_creation_rc: 0" in report
-    assert "## 0 differences" in report, report
+    assert differences(report) == set()
     assert state(mac) == before
 
 
@@ -81,7 +94,7 @@ def test_planted_differences_are_found_and_a_twin_takes_them(mac: Any, make_lab:
         for name, value in planted.items():
             setattr(model.quirks, name, value)
     facts, report = probe(mac, "-e", "ds4_probe_write=true")
-    assert "## 3 differences" in report, report
+    assert differences(report) == set(planted)
     assert {name: facts["answers"][name] for name in planted} == planted
     assert "| bad_username_bootstrap_rc | 0 | 114 |" in report
 
