@@ -49,6 +49,7 @@ class Link:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stderr: collections.deque[str] = collections.deque(maxlen=40)
         self._hurry = asyncio.Event()
+        self._knock_now = asyncio.Event()
 
     # -- for others ---------------------------------------------------------------------------------------
 
@@ -168,6 +169,7 @@ class Link:
         elif order is Order.STOP_SSH:
             await self._end_child()
         elif order is Order.START_KNOCKING:
+            self._knock_now.set()
             if "knock" not in self._tasks:
                 self._tasks["knock"] = asyncio.ensure_future(self._knock())
         else:
@@ -207,11 +209,14 @@ class Link:
 
         try:
             while True:
+                self._knock_now.clear()
                 if not waiting_at_sshd:
                     task = asyncio.ensure_future(once())
                     pending.add(task)
                     task.add_done_callback(pending.discard)
-                await asyncio.sleep(self.machine.knock_after_s(self._now()))
+                with contextlib.suppress(asyncio.TimeoutError):
+                    pause_s = self.machine.knock_after_s(self._now())
+                    await asyncio.wait_for(self._knock_now.wait(), pause_s)
         finally:
             for task in list(pending):
                 task.cancel()

@@ -3,7 +3,7 @@
 knocking -> connecting -> up <-> unhealthy
     ^           |          |
     |           v          v
-    +------- waiting <-----+        (1, 4, 16, 60 s; then gave up, still listening for the host's return)
+    +------- waiting <-----+        (1, 4, 16, 60 s; then gave up: still listening for the host's return)
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Policy:
     backoff_s        waits after the first, second, ... failure in a row; after the last one: gave up
     silence_s        how long the host may stay silent before a round counts as failed
     connect_s        from starting ssh to a local port that accepts; above ssh's own ConnectTimeout
-    stable_s         a tunnel that lived this long is retried at once when it drops
+    stable_s         a connection that stood this long proves that the host takes us: failures start anew
+    late_s           between tries once it gave up on something that may heal by itself
     health_every_s   between health questions while all is well
     recheck_s        between them while it is not, and for the second opinion before a tunnel is called so
     health_timeout_s how long the engine may take for its model list
@@ -53,6 +54,7 @@ class Policy:
     silence_s: float = 3.0
     connect_s: float = 20.0
     stable_s: float = 1.0
+    late_s: float = 300.0
     health_every_s: float = 5.0
     recheck_s: float = 0.5
     health_timeout_s: float = 4.0
@@ -72,6 +74,7 @@ class Machine:
     reason     the last thing that went wrong, one sentence; "" while up
     permanent  whether only a person can mend it (a wrong host key)
     retry_at   when the next round starts (clock of the caller), None when none is planned
+    stood_at   since when this connection stands (logged in, the local port open), None while it does not
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -82,6 +85,7 @@ class Machine:
     reason: str = ""
     retry_at: float | None = None
     drops: int = 0
+    stood_at: float | None = None
     lost_at: float | None = None
     permanent: bool = False
     _deadline: float | None = None
@@ -122,13 +126,16 @@ class Machine:
             self.reason = reason
         if self.state in (State.WAITING, State.GAVE_UP):
             self._silent = True
+        if self.state is State.GAVE_UP:
+            self._deadline = self.retry_at = None  # the knocks tell when there is something to try
         return []
 
     def ssh_ended(self, now: float, reason: str, permanent: bool = False) -> list[Order]:
         """The ssh child is gone."""
         if self.state not in (State.CONNECTING, State.UP, State.UNHEALTHY):
             return []
-        was, lived_s = self.state, now - self.since
+        was, stood_s = self.state, now - self.stood_at if self.stood_at is not None else 0.0
+        self.stood_at = None
         self.reason = reason
         if self.lost_at is None:
             self.lost_at = now
@@ -137,14 +144,16 @@ class Machine:
         self.permanent = permanent
         if permanent:
             return self._give_up(now, listen=False)
-        if was is State.UP and lived_s >= self.policy.stable_s:
+        if stood_s >= self.policy.stable_s:
             self.failures = 0
-            return self._round(now)
+            if was is State.UP:
+                return self._round(now)
         return self._failed(now, silent=False)
 
     def port_open(self, now: float) -> list[Order]:
         """The local port accepts, the engine does not answer (yet)."""
         if self.state is State.CONNECTING:
+            self.stood_at = now
             self._enter(State.UNHEALTHY, now)
             self.reason = self.reason or "the engine has not answered yet"
         return []
@@ -153,6 +162,7 @@ class Machine:
         """The engine answered through the tunnel."""
         self._bad_answers = 0
         if self.state in (State.CONNECTING, State.UNHEALTHY):
+            self.stood_at = now if self.stood_at is None else self.stood_at
             self._enter(State.UP, now)
             self.failures = 0
             self.reason = ""
@@ -182,6 +192,8 @@ class Machine:
         if self.state is State.WAITING:
             if self._silent:
                 return self._failed(now, silent=True)
+            return self._round(now)
+        if self.state is State.GAVE_UP and not self._silent:
             return self._round(now)
         return []
 
@@ -215,10 +227,11 @@ class Machine:
     def _enter(self, state: State, now: float, deadline: float | None = None) -> None:
         self.state, self.since = state, now
         self._deadline = deadline
-        self.retry_at = deadline if state is State.WAITING else None
+        self.retry_at = deadline if state in (State.WAITING, State.GAVE_UP) else None
         self._bad_answers = 0
 
     def _round(self, now: float) -> list[Order]:
+        """A new try; the order to knock also hurries a knocker that is at work already."""
         self._silent = False
         if self.lost_at is None:
             self.lost_at = now
@@ -229,6 +242,7 @@ class Machine:
 
     def _connect(self, now: float) -> list[Order]:
         self._silent = False
+        self.stood_at = None
         self._enter(State.CONNECTING, now, now + self.policy.connect_s)
         return [Order.START_SSH]
 
@@ -244,6 +258,6 @@ class Machine:
         return [] if knocking or not self.knockable else [Order.START_KNOCKING]
 
     def _give_up(self, now: float, listen: bool, knocking: bool = False) -> list[Order]:
-        self._enter(State.GAVE_UP, now)
+        self._enter(State.GAVE_UP, now, now + self.policy.late_s if listen and not knocking else None)
         self._silent = knocking
         return [Order.START_KNOCKING] if listen and self.knockable and not knocking else []

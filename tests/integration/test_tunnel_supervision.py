@@ -41,6 +41,13 @@ async def reach(link: Link, state: State, timeout_s: float = 10) -> float:
     return time.monotonic() - began
 
 
+def told(link: Link) -> list[str]:
+    """A list that grows by what the link says, state by state."""
+    words: list[str] = []
+    link.on_change = lambda _, text: words.append(text)
+    return words
+
+
 def supervised(link: Link, body: Callable[[], Awaitable[None]]) -> None:
     async def main() -> None:
         running = asyncio.ensure_future(link.run())
@@ -68,32 +75,63 @@ def test_answers_over_ipv4_and_ipv6(mac: Sshd) -> None:
 
 
 def test_is_back_when_the_transport_is_killed(mac: Sshd) -> None:
+    """At once: neither a wait nor a second login stands between the drop and the new connection."""
     link = Link(mac.spec())
+    words = told(link)
 
     async def body() -> None:
         await reach(link, State.UP)
-        await asyncio.sleep(1.1)
         for kill in (mac.drop_connections, lambda: os.kill(link.pid or 0, 9)):
-            drops = link.machine.drops
+            await lived(link)
+            words.clear()
             kill()
-            while link.machine.drops == drops:
-                await asyncio.sleep(0.005)
+            await dropped(link)
             await reach(link, State.UP)
-            await asyncio.sleep(1.1)
+            steps = [text.split(":")[0] for text in words if not text.startswith("ssh:")]
+            assert [step.split(" at ")[0] for step in steps] == ["dropped", "connecting", "up"], words
 
     supervised(link, body)
 
 
-def test_is_back_when_sshd_answers_again(mac: Sshd) -> None:
-    link = Link(mac.spec())
+async def lived(link: Link) -> None:
+    """Until the connection is old enough to be worth an immediate retry."""
+    while time.monotonic() - (link.machine.stood_at or time.monotonic()) <= link.machine.policy.stable_s:
+        await asyncio.sleep(0.01)
+
+
+async def dropped(link: Link) -> None:
+    drops = link.machine.drops
+    while link.machine.drops == drops and link.state is State.UP:
+        await asyncio.sleep(0.005)
+
+
+def test_is_back_in_the_middle_of_a_wait_when_sshd_answers_again(mac: Sshd) -> None:
+    # Waits so long that only the knock can end them.
+    link = Link(mac.spec(), Policy(backoff_s=(600,), silence_s=0.5))
+    words = told(link)
 
     async def body() -> None:
         await reach(link, State.UP)
-        await asyncio.sleep(1.1)
+        await lived(link)
         mac.stop()
         await reach(link, State.WAITING)
-        await asyncio.sleep(2.5)
         mac.start()
+        await reach(link, State.UP)
+        assert sum(text == "connecting" for text in words) == 2, words
+
+    supervised(link, body)
+
+
+def test_an_sshd_that_refuses_is_asked_to_let_us_in_at_each_turn_and_never_called_silent(mac: Sshd) -> None:
+    (mac.folder / "authorized_keys").write_text("")
+    link = Link(mac.spec(), Policy(backoff_s=(0.5, 0.5, 0.5), silence_s=1, late_s=1))
+    words = told(link)
+
+    async def body() -> None:
+        await reach(link, State.GAVE_UP)
+        assert sum(text == "connecting" for text in words) == 4, words
+        assert not [text for text in words if "answer" in text], words
+        mac.allow()  # someone let the key in
         await reach(link, State.UP)
 
     supervised(link, body)

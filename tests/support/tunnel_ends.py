@@ -87,10 +87,14 @@ class Sshd:
         wait = folder / "wait"
         wait.write_text("#!/bin/sh\nexec cat >/dev/null\n")
         wait.chmod(0o755)
-        public = self.key.with_suffix(".pub").read_text()
-        (folder / "authorized_keys").write_text(f'{options},command="{wait}" {public}')
+        self._allowed = f'{options},command="{wait}" {self.key.with_suffix(".pub").read_text()}'
+        self.allow()
         self.know((folder / "host_key.pub").read_text())
         self.process: subprocess.Popen[bytes] | None = None
+
+    def allow(self) -> None:
+        """Lets the key in."""
+        (self.folder / "authorized_keys").write_text(self._allowed)
 
     def know(self, public_key: str) -> None:
         """Writes the host key that clients will expect."""

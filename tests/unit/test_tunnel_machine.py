@@ -49,6 +49,31 @@ def test_a_tunnel_that_dies_young_waits() -> None:
     assert machine.retry_at == 1.5
 
 
+def test_a_connection_that_stood_clears_the_failures_whether_the_engine_answered_or_not() -> None:
+    """An engine that is away for days: its tunnel may drop as often as it likes without being given up."""
+    machine = Machine()
+    machine.start(0)
+    now = 0.0
+    for _ in range(20):
+        machine.knock_answered(now)
+        machine.port_open(now + 0.5)
+        now += 3600
+        machine.unhealthy(now, "silent")
+        machine.ssh_ended(now, "lost")
+        assert (machine.state, machine.failures, machine.retry_at) == (State.WAITING, 1, now + 1)
+        now += 1
+        machine.tick(now)
+
+
+def test_how_long_a_connection_stood_counts_from_its_login_not_from_the_engines_last_word() -> None:
+    machine = up(Machine())
+    machine.unhealthy(100, "silent")
+    machine.unhealthy(100.5, "silent")
+    machine.healthy(101)
+    assert machine.ssh_ended(101.2, "lost") == [Order.START_KNOCKING]
+    assert machine.state is State.KNOCKING
+
+
 def test_backs_off_1_4_16_60_and_then_visibly_gives_up() -> None:
     machine = Machine(knockable=False)
     now, waits = 0.0, []
@@ -62,7 +87,24 @@ def test_backs_off_1_4_16_60_and_then_visibly_gives_up() -> None:
             assert machine.tick(now) == [Order.START_SSH]
     assert waits == [1, 4, 16, 60]
     assert machine.reason == "refused"
-    assert machine.deadline() is None
+    assert machine.tick(now + Policy().late_s - 1) == []
+
+
+def test_what_may_heal_by_itself_is_tried_again_now_and_then_after_giving_up() -> None:
+    machine = Machine(knockable=False)
+    machine.start(0)
+    while machine.state is not State.GAVE_UP:
+        machine.ssh_ended(machine.since, "key refused")
+        if machine.state is State.WAITING:
+            machine.tick(machine.deadline() or 0)
+    for _ in range(3):
+        assert machine.retry_at == machine.since + Policy().late_s
+        assert machine.tick(machine.retry_at) == [Order.START_SSH]
+        machine.ssh_ended(machine.since + 1, "key refused")
+        assert machine.state is State.GAVE_UP
+    machine.tick(machine.retry_at or 0)
+    machine.healthy(machine.since + 1)
+    assert (machine.state, machine.failures) == (State.UP, 0)
 
 
 def test_resumes_at_once_when_a_silent_host_answers_in_the_middle_of_a_wait() -> None:
