@@ -163,9 +163,9 @@ def stage(
     json: bool = False,
 ) -> None:
     """Bring a model to Macs beside what they serve [--detach], or --status|--pause|--resume|--abort"""
-    from ds4fleet import weights_cli
+    from ds4fleet.weights import stage as library
 
-    code = weights_cli.stage(
+    code = library.stage(
         limit=limit,
         model=model,
         status=status,
@@ -178,12 +178,34 @@ def stage(
     sys.exit(code)
 
 
-@verb(words={"list": 0})
-def weights(_: Context, words: list[str], limit: str = "", json: bool = False) -> None:
-    """Model files: list (what is on each Mac, proven when, used by whom)"""
-    from ds4fleet import weights_cli
+@verb(words={"list": 0, "verify": 0, "prune": 0, "add": 1})
+def weights(
+    _: Context,
+    words: list[str],
+    host: str = "",
+    region: str = "",
+    limit: str = "",
+    file: str = "",
+    wrong: bool = False,
+    id: str = "",
+    quant: str = "",
+    hash: bool = False,
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Model files: list (what is where, proven when, used by whom), verify [--file NAME] (hash anew),
+    prune [--wrong] (free what nobody needs), add FILE_OR_URL --id ID [--quant Q] [--hash] (a catalogue entry)
+    """
+    from ds4fleet.weights import add, care, listing
 
-    sys.exit(weights_cli.listing(limit, json))
+    where = {"host": host, "region": region, "limit": limit}
+    if words[0] == "add":
+        sys.exit(add.add(words[1], model_id=id, quant=quant, hashed=hash, json_out=json))
+    if words[0] == "verify":
+        sys.exit(care.verify(**where, file=file, json_out=json))
+    if words[0] == "prune":
+        sys.exit(care.prune(**where, wrong=wrong, yes=yes, json_out=json))
+    sys.exit(listing.listing(**where, json_out=json))
 
 
 ns = Collection(upgrade, rollback, lab, plan, status, observe, nearest, agents, access, jump, stage, weights)

@@ -111,7 +111,10 @@ class Quant:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One file of a model: `bytes` and `sha256` as published; `transfer_*` differ only under a stand-in."""
+    """One file of a model: `bytes` and `sha256` as published; `transfer_*` differ only under a stand-in.
+
+    link: where it is when no hub has it (`repo` is empty then).
+    """
 
     name: str
     bytes: int
@@ -121,10 +124,18 @@ class ModelFile:
     revision: str
     transfer_bytes: int
     transfer_sha256: str | None
+    link: str | None = None
 
     def url(self, endpoint: str) -> str:
-        """Where `endpoint` (https://host, a mirror or the source) keeps this file."""
-        return f"{endpoint.rstrip('/')}/{self.repo}/resolve/{self.revision}/{self.name}"
+        """Where `endpoint` keeps this file: https://host, a mirror or the source, or file:///directory."""
+        if endpoint.startswith("file://"):
+            return f"{endpoint.rstrip('/')}/{self.name}"
+        return self.link or f"{endpoint.rstrip('/')}/{self.repo}/resolve/{self.revision}/{self.name}"
+
+    def urls(self, endpoints: Sequence[str]) -> list[str]:
+        """Where it can be had, in the order of `endpoints`; [] for one that is published nowhere."""
+        having = [end for end in endpoints if end.startswith("file://") or self.repo or self.link]
+        return list(dict.fromkeys(self.url(endpoint) for endpoint in having))
 
 
 @dataclass(frozen=True)
@@ -588,7 +599,7 @@ def _files(
 ) -> tuple[ModelFile, ...]:
     files = []
     for number, value in enumerate(entry.get("files", list)):
-        item = _Entry(f"{entry.where}.files[{number}]", value, ("name", "bytes", "sha256", "kind"))
+        item = _Entry(f"{entry.where}.files[{number}]", value, ("name", "bytes", "sha256", "kind", "url"))
         name = item.get("name", str)
         if "/" in name or not name.endswith(".gguf"):
             raise item.error(f"has the name {name!r}, which is not a plain .gguf file name")
@@ -599,7 +610,14 @@ def _files(
             raise item.error(f"has kind: {kind!r}, which is none of {', '.join(FILE_KINDS)}")
         size, digest = item.positive("bytes"), _sha256(item)
         transfer_bytes, transfer_sha256 = stand_ins.get(name, (size, digest))
-        files.append(ModelFile(name, size, digest, kind, repo, revision, transfer_bytes, transfer_sha256))
+        link = item.get("url", str, "")
+        if link and not link.startswith(("https://", "http://")):
+            raise item.error(f"has url: {link!r}, which does not begin with https://")
+        files.append(
+            ModelFile(
+                name, size, digest, kind, repo, revision, transfer_bytes, transfer_sha256, link or None
+            )
+        )
     if not files:
         raise entry.error("has no files")
     return tuple(files)
@@ -650,7 +668,7 @@ def _model(
     modes = entry.names("modes", ["resident"])
     if not modes or any(mode not in MODES for mode in modes):
         raise entry.error(f"has modes {list(modes)}, of which each must be one of {', '.join(MODES)}")
-    repo, revision = entry.get("repo", str), entry.get("revision", str, "main")
+    repo, revision = entry.get("repo", str, ""), entry.get("revision", str, "main")
     last = families[family].shape.layers - 1
     own = _header(entry)
     header = {
@@ -696,7 +714,7 @@ def _sidecar(
     family = entry.get("family", str)
     if family not in families:
         raise entry.error(f"has the unknown family {family!r}{_near(family, families)}")
-    repo, revision = entry.get("repo", str), entry.get("revision", str, "main")
+    repo, revision = entry.get("repo", str, ""), entry.get("revision", str, "main")
     return Sidecar(
         id=key,
         name=entry.get("name", str, key),

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, the ds4-fleet authors
 # MIT License (see LICENSE)
-"""Who is in a GGUF file, from its header alone: bytes in, plain values out.
+"""What is in a GGUF file, from its header alone: bytes in, plain values out.
 
 Format: GGUF v3 (magic, u32 version, u64 tensors, u64 keys, key-value pairs, tensor infos, padding to the
 alignment, data), little-endian. The header of an 81 GB Flash file, vocabulary included, is 5.1 MiB.
@@ -88,12 +88,13 @@ class _Reader:
         return None
 
 
-def parse(data):
-    """Header in `data` as {version, tensors, keys, data_offset, end_bytes, types}.
+def parse(data, partial=False):
+    """Header in `data` as {version, tensors, keys, data_offset, end_bytes, types, complete}.
 
     tensors: count; keys: metadata without arrays of strings; end_bytes: where the last tensor's data ends,
-    None when a tensor has a type whose size is not known; types: {tensor name: ggml type}. Raises NeedMore
-    or GgufError.
+    None when a tensor has a type whose size is not known; types: {tensor name: ggml type}. With `partial` a
+    header that goes on behind `data` is told as far as it is there: not complete, offsets None. Raises
+    NeedMore or GgufError.
     """
     reader = _Reader(memoryview(data))
     if bytes(data[:4]) != MAGIC[: len(data[:4])]:
@@ -103,32 +104,37 @@ def parse(data):
     if version != VERSION:
         raise GgufError("GGUF version %d; the engine loads version %d only" % (version, VERSION))
     tensors, pairs = reader.number("<Q"), reader.number("<Q")
-    keys = {}
+    header = {"version": version, "tensors": tensors, "keys": {}, "types": {}}
+    header.update(data_offset=None, end_bytes=None, complete=False)
+    try:
+        _fill(reader, pairs, header)
+    except NeedMore:
+        if not partial:
+            raise
+    return header
+
+
+def _fill(reader, pairs, header):
+    """Read keys and tensor infos into `header`."""
     for _pair in range(pairs):
         name = reader.string()
         value = reader.value(reader.number("<I"))
         if value is not None:
-            keys[name] = value
-    types, end = {}, 0
-    for _tensor in range(tensors):
+            header["keys"][name] = value
+    end = 0
+    for _tensor in range(header["tensors"]):
         name = reader.string()
         shape = [reader.number("<Q") for _dimension in range(reader.number("<I"))]
         kind, offset = reader.number("<I"), reader.number("<Q")
-        types[name] = kind
+        header["types"][name] = kind
         if kind not in _BLOCKS:
             end = None
         elif end is not None:
             end = max(end, offset + _size(shape, kind))
-    alignment = keys.get("general.alignment", ALIGNMENT)
-    data_offset = -(-reader.at // alignment) * alignment
-    return {
-        "version": version,
-        "tensors": tensors,
-        "keys": keys,
-        "data_offset": data_offset,
-        "end_bytes": data_offset + end if end is not None else None,
-        "types": types,
-    }
+    alignment = header["keys"].get("general.alignment", ALIGNMENT)
+    header["data_offset"] = -(-reader.at // alignment) * alignment
+    header["end_bytes"] = header["data_offset"] + end if end is not None else None
+    header["complete"] = True
 
 
 def _size(shape, kind):

@@ -34,8 +34,11 @@ def uncached(descriptor):
             fcntl.fcntl(descriptor, F_NOCACHE, 1)
 
 
-def feed(digest, path, end_bytes=None):
-    """Update `digest` with the file (its first end_bytes); returns the number of bytes read."""
+def feed(digest, path, end_bytes=None, each=None):
+    """Update `digest` with the file (its first end_bytes); returns the number of bytes read.
+
+    each: called with the number of bytes of every piece.
+    """
     done = 0
     with open(path, "rb", buffering=0) as handle:
         uncached(handle.fileno())
@@ -46,6 +49,8 @@ def feed(digest, path, end_bytes=None):
                 break
             digest.update(piece)
             done += len(piece)
+            if each is not None:
+                each(len(piece))
     return done
 
 

@@ -1,0 +1,58 @@
+"""How the verbs about weights reach the Macs: one ssh to look, one playbook to change something."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ds4fleet.fleet import CHECKOUT, Host, ansible_command
+from ds4fleet.render import role_defaults
+
+CONNECT_TIMEOUT_S = 20
+_AT_ONCE = 32
+
+
+def root(host: Host) -> str:
+    """`ds4_root` of the Mac."""
+    return str({**role_defaults(), **host.vars}["ds4_root"])
+
+
+def ssh_argv(host: Host, *words: str) -> list[str]:
+    """The command line of ssh to the administrator's account; words: more options, before the address."""
+    argv = ["ssh", *host.ssh_options(), "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_TIMEOUT_S}"]
+    argv += ["-p", str(host.port)]
+    if host.private_key:
+        argv += ["-i", str(host.private_key), "-o", "IdentitiesOnly=yes"]
+    return [*argv, *words, f"{host.user}@{host.address}" if host.user else host.address]
+
+
+def ask(hosts: Sequence[Host], scripts: Sequence[str]) -> list[str]:
+    """What the Macs' /bin/sh say to scripts that only read, all at once; "" for one that does not answer."""
+    with ThreadPoolExecutor(max(1, min(len(hosts), _AT_ONCE))) as pool:
+        return list(pool.map(_ask, hosts, scripts))
+
+
+def _ask(host: Host, script: str) -> str:
+    argv = [*ssh_argv(host), "/bin/sh -s"]
+    try:
+        done = subprocess.run(
+            argv, input=script, capture_output=True, text=True, timeout=3 * CONNECT_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return ""
+    return done.stdout
+
+
+def playbook(name: str, limit: str, values: Mapping[str, Any], *arguments: str) -> list[str]:
+    """The command line of a playbook (to be run in the checkout) with these extra variables."""
+    command = [*ansible_command("ansible-playbook"), f"playbooks/{name}.yml", "-e", json.dumps(dict(values))]
+    return [*command, *(["-l", limit] if limit else []), *arguments]
+
+
+def play(name: str, limit: str, values: Mapping[str, Any], *, quiet: bool = False) -> int:
+    """Runs a playbook; its exit status."""
+    out = subprocess.DEVNULL if quiet else None
+    return subprocess.run(playbook(name, limit, values), cwd=CHECKOUT, stdout=out, check=False).returncode

@@ -1,0 +1,39 @@
+"""What a Mac's directory of weights is held against: the catalogue's files and those of its plan. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ds4fleet.catalogue import Catalogue, load
+from ds4fleet.errors import OperatorError
+from ds4fleet.plan import make_plan
+from ds4fleet.render import role_defaults
+
+
+def known_and_kept(host: str, variables: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """({file name: {bytes, sha256, header}} of the whole catalogue, names that the plan of this Mac has).
+
+    variables: the host's, templated. Raises OperatorError when no plan can be made: what it would need is
+    then not known.
+    """
+    catalogue = load(tuple({**role_defaults(), **variables}["ds4_catalogue"]))
+    plan = make_plan(host, variables, None, catalogue)
+    if plan.weights is None and plan.role != "jump":
+        raise OperatorError(
+            f"{host}: what it needs is not known, its plan refuses: {'; '.join(plan.refusals)}"
+        )
+    return known(catalogue), [file.name for file in plan.weights.files] if plan.weights else []
+
+
+def known(catalogue: Catalogue) -> dict[str, Any]:
+    """What each file of the catalogue is to be, as the role's modules take it."""
+    models = {file.name: model.header for model in catalogue.models.values() for file in model.files}
+    return {
+        file.name: {
+            "bytes": file.transfer_bytes,
+            "sha256": file.transfer_sha256,
+            "header": dict(models.get(file.name, {})),
+        }
+        for file in catalogue.files()
+    }

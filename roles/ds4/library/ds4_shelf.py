@@ -1,0 +1,183 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""Prove anew what is in the directory of weights, or free what nobody needs."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: ds4_shelf
+short_description: Verify and prune the directory of weights
+description:
+  - Looks after all files of the directory, where M(ds4_weights) brings those of one plan.
+  - A served file is never touched, whatever is found out about it.
+version_added: "0.1.0"
+author: the ds4-fleet authors (@ds4-fleet)
+options:
+  state:
+    description:
+      - C(verified) reads files anew past the cache, giving way to a running engine, renews the stamps of
+        those that are what they should be and withdraws the others'.
+      - C(pruned) deletes what neither this Mac nor I(keep) needs, and says why the rest stays.
+    type: str
+    choices: [verified, pruned]
+    required: true
+  root:
+    description: Root of all that is ours on the Mac.
+    type: path
+    default: /opt/ds4
+  known:
+    description: What the catalogue says by file name, each C(bytes), C(sha256) and C(header).
+    type: dict
+    default: {}
+  keep:
+    description: Names that the plan of this Mac has, for I(state=pruned).
+    type: list
+    elements: str
+    default: []
+  names:
+    description: Only these, where it is not empty.
+    type: list
+    elements: str
+    default: []
+  wrong:
+    description: Whether copies that failed their proof and were kept aside go too, for I(state=pruned).
+    type: bool
+    default: false
+  safe_mode:
+    description: Refuse to delete; check mode still says what could go.
+    type: bool
+    default: true
+attributes:
+  check_mode:
+    support: full
+    description: Says what would be read or deleted.
+  diff_mode:
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Hash all weights anew
+  ds4_shelf:
+    state: verified
+"""
+
+RETURN = r"""
+files:
+  description:
+    - Per file C(name), C(bytes), C(used), who needs it, and C(state). Verified, it is C(proven), C(wrong),
+      C(changed), C(unknown) or C(unread). Pruned, it is C(kept) or C(freed), in check mode C(free). C(why)
+      gives the reason.
+  type: list
+  elements: dict
+  returned: success
+held_by:
+  description: The sentence about a rollout that has this Mac, empty when none has.
+  type: str
+  returned: success
+safe_mode:
+  description: As it was given.
+  type: bool
+  returned: success
+"""
+
+import os
+
+from ansible.module_utils import ds4_shelf
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.ds4_fetch import LOCK, LOCK_TIMEOUT_S
+from ansible.module_utils.ds4_jobs import JobError, Launchd
+from ansible.module_utils.ds4_run import locked
+
+SERVER = "com.ds4fleet.server"
+LAUNCHD_TIMEOUT_S = 30
+
+
+def verify(folder, chosen, needed, params, dry):
+    """(results, whether a stamp was written or withdrawn)."""
+    paths = {item.name: os.path.join(folder, item.name) for item in chosen}
+    wanted = {name: ds4_shelf.expected(path, params["known"]) for name, path in paths.items()}
+    total = sum(os.stat(paths[name]).st_size for name in paths if wanted[name])
+    serving = Launchd(LAUNCHD_TIMEOUT_S).look(SERVER)
+    if serving and serving["pid"]:
+        ds4_shelf.give_way()
+    progress = ds4_shelf.Progress(total)
+    results = []
+    try:
+        for name, path in paths.items():
+            progress.values["file"] = name
+            state, why = ds4_shelf.prove(path, wanted[name], progress, dry)
+            results.append(result(name, os.stat(path).st_size, state, why, needed))
+    finally:
+        progress.end()
+    return results, any(item["state"] in ("proven", "wrong") for item in results)
+
+
+def prune(folder, chosen, needed, params, dry):
+    """(results, whether something was deleted)."""
+    for name in params["keep"]:
+        needed.setdefault(name, []).append("planned")
+    can_go = dict(ds4_shelf.needless(chosen, needed, params["known"], params["wrong"]))
+    results = []
+    for item in chosen:
+        why = can_go.get(item)
+        if why is None:
+            why = ", ".join(needed.get(item.of, ())) or "not of the catalogue, or kept to be looked at"
+            results.append(result(item.name, item.bytes, "kept", why, needed))
+            continue
+        if not dry:
+            ds4_shelf.remove(folder, item)
+        results.append(result(item.name, item.bytes, "free" if dry else "freed", why, needed))
+    return results, bool(can_go)
+
+
+def result(name, size, state, why, needed):
+    return {"name": name, "bytes": size, "state": state, "why": why, "used": needed.get(name, [])}
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["verified", "pruned"], "required": True},
+            "root": {"type": "path", "default": "/opt/ds4"},
+            "known": {"type": "dict", "default": {}},
+            "keep": {"type": "list", "elements": "str", "default": []},
+            "names": {"type": "list", "elements": "str", "default": []},
+            "wrong": {"type": "bool", "default": False},
+            "safe_mode": {"type": "bool", "default": True},
+        },
+        supports_check_mode=True,
+    )
+    params, dry = module.params, module.check_mode
+    root = params["root"]
+    folder = root + "/models"
+    held = ds4_shelf.held_by(root)
+    try:
+        if params["state"] == "verified":
+            found = [item for item in ds4_shelf.items(folder) if item.kind in ("proven", "unproven")]
+            chosen = [item for item in found if not params["names"] or item.name in params["names"]]
+            results, changed = verify(folder, chosen, ds4_shelf.users(root), params, dry)
+        elif dry:
+            results, changed = prune(folder, named(folder, params), ds4_shelf.users(root), params, dry)
+        elif params["safe_mode"]:
+            module.fail_json(msg="ds4_safe_mode is true, so nothing is deleted")
+        elif held:
+            module.fail_json(msg="%s: nothing was deleted" % held)
+        else:
+            with locked(LOCK, LOCK_TIMEOUT_S):
+                results, changed = prune(folder, named(folder, params), ds4_shelf.users(root), params, dry)
+    except TimeoutError:
+        module.fail_json(msg="weights are being brought to %s: nothing was deleted; wait for it" % folder)
+    except (OSError, JobError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=changed, files=results, held_by=held, safe_mode=params["safe_mode"])
+
+
+def named(folder, params):
+    """The items that are asked about."""
+    return [item for item in ds4_shelf.items(folder) if not params["names"] or item.name in params["names"]]
+
+
+if __name__ == "__main__":
+    main()

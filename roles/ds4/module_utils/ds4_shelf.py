@@ -1,0 +1,219 @@
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""The directory of weights as a whole: what is in it, who needs it, proven anew, and what could go.
+
+Only names that this role or the engine's own script make are known here; anything else in the directory is
+somebody else's and is neither read nor removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import stat
+import sys
+import time
+
+from ansible.module_utils import ds4_stamp
+from ansible.module_utils.ds4_proof import MISMATCH, feed, judge
+from ansible.module_utils.ds4_switch_core import conf_values
+from ansible.module_utils.ds4_switch_state import Places, read_json, text_of
+
+#: Read by `fab weights verify` while it looks on: {file, done_bytes, total_bytes, bytes_per_s, updated_at}.
+STATUS = "/var/run/ds4-verify.json"
+_NAME = re.compile(
+    r"(?P<of>.+?\.gguf)"
+    r"(?:(?P<part>\.part(?:\.[0-9a-z]+(?:\.relay)?)?)(?P<journal>\.(?:journal|chunks)(?:\.new)?)?"
+    r"|(?P<wrong>%s)|(?P<beside>\.(?:stamp|manifest)(?:\.new)?))?\Z" % re.escape(MISMATCH)
+)
+#: setpriority(2) of macOS: this process with all its reads and writes gives way to everybody else's.
+PRIO_DARWIN_PROCESS, PRIO_DARWIN_BG = 4, 0x1000
+
+
+class Item:
+    """One thing in the directory. kind: proven, unproven, part or wrong; of: the weights' name that it
+    belongs to; beside: paths of what has no meaning without it."""
+
+    def __init__(self, name, of, kind):
+        self.name = name
+        self.of = of
+        self.kind = kind
+        self.bytes = 0
+        self.beside = []
+
+
+def items(folder):
+    """What is in the directory, by name; [] where there is none."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    found, beside = {}, []
+    for name in names:
+        match = _NAME.match(name)
+        path = os.path.join(folder, name)
+        if not match or not stat.S_ISREG(os.lstat(path).st_mode):
+            continue
+        of, part, wrong = match.group("of"), match.group("part"), match.group("wrong")
+        if match.group("beside") or match.group("journal"):
+            beside.append((of + (part or ""), path))
+            continue
+        kind = "part" if part else "wrong" if wrong else "unproven"
+        if kind == "unproven" and ds4_stamp.read(path)[1]:
+            kind = "proven"
+        found[name] = Item(name, of, kind)
+        # A part has its final size from its first byte on; what it takes is what is allocated.
+        found[name].bytes = os.stat(path).st_blocks * 512
+    for owner, path in beside:
+        if owner in found:
+            found[owner].beside.append(path)
+    return [found[name] for name in sorted(found)]
+
+
+def _text(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as handle:
+            return handle.read()
+    except OSError:
+        return ""
+
+
+def users(root):
+    """{name of a weights file: [who needs it]} as this Mac itself can tell."""
+    needed = {}
+
+    def need(path, why):
+        reasons = needed.setdefault(os.path.basename(path), [])
+        if why not in reasons:
+            reasons.append(why)
+
+    def need_all(conf, why):
+        for value in conf_values(conf)[1]["weights"]:
+            need(value.partition(" ")[2], why)
+
+    need_all(_text(root + "/run/server.running.conf"), "served")
+    need_all(_text(root + "/etc/server.conf"), "configured")
+    for which in ("current", "previous"):
+        with contextlib.suppress(OSError):
+            need(os.readlink("%s/engine/%s/ds4flash.gguf" % (root, which)), which + " release")
+    before = read_json(Places(root).previous) or {}
+    for entry in before.get("files", ()):
+        if entry["path"].endswith("/server.conf") and entry["kind"] == "file":
+            need_all(text_of(entry), "version before")
+    order = read_json(root + "/var/stage/order.json") or {}
+    for wanted in order.get("files", ()):
+        need(wanted["name"], "being staged")
+    return needed
+
+
+def held_by(root):
+    """The sentence about a rollout that has this Mac, "" when none has."""
+    lock = read_json(Places(root).lock)
+    if not lock:
+        return ""
+    return "rollout %s of %s has this Mac since %s" % (lock["run_id"], lock["owner"], lock["since"])
+
+
+def needless(found, needed, known, wrong):
+    """[(item, why it can go)] of `found`. needed: {name: reasons}; known: names in the catalogue; wrong:
+    whether copies that failed their proof may go too."""
+    proven = {item.name for item in found if item.kind == "proven"}
+    result = []
+    for item in found:
+        if item.kind == "wrong":
+            if wrong:
+                result.append((item, "failed its proof"))
+        elif item.kind == "part":
+            if item.of in proven and "being staged" not in needed.get(item.of, ()):
+                result.append((item, "the whole is here"))
+            elif item.of not in needed:
+                result.append((item, "nobody is waiting for it"))
+        elif item.of not in needed and (item.kind == "proven" or item.of in known):
+            result.append((item, "nobody needs it"))
+    return result
+
+
+def remove(folder, item):
+    """Delete an item and what is beside it, the proof first: a file without one is never served."""
+    for path in item.beside:
+        os.unlink(path)
+    os.unlink(os.path.join(folder, item.name))
+
+
+class Progress:
+    """Says in STATUS, once a second, how much was read."""
+
+    def __init__(self, total_bytes, path=STATUS, clock=time.time):
+        self.values = {"file": "", "done_bytes": 0, "total_bytes": total_bytes, "bytes_per_s": 0}
+        self.path = path
+        self.clock = clock
+        self.began = self.said = clock()
+
+    def read(self, count):
+        self.values["done_bytes"] += count
+        if self.clock() - self.said >= 1:
+            self.say()
+
+    def say(self):
+        self.said = self.clock()
+        elapsed_s = max(0.001, self.said - self.began)
+        self.values.update(bytes_per_s=int(self.values["done_bytes"] / elapsed_s), updated_at=int(self.said))
+        with contextlib.suppress(OSError):
+            with open(self.path + ".new", "w") as handle:
+                json.dump(self.values, handle)
+            os.chmod(self.path + ".new", 0o644)
+            os.replace(self.path + ".new", self.path)
+
+    def end(self):
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+
+
+def give_way():
+    """Let a running engine go first, at the processor and at the disk."""
+    with contextlib.suppress(OSError):
+        os.nice(19)
+        if sys.platform == "darwin":
+            os.setpriority(PRIO_DARWIN_PROCESS, 0, PRIO_DARWIN_BG)
+
+
+def expected(path, known):
+    """{bytes, sha256, header} that the file should be: as the catalogue says, else as its stamp does."""
+    wanted = known.get(os.path.basename(path))
+    if wanted and wanted.get("sha256"):
+        return wanted
+    stamp, _valid = ds4_stamp.read(path)
+    if stamp:
+        return {"bytes": stamp["size_bytes"], "sha256": stamp["sha256"], "header": {}}
+    return None
+
+
+def prove(path, wanted, progress, dry=False):
+    """(state, why) of one file, read anew: `proven` renews its stamp, `wrong` withdraws it; the file itself
+    is not touched. `changed`: somebody wrote to it meanwhile. `unknown`: nothing says what it should be."""
+    if wanted is None:
+        return "unknown", "neither catalogue nor stamp says what it should be"
+    if dry:
+        return "unread", ""
+    before = os.stat(path)
+    digest = hashlib.sha256()
+    # A file of another size needs no hash to be known as wrong.
+    if before.st_size == wanted["bytes"]:
+        feed(digest, path, each=progress.read)
+    why = judge(path, wanted, digest.hexdigest())
+    after = os.stat(path)
+    if _identity(before) != _identity(after):
+        return "changed", "it was written to while it was read"
+    if why:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(ds4_stamp.stamp_path(path))
+        return "wrong", why
+    ds4_stamp.write(path, digest.hexdigest())
+    return "proven", ""
+
+
+def _identity(facts):
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns

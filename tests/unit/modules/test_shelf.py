@@ -1,0 +1,208 @@
+"""The directory of weights as a whole: who needs what, what could go, and proof anew."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from ansible.module_utils import ds4_shelf, ds4_stamp
+
+from tests.unit.modules.test_weights import DATA, HEADER
+
+GOOD = {"bytes": len(DATA), "sha256": hashlib.sha256(DATA).hexdigest(), "header": HEADER}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for folder in ("models", "run", "etc", "var/stage", "var/switch"):
+        (tmp_path / folder).mkdir(parents=True)
+    return tmp_path
+
+
+def put(root: Path, name: str, data: bytes = b"x", stamped: bool = False) -> str:
+    path = root / "models" / name
+    path.write_bytes(data)
+    if stamped:
+        ds4_stamp.write(str(path), hashlib.sha256(data).hexdigest())
+    return str(path)
+
+
+def needless(root: Path, *keep: str, known: tuple[str, ...] = (), wrong: bool = False) -> dict[str, str]:
+    needed = ds4_shelf.users(str(root))
+    for name in keep:
+        needed.setdefault(name, []).append("planned")
+    found = ds4_shelf.items(str(root / "models"))
+    return {item.name: why for item, why in ds4_shelf.needless(found, needed, known, wrong)}
+
+
+class TestWhatIsThere:
+    def test_things_are_told_apart_by_name_and_stamp(self, root):
+        put(root, "a.gguf", stamped=True)
+        for name in (
+            "b.gguf",
+            "b.gguf.stamp",
+            "b.gguf.part.0123abcd.relay",
+            "b.gguf.part.0123abcd.relay.chunks",
+            "b.gguf.part.4567",
+            "b.gguf.part.4567.journal",
+            "b.gguf.part",
+            "b.gguf.sha-mismatch",
+            "a.gguf.manifest",
+            "notes.txt",
+            "b.gguf.orig",
+        ):
+            put(root, name)
+        found = {item.name: item for item in ds4_shelf.items(str(root / "models"))}
+        assert {name: item.kind for name, item in found.items()} == {
+            "a.gguf": "proven",
+            "b.gguf": "unproven",
+            "b.gguf.part": "part",
+            "b.gguf.part.0123abcd.relay": "part",
+            "b.gguf.part.4567": "part",
+            "b.gguf.sha-mismatch": "wrong",
+        }
+        beside = {name: [Path(path).name for path in item.beside] for name, item in found.items()}
+        assert beside["a.gguf"] == ["a.gguf.manifest", "a.gguf.stamp"]
+        assert beside["b.gguf.part.0123abcd.relay"] == ["b.gguf.part.0123abcd.relay.chunks"]
+        assert beside["b.gguf.part.4567"] == ["b.gguf.part.4567.journal"]
+
+    def test_a_link_is_not_ours(self, root):
+        (root / "models" / "a.gguf").symlink_to("/etc/hosts")
+        assert ds4_shelf.items(str(root / "models")) == []
+
+    def test_a_part_counts_what_it_takes_and_not_what_it_will(self, root):
+        with open(put(root, "a.gguf.part.01.relay"), "r+b") as handle:
+            handle.truncate(1 << 30)
+        (part,) = ds4_shelf.items(str(root / "models"))
+        assert part.bytes < 1 << 20
+
+    def test_a_mac_without_the_directory_has_nothing(self, tmp_path):
+        assert ds4_shelf.items(str(tmp_path / "models")) == []
+        assert ds4_shelf.users(str(tmp_path)) == {}
+
+
+class TestWhoNeedsIt:
+    def test_everything_that_names_a_file_needs_it(self, root):
+        (root / "run" / "server.running.conf").write_text("weights=aa /m/a.gguf\narg=--model\n")
+        (root / "etc" / "server.conf").write_text("weights=bb /m/b.gguf\nweights=cc /m/mtp.gguf\n")
+        for which, name in (("current", "b"), ("previous", "d")):
+            (root / "engine" / which).mkdir(parents=True)
+            (root / "engine" / which / "ds4flash.gguf").symlink_to(f"/m/{name}.gguf")
+        before = {"path": "/e/server.conf", "kind": "file", "content": "weights=ee /m/e.gguf\n"}
+        (root / "var/switch/previous.json").write_text(json.dumps({"files": [before]}))
+        (root / "var/stage/order.json").write_text(json.dumps({"files": [{"name": "f.gguf"}]}))
+        assert ds4_shelf.users(str(root)) == {
+            "a.gguf": ["served"],
+            "b.gguf": ["configured", "current release"],
+            "mtp.gguf": ["configured"],
+            "d.gguf": ["previous release"],
+            "e.gguf": ["version before"],
+            "f.gguf": ["being staged"],
+        }
+
+    def test_a_rollout_that_has_the_mac_is_named(self, root):
+        assert ds4_shelf.held_by(str(root)) == ""
+        lock = {"run_id": "r1", "owner": "eva", "since": "noon"}
+        (root / "var/switch/lock.json").write_text(json.dumps(lock))
+        assert ds4_shelf.held_by(str(root)) == "rollout r1 of eva has this Mac since noon"
+
+
+class TestWhatCanGo:
+    def test_what_is_served_planned_or_on_its_way_stays(self, root):
+        (root / "run" / "server.running.conf").write_text("weights=aa /m/served.gguf\n")
+        (root / "var/stage/order.json").write_text(json.dumps({"files": [{"name": "coming.gguf"}]}))
+        for name in ("served", "planned", "old"):
+            put(root, f"{name}.gguf", stamped=True)
+        put(root, "coming.gguf.part.01.relay")
+        put(root, "planned-too.gguf.part.01")
+        assert needless(root, "planned.gguf", "planned-too.gguf") == {"old.gguf": "nobody needs it"}
+
+    def test_an_unproven_file_goes_only_when_the_catalogue_knows_it(self, root):
+        put(root, "mine.gguf")
+        put(root, "known.gguf")
+        assert needless(root, known=("known.gguf",)) == {"known.gguf": "nobody needs it"}
+
+    def test_parts_go_when_the_whole_is_here_or_nobody_waits(self, root):
+        put(root, "a.gguf", stamped=True)
+        put(root, "a.gguf.part.01.relay")
+        put(root, "b.gguf.part.02")
+        assert needless(root, "a.gguf") == {
+            "a.gguf.part.01.relay": "the whole is here",
+            "b.gguf.part.02": "nobody is waiting for it",
+        }
+
+    def test_a_copy_kept_aside_goes_only_when_told_so(self, root):
+        put(root, "a.gguf.sha-mismatch")
+        assert needless(root) == {}
+        assert needless(root, wrong=True) == {"a.gguf.sha-mismatch": "failed its proof"}
+
+    def test_a_file_goes_with_all_that_belongs_to_it(self, root):
+        put(root, "a.gguf", stamped=True)
+        put(root, "a.gguf.manifest")
+        put(root, "b.gguf", stamped=True)
+        (item,) = [item for item in ds4_shelf.items(str(root / "models")) if item.name == "a.gguf"]
+        ds4_shelf.remove(str(root / "models"), item)
+        assert sorted(os.listdir(root / "models")) == ["b.gguf", "b.gguf.stamp"]
+
+
+class TestProvenAnew:
+    @pytest.fixture
+    def progress(self, tmp_path):
+        return ds4_shelf.Progress(len(DATA), path=str(tmp_path / "status"), clock=iter(range(99)).__next__)
+
+    def prove(self, root, progress, wanted=GOOD, data=DATA, **options):
+        path = put(root, "a.gguf", data, stamped=True)
+        return path, ds4_shelf.prove(path, wanted, progress, **options)
+
+    def test_a_good_file_gets_a_new_stamp(self, root, progress):
+        path = put(root, "a.gguf", DATA)
+        assert ds4_shelf.prove(path, GOOD, progress) == ("proven", "")
+        assert ds4_stamp.read(path)[1]
+        assert progress.values["done_bytes"] == len(DATA)
+
+    def test_a_spoilt_file_loses_its_stamp_and_is_not_touched(self, root, progress):
+        spoilt = DATA[:-1] + b"X"
+        path, (state, why) = self.prove(root, progress, data=spoilt)
+        assert state == "wrong" and why.startswith("its sha256 is")
+        assert Path(path).read_bytes() == spoilt and not ds4_stamp.read(path)[1]
+
+    def test_another_size_is_wrong_without_reading_it(self, root, progress):
+        _path, (state, why) = self.prove(root, progress, data=DATA[:-4])
+        assert state == "wrong" and why.startswith("it has")
+        assert progress.values["done_bytes"] == 0
+
+    def test_a_file_that_is_written_to_meanwhile_is_neither_good_nor_bad(self, root, progress, monkeypatch):
+        real = progress.read
+
+        def read(count):
+            os.utime(root / "models" / "a.gguf", (1, 1))
+            real(count)
+
+        monkeypatch.setattr(progress, "read", read)
+        path, (state, _why) = self.prove(root, progress)
+        assert state == "changed"
+
+    def test_without_the_catalogue_the_stamp_says_what_it_should_be(self, root):
+        path = put(root, "a.gguf", DATA, stamped=True)
+        Path(path).write_bytes(DATA[:-1] + b"X")
+        assert ds4_shelf.expected(path, {})["sha256"] == GOOD["sha256"]
+        assert ds4_shelf.expected(path, {"a.gguf": {"sha256": None}})["sha256"] == GOOD["sha256"]
+        assert ds4_shelf.expected(path, {"a.gguf": GOOD}) is GOOD
+        assert ds4_shelf.expected(put(root, "b.gguf"), {}) is None
+
+    def test_what_nobody_described_is_not_judged(self, root, progress):
+        path, (state, _why) = self.prove(root, progress, wanted=None)
+        assert state == "unknown" and ds4_stamp.read(path)[1]
+
+    def test_a_rehearsal_reads_nothing(self, root, progress):
+        _path, (state, _why) = self.prove(root, progress, dry=True)
+        assert state == "unread" and progress.values["done_bytes"] == 0
+
+    def test_progress_can_be_read_while_it_goes_on_and_is_gone_at_the_end(self, tmp_path):
+        progress = ds4_shelf.Progress(100, path=str(tmp_path / "status"), clock=iter(range(0, 99, 2)).__next__)
+        progress.read(40)
+        said = json.loads((tmp_path / "status").read_text())
+        assert (said["done_bytes"], said["total_bytes"]) == (40, 100)
+        progress.end()
+        assert not (tmp_path / "status").exists()

@@ -1,0 +1,184 @@
+"""What Macs answer about weights, as lines, files, findings and advice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ds4fleet import console
+from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, OperatorError
+from ds4fleet.fleet import Fleet, Host
+from ds4fleet.weights import care, listing, shelf, stage
+
+SAID = {
+    "state": "fetching",
+    "file": "w.gguf",
+    "done_bytes": 5_000_000_000,
+    "total_bytes": 10_000_000_000,
+    "bytes_per_s": 10_000_000,
+    "source": "tyo-01",
+    "error": "",
+    "reason": "",
+    "updated_at": 1000,
+}
+LISTED = """\
+@@file 100 1 5 a.gguf
+sha256=aa
+size_bytes=100
+inode=1
+mtime_ns=5000000002
+proven_at=2026-03-01T00:00:00Z
+@@file 90 2 5 b.gguf
+@@file 40 3 5 c.gguf.part.0123.relay
+@@file 90 4 5 b.gguf.sha-mismatch
+@@current /opt/ds4/models/a.gguf
+@@previous /opt/ds4/models/b.gguf
+@@served
+weights=aa /opt/ds4/models/a.gguf
+
+@@planned
+weights=bb /opt/ds4/models/b.gguf
+
+@@now 1000
+"""
+
+
+class TestLines:
+    def test_a_line_says_how_far_a_mac_is(self) -> None:
+        line = stage.line_of("tyo-02", json.dumps(SAID) + "\n@@now 1003")
+        assert (line.state, line.source, line.done_bytes) == ("fetching", "tyo-01", 5_000_000_000)
+
+    def test_a_fetch_that_is_silent_has_stopped_one_that_is_done_has_not(self) -> None:
+        assert stage.line_of("tyo-02", json.dumps(SAID) + "\n@@now 1100").state == "stopped"
+        done = json.dumps({**SAID, "state": "done"})
+        assert stage.line_of("tyo-02", done + "\n@@now 1100").state == "done"
+
+    def test_a_mac_without_an_order_and_one_that_is_silent_differ(self) -> None:
+        assert stage.line_of("tyo-02", "\n@@now 1").state == "-"
+        assert stage.line_of("tyo-02", "").state == "no answer"
+
+
+class TestList:
+    def test_files_are_told_apart_by_their_stamps_and_names(self) -> None:
+        found = listing.files_of("tyo-02", LISTED)
+        assert [file.kind for file in found] == ["proven", "unproven", "part", "wrong"]
+        assert found[0].used == ["running", "current release"]
+        assert found[1].used == ["configured", "previous release"]
+        assert found[0].proven_at == "2026-03-01T00:00:00Z"
+
+    @pytest.mark.parametrize("facts", ["101 1 5", "100 2 5", "100 1 6"], ids=["size", "inode", "time"])
+    def test_a_file_that_was_touched_is_not_proven_any_more(self, facts: str) -> None:
+        changed = LISTED.replace("100 1 5 a.gguf", f"{facts} a.gguf")
+        assert listing.files_of("tyo-02", changed)[0].kind == "unproven"
+
+    def test_a_name_that_ends_like_another_is_not_taken_for_it(self) -> None:
+        other = LISTED.replace("models/a.gguf", "models/not-a.gguf")
+        assert listing.files_of("tyo-02", other)[0].used == []
+
+
+def finding(state: str, *used: str, name: str = "a.gguf") -> dict[str, object]:
+    return {"name": name, "bytes": 5, "state": state, "why": "its sha256 is 12", "used": list(used)}
+
+
+class Playbook:
+    """Stands for playbooks/weights.yml: each run leaves what the Macs say. runs: the values given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, hosts: list[Host]) -> None:
+        self.answers: dict[str, dict[str, object]] = {}
+        self.runs: list[tuple[dict[str, object], tuple[str, ...]]] = []
+        monkeypatch.setattr(care, "_run", self.run)
+        monkeypatch.setattr(Fleet, "select", lambda **_: Fleet(tuple(hosts), ()))
+        monkeypatch.setattr(care.upgrade, "latest", lambda _root: None)
+
+    def says(self, host: str, *files: dict[str, object], **more: object) -> None:
+        self.answers[host] = {"files": list(files), "held_by": "", "safe_mode": False, **more}
+
+    def run(self, hosts: list[Host], values: dict[str, object], *arguments: str, **_: object) -> care.Report:
+        import tempfile
+
+        self.runs.append((values, arguments))
+        with tempfile.TemporaryDirectory() as folder:
+            for host in hosts:
+                if host.name in self.answers:
+                    (Path(folder) / f"{host.name}.json").write_text(json.dumps(self.answers[host.name]))
+            return care.gather([host.name for host in hosts], Path(folder))
+
+
+@pytest.fixture
+def playbook(monkeypatch: pytest.MonkeyPatch) -> Playbook:
+    return Playbook(monkeypatch, [Host("tyo-01", "tokyo", {}), Host("tyo-02", "tokyo", {})])
+
+
+class TestVerify:
+    def test_all_as_it_should_be_is_success(self, playbook: Playbook) -> None:
+        for host in ("tyo-01", "tyo-02"):
+            playbook.says(host, finding("proven", "served"))
+        assert care.verify() == 0
+
+    def test_a_served_file_that_is_wrong_is_told_loudly(
+        self, playbook: Playbook, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        playbook.says("tyo-01", finding("wrong", "served"))
+        playbook.says("tyo-02", finding("proven"))
+        with console.out.capture() as said:
+            assert care.verify() == EXIT_FAILED
+        text = " ".join(said.get().split())
+        assert (
+            "tyo-01: a.gguf is not what it should be" in text and "BEING SERVED and was not touched" in text
+        )
+        assert "fab stage -l tyo-01" in text and "kickstart -k" in text
+
+    def test_a_mac_that_is_silent_is_not_taken_for_a_proven_one(self, playbook: Playbook) -> None:
+        playbook.says("tyo-01", finding("proven"))
+        assert care.verify() == EXIT_UNREACHABLE
+
+    def test_a_name_that_is_nowhere_is_an_error(self, playbook: Playbook) -> None:
+        for host in ("tyo-01", "tyo-02"):
+            playbook.says(host)
+        with pytest.raises(OperatorError, match=r"b\.gguf is on none"):
+            care.verify(file="b.gguf")
+
+
+class TestPrune:
+    def test_it_deletes_what_was_shown_and_agreed_to(self, playbook: Playbook) -> None:
+        playbook.says("tyo-01", finding("free"), finding("kept", "served", name="b.gguf"))
+        playbook.says("tyo-02", finding("kept", "served"))
+        assert care.prune(yes=True) == 0
+        (_, looked), (values, done) = playbook.runs
+        assert looked == ("--check",) and done == ()
+        assert values["__ds4_agreed"] == {"tyo-01": ["a.gguf"]}
+
+    def test_safe_mode_lets_it_look_and_nothing_else(self, playbook: Playbook) -> None:
+        playbook.says("tyo-01", finding("free"), safe_mode=True)
+        playbook.says("tyo-02")
+        with pytest.raises(OperatorError, match="ds4_safe_mode is true for tyo-01") as refused:
+            care.prune(yes=True)
+        assert refused.value.exit_code == EXIT_REFUSED and len(playbook.runs) == 1
+
+    def test_without_a_yes_nothing_is_deleted(
+        self, playbook: Playbook, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        playbook.says("tyo-01", finding("free"))
+        playbook.says("tyo-02")
+        monkeypatch.setattr(console, "confirm", lambda _question, yes: yes)
+        assert care.prune() == 0 and len(playbook.runs) == 1
+        assert care.prune(json_out=True) == 0 and len(playbook.runs) == 2
+
+    def test_a_mac_that_a_rollout_holds_is_told(self, playbook: Playbook) -> None:
+        playbook.says("tyo-01", held_by="rollout r1 of eva has this Mac since noon")
+        playbook.says("tyo-02")
+        assert care.prune(yes=True) == EXIT_FAILED
+
+
+def test_a_mac_is_held_against_the_catalogue_and_its_own_plan() -> None:
+    hardware = {"form": "Mac Studio", "chip": "Apple M3 Ultra", "memory_gb": 512, "storage_gb": 4000}
+    known, kept = shelf.known_and_kept("tyo-01", {"ds4_hardware": hardware, "ds4_model": "flash-q2"})
+    assert len(kept) == 1 and set(kept) < set(known)
+    assert known[kept[0]]["bytes"] == 86720111488 and known[kept[0]]["header"]["architecture"] == "deepseek4"
+
+
+def test_where_no_plan_can_be_made_nothing_counts_as_needless() -> None:
+    with pytest.raises(OperatorError, match="tyo-01: what it needs is not known"):
+        shelf.known_and_kept("tyo-01", {"ds4_model": "flash-q9", "ds4_hardware": {"memory_gb": 512}})
