@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.lab import boot, faults, net, preflight, rpc
+from ds4fleet.lab import boot, faults, lock, net, preflight, rpc
 from ds4fleet.lab.context import locked_mac
 from ds4fleet.lab.link import LinkSettings, open_tap
 from ds4fleet.lab.model import Mac
@@ -152,6 +152,11 @@ class Lab:
         wanted = [spec for spec in hosts if limit is None or spec.name in set(limit)]
         if not wanted:
             raise OperatorError("no host of the inventory matches: nothing to start", exit_code=EXIT_USAGE)
+        with lock.changing(self.folder, make=True):
+            self._up(wanted, facts)
+        return self.status()
+
+    def _up(self, wanted: Sequence[HostSpec], facts: Mapping[str, Mapping[str, Any]] | None) -> None:
         state = self._state()
         if not self._alive(state):
             state = self._start(state)
@@ -174,18 +179,19 @@ class Lab:
             from ds4fleet.lab import twin
 
             twin.converge(self, twins)
-        return self.status()
 
     def down(self) -> None:
         """End the lab and remove its folder's contents. Works also on what a crash has left."""
         self._need_root()
+        with lock.changing(self.folder):
+            self._down()
+
+    def _down(self) -> None:
         state = self._state()
-        pid = self._supervisor(state)
-        if pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + DOWN_TIMEOUT_S
-        while time.monotonic() < deadline and (self._supervisor(state) or self._leftovers()):
+        while self._end_processes(state) or self._leftovers():
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.01)
         net.remove_interface(net.interface_name(self.folder))
         if self._inventory_is_ours():
@@ -195,6 +201,14 @@ class Lab:
             raise OperatorError(f"the lab's {', '.join(left)} would not go away: look at {self.folder}")
         _remove_loops(state.get("loops"))
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end_processes(self, state: dict[str, Any]) -> bool:
+        """Kill what runs of the lab; false when nothing is left."""
+        found = {self._supervisor(state), *_supervisors_of(self.folder)} - {0}
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return bool(found)
 
     def tie(self) -> None:
         """Let the lab end with this process, however it ends (tests that are killed take no lab down)."""
@@ -245,6 +259,10 @@ class Lab:
     def reset(self, host: str) -> None:
         """Replace a Mac by a bare one of the same name and address: another Mac, with another host key."""
         self._need_root()
+        with lock.changing(self.folder):
+            self._reset(host)
+
+    def _reset(self, host: str) -> None:
         state = self._state()
         self._entry(state, host)
         boot.ask(self.folder, "stop", names=[host], forget=True)
@@ -334,6 +352,10 @@ class Lab:
         self._need_root()
         settings = LinkSettings(rtt_ms, jitter_ms, loss, mbps, down=down)
         settings.check()
+        with lock.changing(self.folder):
+            self._relink(host, settings)
+
+    def _relink(self, host: str, settings: LinkSettings) -> None:
         state = self._state()
         if host != OPERATOR:
             self._entry(state, host)
@@ -501,8 +523,11 @@ class Lab:
             (self.folder / name).chmod(0o700)
         self.folder.chmod(0o755)
         self._secrets()
+        self._await(lambda: not self._end_processes({}), DOWN_TIMEOUT_S, "what a crash left did not end")
         net.remove_interface(net.interface_name(self.folder))
         loops = sorted(path.name for path in Path("/sys/block").glob("loop*"))
+        # What `down` must know even when this process ends before it can say more.
+        self._save({"hosts": state.get("hosts", {}), "loops": loops})
         with (self.folder / "log" / "supervisor.log").open("ab") as log:
             done = subprocess.run(
                 [sys.executable, "-m", "ds4fleet.lab.boot", str(self.folder)],
@@ -698,6 +723,19 @@ def _start_time(pid: int) -> int:
     except OSError:
         return 0
     return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def _supervisors_of(folder: Path) -> list[int]:
+    """Processes that call themselves supervisor of the lab in `folder`, Macs (its forks) among them: `up`
+    may have ended before it could write down which one it started.
+    """
+    words = f"\0-m\0{boot.__name__}\0{folder}\0".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and (entry / "cmdline").read_bytes().endswith(words):
+                found.append(int(entry.name))
+    return found
 
 
 def _outer_pid(supervisor: int, inner: int) -> int:
