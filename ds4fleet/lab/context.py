@@ -70,6 +70,8 @@ class Context:
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
     folder: Path = HIDDEN
+    caller_pid: int = field(default_factory=os.getpid)
+    """The process that the caller started, which a program of `become` takes over."""
 
     @property
     def name(self) -> str:

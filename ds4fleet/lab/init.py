@@ -41,6 +41,7 @@ class Client:
     link: socket.socket
     uid: int
     gid: int
+    pid: int
     data: bytearray = field(default_factory=bytearray)
     fds: list[int] = field(default_factory=list)
     child: int = 0
@@ -69,8 +70,6 @@ class Init:
     def __init__(self, control: Path) -> None:
         self.selector = selectors.DefaultSelector()
         self.children: dict[int, Reaper] = {}
-        self.running: dict[int, str] = {}
-        """Simulated commands that run now, by the pid of their process."""
         self.ops: dict[str, Callable[[dict[str, Any], int], dict[str, Any]]] = {}
         self.timers: list[Callable[[], float | None]] = []
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -147,8 +146,8 @@ class Init:
         except BlockingIOError:
             return
         link.setblocking(False)
-        _, uid, gid = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        client = Client(link, uid, gid)
+        pid, uid, gid = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        client = Client(link, uid, gid, pid)
         self.watch(link.fileno(), lambda: self._readable(client))
         self._readable(client)
 
@@ -227,7 +226,6 @@ class Init:
             return
 
         def ended(status: int) -> None:
-            self.running.pop(pid, None)
             if os.WIFSIGNALED(status):
                 self._send(client, b"s", struct.pack("<I", os.WTERMSIG(status)))
             else:
@@ -243,7 +241,6 @@ class Init:
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         client.child = pid
-        self.running[pid] = argv[0].rpartition("/")[2]
         client.close_fds()
 
 
@@ -291,6 +288,7 @@ def run_command(client: Client, cwd: str, argv: list[str], env: dict[str, str]) 
         for number in (1, 2)
     )
     ctx = Context(argv, client.uid, client.gid, cwd, env, sys.stdin, sys.stdout, sys.stderr)
+    ctx.caller_pid = client.pid
     try:
         status = commands.run(ctx)
         sys.stdout.flush()

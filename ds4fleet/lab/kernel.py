@@ -1,12 +1,15 @@
 """The few system calls of namespaces and mounts that Python 3.11 does not offer.
 
-Constants: linux/mount.h, linux/sched.h, linux/prctl.h.
+Constants: linux/mount.h, linux/sched.h, linux/prctl.h, linux/sockios.h, linux/if.h.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import socket
+import struct
 from pathlib import Path
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
@@ -14,6 +17,7 @@ MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x04000000, 0x08000000
 CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 # On macOS these names are missing, and nothing here is called.
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -69,6 +73,15 @@ def pivot_root(root: Path) -> None:
     _check(_libc.pivot_root(b".", b"."), f"pivot_root {root}")
     _check(_libc.umount2(b".", MNT_DETACH), "umount of the old root")
     os.chdir("/")
+
+
+def set_interface(name: str, *, up: bool) -> None:
+    """Switch an interface of this network namespace on or off, before this returns."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("16sH22x", name.encode(), 0)
+        (flags,) = struct.unpack_from("H", fcntl.ioctl(any_socket, SIOCGIFFLAGS, request), 16)
+        flags = flags | IFF_UP if up else flags & ~IFF_UP
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags))
 
 
 def sethostname(name: str) -> None:

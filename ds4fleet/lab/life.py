@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ds4fleet.lab import kernel, launchd, net, storage, sysctls
+from ds4fleet.lab import kernel, launchd, net, sleep, storage, sysctls
 from ds4fleet.lab.boot import EXIT_HALT, EXIT_REBOOT, Seat
 from ds4fleet.lab.context import CONTROL_SOCKET, HIDDEN, MAC_FILE, locked_mac
 from ds4fleet.lab.init import Init, fresh_child, raise_limits
@@ -30,6 +30,7 @@ from ds4fleet.lab.spawn import DEFAULT_OPEN_FILES, become_job
 
 DAEMON_FOLDERS = (Path("/System/Library/LaunchDaemons"), Path("/Library/LaunchDaemons"))
 RUN = HIDDEN / "run"
+ASSERTIONS = RUN / "assertions"
 AUTHRESTART = HIDDEN / "authrestart"
 """Left by `fdesetup authrestart`: the next boot needs no password."""
 SERVICES = {"ssh": 22}
@@ -37,7 +38,6 @@ SSHD_JOB = "com.openssh.sshd"
 SLOW_BOOTOUT_S = 8.0
 STOP_OTHERS_S = 2.0
 """After the jobs have ended, how long everybody else has between SIGTERM and the end."""
-IDLE_CHECK_S = 5.0
 LOCKED_SSHD = [
     "/usr/sbin/sshd",
     "-i",
@@ -59,7 +59,7 @@ class Hands:
         self.listeners: dict[str, socket.socket] = {}
         self.sessions: set[int] = set()
         self.open_files = DEFAULT_OPEN_FILES
-        self.on_session: Callable[[], None] = lambda: None
+        self.on_session: Callable[[], object] = lambda: None
 
     def now(self) -> float:
         return time.monotonic()
@@ -132,7 +132,7 @@ class Machine:
         self.hands = Hands(self.init)
         self.launchd = Launchd(self.hands, mac.launchd_disabled)
         self.hands.launchd = self.launchd
-        self.hands.on_session = self._visited
+        self.hands.on_session = self.wake_up
         self.faults: set[str] = set()
         self.failed_once = False
         self.locked = mac.filevault == "on" and not AUTHRESTART.exists()
@@ -140,8 +140,7 @@ class Machine:
         self.ending = 0
         self.ending_deadline = 0.0
         self.asleep = self.slept_deaf = False
-        self.idle_since = time.monotonic()
-        self.idle_check_at = self.idle_since + IDLE_CHECK_S
+        self.idle = sleep.Idle(time.monotonic())
         self.power = _power(mac)
         self.init.timers = [self._launchd_timer, self._ending_timer, self._sleep_timer]
         self.init.ops = {
@@ -335,28 +334,26 @@ class Machine:
         due = self.launchd.deadline()
         return None if due is None else due - self.hands.now()
 
-    def _visited(self) -> None:
-        self.idle_since = time.monotonic()
-        self.wake_up()
-
     def _sleep_timer(self) -> float | None:
-        """An idle Mac with a sleep time goes quiet; ssh sessions and caffeinate keep it
-        awake (reference 6).
-        """
+        """An idle Mac with a sleep time goes quiet (see ds4fleet.lab.sleep)."""
         now = time.monotonic()
         if self.asleep or self.ending or self.locked:
             return None
-        if now < self.idle_check_at:
-            return self.idle_check_at - now
-        self.idle_check_at = now + IDLE_CHECK_S
-        self.power = _power(Mac.load(MAC_FILE))
-        if self.hands.sessions or "caffeinate" in self.init.running.values():
-            self.idle_since = now
-        minutes = 0 if self.power["disablesleep"] else self.power.get("sleep", 0)
-        if minutes and now - self.idle_since >= minutes * 60:
+        if self.idle.wait_s(now):
+            return self.idle.wait_s(now)
+        mac = Mac.load(MAC_FILE)
+        self.power = _power(mac)
+        assertions = frozenset[str]().union(*sleep.held(ASSERTIONS).values())
+        if self.idle.falls_asleep(
+            now,
+            self.power,
+            minute_s=mac.power.minute_s,
+            sessions=len(self.hands.sessions),
+            assertions=assertions,
+        ):
             self.fall_asleep()
             return None
-        return IDLE_CHECK_S
+        return self.idle.wait_s(now)
 
     def fall_asleep(self) -> dict[str, Any]:
         """Stop everything. With `womp` a connection to the ssh port wakes the Mac; without, its network is
@@ -365,33 +362,34 @@ class Machine:
         if not self.asleep:
             self.asleep = True
             self.hands.log("Entering Sleep state due to 'Idle Sleep'")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(-1, signal.SIGSTOP)
             self.slept_deaf = not self.power.get("womp")
             if self.slept_deaf:
-                self._network(False)
+                kernel.set_interface(net.MAC_INTERFACE, up=False)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGSTOP)
         return {"asleep": True, "womp": bool(self.power.get("womp"))}
 
     def wake_up(self) -> dict[str, Any]:
-        """Let everything go on."""
+        """Let everything go on, as a key or a visitor does."""
+        self.idle.touch(time.monotonic())
         if self.asleep:
             self.asleep = False
-            self.idle_since = time.monotonic()
             self.hands.log("Wake from Deep Idle")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGCONT)
             if self.slept_deaf:
-                self._network(True)
+                kernel.set_interface(net.MAC_INTERFACE, up=True)
+                self._route_again()
         return {"asleep": False}
 
-    def _network(self, on: bool) -> None:
-        commands = [f"link set {net.MAC_INTERFACE} {'up' if on else 'down'}"]
-        commands += [f"route replace default via {self.seat.gateway}"] if on else []
+    def _route_again(self) -> None:
+        """An interface that goes down takes its routes along."""
         pid = self.init.fork(lambda _status: None)
         if pid == 0:
             try:
                 fresh_child()
-                net.ip(*commands, program="/.lab/host/usr/bin/ip")
+                command = f"route replace default via {self.seat.gateway}"
+                net.ip(command, program="/.lab/host/usr/bin/ip")
             finally:
                 os._exit(0)
 
@@ -481,7 +479,7 @@ def live(seat: Seat, ready: int) -> NoReturn:
     time.tzset()
     # Ansible tells the service manager by the name of process 1.
     Path("/proc/self/comm").write_text("launchd")
-    for leftover in ("wired", "faults"):
+    for leftover in ("wired", "faults", "assertions"):
         shutil.rmtree(RUN / leftover, ignore_errors=True)
     (RUN / "wired").mkdir(mode=0o755)
     (RUN / "wired").chmod(0o1777)

@@ -402,6 +402,8 @@ class Power:
     restart_freeze: bool = False
     reasons: dict[str, str] = field(default_factory=dict)
     """What `pmset -g` adds in parentheses behind a value ("sleep prevented by powerd")."""
+    minute_s: float = 60.0
+    """How long a minute of the sleep timers lasts: nobody wants to wait for an idle Mac in a lab."""
     cpu_speed_limit: int | None = None
     """Percent, once the Mac has been throttled; None = nothing recorded."""
 

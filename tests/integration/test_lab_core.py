@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,6 +151,10 @@ def bound_loops(folder: Path) -> set[str]:
     return found
 
 
+def loop_devices() -> set[str]:
+    return {path.name for path in Path("/sys/block").glob("loop*")}
+
+
 def outside() -> dict[str, object]:
     """What no lab may change: own mounts, named namespaces, listening sockets, settings."""
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
@@ -165,7 +170,7 @@ def outside() -> dict[str, object]:
 
 class TestEnd:
     def test_down_leaves_nothing(self) -> None:
-        before = outside()
+        before, loops_before = outside(), loop_devices()
         with a_lab(2) as lab:
             lab.link("mac-01", rtt_ms=10)
             lab.link("operator", rtt_ms=10)
@@ -175,12 +180,14 @@ class TestEnd:
             assert interface in dict(map(reversed, socket.if_nameindex()))
         assert traces.left() == []
         assert bound_loops(lab.folder) == set()
+        # A device that was made for this lab goes with it, unless another lab has taken it over meanwhile.
+        assert traces.loops - bound_loops(Path("/")) <= loops_before
         assert interface not in [name for _, name in socket.if_nameindex()]
         assert outside() == before
         assert not lab.folder.exists()
 
     def test_down_after_everything_was_killed_leaves_nothing(self) -> None:
-        before = outside()
+        before, loops_before = outside(), loop_devices()
         with a_lab(2) as lab:
             lab.link("operator", rtt_ms=10)
             traces, interface = Traces.of(lab), lab.interface
@@ -191,8 +198,11 @@ class TestEnd:
                     continue
         assert traces.left() == []
         assert bound_loops(lab.folder) == set()
+        # A device that was made for this lab goes with it, unless another lab has taken it over meanwhile.
+        assert traces.loops - bound_loops(Path("/")) <= loops_before
         assert interface not in [name for _, name in socket.if_nameindex()]
         assert outside() == before
+        assert not lab.folder.exists()
 
     def test_a_lab_that_died_comes_up_again(self) -> None:
         with a_lab(1) as lab:
@@ -229,6 +239,50 @@ class TestSeveral:
             dial = f"exec 3<>/dev/tcp/{address(lab, 'mac-01')}/22"
             assert sh(other, "mac-01", dial).returncode != 0
         assert lab.exec("mac-01", ["/bin/echo", "here"]).stdout == "here\n"
+
+
+class TestTogether:
+    def test_commands_at_the_same_time_make_one_lab(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="ds4-core-"))
+        one, two = specs(2)
+        try:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda spec: Lab(folder).up(hosts=[spec]), (one, two)))
+            assert [row.running for row in Lab(folder).status()] == [True, True]
+            assert len({address(Lab(folder), spec.name) for spec in (one, two)}) == 2
+        finally:
+            Lab(folder).down()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @pytest.mark.parametrize("step", ["connect_operator", "free_subnet"])
+    def test_down_ends_what_an_up_started_that_was_killed(self, step: str) -> None:
+        script = (
+            "import os, sys; from pathlib import Path; from ds4fleet.lab import HostSpec, Lab, net;"
+            f"net.{step} = lambda *_: os.kill(os.getpid(), 9);"
+            "Lab(Path(sys.argv[1])).up(hosts=[HostSpec('mac-01', 'tokyo', {})])"
+        )
+        before = outside()
+        folder = Path(tempfile.mkdtemp(prefix="ds4-core-"))
+        done = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=CHECKOUT, check=False)
+        assert done.returncode == -signal.SIGKILL
+        (supervisor, *_) = supervisors(folder)
+        Lab(folder).down()
+        assert supervisors(folder) == []
+        assert started(supervisor) == ""
+        assert outside() == before
+        assert not folder.exists()
+
+
+def supervisors(folder: Path) -> list[int]:
+    """Processes that name this lab's folder on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and str(folder).encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
 
 
 class TestScale:
@@ -304,19 +358,78 @@ class TestMac:
         finally:
             lab.fault("mac-02", "filevault-locked", on=False)
 
-    def test_a_sleeping_mac_wakes_for_ssh_if_it_may(self, lab: Lab) -> None:
-        ticks = "while :; do echo tick; sleep 0.05; done"
-        install_job(lab, "mac-02", ticks)
-        count = "wc -l < /var/log/job.log"
-        wait_for(lambda: int(sh(lab, "mac-02", count).stdout.strip() or 0) > 3)
-        lab.fault("mac-02", "asleep")
-        quiet = sh(lab, "mac-02", count).stdout
-        time.sleep(0.3)
-        assert sh(lab, "mac-02", count).stdout == quiet
-        assert password_login(lab, "mac-02", "echo awake").stdout == "awake\n"
-        wait_for(lambda: sh(lab, "mac-02", count).stdout != quiet)
-        lab.fault("mac-02", "asleep", on=False)
-        sh(lab, "mac-02", f"launchctl bootout system/org.example.job; rm {DAEMON} /var/log/job.log")
+
+class TestSleep:
+    """Idle Macs whose minutes are short; what decides is held by tests/unit/lab/test_sleep.py."""
+
+    @pytest.fixture
+    def idle(self, lab: Lab) -> Iterator[Lab]:
+        yield lab
+        for host in ("mac-01", "mac-02"):
+            with lab.locked_mac(host) as mac:
+                mac.power.minute_s = 60.0
+                mac.power.settings.update(sleep=1, womp=1)
+            press_a_key(lab, host)
+            sh(lab, host, f"launchctl bootout system/org.example.job; rm -f {DAEMON} /var/log/job.log")
+
+    @pytest.mark.parametrize(
+        ("setting", "job"), [("sleep 0", "sleep 1000"), ("sleep 1", "caffeinate -i sleep 1000")]
+    )
+    def test_an_idle_mac_goes_quiet_unless_something_keeps_it_awake(
+        self, idle: Lab, setting: str, job: str
+    ) -> None:
+        install_job(idle, "mac-02", "exec sleep 1000")
+        install_job(idle, "mac-01", f"exec {job}")
+        assert sh(idle, "mac-01", f"pmset -a {setting}").returncode == 0
+        wait_for(lambda: standing(idle, "mac-01", "sleep 1000"))
+        # Minutes of mac-01 are half as long: it would be asleep first.
+        shorten_minutes(idle, "mac-01", 0.3)
+        shorten_minutes(idle, "mac-02", 0.6)
+        wait_for(lambda: standing(idle, "mac-02", "sleep 1000") == ["T"])
+        assert standing(idle, "mac-01", "sleep 1000") == ["S"]
+        assert password_login(idle, "mac-02", "echo awake").stdout == "awake\n"
+        wait_for(lambda: standing(idle, "mac-02", "sleep 1000") == ["T"])
+
+    def test_without_womp_nothing_but_a_key_wakes_it(self, idle: Lab) -> None:
+        sh(idle, "mac-02", "pmset -a womp 0")
+        install_job(idle, "mac-02", "exec sleep 1000")
+        shorten_minutes(idle, "mac-02", 0.3)
+        wait_for(lambda: standing(idle, "mac-02", "sleep 1000") == ["T"])
+        with pytest.raises(OSError, match=r"timed out|No route"):
+            socket.create_connection((address(idle, "mac-02"), 22), timeout=1.5)
+        with idle.locked_mac("mac-02") as mac:
+            mac.power.settings["sleep"] = 0
+        press_a_key(idle, "mac-02")
+        wait_for(lambda: standing(idle, "mac-02", "sleep 1000") == ["S"])
+        assert password_login(idle, "mac-02", "echo awake").stdout == "awake\n"
+        # The line of the default route (proc(5)).
+        wait_for(lambda: "en0\t00000000\t" in sh(idle, "mac-02", "cat /proc/net/route").stdout)
+
+
+def shorten_minutes(lab: Lab, host: str, minute_s: float) -> None:
+    """Nobody waits a minute of a sleep timer here."""
+    with lab.locked_mac(host) as mac:
+        mac.power.minute_s = minute_s
+    press_a_key(lab, host)
+
+
+def press_a_key(lab: Lab, host: str) -> None:
+    lab.fault(host, "asleep", on=False)
+
+
+def standing(lab: Lab, host: str, command: str) -> list[str]:
+    """The states (proc(5)) of the processes with that command line: T stands still. Seen from outside, since
+    a look from inside would be stopped too.
+    """
+    found = []
+    for pid in descendants(lab.pid_of(host)):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            if " ".join(words).strip() == command:
+                found.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
+        except OSError:
+            continue
+    return found
 
 
 def zombies(lab: Lab) -> str:

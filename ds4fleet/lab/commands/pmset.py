@@ -6,6 +6,7 @@ for keys a Mac does not have (a warning, status 0), C for -g cap and -g assertio
 
 from __future__ import annotations
 
+from ds4fleet.lab import sleep
 from ds4fleet.lab.commands.info import CommandInfo
 from ds4fleet.lab.context import Context
 from ds4fleet.lab.model import Mac
@@ -17,6 +18,16 @@ INFO = CommandInfo(
     confidence="A (-g, setting), B (unsupported keys), C (-g cap, -g assertions)",
     does="-g [live|custom|cap|therm|assertions|ps], -a and -c with key/value pairs, disablesleep",
     lacks="schedule, repeat, noidle, sleepnow, batteries and UPS",
+)
+_ASSERTIONS = (
+    "BackgroundTask",
+    "ApplePushServiceTask",
+    "UserIsActive",
+    "PreventUserIdleDisplaySleep",
+    "PreventSystemSleep",
+    "ExternalMedia",
+    "PreventUserIdleSystemSleep",
+    "NetworkClientActive",
 )
 _THERM = ("thermal warning level", "performance warning level", "CPU power status")
 
@@ -65,13 +76,10 @@ def _get(ctx: Context, what: str) -> int:
         else:
             ctx.out(*(f"Note: No {name} has been recorded" for name in _THERM))
     elif what == "assertions":
-        awake = int(mac.power.settings.get("sleep") == 0)
-        ctx.out(
-            "Assertion status system-wide:",
-            f"   PreventSystemSleep             {awake}",
-            "   PreventUserIdleSystemSleep     0",
-            "   NetworkClientActive            0",
-        )
+        ctx.out("Assertion status system-wide:")
+        by_process = sleep.held(ctx.folder / "run" / "assertions")
+        for name in _ASSERTIONS:
+            ctx.out(f"   {name:<30} {int(any(name in names for names in by_process.values()))}")
     elif what in ("ps", "batt"):
         ctx.out("Now drawing from 'AC Power'")
     else:
