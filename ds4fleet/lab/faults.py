@@ -26,8 +26,8 @@ Made from ds4fleet/lab/data/faults.yml by `python -m ds4fleet.lab.faults`; do no
 `fab lab fault HOST NAME` switches one on, `--off` switches it off; it stays over reboots. `fab lab faults`
 lists them. Tests do the same with `Lab.fault`.
 
-| fault | what the Mac does | what ds4-fleet does | acts in | seen |
-| --- | --- | --- | --- | --- |
+| fault | what the Mac does | what ds4-fleet does | acts in | seen | held by, in tests/integration |
+| --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -39,6 +39,8 @@ class Fault:
     where: str
     does: str
     role: str
+    held_by: str
+    """`file::function` below tests/integration: the test that has ds4-fleet at work while the fault is on."""
     source: str
     momentary: bool = False
     """It happens once, at the moment it is asked for, and cannot be switched off."""
@@ -60,7 +62,10 @@ def find(name: str) -> Fault:
 
 def document() -> str:
     """The text of docs/lab-faults.md."""
-    rows = [f"| `{f.name}` | {f.does} | {f.role} | {f.where} | {f.source} |" for f in FAULTS.values()]
+    rows = [
+        f"| `{f.name}` | {f.does} | {f.role} | {f.where} | {f.source} | `{f.held_by}` |"
+        for f in FAULTS.values()
+    ]
     return _HEAD + "\n".join(rows) + "\n"
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from ds4fleet.fleet import CHECKOUT, Fleet, ansible_command
 from ds4fleet.lab import HostSpec, Lab
+from ds4fleet.lab.faults import FAULTS
 
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"
 #: A first run builds an engine and fetches weights for each Mac on two cores.
@@ -140,6 +141,40 @@ def make_lab() -> Iterator[Callable[..., TestLab]]:
     for test_lab in made:
         test_lab.lab.down()
         shutil.rmtree(test_lab.folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def has_its_faults_on(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that the register of faults names must have ds4-fleet at work while its fault is on (after a
+    momentary one: afterwards).
+    """
+    here = f"{request.path.name}::{getattr(request.node, 'originalname', '')}"
+    owed = {fault.name for fault in FAULTS.values() if fault.held_by == here}
+    if hasattr(request.node, "callspec"):
+        # A test of several faults has one of them at a time.
+        owed &= FAULTS.keys() & {str(value) for value in request.node.callspec.params.values()} or owed
+    on: set[str] = set()
+    seen: set[str] = set()
+
+    def switched(name: str, is_on: bool = True) -> None:
+        (on.add if is_on else on.discard)(name)
+
+    def wrap(owner: type, method: str, note: Callable[..., object]) -> None:
+        original = getattr(owner, method)
+
+        def noted(self: object, *arguments: Any, **options: Any) -> Any:
+            note(*arguments, **options)
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(owner, method, noted)
+
+    if owed:
+        wrap(Lab, "fault", lambda _host, name, on=True: switched(name, on))
+        wrap(Lab, "reboot", lambda *_, **__: switched("reboot"))
+        wrap(TestLab, "ansible", lambda *_, **__: seen.update(on))
+        wrap(Lab, "exec", lambda *_, **__: seen.update(on))
+    yield
+    assert owed <= seen, f"the register of faults says that this test has {owed - seen} on"
 
 
 @pytest.fixture(scope="session")
