@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from ds4fleet.lab.commands.info import CommandInfo
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "lab-commands.md"
+
+
+@dataclass(frozen=True)
+class NotReplayed:
+    """What of a recording no simulated Mac prints (how its lines begin; nothing = all of it), and why."""
+
+    recording: str
+    why: str
+    lacks: tuple[str, ...] = ()
+
+
+_NOT_REPLAYED = Path(__file__).parent / "data" / "recordings.yml"
+NOT_REPLAYED: dict[str, NotReplayed] = {
+    entry["recording"]: NotReplayed(entry["recording"], entry["why"], tuple(entry.get("lacks", ())))
+    for entry in yaml.safe_load(_NOT_REPLAYED.read_text())
+}
+"""By the recording's path below tests/recordings."""
 
 _HEAD = """\
 # The commands of a simulated Mac
@@ -25,6 +45,16 @@ Change the file named in the last column and add the recording.
 
 | command | on macOS | simulated | not simulated | follows | confidence | file |
 | --- | --- | --- | --- | --- | --- | --- |
+"""
+_RECORDINGS = """\
+
+## Recorded and not simulated
+
+Every other line of every recording is printed by a simulated Mac; `tests/unit/lab/test_replay.py` holds both
+that and this list, which is `ds4fleet/lab/data/recordings.yml`.
+
+| recording | lines that begin with | why not |
+| --- | --- | --- |
 """
 _SEAMS = """\
 
@@ -55,7 +85,13 @@ def markdown() -> str:
     from ds4fleet.lab.commands import REGISTRY
 
     rows = "".join(_row(info) for info in REGISTRY.values() if not info.paths[0].startswith("/.lab"))
-    return _HEAD + rows + _SEAMS
+    lacking = "".join(_lacking(entry) for entry in NOT_REPLAYED.values())
+    return _HEAD + rows + _RECORDINGS + lacking + _SEAMS
+
+
+def _lacking(entry: NotReplayed) -> str:
+    what = ", ".join(f"`{' '.join(start.split())}`" for start in entry.lacks) or "the whole recording"
+    return f"| `{entry.recording}` | {what} | {entry.why} |\n"
 
 
 def _row(info: CommandInfo) -> str:

@@ -426,7 +426,8 @@ class Launchd:
             self.effects.signal(pid, signal.SIGKILL, group=True)
         job.pid, job.kill_at, job.last_status = 0, None, status
         job.state = NOT_RUNNING
-        self.effects.log(f"{job.label}: {describe_end(status)}, ran for {ran_s * 1000:.0f}ms")
+        ours = " | sent by launchd[1]" * (os.WIFSIGNALED(status) and (job.removing or job.restart))
+        self.effects.log(f"{job.label}: {describe_end(status)}{ours}, ran for {ran_s * 1000:.0f}ms")
         if job.removing:
             self._forget(job)
             return
@@ -531,6 +532,7 @@ class Launchd:
         job.state = SIGTERMED
         self.effects.signal(job.pid, signal.SIGTERM, group=False)
         timeout_s = job.spec.exit_timeout_s
+        self.effects.log(f"{job.label}: signaled service: Terminated: 15")
         self.effects.log(
             f"{job.label}: scheduling cleanup in {timeout_s:.0f} sec after sending Terminated: 15"
         )

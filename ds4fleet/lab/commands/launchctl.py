@@ -1,9 +1,10 @@
 """launchctl of a simulated Mac: texts, streams and exit statuses over PID 1's launchd.
 
 Source: recordings/launchctl (V and C classes) and reference macos 2.1 to 2.8. The domain `system` is
-simulated; `gui/<uid>` and `user/<uid>` answer as over ssh without a login at the screen. Confidence A where
-the recordings say so; B: `blame`, the service table of `print system`; C: texts for callers without rights of
-enable and disable.
+simulated. `gui/<uid>` answers as over ssh when nobody is logged in at the screen. `user/<uid>` is not there
+either until somebody has a session; then it is, and what it would say is not recorded, so it is refused by
+name. Confidence A where the recordings say so; B: `blame`, the service table of `print system`; C: texts for
+callers without rights of enable and disable.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ INFO = CommandInfo(
     confidence="A",
     does="bootstrap, bootout, enable, disable, kickstart, kill, print, print-disabled, list, blame, error, "
     "managername, limit maxfiles, load, unload, start, stop, remove, asuser, all for the system domain",
-    lacks="gui and user domains beyond their errors, endpoints and unmanaged processes in `print system`, "
-    "submit, config, plist, procinfo, dumpstate",
+    lacks="the gui domain beyond its errors (nobody is at the screen), the user domain of a session, "
+    "endpoints and unmanaged processes in `print system`, submit, config, plist, procinfo, dumpstate",
 )
 
 ERRORS = {
@@ -129,7 +130,18 @@ def main(ctx: Context) -> int:
     handler = _VERBS.get(verb)
     if handler is None:
         return ctx.unsupported(verb)
+    for word in arguments:
+        domain, _ = _target(word)
+        if domain.startswith("user/") and _has_session(ctx, domain.removeprefix("user/")):
+            return ctx.unsupported(f"{verb} {domain}")
     return int(handler(ctx, arguments))
+
+
+def _has_session(ctx: Context, uid: str) -> bool:
+    """Whether a user's domain is there (reference 2.8): root's always, others' with a session. Whose the ssh
+    sessions are nobody tells.
+    """
+    return uid in ("0", str(ctx.uid)) or bool(ctx.call("jobs", label="").get("sessions"))
 
 
 # ------------------------------------------------------------------------------------------------- targets

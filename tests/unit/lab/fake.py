@@ -62,7 +62,16 @@ def bare(**hardware: Any) -> Mac:
     return Mac.bare(spec)
 
 
-def run(mac: Mac, *argv: str, uid: int = 0, gid: int | None = None, stdin: str = "") -> Result:
+class Terminal(io.StringIO):
+    """A screen."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def run(
+    mac: Mac, *argv: str, uid: int = 0, gid: int | None = None, stdin: str = "", tty: bool = False
+) -> Result:
     """Run a command on `mac` as `uid`; what it changed is in the result's `mac`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -76,7 +85,7 @@ def run(mac: Mac, *argv: str, uid: int = 0, gid: int | None = None, stdin: str =
             gid=(20 if uid else 0) if gid is None else gid,
             env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/var/root"},
             stdin=io.StringIO(stdin),
-            stdout=io.StringIO(),
+            stdout=Terminal() if tty else io.StringIO(),
             stderr=io.StringIO(),
             folder=folder,
         )

@@ -252,51 +252,6 @@ def test_apfs_list_with_filevault_snapshot_and_external_disk_prints_the_recorded
     )
 
 
-def test_apfs_list_shows_a_quota_as_recorded() -> None:
-    mac = bare()
-    volume = Volume(
-        "6CD8025B-76B4-4336-918B-04FEE498F9BD",
-        "nova-kill1",
-        7,
-        quota_bytes=64000000,
-        mount_point="/Volumes/nova-kill1",
-    )
-    mac.boot_container.volumes = [volume]
-    out = run(mac, "diskutil", "apfs", "list", "disk3").out
-    wanted = recording("diskutil/apfs_list__with_quota_volume__MacStudio_macOS26.txt")
-    block = wanted[wanted.index("+-> Volume disk3s7") : wanted.index("|\n+-- Container disk5")]
-    got = out[out.index("+-> Volume disk3s7") :]
-    assert [line.strip("| ") for line in got.splitlines()][:8] == [
-        line.strip("| ") for line in block.splitlines()
-    ][:8]
-
-
-def test_list_draws_the_recorded_table() -> None:
-    mac = bare()
-    mac.disks = [Disk(0, 500277790720, "APPLE SSD AP0512Q")]
-    macos = Container("A", 3, 0, 2, "B", 380000000000)
-    macos.volumes = [
-        Volume(
-            "1",
-            "Macintosh HD",
-            1,
-            in_use_bytes=15200000000,
-            snapshot=Snapshot("9", "com.apple.os.update-ABCDEF"),
-        ),
-        Volume("2", "Preboot", 2, in_use_bytes=887600000),
-        Volume("3", "Recovery", 3, in_use_bytes=798700000),
-        Volume("4", "Update", 4, in_use_bytes=1, os_internal=True),
-        Volume("5", "Data", 5, in_use_bytes=157100000000),
-        Volume("6", "VM", 6, in_use_bytes=20480),
-    ]
-    mac.containers = [macos]
-    wanted = recording("diskutil/asahi_cheatsheet__diskutil_list_2.txt")
-    out = run(mac, "diskutil", "list").out
-    block = wanted[wanted.index("/dev/disk3") : wanted.index("/dev/disk4")]
-    assert block in out
-    assert wanted.splitlines()[2] == out.splitlines()[2]
-
-
 def keys(data: object) -> object:
     """The shape of a property list: keys and value types."""
     if isinstance(data, dict):

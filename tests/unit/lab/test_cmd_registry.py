@@ -31,14 +31,3 @@ def test_an_unknown_command_names_itself() -> None:
 
 def test_the_table_in_the_docs_is_the_registry() -> None:
     assert DOCS.read_text() == command_table.markdown(), "run: python -m ds4fleet.lab.command_table"
-
-
-def test_every_recording_is_held_against_the_lab() -> None:
-    tests = Path(__file__).resolve().parents[2]
-    of_the_lab = [*(tests / "unit/lab").glob("*.py"), *(tests / "integration").glob("test_lab*.py")]
-    sources = "".join(path.read_text() for path in of_the_lab)
-    # Whether launchctl replays each of its recordings is held by test_launchctl_replay.
-    folders = [folder for folder in (tests / "recordings").iterdir() if folder.is_dir()]
-    names = [path.name for folder in folders for path in folder.iterdir()]
-    families = ("asahi_stock__diskutil_info_dev_", "asahi_stock__diskutil_apfs_list_dev_")
-    assert [n for n in names if n not in sources and not n.startswith(families)] == []

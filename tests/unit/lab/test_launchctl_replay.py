@@ -14,15 +14,9 @@ from ds4fleet.lab.commands import launchctl
 from ds4fleet.lab.launchd import Job, parse_job
 from ds4fleet.lab.life import job_data
 from ds4fleet.lab.model import Mac
-from tests.unit.lab.fake import RECORDINGS, FakeContext, Result, bare, recording
+from tests.unit.lab.fake import RECORDINGS, FakeContext, Result, Terminal, bare, recording
 
 FOLDER = RECORDINGS / "launchctl"
-#: Recordings that no state of a simulated Mac can print, and what is held against them instead.
-NOT_REPLAYED = {
-    "print_com.apple.alf_old_macos.txt": "the form of macOS 10.1x: the role's parser reads it (test_parse)",
-    "print_gui_501_com.vendor.helper.txt": "a login item of a session at the screen: the parser reads it",
-    "KNOWLEDGE_print_disabled__older.txt": "the form of older releases: the parser reads it (test_parse)",
-}
 
 
 class Launchctl(FakeContext):
@@ -35,7 +29,7 @@ class Launchctl(FakeContext):
         if op == "jobs":
             label = arguments.get("label")
             return {"jobs": [job for job in self.jobs if label in (None, job["label"])]}
-        return {"error": self.error, "pid": 0}
+        return {"error": self.error, "pid": 4711}
 
 
 def run(
@@ -45,10 +39,11 @@ def run(
     error: int = 0,
     uid: int = 0,
     mac: Mac | None = None,
+    tty: bool = False,
 ) -> Result:
     mac = mac or bare()
     mac.save(folder / "mac.json")
-    out, err = io.StringIO(), io.StringIO()
+    out, err = Terminal() if tty else io.StringIO(), io.StringIO()
     ctx = Launchctl(argv=["launchctl", *words], uid=uid, stdout=out, stderr=err, folder=folder)
     ctx.jobs, ctx.error, ctx.calls = jobs or [], error, []
     return Result(launchctl.main(ctx), out.getvalue(), err.getvalue(), mac)
@@ -161,6 +156,26 @@ class TestErrors:
         recorded = {line.replace('"x"', '"nosuch"') for line in self.LINES}
         assert set(result.err.splitlines()) <= recorded
 
+    def test_every_recorded_line_is_said_by_something(self, tmp_path: Path) -> None:
+        path = "/Library/LaunchDaemons/x.plist"
+        x = job({"Label": "x", "Program": "/bin/x"})
+        said = [
+            run(tmp_path, "bootstrap", "system", path, uid=501),
+            run(tmp_path, "bootstrap", "gui/501", path),
+            run(tmp_path, "bootout", "system/x", uid=501),
+            run(tmp_path, "print", "system/x"),
+            run(tmp_path, "kickstart", "system/x", jobs=[x], error=launchd.EPERM),
+            run(tmp_path, "kickstart", "-p", "system/x", jobs=[x], tty=True),
+            run(tmp_path, "load", path, error=launchd.EIO),
+            run(tmp_path, "unload", path, error=launchd.EIO),
+        ]
+        for number in (37, launchd.DISABLED, launchd.BAD_PATH):
+            said.append(run(tmp_path, "bootstrap", "system", path, error=number))
+        for number in (launchd.ESRCH, launchd.EIO, launchd.EINPROGRESS):
+            said.append(run(tmp_path, "bootout", "system/x", error=number))
+        printed = {line for one in said for line in f"{one.out}\n{one.err}".splitlines()}
+        assert [line for line in self.LINES if line and line[0] != "#" and line not in printed] == []
+
     def test_bad_ownership_is_named_with_the_path_and_hidden_behind_5(self, tmp_path: Path) -> None:
         path = "/Library/LaunchDaemons/x.plist"
         result = run(tmp_path, "bootstrap", "system", path, error=launchd.BAD_PATH)
@@ -223,10 +238,36 @@ def test_print_has_the_recorded_lines_of_each_end(tmp_path: Path, start: str) ->
     assert len(fragments) == len(STANDINGS)
 
 
-def test_every_recording_of_launchctl_is_replayed_or_says_why_not() -> None:
-    sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_launch*.py"))
-    names = {path.name for path in FOLDER.iterdir()}
-    assert {name for name in names - set(NOT_REPLAYED) if name not in sources} == set()
-    assert set(NOT_REPLAYED) <= names
-    parsers = (Path(__file__).parents[1] / "modules" / "test_parse.py").read_text()
-    assert [name for name in NOT_REPLAYED if name not in parsers] == []
+class TestDomains:
+    """Over ssh, with nobody at the screen (reference 2.8)."""
+
+    @pytest.mark.parametrize(
+        ("words", "status", "start"),
+        [
+            (("print", "gui/501"), 112, "Bad request.\nCould not find domain for user gui: 501"),
+            (
+                ("print", "gui/501/x"),
+                113,
+                'Bad request.\nCould not find service "x" in domain for user gui: 501',
+            ),
+            (("bootstrap", "gui/501", "/x.plist"), 125, "Bootstrap failed: 125: Domain does not support"),
+            (("kickstart", "gui/501/x"), 113, 'Could not find service "x" in domain for user gui: 501'),
+            (("print", "user/502"), 112, "Bad request.\nCould not find domain for user: 502"),
+        ],
+    )
+    def test_one_that_is_not_there_is_said_not_to_be(
+        self, tmp_path: Path, words: tuple[str, ...], status: int, start: str
+    ) -> None:
+        result = run(tmp_path, *words, uid=501)
+        assert (result.out, result.status) == ("", status)
+        assert result.err.startswith(start)
+
+    @pytest.mark.parametrize(
+        "words",
+        [("print", "user/501"), ("bootstrap", "user/501", "/x.plist"), ("kickstart", "user/501/x")]
+        + [("print", "user/0"), ("print-disabled", "user/501"), ("disable", "user/501/x")],
+    )
+    def test_that_of_a_session_is_refused_by_name(self, tmp_path: Path, words: tuple[str, ...]) -> None:
+        result = run(tmp_path, *words, uid=501)
+        assert result.status == 64
+        assert f"{words[0]} {'/'.join(words[1].split('/')[:2])} is not simulated" in result.err

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -495,3 +496,19 @@ class TestDeadline:
     def test_is_the_next_timer(self, bench: Bench, prepare: Callable[[Bench], int]) -> None:
         prepare(bench)
         assert bench.launchd.deadline() == pytest.approx(bench.effects.clock + 60)
+
+
+def test_the_log_has_the_recorded_sequences(bench: Bench) -> None:
+    folder = Path(__file__).resolve().parents[2] / "recordings" / "launchctl"
+    text = (folder / "launchd_log_sequences__paraphrased.txt").read_text()
+    recorded = [line for line in text.splitlines() if not line.startswith("#")]
+    bench.load(KeepAlive=True)
+    bench.pass_time(2)
+    bench.ends()
+    bench.pass_time(8)
+    bench.pass_time(15.835)
+    bench.launchd.bootout(LABEL)
+    bench.ends(by=signal.SIGTERM)
+    said = [line.partition(": ")[2] for line in bench.effects.lines]
+    stop = said.index("bootout initiated by launchctl")
+    assert said[stop:] + said[1:2] == recorded
