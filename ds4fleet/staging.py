@@ -17,10 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ds4fleet.bootstrap import _role
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.guard import PYTHON
 from ds4fleet.render import ROLE, Paths
 
+_window = _role("ds4_window")
 LABEL_FETCH = "com.ds4fleet.fetch"
 #: Where the order, its status and the keys are on a Mac (ds4_fetch.FOLDER).
 FOLDER = "/opt/ds4/var/stage"
@@ -165,6 +167,12 @@ def _order(mac: Mac, peers: list[dict[str, Any]], sharing: int) -> dict[str, Any
             f"{mac.name}: ds4_stage_seed_slots and ds4_stage_chunk_mib must be 1 or more",
             exit_code=EXIT_USAGE,
         )
+    window = str(settings["ds4_stage_window"])
+    if window:
+        try:
+            _window.parse(window)
+        except ValueError as error:
+            raise OperatorError(f"{mac.name}: ds4_stage_window: {error}", exit_code=EXIT_USAGE) from None
     keys = ("name", "path", "bytes", "sha256", "urls", "header")
     region_mbps = int(settings["ds4_stage_region_rate_mbps"])
     order = {
@@ -176,7 +184,7 @@ def _order(mac: Mac, peers: list[dict[str, Any]], sharing: int) -> dict[str, Any
         "seed_slots": slots,
         "rate_limit_mbps": int(settings["ds4_weights_rate_limit_mbps"]),
         "wide_rate_limit_mbps": max(1, region_mbps // sharing) if region_mbps else 0,
-        "window": str(settings["ds4_stage_window"]),
+        "window": window,
         "token_file": str(settings["ds4_weights_token_file"]),
     }
     # A rerun of the same order attaches to the one that is under way. Who is ahead does not make it another.

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from ds4fleet import staging
+from ds4fleet import plan, staging
 from ds4fleet.errors import OperatorError
+from ds4fleet.fleet import CHECKOUT, Fleet
 from ds4fleet.render import role_defaults
 
+HOSTS = CHECKOUT / "inventory" / "hosts.yml"
 FILE = {
     "name": "w.gguf",
     "path": "/m/w.gguf",
@@ -107,6 +109,28 @@ def test_chains_of_a_region_share_its_cap_on_the_wide_link() -> None:
 def test_a_seed_without_slots_is_refused() -> None:
     with pytest.raises(OperatorError, match="ds4_stage_seed_slots"):
         staging.orders([mac("a", settings={"ds4_stage_seed_slots": 0})])
+
+
+def test_a_window_that_makes_no_sense_is_refused_before_anything_is_ordered() -> None:
+    with pytest.raises(OperatorError, match="a: ds4_stage_window: '1-7' is no window"):
+        staging.orders([mac("a", settings={"ds4_stage_window": "1-7"})])
+
+
+@pytest.mark.parametrize(
+    ("host", "wishes", "kinds"),
+    [
+        ("tyo-01", {"ds4_model": "flash-q2", "ds4_sidecars": ["mtp"]}, ["model", "mtp"]),
+        ("tyo-01", {"ds4_model": "flash-q2-0731", "ds4_sidecars": ["dspark-0731"]}, ["model", "dspark"]),
+        ("use-01", {"ds4_model": "pro-q4", "ds4_role": "stage"}, ["split", "split"]),
+    ],
+)
+def test_every_file_of_the_plan_is_ordered(host: str, wishes: dict[str, Any], kinds: list[str]) -> None:
+    planned = plan.make_plan(host, {**Fleet.load(host, [HOSTS]).host(host).vars, **wishes}).to_dict()
+    assert planned["refusals"] == [] and [item["kind"] for item in planned["weights"]["files"]] == kinds
+    files = staging.orders([mac(host, files=planned["weights"]["files"])])[host]["order"]["files"]
+    names = [item["name"] for item in planned["weights"]["files"]]
+    assert [item["path"] for item in files] == [f"/opt/ds4/models/{name}" for name in names]
+    assert all(item["urls"] and item["bytes"] > 10**9 for item in files)
 
 
 def test_what_is_installed_is_watched_so_that_it_can_be_removed() -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 
-from ansible.module_utils import ds4_chunks, ds4_peer, ds4_route
+from ansible.module_utils import ds4_chunks, ds4_peer, ds4_route, ds4_window
 from ansible.module_utils.ds4_placement import FULL, Placement, PlacementError
 from ansible.module_utils.ds4_progress import Aborted, State
 from ansible.module_utils.ds4_proof import MISMATCH, judge, put_aside
@@ -137,6 +137,8 @@ def main(folder=FOLDER):
     with State(folder, order) as state:
         ended = {}
         try:
+            # A time zone that this Mac does not know stops it here, not in the middle.
+            ds4_window.is_open(order.get("window", ""), time.time())
             if state.control()[0] == "abort":
                 raise Aborted
             with locked(LOCK, LOCK_TIMEOUT_S):
@@ -144,7 +146,7 @@ def main(folder=FOLDER):
             ended = {"state": "done", "source": "", "reason": ""}
         except Aborted:
             ended = {"state": "aborted", "reason": "aborted by the operator"}
-        except (PlacementError, TimeoutError) as error:
+        except (PlacementError, TimeoutError, ValueError) as error:
             ended = {"state": "failed", "error": str(error)}
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, TOKEN))
