@@ -22,7 +22,6 @@ from typing import Any
 
 import yaml
 
-from ds4fleet import console
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, ansible_command, unknown_name
 
@@ -206,6 +205,8 @@ def remove(user: str, host: str = "", region: str = "", yes: bool = False) -> in
 
 def show(json: bool = False) -> int:
     """`fab access list`: who may open tunnels where."""
+    from ds4fleet import console
+
     access = load()
     rows = [
         {"user": user, "key": parse_key(text).fingerprint, "to": entry["to"]}
@@ -223,6 +224,9 @@ def show(json: bool = False) -> int:
 
 
 def _change(fleet: Fleet, before: Access, after: Access, yes: bool) -> int:
+    # Here and not above: the plan of every run reads keys from this module and shows nothing.
+    from ds4fleet import console
+
     hosts = affected(fleet, before, after)
     if before == after:
         console.out.print("nothing to change in the inventory; applying what it says")
