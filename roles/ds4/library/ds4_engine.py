@@ -18,13 +18,11 @@ version_added: "0.1.0"
 author: the ds4-fleet authors (@ds4-fleet)
 options:
   repo:
-    description: Where the history comes from.
+    description: Where the history comes from. Needed unless I(state=pruned).
     type: str
-    required: true
   commit:
-    description: Commit to build, 7 to 40 hex digits.
+    description: Commit to build, 7 to 40 hex digits. Needed unless I(state=pruned).
     type: str
-    required: true
   root:
     description: Directory of mirror, releases and links.
     type: path
@@ -32,12 +30,15 @@ options:
   state:
     description:
       - C(fetched) makes sure that the commit is in the mirror, C(built) that its release is complete,
-        C(current) that the link of this name points to it.
+        C(current) that the link of this name points to it. C(pruned) only removes releases beyond I(keep),
+        which C(current) does too.
     type: str
-    choices: [fetched, built, current]
+    choices: [fetched, built, current, pruned]
     default: current
   keep:
-    description: Complete releases that stay, the current and the previous one always among them.
+    description:
+      - Complete releases that stay; always among them the current one, the previous one, and the one of the
+        version that ds4-switch would go back to.
     type: int
     default: 2
   in_use:
@@ -51,7 +52,7 @@ options:
     elements: str
     default: []
   user:
-    description: Unprivileged account that builds. Needed unless I(state=fetched).
+    description: Unprivileged account that builds. Needed for I(state=built) and I(state=current).
     type: str
   timeout_s:
     description: Seconds that a fetch or a build may take.
@@ -72,13 +73,19 @@ EXAMPLES = r"""
     commit: 54b36ed9ba42da31b24f2d1a5feb075c2475dbb1
     root: /opt/ds4/engine
     user: _ds4
+
+- name: Remove releases that nothing can need any more
+  ds4_engine:
+    root: /opt/ds4/engine
+    state: pruned
+    keep: 2
 """
 
 RETURN = r"""
 release:
   description: The release of this commit.
   type: dict
-  returned: success
+  returned: unless the state is pruned
   contains:
     id:
       description: Name of its directory.
@@ -134,27 +141,43 @@ def _describe(engine, commit, full):
 def main():
     module = AnsibleModule(
         argument_spec={
-            "repo": {"type": "str", "required": True},
-            "commit": {"type": "str", "required": True},
+            "repo": {"type": "str"},
+            "commit": {"type": "str"},
             "root": {"type": "path", "required": True},
-            "state": {"type": "str", "choices": ["fetched", "built", "current"], "default": "current"},
+            "state": {
+                "type": "str",
+                "choices": ["fetched", "built", "current", "pruned"],
+                "default": "current",
+            },
             "keep": {"type": "int", "default": 2},
             "in_use": {"type": "list", "elements": "str", "default": []},
             "make_args": {"type": "list", "elements": "str", "default": []},
             "user": {"type": "str"},
             "timeout_s": {"type": "int", "default": 1800},
         },
-        required_if=[("state", "built", ["user"]), ("state", "current", ["user"])],
+        required_if=[
+            ("state", "fetched", ["repo", "commit"]),
+            ("state", "built", ["repo", "commit", "user"]),
+            ("state", "current", ["repo", "commit", "user"]),
+        ],
         supports_check_mode=True,
     )
     params = module.params
-    commit = params["commit"].lower()
-    if not re.match(r"^[0-9a-f]{7,40}$", commit):
+    commit = (params["commit"] or "").lower()
+    if params["state"] != "pruned" and not re.match(r"^[0-9a-f]{7,40}$", commit):
         module.fail_json(msg="engine commit %r is not 7 to 40 hex digits" % params["commit"])
     engine = Engine(params["root"], params["timeout_s"])
     try:
         with _alone(module.check_mode):
-            result = _converge(module, engine, commit)
+            if params["state"] == "pruned":
+                removed = _prune(module, engine)
+                result = {
+                    "changed": bool(removed),
+                    "removed": removed,
+                    "previous": linked_id(engine.root, "previous"),
+                }
+            else:
+                result = _converge(module, engine, commit)
     except EngineError as error:
         module.fail_json(msg=str(error), detail=error.detail)
     except TimeoutError:
@@ -165,6 +188,14 @@ def main():
 def _alone(dry):
     """Held while releases are made and switched: two runs must not build one release."""
     return contextlib.nullcontext() if dry else locked(LOCK, LOCK_TIMEOUT_S)
+
+
+def _prune(module, engine):
+    """Remove the releases that may go; returns their names."""
+    removed = engine.prune(max(2, module.params["keep"]), module.params["in_use"])
+    for name in removed if not module.check_mode else []:
+        engine.remove(name)
+    return removed
 
 
 def _converge(module, engine, commit):
@@ -190,9 +221,7 @@ def _converge(module, engine, commit):
             if not check:
                 engine.switch(release["id"])
         if not (check and changed):
-            removed = engine.prune(max(2, params["keep"]), params["in_use"])
-        for name in removed if not check else []:
-            engine.remove(name)
+            removed = _prune(module, engine)
         changed = changed or bool(removed)
     after = release["id"] if params["state"] == "current" else before
     return {

@@ -14,7 +14,14 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.ds4_capabilities import TOPICS, flags, is_metal, targets, topics
-from ansible.module_utils.ds4_release import MARKER, linked_id, list_releases, read_marker, release_id
+from ansible.module_utils.ds4_release import (
+    MARKER,
+    linked_id,
+    list_releases,
+    read_marker,
+    release_id,
+    to_go_back_to,
+)
 
 GIT = "/usr/bin/git"
 MAKE = "/usr/bin/make"
@@ -245,8 +252,12 @@ class Engine:
         temporary.replace(self.root / link)
 
     def prune(self, keep, in_use=()):
-        """Names of complete releases beyond `keep`, oldest last; never current, previous or one in use."""
+        """Names of complete releases beyond `keep`, oldest last.
+
+        Never current, previous, one in use, or one that a switch may have to go back to.
+        """
         kept = {linked_id(self.root, "current"), linked_id(self.root, "previous"), *in_use}
+        kept |= to_go_back_to(self.root)
         complete = [item for item in list_releases(self.root) if item["complete"]]
         complete.sort(key=lambda item: read_marker(item["path"]).get("built_at", ""), reverse=True)
         spare = [item["id"] for item in complete if item["id"] not in kept]

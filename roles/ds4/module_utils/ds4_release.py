@@ -41,6 +41,19 @@ def linked_id(engine_root, name):
         return None
 
 
+def to_go_back_to(engine_root):
+    """Ids of the releases that ds4-switch may go back to: the version before's, a running switch's."""
+    folder = Path(engine_root).parent / "var" / "switch"
+    found = set()
+    for path in (folder / "previous.json", *folder.glob("saved/*.json")):
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            found.add(Path(state["proof"]["server"]["argv"][0]).parent.name)
+        except (OSError, ValueError, KeyError, IndexError, TypeError):
+            continue
+    return found
+
+
 def list_releases(engine_root):
     """[{id, commit, path, complete, capabilities}] of all release directories, partial ones left out."""
     try:

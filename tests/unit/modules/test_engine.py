@@ -1,5 +1,6 @@
 """Releases of the engine: fetched, built as another user, proven, switched. A real git and make, no Mac."""
 
+import json
 import os
 import pwd
 import shutil
@@ -162,5 +163,12 @@ def test_switching_keeps_the_previous_release_and_prunes_the_oldest(engine, upst
     assert engine.prune(2) == [made[0]]
     assert engine.prune(3) == []
     assert engine.prune(2, in_use=[made[0]]) == []
+    # A Mac that was switched by ds4-switch goes back to what that kept, wherever the links lead.
+    kept = engine.root.parent / "var" / "switch" / "previous.json"
+    kept.parent.mkdir(parents=True)
+    state = {"proof": {"server": {"argv": [str(engine.releases / made[0] / "ds4-server")]}}}
+    kept.write_text(json.dumps(state))
+    assert engine.prune(2) == []
+    kept.unlink()
     engine.remove(made[0])
     assert {item["id"] for item in list_releases(engine.root)} == set(made[1:])
