@@ -22,7 +22,8 @@ options:
       - V(locked) takes the lock of this Mac for I(run_id), V(unlocked) gives it back.
       - V(switched) hands over I(order) and waits until it waits for the controller's word, or has ended.
       - V(followed) waits so for a switch that is under way.
-      - V(confirmed) and V(aborted) give that word to the switch that is under way and wait for its end.
+      - V(confirmed) and V(aborted) give that word to the switch that is under way and wait for its end;
+        with I(run_id), V(aborted) leaves a switch of another run alone.
       - V(rolled_back) orders the version before the last confirmed switch and waits as V(switched) does.
     type: str
     choices: [report, locked, unlocked, switched, followed, confirmed, aborted, rolled_back]
@@ -237,6 +238,8 @@ def work(places, params):
         return True
     journal = ds4_switch_state.read_json(places.journal)
     if not ds4_switch_core.is_active(journal):
+        return False
+    if state == "aborted" and params["run_id"] not in ("", journal["run_id"]):
         return False
     if state != "followed":
         speak(places, {"confirmed": "confirm", "aborted": "abort"}[state], journal)
