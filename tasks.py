@@ -115,39 +115,56 @@ def upgrade(
     resume: bool = False,
     abort: bool = False,
     take_over: bool = False,
+    plan_only: bool = False,
     yes: bool = False,
     json: bool = False,
 ) -> None:
     """Bring the fleet to another model or engine, Mac by Mac, gated: [--model ID] [--engine COMMIT]
-    [--regions A,B] [--canary HOST]; or of the last one: --status|--pause|--resume|--abort, --history
+    [--regions A,B] [--canary HOST] [--plan-only]; of the last one: --status|--pause|--resume|--abort;
+    --history; --take-over where the owner of a lock is gone
     """
     from ds4fleet import upgrade as library
 
-    if status or history:
-        sys.exit((library.history if history else library.status)(json=json))
+    library.one_of(status=status, history=history, pause=pause, resume=resume, abort=abort)
+    if status:
+        sys.exit(library.status(limit=limit, json=json))
+    if history:
+        sys.exit(library.history(json=json))
+    if pause:
+        sys.exit(library.pause(json=json))
     if resume:
-        sys.exit(library.resume(take_over=take_over))
-    if pause or abort:
-        sys.exit(library.pause() if pause else library.abort())
-    sys.exit(
-        library.upgrade(
-            model=model,
-            engine=engine,
-            regions=regions,
-            canary=canary,
-            limit=limit,
-            take_over=take_over,
-            yes=yes,
-        )
+        sys.exit(library.resume(take_over=take_over, json=json))
+    if abort:
+        sys.exit(library.abort(take_over=take_over, limit=limit, yes=yes, json=json))
+    code = library.upgrade(
+        model=model,
+        engine=engine,
+        regions=regions,
+        canary=canary,
+        limit=limit,
+        take_over=take_over,
+        plan_only=plan_only,
+        yes=yes,
+        json=json,
     )
+    sys.exit(code)
 
 
 @verb()
-def rollback(_: Context, host: str = "", region: str = "", all: bool = False, yes: bool = False) -> None:
+def rollback(
+    _: Context,
+    host: str = "",
+    region: str = "",
+    all: bool = False,
+    take_over: bool = False,
+    yes: bool = False,
+    json: bool = False,
+) -> None:
     """Back to the engine and weights before the last upgrade, nothing fetched: --host|--region|--all"""
     from ds4fleet import upgrade as library
 
-    sys.exit(library.rollback(host=host, region=region, everything=all, yes=yes))
+    code = library.rollback(host=host, region=region, everything=all, take_over=take_over, yes=yes, json=json)
+    sys.exit(code)
 
 
 @verb()

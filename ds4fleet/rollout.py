@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,12 @@ from ds4fleet.errors import EXIT_USAGE, OperatorError
 
 #: The share of a region that is switched at once, wave by wave; the last entry repeats until none is left.
 DEFAULT_WAVES: tuple[int | str, ...] = (1, "25%", "100%")
+
+#: Names, in the environment of a playbook, the run that holds the controller's lock for it.
+RUN_VARIABLE = "DS4_ROLLOUT"
+#: How long a look at the controller's lock may keep it, and how often it is tried meanwhile.
+LOOKED_AT_S = 1.0
+POLL_S = 0.05
 
 
 class Code(StrEnum):
@@ -40,24 +47,26 @@ class Code(StrEnum):
     REFUSED = "switch-refused"
     STUCK = "stuck"
     UNFINISHED = "unfinished"
+    PAUSED = "paused"
     ABORTED = "aborted"
 
 
-#: What the operator does about each code.
+#: What the operator does about each code; docs/upgrade.md says the same, word for word.
 REMEDY: Mapping[Code, str] = {
     Code.NOTHING_TO_DO: "every Mac already runs this version; nothing needs an upgrade",
-    Code.UNKNOWN_CANARY: "name a canary that serves in one of the regions of this rollout",
-    Code.FLEET_UNHEALTHY: "run `fab status`, mend the Macs it names or leave their region out, start again",
+    Code.UNKNOWN_CANARY: "name a Mac that serves in one of these regions and is not yet on the version",
+    Code.FLEET_UNHEALTHY: "run `fab status`, mend the Macs that are named or leave their region out",
     Code.PLAN_REFUSES: "run `fab plan --model ...` and choose a context, model or engine that fits",
     Code.MIN_SERVING: "lower ds4_min_serving for this region, or bring another of its Macs into service",
-    Code.LOCKED: "wait for the other rollout, or take its lock over with --take-over if its owner is gone",
-    Code.STAGE_FAILED: "nothing was switched; read why above, mend it, then `fab upgrade --resume`",
-    Code.GATE_FAILED: "the Mac is back on its previous version and no other was touched after it",
-    Code.GATE_INCONCLUSIVE: "look at the Mac's log and speed, then `fab upgrade --resume` or `--abort`",
-    Code.HOST_LOST: "the Mac reverts by itself when it is not confirmed; when it is reachable, run again",
-    Code.REFUSED: "nothing was touched on it; mend what it says, then `fab upgrade --resume`",
-    Code.STUCK: "neither version serves on it; read /var/log/ds4/server.log there, then run site.yml for it",
+    Code.LOCKED: "wait for its owner; if that one is gone, take over with --take-over",
     Code.UNFINISHED: "go on with `fab upgrade --resume`, or end it with `fab upgrade --abort`",
+    Code.STAGE_FAILED: "nothing was switched; mend what it says, then `fab upgrade --resume` or `--abort`",
+    Code.REFUSED: "nothing was touched on that Mac; mend what it says, then `fab upgrade --resume`",
+    Code.GATE_FAILED: "that Mac is back on what it served before, none was touched after it; pin another one",
+    Code.GATE_INCONCLUSIVE: "look at the Mac's log and speed, then `fab upgrade --resume` or `--abort`",
+    Code.HOST_LOST: "it goes back by itself unless confirmed; when it answers again, `fab upgrade --resume`",
+    Code.STUCK: "neither version serves there; read /var/log/ds4/server.log, then run site.yml for that Mac",
+    Code.PAUSED: "go on with `fab upgrade --resume`, or end it with `fab upgrade --abort`",
     Code.ABORTED: "Macs that were switched stay on the new version; `fab rollback --all` takes them back",
 }
 
@@ -83,11 +92,20 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Rules:
+    """How the Macs of a region are switched: sizes of the waves, and how many Macs go on serving."""
+
+    waves: tuple[int | str, ...] = DEFAULT_WAVES
+    min_serving: int = 1
+
+
+@dataclass(frozen=True)
 class Situation:
     """One Mac before the rollout, as its plan for the new version and an observation tell.
 
-    serving: it answers now. healthy: nothing is wrong with it that an upgrade must not meet. refusals: what
-    its plan for the target says against it. to_stage_bytes: still to fetch. locked_by: another run's id.
+    serving: it answers now. healthy: nothing is wrong with it that an upgrade must not meet; trouble says
+    what is. refusals: what its plan for the target says against it. to_stage_bytes: still to fetch.
+    locked_by: another run and its owner. rules: of its region.
     """
 
     host: str
@@ -100,6 +118,8 @@ class Situation:
     to_stage_bytes: int = 0
     switch_minutes: float = 0.0
     locked_by: str = ""
+    trouble: str = ""
+    rules: Rules = Rules()
 
 
 @dataclass(frozen=True)
@@ -129,8 +149,10 @@ class Rollout:
     changes: Mapping[str, tuple[Version | None, Version]]
     to_stage_bytes: Mapping[str, int]
     skipped: tuple[Skip, ...] = ()
-    min_serving: int = 1
     expected_minutes: float = 0.0
+    #: `upgrade` or `rollback`; notes: what an operator should know before the start.
+    kind: str = "upgrade"
+    notes: tuple[str, ...] = ()
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -153,8 +175,9 @@ class Rollout:
             changes=changes,
             to_stage_bytes=dict(data["to_stage_bytes"]),
             skipped=tuple(Skip(**skip) for skip in data["skipped"]),
-            min_serving=data["min_serving"],
             expected_minutes=data["expected_minutes"],
+            kind=data["kind"],
+            notes=tuple(data["notes"]),
         )
 
 
@@ -165,17 +188,12 @@ def plan_rollout(
     now: datetime,
     regions: Sequence[str] = (),
     canary: str = "",
-    waves: Sequence[int | str] = DEFAULT_WAVES,
-    min_serving: int = 1,
-    neighbours_take_over: bool = False,
+    notes: Sequence[str] = (),
 ) -> Rollout:
     """Decide who is upgraded in which wave.
 
     situations: the Macs of the selection, in inventory order. regions: their order; () takes the order in
     which they appear. canary: the Mac that goes first and alone; "" takes the first of the first region.
-    waves: sizes inside a region, a number of Macs or a share such as "25%". min_serving: how many Macs of a
-    region go on serving during a wave, where it has more than that. neighbours_take_over: another region may
-    serve meanwhile, so that a region with a single Mac may go dark.
 
     Raises RolloutError (nothing to do, unhealthy fleet, memory gate, lock, unknown canary, min_serving).
     """
@@ -183,19 +201,19 @@ def plan_rollout(
     chosen = [item for item in situations if item.region in order]
     chosen.sort(key=lambda item: order.index(item.region))
 
-    locked = [item for item in chosen if item.locked_by and item.locked_by != run_id]
+    locked = [item for item in chosen if item.locked_by]
     if locked:
         owners = ", ".join(f"{item.host} by {item.locked_by}" for item in locked)
         raise RolloutError(Code.LOCKED, f"another rollout holds {owners}")
     refused = [item for item in chosen if item.refusals]
     if refused:
-        raise RolloutError(Code.PLAN_REFUSES, "; ".join(f"{i.host}: {i.refusals[0]}" for i in refused))
+        raise RolloutError(Code.PLAN_REFUSES, "; ".join(_of_host(i.host, i.refusals[0]) for i in refused))
 
     skipped = [Skip(item.host, "serves nothing by its plan") for item in chosen if item.target is None]
     serving = [item for item in chosen if item.target is not None]
-    sick = [item.host for item in serving if not item.healthy]
+    sick = [f"{i.host} ({i.trouble})" if i.trouble else i.host for i in serving if not i.healthy]
     if sick:
-        raise RolloutError(Code.FLEET_UNHEALTHY, f"not healthy before the start: {', '.join(sick)}")
+        raise RolloutError(Code.FLEET_UNHEALTHY, f"not well before the start: {', '.join(sick)}")
     skipped += [
         Skip(item.host, f"already on {item.target.short()}")
         for item in serving
@@ -209,15 +227,7 @@ def plan_rollout(
     if first not in {item.host for item in todo}:
         raise RolloutError(Code.UNKNOWN_CANARY, f"{first} is not among the Macs to upgrade")
     plan = [Wave(next(i.region for i in todo if i.host == first), (first,), canary=True)]
-    for region in order:
-        here = [item.host for item in todo if item.region == region and item.host != first]
-        able = sum(1 for item in serving if item.region == region)
-        if not neighbours_take_over and able > 1 and able - 1 < min_serving and here:
-            raise RolloutError(
-                Code.MIN_SERVING, f"{region} has {able} serving Macs and {min_serving} must go on serving"
-            )
-        for hosts in split_waves(here, waves, most=max(1, able - min_serving) if able > 1 else 1):
-            plan.append(Wave(region, hosts))
+    plan += _by_region(order, todo, serving, first)
 
     targets = {item.host: (item.current, item.target) for item in todo if item.target is not None}
     minutes = {item.host: item.switch_minutes for item in todo}
@@ -228,9 +238,83 @@ def plan_rollout(
         changes=targets,
         to_stage_bytes={item.host: item.to_stage_bytes for item in todo},
         skipped=tuple(skipped),
-        min_serving=min_serving,
         expected_minutes=sum(max(minutes[host] for host in wave.hosts) for wave in plan),
+        notes=tuple(notes),
     )
+
+
+def plan_rollback(
+    situations: Sequence[Situation], *, run_id: str, now: datetime, notes: Sequence[str] = ()
+) -> Rollout:
+    """Decide in which waves Macs go back; `target` of each is the version before, None where there is none.
+
+    Nothing but a lock stands in the way: who goes back has his reasons, and a Mac need not serve for it.
+    Raises RolloutError (lock, nothing to do, min_serving).
+    """
+    locked = [f"{item.host} by {item.locked_by}" for item in situations if item.locked_by]
+    if locked:
+        raise RolloutError(Code.LOCKED, f"another rollout holds {', '.join(locked)}")
+    skipped = [Skip(i.host, i.trouble or "no version before is on it") for i in situations if not i.target]
+    todo = [item for item in situations if item.target]
+    if not todo:
+        whom = "; ".join(f"{skip.host}: {skip.reason}" for skip in skipped)
+        raise RolloutError(Code.NOTHING_TO_DO, f"there is no version to go back to ({whom})")
+    order = list(dict.fromkeys(item.region for item in todo))
+    waves = _by_region(order, todo, todo, "")
+    minutes = {item.host: item.switch_minutes for item in todo}
+    return Rollout(
+        run_id=run_id,
+        created_at=_stamp(now),
+        waves=tuple(waves),
+        changes={item.host: (item.current, item.target) for item in todo if item.target is not None},
+        to_stage_bytes={item.host: 0 for item in todo},
+        skipped=tuple(skipped),
+        expected_minutes=sum(max(minutes[host] for host in wave.hosts) for wave in waves),
+        kind="rollback",
+        notes=tuple(notes),
+    )
+
+
+def _by_region(
+    order: Sequence[str], todo: Sequence[Situation], serving: Sequence[Situation], first: str
+) -> list[Wave]:
+    """The waves of each region behind the canary `first`. Raises RolloutError (min_serving)."""
+    plan = []
+    for region in order:
+        here = [item for item in todo if item.region == region]
+        able = sum(1 for item in serving if item.region == region)
+        if not here:
+            continue
+        rules = _rules(region, here)
+        # A region of one Mac goes dark for the length of a switch, whatever is asked for.
+        if able > 1 and able - 1 < rules.min_serving:
+            raise RolloutError(
+                Code.MIN_SERVING,
+                f"{region} has {able} serving Macs and {rules.min_serving} must go on serving",
+            )
+        most = max(1, able - rules.min_serving)
+        rest = [item.host for item in here if item.host != first]
+        plan += [Wave(region, hosts) for hosts in split_waves(rest, rules.waves, most=most)]
+    return plan
+
+
+def _rules(region: str, here: Sequence[Situation]) -> Rules:
+    rules = {item.rules for item in here}
+    if len(rules) > 1:
+        raise OperatorError(
+            f"{region}: its Macs differ in ds4_upgrade_waves or ds4_min_serving; set them for the region",
+            exit_code=EXIT_USAGE,
+        )
+    found = rules.pop()
+    if found.min_serving < 0:
+        raise OperatorError(
+            f"{region}: ds4_min_serving is {found.min_serving}; write 0 or more", exit_code=EXIT_USAGE
+        )
+    return found
+
+
+def _of_host(host: str, sentence: str) -> str:
+    return sentence if sentence.startswith(f"{host}: ") else f"{host}: {sentence}"
 
 
 def split_waves(hosts: Sequence[str], sizes: Sequence[int | str], *, most: int) -> Iterator[tuple[str, ...]]:
@@ -273,6 +357,7 @@ class HostPhase(StrEnum):
     DONE = "done"
     REVERTED = "reverted"
     LOST = "lost"
+    STUCK = "stuck"
 
 
 class RunPhase(StrEnum):
@@ -346,6 +431,7 @@ class Journal:
         return fold(self.entries())
 
 
+_BEFORE_SWITCHES = frozenset({HostPhase.PENDING, HostPhase.STAGED})
 _OWN_KEYS = frozenset({"at", "host", "host_phase", "phase", "reason"})
 
 
@@ -353,37 +439,89 @@ def fold(entries: Iterable[Mapping[str, Any]]) -> Progress:
     """The state that journal lines add up to."""
     progress = Progress()
     for entry in entries:
-        if "phase" in entry:
+        # An end is an end: what a Mac still reports about itself afterwards does not reopen the run.
+        if "phase" in entry and progress.phase not in ENDED:
             progress.phase = RunPhase(entry["phase"])
             progress.reason = str(entry.get("reason", ""))
         host = entry.get("host")
         if host and "host_phase" in entry:
             progress.hosts[host] = HostPhase(entry["host_phase"])
+            if progress.phase == RunPhase.STAGING and progress.hosts[host] not in _BEFORE_SWITCHES:
+                progress.phase = RunPhase.SWITCHING
         if host:
             extra = {key: value for key, value in entry.items() if key not in _OWN_KEYS}
             progress.values.setdefault(host, {}).update(extra)
     return progress
 
 
-@contextmanager
-def controller_lock(root: Path, owner: str) -> Iterator[None]:
-    """Hold the one rollout that may run from this checkout; the kernel frees it when the process dies.
+@dataclass(frozen=True)
+class Holder:
+    """Who holds this checkout's lock, or held it when it died.
 
+    alive: one of its processes still runs, so the kernel still keeps the lock. pid: of `fab`.
+    """
+
+    run_id: str
+    owner: str
+    pid: int
+    since: str
+    alive: bool
+
+    def __str__(self) -> str:
+        state = f"is running as process {self.pid}" if self.alive else "is gone without having ended"
+        return f"{self.run_id} of {self.owner} since {self.since} {state}"
+
+
+def holder(root: Path) -> Holder | None:
+    """Who holds the lock below root; None when it is free."""
+    path = root / "lock"
+    if not path.exists():
+        return None
+    with path.open() as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            alive = False
+        except BlockingIOError:
+            alive = True
+        try:
+            known = json.loads(stream.read())
+            return Holder(known["run_id"], known["owner"], int(known["pid"]), known["since"], alive)
+        except (ValueError, KeyError, TypeError):
+            return Holder("a rollout", "somebody", 0, "just now", alive) if alive else None
+
+
+@contextmanager
+def controller_lock(root: Path, run_id: str, owner: str, *, take_over: bool = False) -> Iterator[int]:
+    """Hold the one rollout that may run from this checkout; yields the descriptor that holds it.
+
+    Processes that inherit the descriptor hold the lock on when this one is killed, so that nobody starts
+    beside them. A lock whose owner died is left for `take_over`, or for the same run to go on.
     Raises RolloutError (locked) that names the owner.
     """
     root.mkdir(parents=True, exist_ok=True)
+    before = holder(root)
+    if before is not None and (before.alive or not (take_over or before.run_id == run_id)):
+        raise RolloutError(Code.LOCKED, f"here {before}")
     with (root / "lock").open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            owner_now = stream.read().strip() or "another process"
-            raise RolloutError(Code.LOCKED, f"{owner_now} is running") from None
+        # Somebody who only looks (`holder`) keeps it for a moment too.
+        deadline = time.monotonic() + LOOKED_AT_S
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise RolloutError(Code.LOCKED, f"here {holder(root)}") from None
+                time.sleep(POLL_S)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        mine = {"run_id": run_id, "owner": owner, "pid": os.getpid(), "since": since}
         stream.truncate(0)
-        stream.write(owner)
+        stream.write(json.dumps(mine))
         stream.flush()
-        yield
-        stream.truncate(0)
+        try:
+            yield stream.fileno()
+        finally:
+            stream.truncate(0)
 
 
 def history(root: Path) -> list[Journal]:

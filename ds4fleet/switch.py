@@ -9,6 +9,7 @@ import plistlib
 from collections.abc import Mapping
 from typing import Any
 
+from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.guard import PYTHON
 from ds4fleet.render import LABEL_SERVER, LABEL_WIRED, ROLE, Paths
 
@@ -103,12 +104,19 @@ def own(plan: Mapping[str, Any], root: str) -> dict[str, Any]:
 
 
 def order(
-    plan: Mapping[str, Any], settings: Mapping[str, Any], *, run_id: str, attempt: int, now_s: float
+    plan: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    run_id: str,
+    attempt: int,
+    now_s: float,
+    serving: str | None = None,
 ) -> dict[str, Any]:
     """The order that brings a Mac to its plan.
 
     plan: HostPlan as a dict, of a Mac that serves, with the engine built and the weights in place. settings:
-    the host's variables with the role's defaults. attempt: how often this run has tried this Mac.
+    the host's variables with the role's defaults. attempt: how often this run has tried this Mac. serving: id
+    of the release that `current` leads to now.
     """
     server, engine = plan["server"], plan["engine"]
     paths = Paths(str(settings["ds4_root"]))
@@ -121,6 +129,8 @@ def order(
     ]
     release = f"releases/{engine['release_id']}"
     files.append({"path": engine["current"], "kind": "link", "target": release})
+    if serving and serving != engine["release_id"]:
+        files.append({"path": f"{paths.engine}/previous", "kind": "link", "target": f"releases/{serving}"})
     user = str(settings["ds4_service_user"])
     weights = [item["path"] for item in plan["weights"]["files"] if item["kind"] != "split"]
     kept = ("label", "argv", "host", "port", "kv_dir", "config_path", "log_path")
@@ -146,15 +156,39 @@ def order(
 
 
 def limits(settings: Mapping[str, Any]) -> dict[str, float]:
-    """The settings of an order (ds4_switch_core.SETTINGS) from a host's variables."""
+    """The settings of an order (ds4_switch_core.SETTINGS) from a host's variables.
+
+    Raises OperatorError for a value that cannot be meant.
+    """
     return {
-        "drain_s": int(settings["ds4_drain_s"]),
-        "told_s": int(settings["ds4_drain_told_s"]),
-        "speed_ratio": float(settings["ds4_gate_speed_ratio"]),
-        "min_healthy_s": int(settings["ds4_min_healthy_s"]),
-        "hold_s": int(settings["ds4_upgrade_hold_s"]),
-        "pause_s": int(settings["ds4_upgrade_pause_s"]),
+        "drain_s": _seconds(settings, "ds4_drain_s"),
+        "told_s": _seconds(settings, "ds4_drain_told_s"),
+        "speed_ratio": _ratio(settings, "ds4_gate_speed_ratio"),
+        "min_healthy_s": _seconds(settings, "ds4_min_healthy_s"),
+        # A Mac that nobody can confirm in time would go back for nothing.
+        "hold_s": _seconds(settings, "ds4_upgrade_hold_s", least=1),
+        "pause_s": _seconds(settings, "ds4_upgrade_pause_s", least=1),
     }
+
+
+def _seconds(settings: Mapping[str, Any], name: str, least: int = 0) -> int:
+    value = str(settings[name])
+    if not value.isdigit() or int(value) < least:
+        raise OperatorError(f"{name} is {value}; write whole seconds from {least}", exit_code=EXIT_USAGE)
+    return int(value)
+
+
+def _ratio(settings: Mapping[str, Any], name: str) -> float:
+    try:
+        value = float(settings[name])
+    except (TypeError, ValueError):
+        value = -1.0
+    if not 0 < value <= 1:
+        raise OperatorError(
+            f"{name} is {settings[name]}; write a share of the speed before, above 0 and up to 1",
+            exit_code=EXIT_USAGE,
+        )
+    return value
 
 
 def _entry(path: str, kind: str, **more: Any) -> dict[str, Any]:

@@ -6,46 +6,63 @@ out which from the Mac's journal.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from ds4fleet.rollout import Code, HostPhase, Journal, RolloutError, RunPhase
 
-#: Runs the module ds4_switch on the Mac with these arguments; raises HostLost when it does not answer.
+#: Runs the module ds4_switch on the Mac with these arguments; raises HostLost when it does not answer and
+#: HostRefused when it says no.
 Call = Callable[..., Mapping[str, Any]]
 #: Why a Mac went back that says nothing against the new version.
 _NOT_THE_VERSIONS_FAULT = ("cut", "told", "unconfirmed")
+#: Phases of a run in which nothing more may be begun.
+_HALTED = (RunPhase.PAUSED, RunPhase.ABORTED, RunPhase.FAILED)
 
 
 class HostLost(Exception):
     """The Mac does not answer any more: one sentence."""
 
 
-def switch(
-    journal: Journal, host: str, order: Callable[[int], Mapping[str, Any]], call: Call
-) -> dict[str, Any]:
-    """Brings one Mac to its new version, or says why not. Safe to repeat after any interruption.
+class HostRefused(Exception):
+    """The Mac said no: one sentence. `active`: a switch is under way there all the same."""
 
-    order: makes the order of an attempt. Returns {changed, outage_s, before, after}. Raises RolloutError for
-    a rollout that is not to go on; the journal holds its code by then.
+    def __init__(self, sentence: str, *, active: bool = False) -> None:
+        super().__init__(sentence)
+        self.active = active
+
+
+def switch(
+    journal: Journal, host: str, begin: Callable[[int], Mapping[str, Any]], call: Call
+) -> dict[str, Any]:
+    """Brings one Mac to its new version (or back), or says why not. Safe to repeat after any interruption.
+
+    begin: hands the order of an attempt over and returns the Mac's report once it waits for our word or has
+    ended. Returns {changed, outage_s, before, after}. Raises RolloutError for a rollout that is not to go on;
+    the journal holds its code by then.
     """
     progress = journal.progress()
-    if progress.phase in (RunPhase.PAUSED, RunPhase.ABORTED, RunPhase.FAILED):
+    if progress.phase in _HALTED:
         raise RolloutError(_code(progress.reason), f"this rollout is {progress.phase}")
     if progress.of(host) == HostPhase.DONE:
         return {"changed": False, **progress.values.get(host, {})}
     accepted = bool(progress.values.get(host, {}).get("accepted"))
     try:
-        report = _switched(journal, host, order, call)
+        report = _switched(journal, host, begin, call)
         return _conclude(journal, host, report, call, accepted)
     except HostLost as error:
         _stop(journal, RunPhase.PAUSED, Code.HOST_LOST, host, HostPhase.LOST, str(error))
         raise RolloutError(Code.HOST_LOST, f"{host} does not answer") from error
+    except HostRefused as error:
+        code, phase = (Code.HOST_LOST, HostPhase.LOST) if error.active else (Code.REFUSED, HostPhase.STAGED)
+        _stop(journal, RunPhase.PAUSED, code, host, phase, str(error))
+        raise RolloutError(code, f"{host}: {error}") from error
 
 
 def _switched(
-    journal: Journal, host: str, order: Callable[[int], Mapping[str, Any]], call: Call
+    journal: Journal, host: str, begin: Callable[[int], Mapping[str, Any]], call: Call
 ) -> Mapping[str, Any]:
     """The Mac's report once its switch waits for our word or has ended."""
     run_id = journal.rollout().run_id
@@ -53,16 +70,26 @@ def _switched(
     found = report.get("journal") or {}
     mine = found.get("run_id") == run_id
     if report["active"] and not mine:
-        raise RolloutError(Code.LOCKED, f"{host} is being switched by run {found.get('run_id')}")
+        why = f"{host} is being switched by run {found.get('run_id')}"
+        _note(journal, phase=RunPhase.PAUSED, reason=f"{Code.LOCKED}: {why}")
+        raise RolloutError(Code.LOCKED, why)
     if report["active"]:
         return call(state="followed")
     if mine and found["phase"] == "confirmed":
         return report
-    if mine and found["phase"] == "reverted" and found.get("cause") not in _NOT_THE_VERSIONS_FAULT:
-        return report
-    attempt = int(str(found["id"]).rpartition(".")[2]) + 1 if mine else 1
-    _note(journal, host=host, host_phase=HostPhase.SWITCHING, attempt=attempt)
-    return call(state="switched", order=order(attempt))
+    if mine and found["phase"] == "reverted":
+        if found.get("cause") not in _NOT_THE_VERSIONS_FAULT:
+            return report
+        _note(journal, host=host, attempts=[_attempt(report)])
+    number = re.search(r"(\d+)$", str(found["id"])) if mine else None
+    _note(
+        journal,
+        host=host,
+        host_phase=HostPhase.SWITCHING,
+        attempt=int(number[1]) + 1 if number else 1,
+        why="",
+    )
+    return begin(int(number[1]) + 1 if number else 1)
 
 
 def _conclude(
@@ -70,29 +97,41 @@ def _conclude(
 ) -> dict[str, Any]:
     found = report["journal"]
     if found["phase"] == "holding":
-        if found["verdict"] != "pass" and not accepted:
+        if journal.progress().phase == RunPhase.ABORTED:
+            report = call(state="aborted")
+        elif found["verdict"] != "pass" and not accepted:
             why, code = found["reason"], Code.GATE_INCONCLUSIVE
             _stop(journal, RunPhase.PAUSED, code, host, HostPhase.SWITCHING, why)
             raise RolloutError(code, f"{host}: {why}")
-        report = call(state="confirmed")
+        else:
+            report = call(state="confirmed")
         found = report["journal"]
     values = {
         "outage_s": report.get("outage_s"),
         "before": found.get("before"),
         "after": found.get("after"),
+        "attempts": [_attempt(report)],
     }
     if found["phase"] == "confirmed":
-        _note(journal, host=host, host_phase=HostPhase.DONE, **values)
+        _note(journal, host=host, host_phase=HostPhase.DONE, why="", **values)
         return {"changed": True, **values}
     if found["phase"] == "cancelled":
         _stop(journal, RunPhase.PAUSED, Code.REFUSED, host, HostPhase.STAGED, found["reason"], **values)
         raise RolloutError(Code.REFUSED, f"{host}: {found['reason']}")
     if found["phase"] == "reverted" and found.get("cause") in _NOT_THE_VERSIONS_FAULT:
-        _stop(journal, RunPhase.PAUSED, Code.HOST_LOST, host, HostPhase.LOST, found["reason"], **values)
+        phase = HostPhase.REVERTED if found.get("cause") == "told" else HostPhase.LOST
+        _stop(journal, RunPhase.PAUSED, Code.HOST_LOST, host, phase, found["reason"], **values)
         raise RolloutError(Code.HOST_LOST, f"{host} went back: {found['reason']}")
-    code = Code.STUCK if found["phase"] == "stuck" else Code.GATE_FAILED
-    _stop(journal, RunPhase.FAILED, code, host, HostPhase.REVERTED, found["reason"], **values)
+    stuck = found["phase"] == "stuck"
+    code, phase = (Code.STUCK, HostPhase.STUCK) if stuck else (Code.GATE_FAILED, HostPhase.REVERTED)
+    _stop(journal, RunPhase.FAILED, code, host, phase, found["reason"], **values)
     raise RolloutError(code, f"{host}: {found['reason']}")
+
+
+def _attempt(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What an ended switch leaves in the record: its id, how it ended, and for how long nothing served."""
+    found = report["journal"]
+    return {"id": found["id"], "phase": found["phase"], "outage_s": report.get("outage_s")}
 
 
 def _stop(

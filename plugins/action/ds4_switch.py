@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -14,12 +15,19 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ds4fleet import rollout, switch, upgrade_host  # noqa: E402
+from ds4fleet import rollout, switch, upgrade_host, upgrade_report  # noqa: E402
 from ds4fleet.render import role_defaults  # noqa: E402
+
+#: States of a rollout that are only written down, as what.
+NOTED = {
+    "staged": {"host_phase": rollout.HostPhase.STAGED},
+    "promoted": {"phase": rollout.RunPhase.PROMOTED},
+}
 
 
 class ActionModule(ActionBase):
-    """Arguments: those of the module; with `rollout`, a folder, state may be staged, upgraded or promoted."""
+    """Arguments: those of the module; with `rollout`, a folder, state may also be staged, upgraded,
+    taken_back or promoted: steps that the folder's journal keeps."""
 
     TRANSFERS_FILES = False
 
@@ -35,28 +43,24 @@ class ActionModule(ActionBase):
         if folder is None:
             return self._execute_module("ds4_switch", module_args=args, task_vars=task_vars)
         if self._task.check_mode:
-            return {"changed": state == "upgraded"}
+            return {"changed": state in ("upgraded", "taken_back")}
         journal = rollout.Journal(Path(folder))
         if state == "locked":
+            held = rollout.holder(journal.folder.parent)
+            if held and held.alive and held.run_id == args["run_id"] != os.environ.get(rollout.RUN_VARIABLE):
+                return {"failed": True, "msg": f"{rollout.Code.LOCKED}: here {held}"}
             result = self._execute_module("ds4_switch", module_args=args, task_vars=task_vars)
             if result.get("failed"):
                 reason = f"{rollout.Code.LOCKED}: {host}: {result.get('msg')}"
                 journal.append(datetime.now(UTC), phase=rollout.RunPhase.PAUSED, reason=reason)
             return result
-        if state in ("staged", "promoted"):
-            entry = (
-                {"host": host, "host_phase": rollout.HostPhase.STAGED}
-                if state == "staged"
-                else {"phase": rollout.RunPhase.PROMOTED}
-            )
-            if state == "promoted" or journal.progress().of(host) == rollout.HostPhase.PENDING:
-                journal.append(datetime.now(UTC), **entry)
+        if state in NOTED:
+            if state != "staged" or journal.progress().of(host) == rollout.HostPhase.PENDING:
+                about = {"host": host} if state == "staged" else {}
+                journal.append(datetime.now(UTC), **about, **NOTED[state])
+                upgrade_report.write(journal)
             return {"changed": False}
-        plan = task_vars["ansible_facts"]["ds4_plan"]
         run_id = journal.rollout().run_id
-
-        def order(attempt):
-            return switch.order(plan, settings, run_id=run_id, attempt=attempt, now_s=time.time())
 
         def call(**given):
             try:
@@ -66,14 +70,22 @@ class ActionModule(ActionBase):
             if result.get("unreachable"):
                 raise upgrade_host.HostLost(str(result.get("msg")))
             if result.get("failed"):
-                raise Failed(str(result.get("msg")))
+                raise upgrade_host.HostRefused(str(result.get("msg")), active=bool(result.get("active")))
             return result
 
+        def begin(attempt):
+            if state == "taken_back":
+                return call(state="rolled_back", run_id=run_id, settings=switch.limits(settings))
+            plan, seen = task_vars["ansible_facts"]["ds4_plan"], task_vars.get("__ds4_observed") or {}
+            serving = ((seen.get("observation") or {}).get("engine") or {}).get("current")
+            order = switch.order(
+                plan, settings, run_id=run_id, attempt=attempt, now_s=time.time(), serving=serving
+            )
+            return call(state="switched", order=order)
+
         try:
-            return upgrade_host.switch(journal, host, order, call)
-        except (rollout.RolloutError, Failed) as error:
+            return upgrade_host.switch(journal, host, begin, call)
+        except rollout.RolloutError as error:
             return {"failed": True, "changed": True, "msg": str(error)}
-
-
-class Failed(Exception):
-    """The module failed: its sentence."""
+        finally:
+            upgrade_report.write(journal)

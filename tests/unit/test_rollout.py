@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
+import subprocess
+import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,15 @@ def mac(host: str, region: str = "tokyo", **more: Any) -> Situation:
     return Situation(**{"host": host, "region": region, "switch_minutes": 3.0, **given, **more})
 
 
-def planned(macs: list[Situation], **more: Any) -> rollout.Rollout:
+def planned(
+    macs: list[Situation], waves: Any = None, min_serving: int | None = None, **more: Any
+) -> rollout.Rollout:
+    rules = rollout.Rules(
+        tuple(waves) if waves is not None else rollout.DEFAULT_WAVES,
+        1 if min_serving is None else min_serving,
+    )
+    if waves is not None or min_serving is not None:
+        macs = [replace(one, rules=rules) for one in macs]
     return rollout.plan_rollout(macs, run_id="run", now=NOW, **more)
 
 
@@ -74,12 +86,60 @@ class TestOrder:
         self, regions: list[str], sizes: list[int | str], least: int
     ) -> None:
         macs = [mac(f"m{number}", region) for number, region in enumerate(regions)]
-        made = planned(macs, waves=sizes, min_serving=least, neighbours_take_over=True)
+        if any(1 < regions.count(region) <= least for region in regions):
+            assert refused(macs, waves=sizes, min_serving=least) == Code.MIN_SERVING
+            return
+        made = planned(macs, waves=sizes, min_serving=least)
         assert sorted(made.hosts) == sorted(one.host for one in macs)
         for wave in made.waves:
             able = regions.count(wave.region)
-            assert len(wave.hosts) <= max(1, able - least)
+            assert able == 1 or able - len(wave.hosts) >= least
             assert len({one.region for one in macs if one.host in wave.hosts}) == 1
+
+    def test_each_region_has_its_own_rules(self) -> None:
+        small = rollout.Rules(("100%",), 1)
+        here = [mac(f"t{number}", rules=rollout.Rules((1,), 2)) for number in range(4)]
+        there = [mac(f"s{number}", "seoul", rules=small) for number in range(4)]
+        assert [len(hosts) for hosts in waves(planned(here + there))] == [1, 1, 1, 1, 3, 1]
+
+    def test_a_region_of_one_mac_goes_dark_for_the_length_of_a_switch(self) -> None:
+        assert waves(planned([mac("a"), mac("s", "seoul")], min_serving=1)) == [("a",), ("s",)]
+
+    def test_with_nothing_that_must_serve_a_whole_region_goes_at_once(self) -> None:
+        macs = [mac("a"), mac("b"), mac("c")]
+        assert waves(planned(macs, waves=["100%"], min_serving=0)) == [("a",), ("b", "c")]
+
+    def test_minutes_count_the_slowest_mac_of_each_wave(self) -> None:
+        macs = [mac("a"), mac("b", switch_minutes=1.0), mac("c", switch_minutes=5.0)]
+        assert planned(macs, waves=["100%"], min_serving=0).expected_minutes == 8.0
+
+
+class TestTheWayBack:
+    def test_macs_go_back_by_waves_and_those_without_a_version_before_are_named(self) -> None:
+        macs = [
+            mac("a", target=OLD),
+            mac("b", target=OLD),
+            mac("c", target=None),
+            mac("s", "seoul", target=OLD),
+        ]
+        made = rollout.plan_rollback(macs, run_id="run", now=NOW)
+        assert (made.kind, waves(made)) == ("rollback", [("a",), ("b",), ("s",)])
+        assert [skip.host for skip in made.skipped] == ["c"]
+
+    def test_a_mac_that_serves_nothing_goes_back_all_the_same(self) -> None:
+        made = rollout.plan_rollback(
+            [mac("a", serving=False, healthy=False, current=None)], run_id="r", now=NOW
+        )
+        assert made.hosts == ("a",)
+
+    def test_another_rollouts_lock_and_nothing_to_go_back_to_are_refused(self) -> None:
+        for more, code in (
+            ({"locked_by": "run 1 of ada"}, Code.LOCKED),
+            ({"target": None}, Code.NOTHING_TO_DO),
+        ):
+            with pytest.raises(RolloutError) as caught:
+                rollout.plan_rollback([mac("a", **more)], run_id="run", now=NOW)
+            assert caught.value.code == code
 
 
 class TestRefusals:
@@ -100,6 +160,19 @@ class TestRefusals:
 
     def test_too_few_that_would_go_on_serving(self) -> None:
         assert refused([mac("a"), mac("b")], min_serving=2) == Code.MIN_SERVING
+        # Also where a neighbour could take over, and where the canary is all that is left to do.
+        assert refused([mac("a"), mac("b"), mac("s", "seoul")], min_serving=2) == Code.MIN_SERVING
+        assert refused([mac("a"), mac("b", current=NEW)], min_serving=2) == Code.MIN_SERVING
+
+    def test_rules_that_contradict_each_other_or_cannot_be(self) -> None:
+        with pytest.raises(OperatorError, match="differ in ds4_upgrade_waves"):
+            planned([mac("a"), mac("b", rules=rollout.Rules((2,), 1))])
+        with pytest.raises(OperatorError, match="ds4_min_serving is -1"):
+            planned([mac("a")], min_serving=-1)
+
+    def test_what_is_wrong_with_a_mac_is_said(self) -> None:
+        with pytest.raises(RolloutError, match=r"b \(it is drained\)"):
+            planned([mac("a"), mac("b", healthy=False, trouble="it is drained")])
 
     @pytest.mark.parametrize("size", ["0", "lots", "0%", "101%", -1])
     def test_a_wave_that_is_no_size(self, size: int | str) -> None:
@@ -137,16 +210,97 @@ class TestJournal:
             Journal.create(tmp_path, rollout.plan_rollout([mac("a")], run_id=run, now=NOW))
         assert [one.folder.name for one in rollout.history(tmp_path)] == ["20260102T0Z", "20260101T0Z"]
 
+    def test_what_a_mac_still_reports_does_not_reopen_a_run_that_has_ended(self, journal: Journal) -> None:
+        journal.append(NOW, phase=RunPhase.ABORTED, reason="aborted: by ada")
+        journal.append(NOW, host="a", host_phase=HostPhase.REVERTED)
+        journal.append(NOW, phase=RunPhase.PAUSED, reason="host-lost: a")
+        progress = journal.progress()
+        assert (progress.phase, progress.reason) == (RunPhase.ABORTED, "aborted: by ada")
+        assert progress.of("a") == HostPhase.REVERTED
+
+    def test_a_run_is_staging_until_its_first_switch(self, journal: Journal) -> None:
+        journal.append(NOW, phase=RunPhase.STAGING)
+        journal.append(NOW, host="a", host_phase=HostPhase.STAGED)
+        assert journal.progress().phase == RunPhase.STAGING
+        journal.append(NOW, host="a", host_phase=HostPhase.SWITCHING)
+        assert journal.progress().phase == RunPhase.SWITCHING
+
+
+class TestControllersLock:
     def test_one_rollout_at_a_time_and_the_second_is_told_whose(self, tmp_path: Path) -> None:
+        with rollout.controller_lock(tmp_path, "run1", "ada@here"):
+            for take_over in (False, True):
+                with (
+                    pytest.raises(RolloutError, match="run1 of ada@here since .* is running as process"),
+                    rollout.controller_lock(tmp_path, "run2", "bob@here", take_over=take_over),
+                ):
+                    pass
+        assert rollout.holder(tmp_path) is None
+
+    def test_what_it_started_holds_it_on_when_it_is_killed(self, tmp_path: Path) -> None:
+        child = die_holding(tmp_path, "cat", stdin=subprocess.PIPE)
+        try:
+            held = rollout.holder(tmp_path)
+            assert held is not None and held.alive and held.owner == "ada@here"
+            with pytest.raises(RolloutError), rollout.controller_lock(tmp_path, "run1", "ada@here"):
+                pass
+        finally:
+            child.communicate("", timeout=30)
+
+    def test_a_lock_whose_owner_died_goes_to_its_own_run_or_to_who_takes_it_over(
+        self, tmp_path: Path
+    ) -> None:
+        die_holding(tmp_path, "true").communicate(timeout=30)
+        held = rollout.holder(tmp_path)
+        assert held is not None and not held.alive
         with (
-            rollout.controller_lock(tmp_path, "run 1 of ada"),
-            pytest.raises(RolloutError, match="run 1 of ada"),
-            rollout.controller_lock(tmp_path, "run 2"),
+            pytest.raises(RolloutError, match="run1 of ada@here since .* is gone without having ended"),
+            rollout.controller_lock(tmp_path, "run2", "bob@here"),
         ):
             pass
+        with rollout.controller_lock(tmp_path, "run1", "bob@here"):
+            pass
+        die_holding(tmp_path, "true").communicate(timeout=30)
+        with rollout.controller_lock(tmp_path, "run2", "bob@here", take_over=True):
+            pass
+        assert rollout.holder(tmp_path) is None
 
+
+def die_holding(root: Path, program: str, **options: Any) -> subprocess.Popen[str]:
+    """A process takes the lock, starts a program as `fab` starts a playbook, and is killed. Ends with it."""
+    script = (
+        "import os, signal, subprocess, sys\n"
+        "from pathlib import Path\n"
+        "from ds4fleet import rollout\n"
+        f"with rollout.controller_lock(Path({str(root)!r}), 'run1', 'ada@here') as lock:\n"
+        f"    subprocess.Popen([{program!r}], pass_fds=[lock])\n"
+        "    sys.stderr.write('killed')\n"
+        "    sys.stderr.flush()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=Path.cwd(), stderr=subprocess.PIPE, text=True, **options
+    )
+    assert process.stderr is not None
+    process.stderr.read(len("killed"))
+    process.wait(30)
+    return process
+
+
+class TestCodes:
     def test_every_code_has_a_remedy(self) -> None:
         assert set(rollout.REMEDY) == set(Code)
+
+    def test_the_documentation_says_the_same_of_each(self) -> None:
+        rows = re.findall(r"^\| `([a-z-]+)` \| (.+) \|$", Path("docs/upgrade.md").read_text(), re.M)
+        assert dict(rows) == {str(code): text for code, text in rollout.REMEDY.items()}
+
+    def test_every_code_is_used(self) -> None:
+        texts = "".join(path.read_text() for path in Path("ds4fleet").glob("upgrade*.py"))
+        texts += Path("ds4fleet/rollout.py").read_text().partition("REMEDY: ")[2].partition("}\n")[2]
+        texts += Path("plugins/action/ds4_switch.py").read_text()
+        unused = [code for code in Code if f"Code.{code.name}" not in texts]
+        assert unused == []
 
 
 def test_split_waves_cover_all_whatever_the_sizes() -> None:

@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from ds4fleet import rollout, switch, upgrade, upgrade_host
+from ds4fleet import rollout, switch, upgrade, upgrade_host, upgrade_look, upgrade_report
 from ds4fleet.catalogue import load
-from ds4fleet.rollout import Code, HostPhase, Journal, RolloutError, RunPhase, Situation, Version
-from ds4fleet.upgrade_host import HostLost
+from ds4fleet.errors import OperatorError
+from ds4fleet.fleet import Host
+from ds4fleet.plan import make_plan
+from ds4fleet.render import role_defaults
+from ds4fleet.rollout import (
+    Code,
+    HostPhase,
+    Journal,
+    Rollout,
+    RolloutError,
+    RunPhase,
+    Situation,
+    Version,
+)
+from ds4fleet.upgrade_host import HostLost, HostRefused
 from tests.unit.modules.conftest import FOLDER
 
 OLD, NEW = Version("flash-q2", "a" * 64, "1" * 40), Version("flash-q2-0731", "b" * 64, "2" * 40)
+
+HARDWARE: dict[str, Any] = {
+    "ds4_region": "tokyo",
+    "ds4_model": "flash-q2",
+    "ds4_hardware": {
+        "model": "Mac15,14",
+        "chip": "Apple M3 Ultra",
+        "memory_gb": 256,
+        "storage_gb": 2000,
+        "form": "Mac Studio",
+    },
+}
+HOST = Host("tyo-01", "tokyo", HARDWARE)
 
 
 class Mac:
@@ -28,11 +58,18 @@ class Mac:
         self.journal: dict[str, Any] | None = None
         self.orders: list[str] = []
 
-    def __call__(self, *, state: str, order: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    def begin(self, attempt: int) -> Mapping[str, Any]:
+        return self(state="switched", order=f"run.{attempt}")
+
+    def __call__(self, *, state: str, order: str = "") -> Mapping[str, Any]:
         if state == "switched":
-            assert order is not None
-            self.orders.append(order["id"])
-            self.found(order["id"], self.ends.pop(0))
+            if "no" in self.lost:
+                raise HostRefused("ds4-switch does not start")
+            self.orders.append(order)
+            self.found(order, self.ends.pop(0))
+        if state == "aborted":
+            assert self.journal is not None
+            self.journal.update(phase="reverted", cause="told", reason="the controller said so")
         if state == "confirmed" and state not in self.lost:
             assert self.journal is not None
             self.journal["phase"] = "confirmed"
@@ -63,7 +100,7 @@ def journal(tmp_path: Path) -> Journal:
 
 
 def go(journal: Journal, mac: Mac) -> dict[str, Any]:
-    return upgrade_host.switch(journal, "a", lambda attempt: {"id": f"run.{attempt}"}, mac)
+    return upgrade_host.switch(journal, "a", mac.begin, mac)
 
 
 def stopped(journal: Journal, mac: Mac) -> Code:
@@ -88,7 +125,7 @@ class TestOneMac:
         progress = journal.progress()
         assert (progress.phase, progress.of("a")) == (RunPhase.FAILED, HostPhase.REVERTED)
         with pytest.raises(RolloutError):
-            upgrade_host.switch(journal, "b", lambda attempt: {"id": "run.1"}, Mac("holding"))
+            upgrade_host.switch(journal, "b", Mac("holding").begin, Mac("holding"))
 
     def test_an_unclear_gate_waits_for_a_person_and_then_goes_on(self, journal: Journal) -> None:
         mac = Mac("holding", verdict="inconclusive", reason="not measured")
@@ -114,6 +151,28 @@ class TestOneMac:
     def test_a_mac_that_could_not_begin_is_not_counted_against_the_version(self, journal: Journal) -> None:
         assert stopped(journal, Mac("cancelled", reason="nothing serves")) == Code.REFUSED
         assert journal.progress().of("a") == HostPhase.STAGED
+
+    def test_a_mac_that_says_no_is_asked_again_after_it_was_mended(self, journal: Journal) -> None:
+        assert stopped(journal, Mac(lost=("no",))) == Code.REFUSED
+        progress = journal.progress()
+        assert (progress.phase, progress.of("a")) == (RunPhase.PAUSED, HostPhase.STAGED)
+        assert "does not start" in progress.reason
+
+    def test_neither_version_serving_is_told_apart_from_a_way_back(self, journal: Journal) -> None:
+        assert stopped(journal, Mac("stuck", reason="neither")) == Code.STUCK
+        assert journal.progress().of("a") == HostPhase.STUCK
+
+    def test_an_abort_meanwhile_is_no_confirmation(self, journal: Journal) -> None:
+        """Said by another process while this one waited for the Mac."""
+
+        class Aborted(Mac):
+            def begin(self, attempt: int) -> Mapping[str, Any]:
+                journal.append(datetime.now(UTC), phase=RunPhase.ABORTED, reason="aborted: by ada")
+                return super().begin(attempt)
+
+        stopped(journal, Aborted("holding"))
+        progress = journal.progress()
+        assert (progress.phase, progress.of("a")) == (RunPhase.ABORTED, HostPhase.REVERTED)
 
 
 class TestCuts:
@@ -156,6 +215,24 @@ class TestReport:
         assert (first["phase"], first["outage_s"], first["after"]["tokens_per_s"]) == ("done", 2.0, 21.0)
         assert second["phase"] == "pending" and record["reverts"] == 0
 
+    def test_outages_and_ways_back_of_all_attempts_count_once_each(self, journal: Journal) -> None:
+        assert stopped(journal, Mac("reverted", cause="cut", reason="cut off")) == Code.HOST_LOST
+        mac = Mac("holding")
+        mac.found("run.1", "reverted")
+        mac.journal = {**(mac.journal or {}), "cause": "cut"}
+        journal.append(datetime.now(UTC), phase=RunPhase.STAGING)
+        go(journal, mac)
+        (first, _second) = upgrade.report(journal)["hosts"]
+        assert (first["outage_s"], first["reverts"], first["attempts"]) == (4.0, 1, 2)
+        assert upgrade.report(journal)["reverts"] == 1
+
+    def test_it_is_kept_beside_the_plan(self, journal: Journal) -> None:
+        go(journal, Mac("holding"))
+        upgrade_report.write(journal)
+        kept = json.loads((journal.folder / "report.json").read_text())
+        assert kept == upgrade.report(journal)
+        assert not list(journal.folder.glob("*.part"))
+
     def test_what_runs_is_told_by_the_open_file_and_the_engines_link(self) -> None:
         known = load()
         name = known.models["flash-q2"].files[0].name
@@ -166,6 +243,143 @@ class TestReport:
         }
         assert upgrade.running(seen, known) == OLD
         assert upgrade.running({"engine": {}, "server": {}}, known) is None
+
+
+class TestPlan:
+    def test_what_is_shown_is_what_is_recorded(self) -> None:
+        macs = [
+            Situation("a", "tokyo", True, True, OLD, NEW, to_stage_bytes=81 * 10**9, switch_minutes=1.4),
+            Situation("b", "tokyo", True, True, NEW, NEW),
+            Situation("c", "seoul", True, True, OLD, NEW, switch_minutes=1.4),
+        ]
+        told = "a: the context goes from 100,000 to 60,000 tokens"
+        made = rollout.plan_rollout(macs, run_id="run", now=datetime.now(UTC), notes=[told])
+        assert Rollout.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+        record = upgrade_report.plan_record(made)
+        first, second = record["hosts"]
+        assert (first["host"], first["canary"], first["to_stage_bytes"]) == ("a", True, 81 * 10**9)
+        assert (first["from"], first["to"]) == (OLD.short(), NEW.short())
+        assert (second["host"], second["wave"]) == ("c", 2)
+        assert record["skipped"] == [{"host": "b", "reason": f"already on {NEW.short()}"}]
+        assert (record["waves"], record["expected_minutes"]) == ([["a"], ["c"]], 2.8)
+        shown = io.StringIO()
+        Console(file=shown, width=160).print(upgrade_report.show_plan(made))
+        words = ("canary", "81.0 GB", OLD.short(), "skipped: already on", "about 3 min", told)
+        for word in words:
+            assert word in shown.getvalue()
+
+    def test_a_smaller_context_is_said_to_cost_kv_entries(self) -> None:
+        plan = make_plan("tyo-01", {**HARDWARE, "ds4_context": 50000})
+        facts = {"tyo-01": {"server": {"argv": ["ds4-server", "--ctx", "100000"]}}}
+        (note,) = upgrade.notes(plan, facts)
+        assert "100,000 to 50,000" in note and "KV entries" in note
+        facts["tyo-01"]["server"]["argv"][2] = "50000"
+        assert upgrade.notes(plan, facts) == []
+
+    def test_more_to_read_takes_longer(self) -> None:
+        small = make_plan("tyo-01", {**HARDWARE, "ds4_model": "flash-q2"})
+        large = make_plan("tyo-01", {**HARDWARE, "ds4_model": "flash-q4"})
+        settings = role_defaults()
+        assert 1 < upgrade.switch_minutes(small, settings) < upgrade.switch_minutes(large, settings) < 3
+
+    @pytest.mark.parametrize(
+        ("seen", "trouble"),
+        [
+            ({}, "its engine does not answer"),
+            ({"files": {"/opt/ds4/guard/stopped": {"kind": "file"}}}, "its guard stopped the engine"),
+            (
+                {
+                    "server": {"models": {"data": [1]}},
+                    "files": {"/opt/ds4/run/drain.json": {"kind": "file"}},
+                },
+                "it is drained",
+            ),
+            ({"server": {"models": {"data": [1]}}}, ""),
+        ],
+    )
+    def test_what_an_upgrade_must_not_meet(self, seen: dict[str, Any], trouble: str) -> None:
+        found = upgrade.situation(make_plan("tyo-01", HARDWARE), HOST, seen)
+        assert (found.trouble, found.healthy) == (trouble, not trouble)
+
+    def test_a_lock_is_told_with_its_owner(self) -> None:
+        lock = {"run_id": "r1", "owner": "ada@mac", "since": "2026-11-23T00:00:00Z"}
+        seen = {"server": {"models": {"data": [1]}}, "rollout": {"lock": lock}}
+        found = upgrade.situation(make_plan("tyo-01", HARDWARE), HOST, seen)
+        assert found.locked_by == "run r1 of ada@mac since 2026-11-23T00:00:00Z"
+
+    @pytest.mark.parametrize("wrong", [{"ds4_upgrade_waves": "all"}, {"ds4_min_serving": "two"}])
+    def test_rules_of_the_wrong_kind_are_one_sentence(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises(OperatorError, match="tyo-01: ds4_upgrade_waves must be"):
+            upgrade.rules_of(Host("tyo-01", "tokyo", wrong))
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("ds4_gate_speed_ratio", 80),
+            ("ds4_gate_speed_ratio", 0),
+            ("ds4_gate_speed_ratio", "fast"),
+            ("ds4_drain_s", -1),
+            ("ds4_min_healthy_s", "long"),
+            ("ds4_upgrade_hold_s", 0),
+        ],
+    )
+    def test_settings_of_the_gate_that_cannot_be_meant_end_it_before_a_plan(
+        self, name: str, value: Any
+    ) -> None:
+        host = Host("tyo-01", "tokyo", {**HARDWARE, name: value})
+        with pytest.raises(OperatorError, match=f"{name} is {value};"):
+            upgrade.situation(make_plan("tyo-01", HARDWARE), host, {})
+
+    def test_settings_reach_the_order(self) -> None:
+        plan = make_plan("tyo-01", HARDWARE).to_dict()
+        given = {"ds4_drain_s": 1, "ds4_drain_told_s": 2, "ds4_gate_speed_ratio": 0.5, "ds4_min_healthy_s": 3}
+        given |= {"ds4_upgrade_hold_s": 4, "ds4_upgrade_pause_s": 5}
+        made = switch.order(plan, {**role_defaults(), **given}, run_id="r", attempt=2, now_s=0)
+        assert made["settings"] == {
+            "drain_s": 1,
+            "told_s": 2,
+            "speed_ratio": 0.5,
+            "min_healthy_s": 3,
+            "hold_s": 4,
+            "pause_s": 5,
+        }
+        assert made["id"] == "r.2"
+
+
+class TestLook:
+    CONF = "release=54b36ed9ba42\nrelease_dir=/x\nweights={sha} /opt/ds4/models/{name}\n"
+
+    def output(self, **parts: str) -> str:
+        names = ("lock", "journal", "previous", "drain", "conf", "end")
+        return "".join(f"\n@@{name}\n{parts.get(name, '')}" for name in names)
+
+    def test_a_mac_tells_what_it_serves_what_was_before_and_who_holds_it(self) -> None:
+        known = load()
+        name = known.models["flash-q2"].files[0].name
+        conf = self.CONF.format(sha="a" * 64, name=name)
+        config = "/opt/ds4/etc/server.conf"
+        entry = {"path": config, "base64": base64.b64encode(conf.encode()).decode()}
+        state = {"files": [entry], "proof": {"server": {"config_path": config}}}
+        found = upgrade_look.parse(
+            HOST,
+            self.output(
+                conf=self.CONF.format(sha="b" * 64, name="own.gguf"),
+                previous=json.dumps(state),
+                lock='{"run_id": "r1", "owner": "ada", "since": "now"}',
+                journal='{"run_id": "r1", "phase": "holding", "reason": ""}',
+                drain='{"draining": true}',
+            ),
+            known,
+        )
+        assert found.reachable and found.drained and found.phase == "holding"
+        assert found.serves == Version("own.gguf", "b" * 64, "54b36ed9ba42")
+        assert found.before == Version("flash-q2", "a" * 64, "54b36ed9ba42")
+        assert str(found.lock) == "run r1 of ada since now"
+
+    def test_a_bare_mac_has_none_of_it_and_a_silent_one_is_no_bare_one(self) -> None:
+        bare = upgrade_look.parse(HOST, self.output(), load())
+        assert bare.reachable and not (bare.lock or bare.serves or bare.before or bare.drained)
+        assert not upgrade_look.parse(HOST, "", load()).reachable
 
 
 class TestProgram:
@@ -182,6 +396,23 @@ class TestProgram:
         from ds4fleet.render import role_defaults
 
         assert switch.limits(role_defaults()) == ds4_switch_core.SETTINGS
+
+    def test_the_link_to_the_release_before_is_flipped_with_the_engine(self) -> None:
+        plan = make_plan("tyo-01", HARDWARE).to_dict()
+        settings = {**role_defaults(), **HARDWARE}
+
+        def links(serving: str | None) -> dict[str, str]:
+            made = switch.order(plan, settings, run_id="r", attempt=1, now_s=0, serving=serving)
+            files = made["target"]["files"]
+            return {Path(one["path"]).name: one["target"] for one in files if "/engine/" in one["path"]}
+
+        new = plan["engine"]["release_id"]
+        assert links("1" * 12) == {
+            **links(new),
+            "current": f"releases/{new}",
+            "previous": "releases/" + "1" * 12,
+        }
+        assert "previous" not in links(new) and "previous" not in links(None)
 
 
 def imports(text: str) -> set[str]:

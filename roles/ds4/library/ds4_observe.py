@@ -53,6 +53,10 @@ options:
     description: Copy of the configuration that the running server was started with.
     type: str
     default: /opt/ds4/run/server.running.conf
+  switch_dir:
+    description: Where ds4-switch keeps the lock of a rollout and its journal.
+    type: str
+    default: /opt/ds4/var/switch
 attributes:
   check_mode:
     support: full
@@ -118,6 +122,19 @@ def read_text(path):
         return ""
 
 
+def read_json(path):
+    """The object in a file; None where there is no file."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return json.load(stream)
+    except FileNotFoundError:
+        return None
+
+
+def rollout(folder):
+    return shape.rollout(*(read_json(os.path.join(folder, name + ".json")) for name in ("lock", "journal")))
+
+
 def engine(root):
     return {
         "current": ds4_release.linked_id(root, "current"),
@@ -141,7 +158,8 @@ def weights(folder):
                 }
             )
         elif ".gguf.part" in path and not path.endswith((".journal", ".new")):
-            parts.append({"path": path, "size_bytes": os.path.getsize(path)})
+            # What it takes: a part that comes in chunks has its final size from the beginning.
+            parts.append({"path": path, "size_bytes": os.stat(path).st_blocks * 512})
     return {"files": files, "parts": parts}
 
 
@@ -262,6 +280,7 @@ def observe(wanted):
             for label in wanted["labels"]
         },
         "server": server(sections, wanted["running_config"]),
+        "rollout": sections.read("rollout", rollout, wanted["switch_dir"], default=shape.rollout(None, None)),
         "other_metal": shape.other_metal(
             sections.read("ps", sections.processes, default={}), wanted["engine_root"]
         ),
@@ -281,6 +300,7 @@ def main():
             "models_dir": {"type": "str", "default": "/opt/ds4/models"},
             "port": {"type": "int", "default": 8000},
             "running_config": {"type": "str", "default": "/opt/ds4/run/server.running.conf"},
+            "switch_dir": {"type": "str", "default": "/opt/ds4/var/switch"},
         },
         supports_check_mode=True,
     )

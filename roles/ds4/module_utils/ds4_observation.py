@@ -281,6 +281,15 @@ def other_metal(processes, engine_root):
     return sorted(found)
 
 
+def rollout(lock, journal):
+    """Who holds this Mac for a rollout and how far its last switch is; None where there is nothing."""
+    return {
+        "lock": {key: str(lock.get(key, "?")) for key in ("run_id", "owner", "since")} if lock else None,
+        "run_id": (journal or {}).get("run_id"),
+        "phase": (journal or {}).get("phase"),
+    }
+
+
 def update_settings(preferences):
     """The automatic update switches of com.apple.SoftwareUpdate.plist; null: macOS's default."""
     return {key: (bool(preferences[key]) if key in preferences else None) for key in UPDATE_KEYS}
