@@ -515,7 +515,7 @@ class Lab:
         return bool(self._supervisor(state))
 
     def _start(self, state: dict[str, Any]) -> dict[str, Any]:
-        from ds4fleet.lab import tree
+        from ds4fleet.lab import tree, world
 
         for name in ("run", "log", "secrets", "macs", "bin", "world"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -528,7 +528,10 @@ class Lab:
         loops = sorted(path.name for path in Path("/sys/block").glob("loop*"))
         # What `down` must know even when this process ends before it can say more.
         self._save({"hosts": state.get("hosts", {}), "loops": loops})
-        with (self.folder / "log" / "supervisor.log").open("ab") as log:
+        with ThreadPoolExecutor() as pool, (self.folder / "log" / "supervisor.log").open("ab") as log:
+            # What else takes long and needs nobody; who asks next finds it done, or hears what went wrong.
+            pool.submit(world.prepare, self.folder / "world")
+            pool.submit(preflight.remote_python)
             done = subprocess.run(
                 [sys.executable, "-m", "ds4fleet.lab.boot", str(self.folder)],
                 stdout=subprocess.PIPE,
