@@ -1,5 +1,6 @@
 """Weights from Mac to Mac: chunks, journal, seed and fetch, over pipes instead of ssh."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from ansible.module_utils import (
     ds4_fetch,
     ds4_peer,
     ds4_progress,
+    ds4_proof,
     ds4_route,
     ds4_seed,
     ds4_stamp,
@@ -428,6 +430,71 @@ def test_a_seed_knows_nothing_but_the_files_of_the_order(macs: dict[str, Mac]) -
         ds4_seed.Seed(str(macs["a"].var), iter(asked), out).serve()
     said = [json.loads(line) for line in answers.read_text().splitlines()]
     assert said == [{"absent": 0}, {"absent": -1}, {"error": "not a request"}]
+
+
+def ask(mac: Mac, *requests: dict[str, Any], **tools: Any) -> list[dict[str, Any]]:
+    """The lines that a seed answers, without the bytes of chunks."""
+    answers = mac.var / "answers"
+    lines = iter(json.dumps(request).encode() + b"\n" for request in requests)
+    with answers.open("wb") as out:
+        ds4_seed.Seed(str(mac.var), lines, out, **tools).serve()
+    said, text = [], answers.read_bytes()
+    while text:
+        line, _newline, text = text.partition(b"\n")
+        said.append(json.loads(line))
+        text = text[said[-1].get("length", 0) :]
+    return said
+
+
+def test_a_seed_sends_so_many_chunks_at_a_time_over_all_its_sessions(macs: dict[str, Mac]) -> None:
+    in_place(macs["a"])
+    other = os.open(macs["a"].var / "slots" / "0", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    ticks = iter(range(1000))
+    waited = []
+
+    def wait(_seconds: float) -> None:
+        waited.append(next(ticks))
+        if len(waited) == 3:
+            os.close(other)
+
+    said = ask(macs["a"], {"name": "w.gguf", "index": 2}, clock=lambda: next(ticks), wait=wait)
+    assert len(waited) == 3 and {"waiting": 2} in said
+    assert said[-1] == {
+        "index": 2,
+        "length": CHUNK,
+        "sha256": hashlib.sha256(DATA[2 * CHUNK : 3 * CHUNK]).hexdigest(),
+    }
+
+
+def test_whoever_asks_what_is_there_also_learns_whether_more_will_come(macs: dict[str, Mac]) -> None:
+    in_place(macs["a"])
+    whole = ds4_chunks.to_bitmap(range(11), 11)
+    (macs["a"].var / "status.json").write_text(json.dumps({"state": "done"}))
+    asked = {"name": "w.gguf", "have": True}
+    assert ask(macs["a"], asked) == [{"have": whole, "chunks": 11, "at_work": False}]
+    (macs["a"].var / "status.json").write_text(json.dumps({"state": "fetching"}))
+    assert ask(macs["a"], asked) == [{"have": whole, "chunks": 11, "at_work": True}]
+
+
+def test_what_is_written_read_back_and_sent_bypasses_the_page_cache_of_a_mac(
+    macs: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bypassing = []
+
+    def control(handle: int, command: int, argument: int = 0) -> int:
+        if (command, argument) == (ds4_proof.F_NOCACHE, 1):
+            bypassing.append(os.fstat(handle).st_ino)
+        return 0
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(fcntl, "fcntl", control)
+    macs["a"].order([])
+    macs["a"].run(macs)
+    file = macs["a"].file.stat().st_ino
+    assert bypassing == [file]
+    ask(macs["a"], {"name": "w.gguf", "index": 2})
+    assert bypassing == [file, file]
 
 
 def test_a_peer_that_ends_is_told_with_what_it_said_last() -> None:
