@@ -27,6 +27,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 REGIONS_GROUP = "regions"
 #: The group in the inventory whose children are the hardware classes.
 CLASSES_GROUP = "classes"
+#: The groups that Ansible adds to every inventory; nobody means them when a name is misspelt.
+ANSIBLES_GROUPS = {"all", "ungrouped"}
 _DEFAULT_KNOWN_HOSTS = CHECKOUT / "inventory" / "known_hosts.txt"
 
 
@@ -117,7 +119,7 @@ class Fleet:
         everything = cls._from_listing(listing)
         if limit is None or not limit.strip():
             return everything
-        known = {host.name for host in everything.hosts} | {"all", "ungrouped"} | (set(listing) - {"_meta"})
+        known = {host.name for host in everything.hosts} | ANSIBLES_GROUPS | (set(listing) - {"_meta"})
         names = _names_of(limit, known)
         groups = _members(listing)
         if names is not None:
@@ -181,8 +183,9 @@ class Fleet:
 
 def unknown_name(name: str, known: Sequence[str], kind: str) -> OperatorError:
     """The sentence for a name that is not in `known`, with what was probably meant."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known) or 'none'}."
+    offered = [one for one in known if one not in ANSIBLES_GROUPS]
+    near = difflib.get_close_matches(name, offered, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(offered) or 'none'}."
     return OperatorError(f"The inventory has no {kind} '{name}'; {hint}", exit_code=EXIT_USAGE)
 
 

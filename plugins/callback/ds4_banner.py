@@ -87,6 +87,15 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
+def sentence(host: str, message: Any) -> str:
+    """': ' and the first line of a message, without Ansible's introductions and the host's own name."""
+    lines = str(message or "").strip().splitlines()
+    text = lines[0] if lines else ""
+    for introduction in ("Task failed: ", "Module failed: ", f"{host}: "):
+        text = text.removeprefix(introduction)
+    return f": {text}" if text else ""
+
+
 def layers(hosts: Mapping[str, str]) -> list[str]:
     """The banner's lines for hosts and their layers ('lab' or 'real')."""
     lab = [name for name, layer in hosts.items() if layer == "lab"]
@@ -178,5 +187,4 @@ class CallbackModule(CallbackBase):
 
     @staticmethod
     def _sentence(word: str, result: Any) -> str:
-        text = str(result.result.get("msg") or "").strip().removeprefix(f"{result.host.get_name()}: ")
-        return f"{word}: {text.splitlines()[0]}" if text else word
+        return word + sentence(result.host.get_name(), result.result.get("msg"))

@@ -31,6 +31,22 @@ def test_many_hosts_are_counted_not_listed(banner: ModuleType) -> None:
     assert "14 Macs" in line and "h-13" not in line
 
 
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("Task failed: tyo-01: no host key is recorded", ": no host key is recorded"),
+        ("tyo-01: too large\nsecond line", ": too large"),
+        ("Task failed: Module failed: it broke", ": it broke"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_a_sentence_is_told_without_what_the_line_says_already(
+    banner: ModuleType, message: str | None, said: str
+) -> None:
+    assert banner.sentence("tyo-01", message) == said
+
+
 class TestClosingTable:
     def outcome(self, banner: ModuleType, **plan: object) -> object:
         made = banner.Outcome()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.fleet import Fleet
+from ds4fleet.fleet import Fleet, unknown_name
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +81,8 @@ def test_an_inventory_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> Non
     broken.write_text("all: [not, a, mapping\n")
     with pytest.raises(OperatorError, match="inventory cannot be read"):
         Fleet.load(inventory=[broken])
+
+
+def test_a_name_that_nobody_knows_is_not_taken_for_a_group_of_ansibles() -> None:
+    error = unknown_name("nope", ["all", "tokyo", "ungrouped"], "host or region")
+    assert error.sentence == "The inventory has no host or region 'nope'; it has tokyo."
