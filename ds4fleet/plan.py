@@ -19,7 +19,7 @@ from ds4fleet import guard, memory, render, speed, staging, switch
 from ds4fleet.catalogue import Catalogue, Engine, ModelFile, load
 from ds4fleet.errors import OperatorError
 from ds4fleet.memory import MIB, Mac, Request, Verdict
-from ds4fleet.plan_disk import Disk, plan_disk
+from ds4fleet.plan_disk import Disk, beside_what_is_there, plan_disk
 from ds4fleet.plan_steps import differences, steps
 from ds4fleet.plan_types import (
     AccountsPlan,
@@ -34,6 +34,7 @@ from ds4fleet.plan_types import (
     stages_of,
 )
 from ds4fleet.tunnel import jump
+from ds4fleet.weights import sources
 
 ROLES = ("auto", "serve", "stream", "stage", "jump")
 MODES = ("auto", "resident", "streaming")
@@ -182,6 +183,7 @@ class _Planner:
         self._port()
         plan.steps = steps(plan, self.seen, disk)
         plan.stages = stages_of(plan.steps)
+        self._can_come(disk)
 
     # --- what is asked ---
 
@@ -469,8 +471,7 @@ class _Planner:
             return
         model = self.catalogue.model(plan.model.id)
         endpoints = _names(variables["ds4_weights_sources"], "ds4_weights_sources")
-        if not endpoints or not all(re.match(r"https?://[^/\s]+", endpoint) for endpoint in endpoints):
-            raise OperatorError("ds4_weights_sources must list endpoints such as https://huggingface.co")
+        sources.check(endpoints)
         files = [self._weight_file(file, model.header, endpoints) for file in model.files]
         for name in self.asked.sidecars:
             files += [self._weight_file(file, {}, endpoints) for file in self.catalogue.sidecar(name).files]
@@ -510,7 +511,7 @@ class _Planner:
             bytes=file.transfer_bytes,
             sha256=file.transfer_sha256,
             real_bytes=file.bytes,
-            urls=[file.url(endpoint) for endpoint in endpoints],
+            urls=file.urls(endpoints),
             kind=file.kind,
             header=dict(header),
         )
@@ -533,6 +534,21 @@ class _Planner:
         plan.warnings.extend(disk.warnings)
         plan.disk = disk.to_dict()
         return disk
+
+    def _can_come(self, disk: Disk | None) -> None:
+        """Weights that are to be fetched: whether they are where they are to come from, and fit in."""
+        plan, weights = self.plan, (self.seen or {}).get("weights") or {}
+        if plan.weights is None or disk is None or "weights" not in plan.stages:
+            return
+        present = {file["path"] for file in weights.get("files") or ()}
+        lacking = [file for file in plan.weights.files if file.path not in present]
+        endpoints = _names(self.vars["ds4_weights_sources"], "ds4_weights_sources")
+        need = sum(
+            file.real_bytes * max(0, file.bytes - _there(file, weights)) // file.bytes for file in lacking
+        )
+        no_room = beside_what_is_there(disk, self.seen, need)
+        sentences = [*sources.objections(lacking, endpoints), *([no_room] if no_room else [])]
+        plan.refusals.extend(_of_host(plan.host, text) for text in sentences)
 
     def _accounts(self) -> AccountsPlan:
         settings, role = self.vars, self.plan.role
@@ -663,6 +679,14 @@ class _Reader:
         if value < least or (most is not None and value > most):
             raise self._bad(name, f"{what} from {least}" + (f" to {most}" if most is not None else ""))
         return value
+
+
+def _there(file: WeightFile, weights: Mapping[str, Any]) -> int:
+    """Bytes of a file that need no new room: its part goes on, a wrong copy that was kept gives way."""
+    parts, aside = weights.get("parts") or (), weights.get("aside") or ()
+    begun = [int(part["size_bytes"]) for part in parts if part["path"].startswith(f"{file.path}.part")]
+    wrong = [int(one["size_bytes"]) for one in aside if one["path"].startswith(f"{file.path}.")]
+    return max([0, *begun]) + sum(wrong)
 
 
 def _once(*parts: Iterable[str]) -> list[str]:

@@ -115,6 +115,45 @@ def plan_disk(
     return disk
 
 
+def beside_what_is_there(disk: Disk, observation: Mapping[str, Any] | None, need_bytes: int) -> str:
+    """The refusal of `need_bytes` more of weights on a volume that exists, "" when they fit.
+
+    They have to fit beside everything that is on it (what is served stays until the next is proven), and
+    leave the KV volume what it may grow to.
+    """
+    models = disk.observed.get("models")
+    holder = _holder(observation, models)
+    if not need_bytes or models is None or holder is None:
+        return ""
+    used, quota = int(models.get("in_use_bytes") or 0), int(models.get("quota_bytes") or 0)
+    kv = disk.observed.get("kv")
+    kept = SYSTEM_BYTES
+    if _holder(observation, kv) in (None, holder):
+        kept += max(0, disk.kv_bytes - int((kv or {}).get("in_use_bytes") or 0))
+    free = int(holder.get("free_bytes") or 0) + max(0, int(models.get("reserve_bytes") or 0) - used)
+    room = max(0, min(free - kept, quota - used) if quota else free - kept)
+    if need_bytes <= room:
+        return ""
+    why = f"its quota is {_gb(quota)}"
+    if not quota or free - kept < quota - used:
+        why = f"{holder['reference']} has {_gb(free)} free, of which KV and macOS keep {_gb(kept)}"
+    return (
+        f"{_gb(need_bytes)} of weights do not fit beside the {_gb(used)} on volume {models['name']}: it has"
+        f" {_gb(room)} left ({why}); see `fab weights prune`, or choose a smaller model"
+    )
+
+
+def _holder(
+    observation: Mapping[str, Any] | None, volume: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """The container that a volume is in."""
+    for item in ((observation or {}).get("storage") or {}).get("containers") or ():
+        if volume is not None and volume in (item.get("volumes") or ()):
+            found: Mapping[str, Any] = item
+            return found
+    return None
+
+
 def _container(settings: Mapping[str, Any], observation: Mapping[str, Any] | None) -> str | None:
     asked = str(settings["ds4_storage_container"])
     storage = (observation or {}).get("storage") or {}

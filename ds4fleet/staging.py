@@ -21,6 +21,7 @@ from ds4fleet.bootstrap import _role
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.guard import PYTHON
 from ds4fleet.render import ROLE, Paths
+from ds4fleet.weights.sources import PUSHED
 
 _window = _role("ds4_window")
 LABEL_FETCH = "com.ds4fleet.fetch"
@@ -189,7 +190,9 @@ def _order(mac: Mac, peers: list[dict[str, Any]], sharing: int) -> dict[str, Any
     }
     # A rerun of the same order attaches to the one that is under way. Who is ahead does not make it another.
     same = {key: value for key, value in order.items() if key != "peers"}
-    return {**order, "id": hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]}
+    name = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
+    pushed = any(url.startswith(PUSHED) for item in mac.files for url in item["urls"])
+    return {**order, "id": name, "push": f"/tmp/ds4-push-{name}.sock" if pushed else ""}
 
 
 # What a Mac needs for it.

@@ -117,7 +117,7 @@ def prune(
         _show(report, json_out, _summary(report.findings, "free"))
     agreed: dict[str, list[str]] = {}
     for one in report.findings:
-        if one.state == "free":
+        if one.state == "free" and one.host not in report.refusals:
             agreed.setdefault(one.host, []).append(one.name)
     if not agreed or (json_out and not yes):
         return report.exit_code

@@ -30,10 +30,10 @@ class ActionModule(ActionBase):
         try:
             known, keep = shelf.known_and_kept(host, self._templar.template(values))
         except OperatorError as error:
-            return {"failed": True, "changed": False, "msg": error.sentence}
-        result = self._execute_module(
-            "ds4_shelf", module_args={**given, "known": known, "keep": keep}, task_vars=task_vars
-        )
+            result = {"failed": True, "changed": False, "msg": error.sentence}
+        else:
+            given.update(known=known, keep=keep)
+            result = self._execute_module("ds4_shelf", module_args=given, task_vars=task_vars)
         if folder and not result.get("unreachable"):
             told = {key: result[key] for key in ("files", "held_by", "safe_mode", "msg") if key in result}
             (Path(folder) / f"{host}.json").write_text(json.dumps(told))

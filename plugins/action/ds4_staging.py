@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ds4fleet import render, staging  # noqa: E402
 from ds4fleet.errors import OperatorError  # noqa: E402
+from ds4fleet.fleet import Host  # noqa: E402
+from ds4fleet.weights import push  # noqa: E402
 
 
 class ActionModule(ActionBase):
@@ -50,7 +52,16 @@ class ActionModule(ActionBase):
             user = str(everybody[name].get("ds4_seed_user") or render.role_defaults()["ds4_seed_user"])
             files, jobs = staging.entries(render.Paths.root, user)
             part.update(known_hosts=known, files=files, jobs=jobs, accounts=staging.account(user))
-        return {"changed": False, "macs": found}
+        result = {"changed": False, "macs": found}
+        if answers and not self._task.check_mode:
+            pushed = _pushed(
+                [mac for mac in macs if mac.name in found and not mac.is_complete], found, everybody
+            )
+            log = push.start(pushed)
+            if log:
+                names = ", ".join(one.host.name for one in pushed)
+                result["warnings"] = [f"{names}: weights come from this machine; keep it awake (see {log})"]
+        return result
 
 
 def _mac(name, plan, settings, values, answer):
@@ -75,6 +86,14 @@ def _mac(name, plan, settings, values, answer):
         public_key=str(answer.get("public_key") or ""),
         settings=settings,
     )
+
+
+def _pushed(macs, found, everybody):
+    """What these Macs are to have from this machine."""
+    errands = [
+        push.errand(Host(mac.name, mac.region, everybody[mac.name]), found[mac.name]["order"]) for mac in macs
+    ]
+    return [one for one in errands if one is not None]
 
 
 def _known(path, names):

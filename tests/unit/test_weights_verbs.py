@@ -134,6 +134,13 @@ class TestVerify:
         playbook.says("tyo-01", finding("proven"))
         assert care.verify() == EXIT_UNREACHABLE
 
+    def test_a_mac_whose_plan_refuses_is_told_with_the_reason(self, playbook: Playbook) -> None:
+        playbook.says("tyo-01", finding("proven"))
+        playbook.answers["tyo-02"] = {"msg": "tyo-02: what it needs is not known"}
+        with console.out.capture() as said:
+            assert care.verify() == EXIT_FAILED
+        assert "tyo-02: what it needs is not known" in " ".join(said.get().split())
+
     def test_a_name_that_is_nowhere_is_an_error(self, playbook: Playbook) -> None:
         for host in ("tyo-01", "tyo-02"):
             playbook.says(host)
@@ -167,9 +174,10 @@ class TestPrune:
         assert care.prune(json_out=True) == 0 and len(playbook.runs) == 2
 
     def test_a_mac_that_a_rollout_holds_is_told(self, playbook: Playbook) -> None:
-        playbook.says("tyo-01", held_by="rollout r1 of eva has this Mac since noon")
-        playbook.says("tyo-02")
+        playbook.says("tyo-01", finding("free"), held_by="rollout r1 of eva has this Mac since noon")
+        playbook.says("tyo-02", finding("free"))
         assert care.prune(yes=True) == EXIT_FAILED
+        assert playbook.runs[1][0]["__ds4_agreed"] == {"tyo-02": ["a.gguf"]}
 
 
 def test_a_mac_is_held_against_the_catalogue_and_its_own_plan() -> None:

@@ -103,6 +103,7 @@ from ansible.module_utils import ds4_observation as shape
 from ansible.module_utils import ds4_parse as parse
 from ansible.module_utils import ds4_release, ds4_stamp
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.ds4_proof import MISMATCH
 from ansible.module_utils.ds4_run import run_all
 from ansible.module_utils.ds4_tree import describe
 
@@ -144,7 +145,7 @@ def engine(root):
 
 
 def weights(folder):
-    files, parts = [], []
+    files, parts, aside = [], [], []
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.gguf*"))):
         if path.endswith(".gguf") and not os.path.islink(path):
             stamp, valid = ds4_stamp.read(path)
@@ -160,7 +161,9 @@ def weights(folder):
         elif ".gguf.part" in path and not path.endswith((".journal", ".new")):
             # What it takes: a part that comes in chunks has its final size from the beginning.
             parts.append({"path": path, "size_bytes": os.stat(path).st_blocks * 512})
-    return {"files": files, "parts": parts}
+        elif path.endswith(MISMATCH):
+            aside.append({"path": path, "size_bytes": os.path.getsize(path)})
+    return {"files": files, "parts": parts, "aside": aside}
 
 
 def timezone():
@@ -273,7 +276,7 @@ def observe(wanted):
             default={"current": None, "previous": None, "releases": []},
         ),
         "weights": sections.read(
-            "weights", weights, wanted["models_dir"], default={"files": [], "parts": []}
+            "weights", weights, wanted["models_dir"], default={"files": [], "parts": [], "aside": []}
         ),
         "jobs": {
             label: sections.read("job " + label, sections.job, label, disabled, default=dict(shape.NO_JOB))

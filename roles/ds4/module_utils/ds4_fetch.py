@@ -44,7 +44,7 @@ class Fetch:
         self.route = ds4_route.Route(
             order,
             state,
-            dial or (lambda peer: ds4_peer.ssh_argv(peer, folder)),
+            dial or (lambda peer: peer.get("socket") or ds4_peer.ssh_argv(peer, folder)),
             lambda url, size_bytes, pace: source(url, size_bytes, self.placement.token(), pace),
             wait,
         )

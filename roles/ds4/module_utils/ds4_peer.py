@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import select
+import socket
 import subprocess
 import tempfile
 
@@ -47,18 +48,48 @@ def ssh_argv(peer, folder):
     return [*words, "%s@%s" % (peer["user"], peer["address"])]
 
 
-class Peer:
-    """One session with a seed. `argv` starts something that speaks its protocol on standard streams."""
+class Socket:
+    """A socket of this Mac in the place of a process that leads to the seed, with what Peer uses of one.
 
-    def __init__(self, name, argv, pace, hold):
+    Behind it is the controller, through the ssh that it opened to this Mac (ds4fleet.weights.push).
+    """
+
+    def __init__(self, path, errors):
+        self.line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.line.connect(path)
+        except OSError as error:
+            errors.write(("not connected: %s" % error.strerror).encode())
+        self.stdin = self.line.makefile("wb", buffering=0)
+        self.stdout = self.line.makefile("rb", buffering=0)
+
+    def poll(self):
+        return None
+
+    def kill(self):
+        self.line.close()
+
+    def wait(self, _timeout_s=None):
+        return 0
+
+
+class Peer:
+    """One session with a seed. `way` is the command line of something that speaks its protocol on standard
+    streams, or the path of a socket that does."""
+
+    def __init__(self, name, way, pace, hold):
         self.name = name
         self.pace = pace
         self.hold = hold
         self.asked = False
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
-        self.process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, bufsize=0, cwd="/"
-        )
+        if isinstance(way, str):
+            self.process = Socket(way, self.errors)
+        else:
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(
+                way, stdin=pipe, stdout=pipe, stderr=self.errors, bufsize=0, cwd="/"
+            )
         self._read = bytearray()
 
     def close(self):

@@ -129,6 +129,9 @@ class Placement:
             part.open()
             start = part.done_bytes
             for url in wanted["urls"]:
+                if url.startswith("file:"):
+                    refusals.append("%s: it is pushed by `fab stage`" % url)
+                    continue
                 self._progress = {"name": wanted["name"], "source": url}
                 self._progress.update(began_at=time.time(), began_bytes=part.done_bytes)
                 try:

@@ -32,6 +32,8 @@ LEVEL = 2
 #: Rounds through all sources without a byte gained, after which the fetch is given up, and the pause between.
 MAX_ROUNDS = 4
 ROUND_S = 3
+#: The controller may be away for a while: a laptop sleeps, a line is cut.
+MAX_ROUNDS_PUSHED = 400
 
 
 class Better(Exception):
@@ -53,6 +55,8 @@ class Route:
         self.near = Pace(own)
         # What comes over the wide link is under both caps.
         self.wide = Pace(min(own, region) if own and region else own or region)
+        #: Files of the controller, which has opened a way to them.
+        self.pushed = {"name": "controller", "socket": order.get("push", ""), "wait": True, "wide": True}
         self.resting = {}
         #: (name left for a trial, chunks a second that it gave, name on trial)
         self.trial = None
@@ -60,6 +64,7 @@ class Route:
     def complete(self, wanted, part, refused):
         """Fetch what is missing; returns the names of those who sent it. PlacementError when nobody does."""
         senders, rounds, why, fresh = set(), 0, {}, not part.done
+        most = MAX_ROUNDS_PUSHED if self.pushed in self.sources(wanted) else MAX_ROUNDS
         while part.missing():
             self._hold()
             self.state.values["state"] = "fetching"
@@ -90,7 +95,7 @@ class Route:
             self.state.values["reason"] = "; ".join("%s: %s" % item for item in sorted(why.items()))
             held = self.state.control()[0] == "hold"
             rounds = 0 if held or len(part.done) > before else rounds + 1
-            if rounds >= MAX_ROUNDS:
+            if rounds >= most:
                 raise PlacementError(
                     "%s could not be fetched, %d of %d bytes are kept for the next run: %s"
                     % (
@@ -108,7 +113,12 @@ class Route:
 
     def sources(self, wanted):
         """All of them, the nearest first."""
-        named = [{"name": url.split("/")[2], "url": url} for url in wanted["urls"]]
+        named = []
+        for url in wanted["urls"]:
+            if not url.startswith("file:"):
+                named.append({"name": url.split("/")[2], "url": url})
+            elif self.pushed not in named:
+                named.append(self.pushed)
         return [*self.order["peers"], *named]
 
     def rest(self, name, seconds=None):

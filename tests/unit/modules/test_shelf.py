@@ -72,8 +72,7 @@ class TestWhatIsThere:
         assert ds4_shelf.items(str(root / "models")) == []
 
     def test_a_part_counts_what_it_takes_and_not_what_it_will(self, root):
-        with open(put(root, "a.gguf.part.01.relay"), "r+b") as handle:
-            handle.truncate(1 << 30)
+        os.truncate(put(root, "a.gguf.part.01.relay"), 1 << 30)
         (part,) = ds4_shelf.items(str(root / "models"))
         assert part.bytes < 1 << 20
 
@@ -143,7 +142,7 @@ class TestWhatCanGo:
         put(root, "b.gguf", stamped=True)
         (item,) = [item for item in ds4_shelf.items(str(root / "models")) if item.name == "a.gguf"]
         ds4_shelf.remove(str(root / "models"), item)
-        assert sorted(os.listdir(root / "models")) == ["b.gguf", "b.gguf.stamp"]
+        assert sorted(path.name for path in (root / "models").iterdir()) == ["b.gguf", "b.gguf.stamp"]
 
 
 class TestProvenAnew:
@@ -200,7 +199,9 @@ class TestProvenAnew:
         assert state == "unread" and progress.values["done_bytes"] == 0
 
     def test_progress_can_be_read_while_it_goes_on_and_is_gone_at_the_end(self, tmp_path):
-        progress = ds4_shelf.Progress(100, path=str(tmp_path / "status"), clock=iter(range(0, 99, 2)).__next__)
+        progress = ds4_shelf.Progress(
+            100, path=str(tmp_path / "status"), clock=iter(range(0, 99, 2)).__next__
+        )
         progress.read(40)
         said = json.loads((tmp_path / "status").read_text())
         assert (said["done_bytes"], said["total_bytes"]) == (40, 100)

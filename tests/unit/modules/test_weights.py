@@ -46,6 +46,7 @@ class Mood:
         self.statuses: list[tuple[int, dict[str, str]]] = []
         self.reset_after: int | None = None
         self.redirect_to = ""
+        self.redirected: list[str] = []
 
 
 @pytest.fixture
@@ -61,6 +62,12 @@ def url(mood: Mood) -> Iterator[str]:
 
         def do_GET(self) -> None:
             asked = self.headers.get("Range", "")
+            if mood.redirect_to and not self.path.startswith(mood.redirect_to):
+                mood.redirected.append(asked)
+                self.send_response(302)
+                self.send_header("Location", mood.redirect_to + self.path)
+                self.end_headers()
+                return
             mood.log.append(asked)
             if mood.statuses:
                 status, headers = mood.statuses.pop(0)
@@ -172,6 +179,26 @@ class TestFetching:
         assert result["source"] == url
         assert no_waiting == [1, 2, 4, 8]
 
+    def test_a_redirect_is_followed_anew_for_every_range(self, tmp_path, url, mood):
+        mood.redirect_to = "/storage"
+        got: list[bytes] = []
+        ds4_transport.Source(url, len(DATA), range_bytes=2 * MIB).fetch(0, got.append)
+        assert b"".join(got) == DATA
+        # A signed link is never used again, so it cannot have run out.
+        assert mood.redirected == mood.log == ["bytes=0-2097151", "bytes=2097152-3145727"]
+
+    def test_a_revision_that_vanished_costs_no_waiting_where_a_mirror_has_it(
+        self, place, tmp_path, url, mood, no_waiting
+    ):
+        mood.statuses = [(404, {})]
+        assert bring(place, wanted(tmp_path, url + "?gone", url))["source"] == url
+        assert no_waiting == []
+
+    def test_a_date_in_retry_after_means_a_minute(self, place, tmp_path, url, mood, no_waiting):
+        mood.statuses = [(503, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"})]
+        bring(place, wanted(tmp_path, url))
+        assert no_waiting == [60]
+
     def test_retry_after_is_honoured(self, place, tmp_path, url, mood, no_waiting):
         mood.statuses = [(429, {"Retry-After": "7"})]
         bring(place, wanted(tmp_path, url))
@@ -184,6 +211,12 @@ class TestFetching:
             ([(403, {})], "wants a token"),
             ([(429, {"Retry-After": "3600"})], "come back in 3600 s"),
             ([(400, {})], "refused a range"),
+            ([(410, {})], "does not have this file"),
+            ([(416, {"Content-Range": "bytes */99"})], "its file has 99 bytes, not 3145728 .status 416"),
+            ([(416, {})], "its file has fewer bytes"),
+            ([(200, {})], "does not serve ranges"),
+            ([(206, {})], "answered 206 without a range"),
+            ([(206, {"Content-Range": "bytes 7-9/3145728"})], "another range than asked for"),
         ],
     )
     def test_a_refusal_names_the_source_and_the_reason(self, place, tmp_path, url, mood, statuses, why):
@@ -314,6 +347,13 @@ class TestProof:
 
 
 class TestHeader:
+    def test_a_header_that_goes_on_is_told_as_far_as_it_is_there(self):
+        header = ds4_gguf.parse(DATA[:130], partial=True)
+        assert header["keys"] == {"general.architecture": "deepseek4", "deepseek4.block_count": 43}
+        assert (header["complete"], header["tensors"], header["end_bytes"]) == (False, 1, None)
+        assert ds4_gguf.objections(header, HEADER, len(DATA)) == []
+        assert ds4_gguf.parse(DATA[:4096], partial=True) == ds4_gguf.parse(DATA)
+
     def test_keys_tensors_and_end_are_read_from_the_first_bytes(self):
         header = ds4_gguf.parse(DATA[:4096])
         assert header["keys"] == {"general.architecture": "deepseek4", "deepseek4.block_count": 43}

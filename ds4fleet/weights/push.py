@@ -1,0 +1,242 @@
+"""Files of this machine to the Macs of a staging run: a process that stays until the Macs have them.
+
+It opens an ssh to each Mac that lacks something, which leads a socket over there (ds4fleet.staging, `push`)
+back to a seed in here: the fetch of the Mac asks it for chunks as it asks other Macs, so budget, resumption
+and proof are the same. The Macs of a region still take what they can from each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socketserver
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ds4fleet.fleet import CHECKOUT, Host
+from ds4fleet.staging import FOLDER
+from ds4fleet.tunnel.home import state_dir
+from ds4fleet.weights import macs
+from ds4fleet.weights.role_code import ds4_seed
+from ds4fleet.weights.sources import PUSHED, directory_of
+
+#: Failed connections in a row for so long end the push; the Mac waits about as long (ds4_route).
+PATIENCE_S = 1200
+LONGEST_PAUSE_S = 30
+#: Until the order has to be on the Mac: all Macs get theirs in one step of the play.
+ORDER_S = 300
+#: Variables of a host that say how it is reached.
+_REACHED_BY = (
+    "ansible_host",
+    "ansible_port",
+    "ansible_user",
+    "ansible_ssh_private_key_file",
+    "ds4_known_hosts",
+)
+#: Ends with 0 when the fetch of this order has ended or the order was taken back.
+_UNTIL_OVER = """\
+seen=0 waited=0
+while :; do
+  if /usr/bin/grep -q '"id": "{id}"' {folder}/order.json 2>/dev/null; then seen=1
+  elif [ $seen = 1 ]; then exit 0
+  elif [ $waited -gt {order_s} ]; then exit 0
+  fi
+  /usr/bin/grep '"id": "{id}"' {folder}/status.json 2>/dev/null |
+    /usr/bin/grep -qE '"state": "(done|failed|aborted)"' && [ $seen = 1 ] && exit 0
+  /bin/sleep 2; waited=$((waited + 2))
+done
+"""
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What one Mac is to have from here. files: {name, path (here), bytes, sha256}."""
+
+    host: Host
+    order_id: str
+    socket: str
+    chunk_bytes: int
+    files: Sequence[Mapping[str, Any]]
+
+
+def errand(host: Host, order: Mapping[str, Any]) -> Errand | None:
+    """The errand to a Mac with this staging order, None when nothing of it is here."""
+    files = []
+    for wanted in order["files"]:
+        paths = [directory_of(url) for url in wanted["urls"] if url.startswith(PUSHED)]
+        here = next((path for path in paths if path.is_file()), None)
+        if here is not None:
+            files.append({**{key: wanted[key] for key in ("name", "bytes", "sha256")}, "path": str(here)})
+    if not files:
+        return None
+    return Errand(host, str(order["id"]), str(order["push"]), int(order["chunk_bytes"]), files)
+
+
+def start(errands: Iterable[Errand]) -> Path | None:
+    """Starts the process that runs these errands, detached; returns its log, None when there are none."""
+    told = [
+        {
+            "name": one.host.name,
+            "vars": {key: str(one.host.vars[key]) for key in _REACHED_BY if one.host.vars.get(key)},
+            "order_id": one.order_id,
+            "socket": one.socket,
+            "chunk_bytes": one.chunk_bytes,
+            "files": [dict(file) for file in one.files],
+        }
+        for one in errands
+    ]
+    if not told:
+        return None
+    log = state_dir() / "log" / "push.log"
+    with tempfile.TemporaryFile("w+") as orders, log.open("a") as output:
+        json.dump(told, orders)
+        orders.seek(0)
+        subprocess.Popen(
+            [sys.executable, "-m", "ds4fleet.weights.push"],
+            cwd=CHECKOUT,
+            stdin=orders,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    return log
+
+
+class Whole(ds4_seed.Offered):  # type: ignore[misc]
+    """A file of this machine: all of it can be had. Whether it is the right one is proven over there."""
+
+    def is_proven(self) -> bool:
+        path = Path(self.path)
+        return path.is_file() and path.stat().st_size == self.total_bytes
+
+
+class Session(ds4_seed.Seed):  # type: ignore[misc]
+    """What ds4-seed is on a Mac, for the files of an errand."""
+
+    def __init__(self, offered: Mapping[str, Whole], requests: Any, answers: Any) -> None:
+        super().__init__("/nonexistent", requests, answers)
+        self.mine = offered
+
+    def load(self) -> None:
+        """Nothing is read from an order here."""
+        self.offered = self.mine
+
+
+@contextlib.contextmanager
+def seeding(one: Errand) -> Iterator[str]:
+    """Path of a local socket that answers for the files of the errand."""
+    offered = {str(file["name"]): Whole(file, one.chunk_bytes) for file in one.files}
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(ConnectionError):
+                Session(offered, self.rfile, self.wfile).serve()
+
+    class Server(socketserver.ThreadingUnixStreamServer):
+        daemon_threads = True
+
+    with tempfile.TemporaryDirectory(prefix="ds4-") as folder:
+        path = f"{folder}/seed"
+        with Server(path, Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            try:
+                yield path
+            finally:
+                server.shutdown()
+
+
+def run(one: Errand, over: threading.Event) -> str:
+    """Keeps the way open until the Mac has what it wants; returns how it ended."""
+    with claimed(f"push-{one.host.name}-{one.order_id}") as mine:
+        if not mine:
+            return "another process is at it"
+        script = _UNTIL_OVER.format(id=one.order_id, folder=FOLDER, order_s=ORDER_S)
+        with seeding(one) as local:
+            failed_since, pause_s = None, 1
+            while not over.is_set():
+                began = time.monotonic()
+                status = connect(one, local, script, over)
+                if status == 0:
+                    return "over"
+                if failed_since is None or time.monotonic() - began > LONGEST_PAUSE_S:
+                    failed_since, pause_s = began, 1
+                if time.monotonic() - failed_since > PATIENCE_S:
+                    return f"given up: ssh ended with status {status}"
+                over.wait(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+    return "stopped"
+
+
+def connect(one: Errand, local: str, script: str, over: threading.Event) -> int:
+    """One ssh to the Mac, from its beginning to its end; its exit status."""
+    options = ["ExitOnForwardFailure=yes", "ServerAliveInterval=5", "ServerAliveCountMax=3", "Compression=no"]
+    words = [word for option in options for word in ("-o", option)]
+    # sshd does not replace the socket that a lost connection has left.
+    gone = subprocess.run(
+        [*macs.ssh_argv(one.host), f"/bin/rm -f {one.socket}"], stdin=subprocess.DEVNULL, check=False
+    )
+    if gone.returncode:
+        return gone.returncode
+    way = [*macs.ssh_argv(one.host, *words, "-R", f"{one.socket}:{local}"), "/bin/sh -s"]
+    with subprocess.Popen(way, stdin=subprocess.PIPE, text=True) as ssh:
+        assert ssh.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            ssh.stdin.write(script)
+            ssh.stdin.close()
+        while ssh.poll() is None:
+            if over.wait(0.5):
+                ssh.terminate()
+        return ssh.returncode
+
+
+@contextlib.contextmanager
+def claimed(name: str) -> Iterator[bool]:
+    """Whether this process is the one that does it, as long as the context lasts."""
+    with (state_dir() / "held" / name).open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def main() -> None:
+    """The detached process: errands as JSON on standard input, a line per end on standard output."""
+    over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: over.set())
+    errands = [
+        Errand(
+            Host(told["name"], "", told["vars"]),
+            told["order_id"],
+            told["socket"],
+            told["chunk_bytes"],
+            told["files"],
+        )
+        for told in json.load(sys.stdin)
+    ]
+
+    def end(one: Errand) -> None:
+        how = run(one, over)
+        print(f"{time.strftime('%F %T')} {one.host.name} {one.order_id}: {how}", flush=True)
+
+    threads = [threading.Thread(target=end, args=(one,)) for one in errands]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    os.umask(0o077)
+    main()
