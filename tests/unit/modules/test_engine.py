@@ -6,6 +6,7 @@ import pwd
 import shutil
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,17 @@ def commit(repo: Path, makefile: str) -> str:
 
 
 @pytest.fixture
+def tmp_path():
+    """A directory that the account which builds can reach, too.
+
+    Pytest's own cannot serve: each session that begins closes them to other accounts, under running tests.
+    """
+    with tempfile.TemporaryDirectory(prefix="ds4-engine-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
 def upstream(tmp_path: Path) -> Path:
     repo = tmp_path / "upstream"
     repo.mkdir()
@@ -72,10 +84,6 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ds4_build.Engine:
     monkeypatch.setattr(ds4_build, "MAKE", shutil.which("make"))
     monkeypatch.setattr(ds4_build, "XCRUN", "/bin/false")
     monkeypatch.setitem(ds4_build.ENVIRONMENT, "PATH", os.environ["PATH"])
-    for folder in [tmp_path, *tmp_path.parents]:
-        # The account that builds has to reach its directory.
-        if folder.stat().st_uid == os.geteuid() and str(folder).startswith("/tmp/"):
-            folder.chmod(0o755)
     return ds4_build.Engine(tmp_path / "engine", 60)
 
 
