@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from ds4fleet import rollout
+from ds4fleet.fleet import CHECKOUT, ansible_command
 from tests.support.rollouts import NEWER, Controller, kill
 from tests.support.tunnel_ends import wait_until
 
@@ -97,6 +100,88 @@ def test_whatever_is_cut_off_ends_on_one_version(
         assert controller.other(name) != model, cuts
         previous = controller.lab.exec(name, "/bin/cat", "/opt/ds4/var/switch/previous.json")
         assert json.loads(previous)["kv_dir"] == before[name], cuts
+
+
+@pytest.fixture
+def with_a_version_before(controller: Controller) -> None:
+    """Tyo-01 has been upgraded, so that it can be told to go back, which is a switch like any other."""
+    if not controller.journal("tyo-01"):
+        controller.upgrade("--model", controller.other("tyo-01"))
+
+
+def switch_back(controller: Controller, run_id: str) -> subprocess.Popen[str]:
+    """Hands tyo-01 the order to serve the version before, and waits there for how it goes."""
+    words, role = f"state=rolled_back run_id={run_id}", CHECKOUT / "roles" / "ds4"
+    found = {"ANSIBLE_LIBRARY": f"{role}/library", "ANSIBLE_MODULE_UTILS": f"{role}/module_utils"}
+    inventories = [word for path in controller.inventories for word in ("-i", str(path))]
+    return subprocess.Popen(
+        [*ansible_command("ansible"), "tyo-01", *inventories, "-b", "-m", "ds4_switch", "-a", words],
+        cwd=CHECKOUT,
+        env={**controller.environment(), **found},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def comes(controller: Controller, run_id: str, *phases: str, process: subprocess.Popen[str]) -> None:
+    """Until the switch of that run on tyo-01 is in one of the phases."""
+
+    def there() -> bool:
+        journal = controller.journal("tyo-01")
+        if process.poll() not in (None, -9) and journal.get("run_id") != run_id:
+            raise AssertionError(process.communicate()[0])
+        return journal.get("run_id") == run_id and journal["phase"] in phases
+
+    wait_until(there, 90, " or ".join(phases))
+
+
+@pytest.mark.usefixtures("with_a_version_before")
+class TestLeftAlone:
+    """A Mac that nobody confirms returns to what it served, whatever keeps us from it."""
+
+    def test_when_the_line_is_cut_and_its_entries_are_hot(self, controller: Controller) -> None:
+        before, folder = controller.served("tyo-01"), controller.mark_kv("tyo-01")
+        controller.recalled("tyo-01")
+        process = switch_back(controller, "cut-line")
+        comes(controller, "cut-line", "flipping", "starting", "gating", process=process)
+        controller.lab.lab.link("tyo-01", down=True)
+        try:
+            comes(controller, "cut-line", "reverted", process=process)
+            assert controller.journal("tyo-01")["cause"] == "unconfirmed"
+            assert controller.served("tyo-01") == before
+            controller.whole("tyo-01")
+            assert controller.kv_dir("tyo-01") == folder
+            assert controller.kv_marks("tyo-01")[folder] == folder
+            assert controller.recalled("tyo-01") > 4000
+        finally:
+            controller.lab.lab.link("tyo-01")
+            process.communicate(timeout=120)
+
+    @pytest.mark.parametrize("hangs", ["while it loads", "when it has answered"])
+    def test_when_the_controller_is_gone_and_the_new_version_hangs(
+        self, controller: Controller, hangs: str
+    ) -> None:
+        before, run_id = controller.served("tyo-01"), f"hangs-{hangs.replace(' ', '-')}"
+        settings = controller.lab.lab.root("tyo-01") / ".lab" / "run" / "engine.conf"
+        if hangs == "while it loads":
+            settings.write_text("load_seconds=3600\n")
+        process = switch_back(controller, run_id)
+        comes(controller, run_id, "starting", "gating", "holding", process=process)
+        kill(process)
+        if hangs == "when it has answered":
+            comes(controller, run_id, "holding", process=process)
+            told = controller.lab.exec("tyo-01", "/bin/launchctl", "print", "system/com.ds4fleet.server")
+            pid = re.search(r"pid = (\d+)", told)
+            assert pid
+            controller.lab.exec("tyo-01", "/bin/kill", "-STOP", pid[1])
+        comes(controller, run_id, "reverting", process=process)
+        settings.unlink(missing_ok=True)
+        comes(controller, run_id, "reverted", process=process)
+        assert controller.served("tyo-01") == before
+        controller.whole("tyo-01")
 
 
 def again(controller: Controller, begin: tuple[str, ...], runs: int) -> tuple[str, ...]:

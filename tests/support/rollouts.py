@@ -23,6 +23,7 @@ from ds4fleet.lab import engine
 
 NEWER, OLDER = "flash-q2-0731", "flash-q2"
 KV = "/opt/ds4/kv"
+MAC_PYTHON = "/Library/Developer/CommandLineTools/usr/bin/python3"
 #: The name of an entry that the engine neither reads nor counts, as its head is not an entry's.
 MARK = "f" * 40 + ".kv"
 
@@ -142,6 +143,18 @@ class Controller:
 
     # KV entries.
 
+    def recalled(self, host: str) -> int:
+        """Has a Mac answer one long prompt, always the same: how many of its tokens it knew from before."""
+        script = (
+            "import json, urllib.request as ask\n"
+            "body = {'messages': [{'role': 'user', 'content': 'Once more. ' * 4000}], 'max_tokens': 4}\n"
+            "url = 'http://127.0.0.1:8000/v1/chat/completions'\n"
+            "print(ask.urlopen(ask.Request(url, json.dumps(body).encode(),"
+            " {'Content-Type': 'application/json'})).read().decode())"
+        )
+        usage = json.loads(self.lab.exec(host, MAC_PYTHON, "-c", script))["usage"]
+        return int(usage["prompt_tokens_details"]["cached_tokens"])
+
     def kv_dir(self, host: str) -> str:
         """The KV directory of what a Mac serves now."""
         argv = self.lab.exec(host, "/bin/ps", "-axww", "-o", "args=")
@@ -163,13 +176,16 @@ class Controller:
 
 def kill(process: subprocess.Popen[str]) -> None:
     """As a power cut at the controller: Ansible's workers have sessions of their own and would live on."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    parents = {int(pid): int(parent) for pid, parent in (line.split() for line in listed.splitlines())}
     doomed = [process.pid]
     for pid in doomed:
-        doomed += [child for child, parent in parents.items() if parent == pid]
+        with contextlib.suppress(OSError):
+            # What stands still starts nothing that would be missed.
+            os.kill(pid, signal.SIGSTOP)
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                doomed += [int(child) for child in children.read_text().split()]
     for pid in doomed:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
 
