@@ -79,6 +79,7 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
         "users": users,
         "groups": users,
         "engine_root": paths.engine,
+        "switch_dir": switch.folder(paths.root),
         "models_dir": paths.models,
         "port": int(port) if str(port).isdigit() else 0,
         "running_config": paths.running_config,
