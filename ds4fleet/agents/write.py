@@ -13,7 +13,7 @@ from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import Table
+from tomlkit.items import InlineTable, Table
 
 from ds4fleet.agents import jsonc
 from ds4fleet.agents.clients import AtLeast, Target
@@ -47,7 +47,7 @@ def plan(target: Target) -> Change:
             return Change(target.path, before, merge_toml(before, target.changes))
         current = jsonc.loads(before) if before.strip() else {}
         return Change(target.path, before, jsonc.merge(before, _raised(target.changes, current)))
-    except (jsonc.Malformed, TOMLKitError, UnicodeDecodeError, OSError) as error:
+    except (TOMLKitError, ValueError, OSError) as error:  # jsonc.Malformed is a ValueError too
         raise OperatorError(f"{target.path}: {error}; it was left as it is.") from error
 
 
@@ -59,7 +59,9 @@ def apply(change: Change) -> Path | None:
     mode = 0o600
     if path.exists():
         mode = path.stat().st_mode & 0o777
-        backup = path.with_name(f"{path.name}.{time.strftime('%Y%m%dT%H%M%S')}.bak")
+        stamp = time.strftime("%Y%m%dT%H%M%S")
+        names = (f"{path.name}.{stamp}{more}.bak" for more in ("", *(f"-{n}" for n in range(1, 100))))
+        backup = next(one for one in map(path.with_name, names) if not one.exists())
         backup.write_text(change.before, encoding="utf-8")
         backup.chmod(mode)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -83,8 +85,9 @@ def _merge_table(table: Any, changes: Mapping[str, Any], path: list[str]) -> Non
     for key, value in changes.items():
         if isinstance(value, Mapping):
             if key not in table:
-                made = tomlkit.table(is_super_table=all(isinstance(v, Mapping) for v in value.values()))
-                table[key] = made
+                only_tables = all(isinstance(v, Mapping) for v in value.values())
+                inside = isinstance(table, InlineTable)
+                table[key] = tomlkit.inline_table() if inside else tomlkit.table(is_super_table=only_tables)
             if not isinstance(table[key], (Table, Mapping)):
                 raise TOMLKitError(f"{'.'.join([*path, key])} is not a table in this file")
             _merge_table(table[key], value, [*path, key])

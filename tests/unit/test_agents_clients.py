@@ -113,6 +113,38 @@ def test_codex_configuration_keeps_comments_and_other_providers(tmp_path: Path) 
     assert again.before == again.after
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        'model_providers = { azure = { name = "Azure" } } # in one line\n',
+        'model_providers.azure.name = "Azure" # dotted\n\n[mcp]\nx = 1\n',
+        '[model_providers.azure]\nname = "Azure"\n[model_providers.ds4] # old\nname = "x" # mine\nz = 1\n',
+    ],
+)
+def test_every_way_of_writing_a_table_takes_the_provider(before: str) -> None:
+    provider = {"name": "ds4", "wire_api": "responses"}
+    after = write.merge_toml(before, {"model_providers": {"ds4": provider}})
+    parsed = tomllib.loads(after)
+    assert parsed["model_providers"]["azure"] == {"name": "Azure"}
+    assert parsed["model_providers"]["ds4"].items() >= provider.items()
+    for comment in (line.partition("#")[2] for line in before.splitlines()):
+        assert comment in after
+    assert write.merge_toml(after, {"model_providers": {"ds4": provider}}) == after
+
+
+def test_two_writes_in_a_second_keep_two_backups(tmp_path: Path) -> None:
+    (target,) = clients.claude_code(SERVER, tmp_path).files
+    target.path.parent.mkdir()
+    backups = set()
+    for text in ('{"a": 1}', '{"b": 2}'):
+        target.path.write_text(text)
+        backup = write.apply(write.plan(target))
+        assert backup is not None
+        assert backup.read_text() == text
+        backups.add(backup)
+    assert len(backups) == 2
+
+
 def test_pis_idle_timeout_is_only_ever_raised(tmp_path: Path) -> None:
     settings = tmp_path / ".pi" / "agent" / "settings.json"
     settings.parent.mkdir(parents=True)
