@@ -136,8 +136,8 @@ class Endpoint:
     def _taken(self, sock: socket.socket) -> None:
         client = _Client(self, sock)
         self._open.add(client)
+        client.wire.read_now()  # a request mostly comes with its connection; it is on its way before the rest
         client.wire.resume_reading()
-        client.wire.read_now()  # a request mostly comes with its connection
 
     def see(self, name: str, well: bool, draining: bool) -> None:
         """News of a member; waiting requests go on when it can take them."""
@@ -200,11 +200,11 @@ class _Client:
 
     # -- from the agent -----------------------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: memoryview) -> None:
         if self.kept is not None:
             self.kept_bytes += len(data)
             if self.kept_bytes <= REPLAY_LIMIT_BYTES:
-                self.kept.append(data)
+                self.kept.append(bytes(data))
             elif self.upstream is None:
                 self._refuse(413, "request too large to keep while no Mac is available")
                 return
@@ -296,7 +296,7 @@ class _Client:
         self.endpoint.counters.moved += 1
         self.assign()
 
-    def answered(self, data: bytes) -> None:
+    def answered(self, data: wire.Bytes) -> None:
         """Bytes of the answer; from the first on the request is not kept any more."""
         self.kept = None
         self.wire.write(data)
@@ -342,7 +342,7 @@ class _Upstream:
         self.began = False
         self.missing: int | None = None
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: memoryview) -> None:
         if self.began:
             if self.missing is not None:
                 self.missing -= len(data)

@@ -14,9 +14,15 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, Union
+from weakref import WeakKeyDictionary
 
 READ_BYTES = 256 << 10
+#: One buffer for all wires of a loop: what came is used up before the next read. A new one each time would
+#: cost the kernel its pages every time.
+_BUFFERS: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
+#: What a user of a wire gets and gives.
+Bytes = Union[bytes, memoryview]
 #: Bytes queued towards a slow reader before the other side is told to wait, and when it may go on.
 HIGH_WATER_BYTES = 256 << 10
 LOW_WATER_BYTES = 64 << 10
@@ -28,8 +34,8 @@ ACCEPT_PAUSE_S = 0.2
 class User(Protocol):
     """Who works with a wire; the names are asyncio's."""
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
+    def data_received(self, data: memoryview) -> None:
+        """Bytes have come; they are gone once this returns."""
 
     def eof_received(self) -> bool:
         """The other side sends no more; true keeps the wire open for writing."""
@@ -49,6 +55,9 @@ class Wire:
 
     def __init__(self, sock: socket.socket, user: User) -> None:
         self._loop = asyncio.get_running_loop()
+        self._buffer = _BUFFERS.get(self._loop) or _BUFFERS.setdefault(
+            self._loop, memoryview(bytearray(READ_BYTES))
+        )
         self._sock = sock
         self._number = sock.fileno()  # asyncio describes a socket object in words each time it looks one up
         self._user = user
@@ -75,21 +84,21 @@ class Wire:
         if self._lost:
             return
         try:
-            data = self._sock.recv(READ_BYTES)
+            size = self._sock.recv_into(self._buffer)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self.abort()
             return
-        if data:
-            self._user.data_received(data)
+        if size:
+            self._user.data_received(self._buffer[:size])
             return
         self.pause_reading()
         self._heard_eof = True
         if not self._user.eof_received():
             self.close()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Bytes) -> None:
         """Send now what the kernel takes, queue the rest."""
         if self._lost or self._ending or not data:
             return
@@ -236,13 +245,16 @@ def connect(port: int, done: Callable[[socket.socket | None], None]) -> None:
         finish()
 
     status = sock.connect_ex(("127.0.0.1", port))
+    if status == 0:
+        done(sock)
+        return
     if status not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
         sock.close()
         done(None)
         return
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
-    if status == 0 or poll.poll(0):
+    if poll.poll(0):
         finish()
     else:
         loop.add_writer(sock, writable)
