@@ -257,6 +257,16 @@ class Link:
     # -- the child ----------------------------------------------------------------------------------------
 
     async def _start_child(self) -> None:
+        try:
+            await self._try_child()
+        except OSError as error:
+            # No more processes, terminals or descriptors may pass; a missing ssh does not.
+            missing = isinstance(error, (FileNotFoundError, PermissionError))
+            reason = f"cannot start {ssh.SSH}: {error.strerror}"
+            self._post(lambda: self.machine.ssh_ended(self._now(), reason, permanent=missing))
+
+    async def _try_child(self) -> None:
+        self.ipv6 = ports.has_ipv6_loopback()
         if not ports.is_free(self.spec.local_port, self.ipv6):
             found = ports.holder(self.spec.local_port) or "another process"
             reason = f"local port {self.spec.local_port} is held by {found}"
@@ -276,11 +286,9 @@ class Link:
                 start_new_session=True,
                 preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
             )
-        except OSError as error:
+        except OSError:
             os.close(master)
-            reason = f"cannot start {ssh.SSH}: {error.strerror}"
-            self._post(lambda: self.machine.ssh_ended(self._now(), reason, permanent=True))
-            return
+            raise
         finally:
             os.close(slave)
         self._tasks["child"] = asyncio.ensure_future(self._attend(self._child, master))

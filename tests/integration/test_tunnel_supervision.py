@@ -189,6 +189,33 @@ def test_a_taken_port_is_named_with_its_holder(mac: Sshd, engine: TinyEngine) ->
     supervised(link, body)
 
 
+@pytest.mark.parametrize(
+    ("error", "permanent"),
+    [(BlockingIOError(11, "no more processes"), False), (FileNotFoundError(2, "no such file"), True)],
+)
+def test_what_may_pass_is_tried_again_and_a_missing_ssh_is_not(
+    mac: Sshd, monkeypatch: pytest.MonkeyPatch, error: OSError, permanent: bool
+) -> None:
+    real = asyncio.create_subprocess_exec
+    failing = [error]
+
+    async def start(*words: object, **options: object) -> object:
+        if failing:
+            raise failing.pop()
+        return await real(*words, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    before = descriptors()
+    link = Link(mac.spec(), Policy(backoff_s=(0.1,)))
+
+    async def body() -> None:
+        await reach(link, State.GAVE_UP if permanent else State.UP)
+        assert link.machine.permanent is permanent
+
+    supervised(link, body)
+    assert descriptors() == before
+
+
 def descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 

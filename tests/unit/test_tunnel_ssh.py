@@ -135,6 +135,19 @@ def test_lsof_of_a_mac_names_the_holder() -> None:
     assert ports.parse_lsof("") is None
 
 
+def test_where_there_is_no_proc_the_holder_is_asked_of_lsof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = tmp_path / "asked"
+    program = tmp_path / "lsof"
+    program.write_text(f'#!/bin/sh\necho "$@" > {asked}\nprintf "p4711\\ncollama\\nf12\\n"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(ports, "PROC", tmp_path / "none")
+    monkeypatch.setattr(ports, "LSOF", (str(tmp_path / "missing"), str(program)))
+    assert str(ports.holder(8301)) == "ollama (pid 4711)"
+    assert asked.read_text().split() == ["-nP", "-iTCP:8301", "-sTCP:LISTEN", "-Fpc"]
+
+
 def test_proc_tables_of_both_families_are_read() -> None:
     row = "   0: 0100007F:206D 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 777 1 0"
     assert ports.parse_proc_net("header\n" + row, 8301) == {"777"}
