@@ -44,7 +44,7 @@ OPERATOR = "operator"
 LINK_FAULTS: dict[str, dict[str, Any]] = {
     "link-down": {"down": True},
     "lossy-link": {"loss": 0.02},
-    "slow-link": {"mbps": 8.0},
+    "slow-link": {"mbps": 20.0},
 }
 """What the faults of a link set."""
 
