@@ -345,7 +345,9 @@ def unreachable(host: str, said: str) -> str:
             f" `ansible-playbook playbooks/bootstrap.yml -l {host}` with ds4_bootstrap_password_file"
         )
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return f"{host} does not answer: {lines[-1] if lines else 'no reason given'}"
+    # Ansible puts its own advice before what ssh said, in the same line.
+    reason = lines[-1].rsplit("over ssh: ", 1)[-1].removeprefix("ssh: ") if lines else "no reason given"
+    return f"{host} does not answer: {reason}"
 
 
 def sudo_refused(host: str) -> str:
