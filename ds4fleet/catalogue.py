@@ -138,41 +138,36 @@ class ModelFile:
         return list(dict.fromkeys(self.url(endpoint) for endpoint in having))
 
 
-@dataclass(frozen=True)
-class Model:
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What upstream publishes under one name: files, and the targets of its download script."""
+
     id: str
     name: str
     family: str
-    quant: str
-    repo: str
-    revision: str
     files: tuple[ModelFile, ...]
     targets: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    superseded_by: str | None = None
+
+    @property
+    def weights_bytes(self) -> int:
+        """Published size of all files: what the GPU maps when they are resident."""
+        return sum(file.bytes for file in self.files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Published):
+    quant: str
     modes: tuple[str, ...]
     header: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
-    superseded_by: str | None = None
-
-    @property
-    def weights_bytes(self) -> int:
-        """Published size of all files: what the GPU maps when the model is resident."""
-        return sum(file.bytes for file in self.files)
 
 
-@dataclass(frozen=True)
-class Sidecar:
-    id: str
-    name: str
-    family: str
-    files: tuple[ModelFile, ...]
-    targets: Mapping[str, str]
+@dataclass(frozen=True, kw_only=True)
+class Sidecar(Published):
+    """A file that a model may carry; `graph` is the kind of buffers that it takes."""
+
     graph: str = "mtp"
-    notes: tuple[str, ...] = ()
-    superseded_by: str | None = None
-
-    @property
-    def weights_bytes(self) -> int:
-        return sum(file.bytes for file in self.files)
 
     def missing_flag(self, flags: Sequence[str]) -> str:
         """The flag that an engine lacks to take this sidecar; "" when it has what it needs."""
@@ -614,9 +609,7 @@ def _files(
         if link and not link.startswith(("https://", "http://")):
             raise item.error(f"has url: {link!r}, which does not begin with https://")
         files.append(
-            ModelFile(
-                name, size, digest, kind, repo, revision, transfer_bytes, transfer_sha256, link or None
-            )
+            ModelFile(name, size, digest, kind, repo, revision, transfer_bytes, transfer_sha256, link or None)
         )
     if not files:
         raise entry.error("has no files")
@@ -631,6 +624,33 @@ def _targets(entry: _Entry, generations: Mapping[str, Generation]) -> Mapping[st
     return targets
 
 
+_PUBLISHED = ("name", "family", "repo", "revision", "files", "targets", "notes", "superseded_by")
+
+
+def _published(
+    entry: _Entry,
+    key: str,
+    families: Mapping[str, Family],
+    stand_ins: Mapping[str, tuple[int, str]],
+    taken: dict[str, str],
+    generations: Mapping[str, Generation],
+) -> dict[str, Any]:
+    """What models and sidecars have in common, checked."""
+    family = entry.get("family", str)
+    if family not in families:
+        raise entry.error(f"has the unknown family {family!r}{_near(family, families)}")
+    repo, revision = entry.get("repo", str, ""), entry.get("revision", str, "main")
+    return {
+        "id": key,
+        "name": entry.get("name", str, key),
+        "family": family,
+        "files": _files(entry, repo, revision, stand_ins, taken),
+        "targets": _targets(entry, generations),
+        "notes": entry.names("notes"),
+        "superseded_by": entry.data.get("superseded_by"),
+    }
+
+
 def _model(
     key: str,
     value: Any,
@@ -641,59 +661,32 @@ def _model(
     taken: dict[str, str],
     generations: Mapping[str, Generation],
 ) -> Model:
-    entry = _Entry(
-        where,
-        value,
-        (
-            "name",
-            "family",
-            "quant",
-            "repo",
-            "revision",
-            "files",
-            "targets",
-            "header",
-            "modes",
-            "notes",
-            "superseded_by",
-        ),
-    )
+    entry = _Entry(where, value, (*_PUBLISHED, "quant", "header", "modes"))
     if not _ID.match(key):
         raise entry.error("must be named in lower-case letters, digits, '.', '_' and '-'")
-    family, quant = entry.get("family", str), entry.get("quant", str)
-    if family not in families:
-        raise entry.error(f"has the unknown family {family!r}{_near(family, families)}")
+    quant = entry.get("quant", str)
     if quant not in quants:
         raise entry.error(f"has the unknown quant {quant!r}{_near(quant, quants)}")
     modes = entry.names("modes", ["resident"])
     if not modes or any(mode not in MODES for mode in modes):
         raise entry.error(f"has modes {list(modes)}, of which each must be one of {', '.join(MODES)}")
-    repo, revision = entry.get("repo", str, ""), entry.get("revision", str, "main")
-    last = families[family].shape.layers - 1
-    own = _header(entry)
+    published = _published(entry, key, families, stand_ins, taken, generations)
+    family, own = families[published["family"]], _header(entry)
     header = {
-        "architecture": families[family].header.get("architecture"),
-        "tensors": families[family].header.get("tensors"),
-        "keys": {**families[family].header.get("keys", {}), **own.get("keys", {})},
+        "architecture": family.header.get("architecture"),
+        "tensors": family.header.get("tensors"),
+        "keys": {**family.header.get("keys", {}), **own.get("keys", {})},
         "tensor_types": {
             "blk.0.ffn_gate_exps.weight": quants[quant].first_gate_type,
-            f"blk.{last}.ffn_gate_exps.weight": quants[quant].last_gate_type,
+            f"blk.{family.shape.layers - 1}.ffn_gate_exps.weight": quants[quant].last_gate_type,
         },
         **{name: own[name] for name in ("architecture", "tensors", "tensor_types") if name in own},
     }
     return Model(
-        id=key,
-        name=entry.get("name", str, key),
-        family=family,
+        **published,
         quant=quant,
-        repo=repo,
-        revision=revision,
-        files=_files(entry, repo, revision, stand_ins, taken),
-        targets=_targets(entry, generations),
         modes=modes,
         header=header,
-        notes=entry.names("notes"),
-        superseded_by=entry.data.get("superseded_by"),
     )
 
 
@@ -706,25 +699,9 @@ def _sidecar(
     taken: dict[str, str],
     generations: Mapping[str, Generation],
 ) -> Sidecar:
-    entry = _Entry(
-        where,
-        value,
-        ("name", "family", "repo", "revision", "files", "targets", "graph", "notes", "superseded_by"),
-    )
-    family = entry.get("family", str)
-    if family not in families:
-        raise entry.error(f"has the unknown family {family!r}{_near(family, families)}")
-    repo, revision = entry.get("repo", str, ""), entry.get("revision", str, "main")
-    return Sidecar(
-        id=key,
-        name=entry.get("name", str, key),
-        family=family,
-        files=_files(entry, repo, revision, stand_ins, taken),
-        targets=_targets(entry, generations),
-        graph=entry.get("graph", str, "mtp"),
-        notes=entry.names("notes"),
-        superseded_by=entry.data.get("superseded_by"),
-    )
+    entry = _Entry(where, value, (*_PUBLISHED, "graph"))
+    published = _published(entry, key, families, stand_ins, taken, generations)
+    return Sidecar(**published, graph=entry.get("graph", str, "mtp"))
 
 
 def _listed(key: str, value: Any, where: str, generations: Mapping[str, Generation]) -> Listed:
