@@ -10,6 +10,7 @@ from collections import namedtuple
 
 import pytest
 from ansible.module_utils import (
+    ds4_jobs,
     ds4_run,
     ds4_serving,
     ds4_switch_core,
@@ -38,6 +39,7 @@ class Mac:
         self.root, self.ends = root, ends
         self.left, self.dead, self.steps = None, False, 0
         self.disabled, self.served, self.starts = False, None, 0
+        self.busy = 0
         self.kv = {"old": root / "kv" / OLD, "new": root / "kv" / (OLD if same_kv else NEW)}
         self.group = grp.getgrgid(os.getgid()).gr_name
         for folder in ("var/switch", "run", "etc", "kv"):
@@ -115,6 +117,9 @@ class Mac:
         if what == "bootout":
             self.served = None
         elif what == "enable":
+            if self.disabled and self.journal["phase"] == "reverting" and self.busy:
+                self.busy -= 1
+                raise ds4_jobs.JobError("launchd is busy")
             self.disabled = False
         elif what == "bootstrap":
             assert not self.disabled and self.served is None, "started twice"
@@ -310,3 +315,29 @@ def test_a_switch_starts_each_version_once(make_mac):
     mac = make_mac(True, "fails")
     switched(mac, [], power=False)
     assert (mac.journal["phase"], mac.starts) == ("reverted", 3)
+
+
+def test_a_way_back_that_fails_once_is_tried_again(make_mac):
+    mac = make_mac(True, "unconfirmed")
+    mac.busy = 1
+    switched(mac, [], power=False)
+    assert mac.journal["phase"] == "reverted"
+    mac.whole()
+
+
+def test_a_mac_that_cannot_go_back_says_so_and_is_not_drained(make_mac):
+    mac = make_mac(True, "unconfirmed")
+    mac.busy = 2
+    switched(mac, [], power=False)
+    assert mac.journal["phase"] == "stuck" and "launchd is busy" in mac.journal["reason"]
+    assert not (mac.root / "run" / "drain.json").exists()
+
+
+def test_an_order_whose_controller_died_is_not_carried_out_at_the_next_boot(make_mac):
+    mac = make_mac(False, "confirmed")
+    places = ds4_switch_state.Places(str(mac.root))
+    ds4_switch_state.write_json(places.order, dict(mac.order(), handed_s=0))
+    mac.boot()
+    switched(mac, [], power=True)
+    assert mac.served == "old" and not (mac.root / "var/switch/journal.json").exists()
+    assert ds4_switch_state.read_json(places.order) is None
