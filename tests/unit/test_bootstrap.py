@@ -194,7 +194,7 @@ class TestSentences:
                 "tyo-01 does not answer: connect to host 192.0.2.11 port 22: Connection timed out",
             ),
             (
-                "Make sure this host can be reached over ssh: ssh: connect to host a port 22: No route to host",
+                "Make sure it can be reached over ssh: ssh: connect to host a port 22: No route to host",
                 "tyo-01 does not answer: connect to host a port 22: No route to host",
             ),
             ("Host key verification failed.", "host key has changed"),
