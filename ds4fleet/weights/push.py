@@ -208,6 +208,9 @@ def claimed(name: str) -> Iterator[bool]:
         except OSError:
             yield False
             return
+        # For an operator who wants it to end.
+        handle.write(f"{os.getpid()}\n")
+        handle.flush()
         yield True
 
 

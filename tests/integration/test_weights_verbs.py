@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -75,21 +77,31 @@ def controller(make_lab: Callable[..., Any]) -> Iterator[Controller]:
 
 @pytest.fixture(scope="module")
 def pushed(controller: Controller) -> dict[str, dict[str, int]]:
-    """Bytes of the weights by Mac and sender, after they were pushed."""
+    """Bytes of the weights by Mac and sender, pushed by two processes: the first was ended midway."""
     lab = controller.lab
     folder = lab.folder / "disk"
     weights.ensure(folder, HELD)
     asked = {"ds4_weights_sources": [f"file://{folder}"], "ds4_model": "flash-q2", "ds4_stage_chunk_mib": 1}
-    asked["ds4_stage_wait"] = False
-    lab.ansible("playbooks/stage.yml", LIMIT, "-e", json.dumps(asked))
-    deadline = time.monotonic() + 120
+    asked |= {"ds4_stage_wait": False, "ds4_weights_rate_limit_mbps": 24}
     said: dict[str, Any] = {}
-    while not all(said.get(host, {}).get("state") == "done" for host in MACS):
-        assert time.monotonic() < deadline, said
-        for host in MACS:
-            done = lab.lab.exec(host, ["/bin/cat", STATUS])
-            said[host] = json.loads(done.stdout) if done.returncode == 0 else {}
-        time.sleep(0.2)
+
+    def until(ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 120
+        while not ready():
+            assert time.monotonic() < deadline, said
+            time.sleep(0.2)
+            for host in MACS:
+                done = lab.lab.exec(host, ["/bin/cat", STATUS])
+                said[host] = json.loads(done.stdout) if done.returncode == 0 else {}
+
+    lab.ansible("playbooks/stage.yml", LIMIT, "-e", json.dumps(asked))
+    until(lambda: any(said.get(host, {}).get("done_bytes", 0) > 4_000_000 for host in MACS))
+    (claim, *_others) = (lab.folder / "state" / "held").glob(f"push-{FIRST}-*")
+    os.kill(int(claim.read_text()), signal.SIGTERM)
+    until(lambda: any("connect" in said.get(host, {}).get("reason", "") for host in MACS))
+    assert not all(said[host]["state"] == "done" for host in MACS)
+    lab.ansible("playbooks/stage.yml", LIMIT, "-e", json.dumps(asked))
+    until(lambda: all(said.get(host, {}).get("state") == "done" for host in MACS))
     lab.ansible("playbooks/stage.yml", LIMIT, "-e", "ds4_stage_action=close")
     return {host: said[host]["from"] for host in MACS}
 
@@ -99,7 +111,7 @@ def held(controller: Controller, pushed: Any) -> Controller:
     return controller
 
 
-def test_a_directory_of_the_controller_is_pushed_once_per_region(
+def test_a_directory_is_pushed_once_per_region_also_when_the_controller_goes_away(
     controller: Controller, pushed: dict[str, dict[str, int]]
 ) -> None:
     total = weights.find(HELD).bytes
@@ -109,7 +121,7 @@ def test_a_directory_of_the_controller_is_pushed_once_per_region(
     assert not [line for line in requests if HELD in line]
     log = controller.lab.folder / "state" / "log" / "push.log"
     deadline = time.monotonic() + 60
-    while log.read_text().count(": over") < len(MACS):
+    while log.read_text().count(": over") < len(MACS) or log.read_text().count(": stopped") < len(MACS):
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
 

@@ -115,6 +115,18 @@ class TestWay:
         assert f"/bin/rm -f {errand.socket}" in first
         assert f"'-R', '{errand.socket}:" in second and "ExitOnForwardFailure=yes" in second
 
+    def test_a_lost_connection_is_made_again(
+        self, errand: push.Errand, ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Pauses(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                (tmp_path / "status").write_text("255" if len(ssh.read_text().splitlines()) < 5 else "0")
+                return super().wait(0.01)
+
+        (tmp_path / "status").write_text("255")
+        assert push.run(errand, Pauses()) == "over"
+        assert "/bin/rm -f" in ssh.read_text().splitlines()[-2]
+
     def test_a_mac_that_cannot_be_reached_is_given_up_in_the_end(
         self, errand: push.Errand, ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

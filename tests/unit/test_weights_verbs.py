@@ -147,6 +147,13 @@ class TestVerify:
         with pytest.raises(OperatorError, match=r"b\.gguf is on none"):
             care.verify(file="b.gguf")
 
+    def test_while_it_reads_each_mac_has_its_line(self) -> None:
+        said = {"file": "a.gguf", "done_bytes": 25, "total_bytes": 100, "bytes_per_s": 2_000_000}
+        hosts = [Host("tyo-01", "tokyo", {}), Host("tyo-02", "tokyo", {})]
+        with console.out.capture() as shown:
+            console.out.print(care._progress(hosts, [json.dumps(said), ""]))
+        assert "25.0 %" in shown.get() and "2 MB/s" in shown.get() and "tyo-02" in shown.get()
+
 
 class TestPrune:
     def test_it_deletes_what_was_shown_and_agreed_to(self, playbook: Playbook) -> None:

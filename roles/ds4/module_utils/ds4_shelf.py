@@ -29,7 +29,8 @@ _NAME = re.compile(
     r"(?:(?P<part>\.part(?:\.[0-9a-z]+(?:\.relay)?)?)(?P<journal>\.(?:journal|chunks)(?:\.new)?)?"
     r"|(?P<wrong>%s)|(?P<beside>\.(?:stamp|manifest)(?:\.new)?))?\Z" % re.escape(MISMATCH)
 )
-#: setpriority(2) of macOS: this process with all its reads and writes gives way to everybody else's.
+#: setpriority(2) of macOS: this process with all its reads and writes gives way to everybody else's. From the
+#: manual page, not yet measured on a Mac.
 PRIO_DARWIN_PROCESS, PRIO_DARWIN_BG = 4, 0x1000
 
 
