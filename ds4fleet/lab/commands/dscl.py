@@ -7,6 +7,8 @@ Disk Access.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ds4fleet.lab import tree
 from ds4fleet.lab.commands import _directory as directory
 from ds4fleet.lab.commands.info import CommandInfo
@@ -121,90 +123,81 @@ def _search(ctx: Context, words: list[str]) -> int:
 # --------------------------------------------------------------------------------------------------- changing
 
 
-def _root_only(ctx: Context) -> int | None:
-    if ctx.is_root:
-        return None
-    return _fail(ctx, "eDSPermissionError", "<main> attribute status: eDSPermissionError")
+def _changing(change: Callable[[Context, Mac, list[str]], int]) -> Callable[[Context, list[str]], int]:
+    """A verb that only root may use; what it leaves stands in the directory's files when it went well."""
 
-
-def _create(ctx: Context, words: list[str]) -> int:
-    refused = _root_only(ctx)
-    if refused is not None:
-        return refused
-    with ctx.mac() as mac:
-        records, rest = directory.table(mac, words[0])
-        if records is None or not rest:
-            return _fail(ctx, "eDSUnknownNodeName")
-        kind = "Users" if records is mac.users else "Groups"
-        record = records.setdefault(rest[0], directory.new_record(rest[0], kind))
-        if len(words) > 1:
-            key = directory.attribute(words[1])
-            old = record.attributes.get(key)
-            guarded = key in _GUARDED and (mac.quirks.home_guarded or key != "NFSHomeDirectory")
-            if guarded and old is not None and not directory.has_full_disk_access(ctx, mac):
-                return _fail(ctx, "eDSPermissionError", "<main> attribute status: eDSPermissionError")
-            record.attributes[key] = words[2:]
-        directory.project(ctx, mac)
-    return 0
-
-
-def _append(ctx: Context, words: list[str]) -> int:
-    refused = _root_only(ctx)
-    if refused is not None:
-        return refused
-    with ctx.mac() as mac:
-        record = _find(mac, words[0])
-        if record is None:
-            return _fail(ctx, "eDSRecordNotFound")
-        values = record.attributes.setdefault(directory.attribute(words[1]), [])
-        values += [word for word in words[2:] if word not in values]
-        directory.project(ctx, mac)
-    return 0
-
-
-def _change(ctx: Context, words: list[str]) -> int:
-    refused = _root_only(ctx)
-    if refused is not None:
-        return refused
-    with ctx.mac() as mac:
-        record = _find(mac, words[0])
-        if record is None:
-            return _fail(ctx, "eDSRecordNotFound")
-        key, old, new = directory.attribute(words[1]), words[2], words[3]
-        values = record.attributes.get(key, [])
-        if key in _GUARDED and not directory.has_full_disk_access(ctx, mac):
+    def verb(ctx: Context, words: list[str]) -> int:
+        if not ctx.is_root:
             return _fail(ctx, "eDSPermissionError", "<main> attribute status: eDSPermissionError")
-        if old not in values:
-            return _fail(ctx, "eDSAttributeNotFound")
-        values[values.index(old)] = new
-        directory.project(ctx, mac)
+        with ctx.mac() as mac:
+            status = change(ctx, mac, words)
+            if status == 0:
+                directory.project(ctx, mac)
+        return status
+
+    return verb
+
+
+@_changing
+def _create(ctx: Context, mac: Mac, words: list[str]) -> int:
+    records, rest = directory.table(mac, words[0])
+    if records is None or not rest:
+        return _fail(ctx, "eDSUnknownNodeName")
+    kind = "Users" if records is mac.users else "Groups"
+    record = records.setdefault(rest[0], directory.new_record(rest[0], kind))
+    if len(words) > 1:
+        key = directory.attribute(words[1])
+        old = record.attributes.get(key)
+        guarded = key in _GUARDED and (mac.quirks.home_guarded or key != "NFSHomeDirectory")
+        if guarded and old is not None and not directory.has_full_disk_access(ctx, mac):
+            return _fail(ctx, "eDSPermissionError", "<main> attribute status: eDSPermissionError")
+        record.attributes[key] = words[2:]
     return 0
 
 
-def _delete(ctx: Context, words: list[str]) -> int:
-    refused = _root_only(ctx)
-    if refused is not None:
-        return refused
-    with ctx.mac() as mac:
-        records, rest = directory.table(mac, words[0])
-        record = records.get(rest[0]) if records is not None and rest else None
-        if records is None or record is None:
-            return _fail(ctx, "eDSRecordNotFound")
-        if len(words) > 1:
-            key = directory.attribute(words[1])
-            values = record.attributes.get(key)
-            if values is None:
-                return _fail(ctx, "eDSAttributeNotFound")
-            record.attributes[key] = (
-                [value for value in values if value not in words[2:]] if words[2:] else []
-            )
-            if not record.attributes[key]:
-                del record.attributes[key]
-        else:
-            if records is mac.users and not directory.has_full_disk_access(ctx, mac):
-                return _fail(ctx, "eDSPermissionError", "<main> delete status: eDSPermissionError")
-            del records[rest[0]]
-        directory.project(ctx, mac)
+@_changing
+def _append(ctx: Context, mac: Mac, words: list[str]) -> int:
+    record = _find(mac, words[0])
+    if record is None:
+        return _fail(ctx, "eDSRecordNotFound")
+    values = record.attributes.setdefault(directory.attribute(words[1]), [])
+    values += [word for word in words[2:] if word not in values]
+    return 0
+
+
+@_changing
+def _change(ctx: Context, mac: Mac, words: list[str]) -> int:
+    record = _find(mac, words[0])
+    if record is None:
+        return _fail(ctx, "eDSRecordNotFound")
+    key, old, new = directory.attribute(words[1]), words[2], words[3]
+    values = record.attributes.get(key, [])
+    if key in _GUARDED and not directory.has_full_disk_access(ctx, mac):
+        return _fail(ctx, "eDSPermissionError", "<main> attribute status: eDSPermissionError")
+    if old not in values:
+        return _fail(ctx, "eDSAttributeNotFound")
+    values[values.index(old)] = new
+    return 0
+
+
+@_changing
+def _delete(ctx: Context, mac: Mac, words: list[str]) -> int:
+    records, rest = directory.table(mac, words[0])
+    record = records.get(rest[0]) if records is not None and rest else None
+    if records is None or record is None:
+        return _fail(ctx, "eDSRecordNotFound")
+    if len(words) > 1:
+        key = directory.attribute(words[1])
+        values = record.attributes.get(key)
+        if values is None:
+            return _fail(ctx, "eDSAttributeNotFound")
+        record.attributes[key] = [value for value in values if value not in words[2:]] if words[2:] else []
+        if not record.attributes[key]:
+            del record.attributes[key]
+    else:
+        if records is mac.users and not directory.has_full_disk_access(ctx, mac):
+            return _fail(ctx, "eDSPermissionError", "<main> delete status: eDSPermissionError")
+        del records[rest[0]]
     return 0
 
 
