@@ -17,7 +17,7 @@ from ds4fleet.fleet import ansible_command
 MODULES = sorted(Path("roles/ds4/library").glob("ds4_*.py"))
 PAGES = [Path("README.md"), Path("CHANGELOG.md"), *sorted(Path("docs").rglob("*.md"))]
 
-#: Files that commands write into a checkout, so that a fresh one lacks them.
+#: Files that a page may name although a fresh checkout has none: `fab lab up` and `fab access` write them.
 WRITTEN_BY_COMMANDS = {"inventory/lab.yml", "inventory/group_vars/all/access.yml"}
 
 
@@ -62,10 +62,6 @@ class TestModule:
         texts = constants(path)
         assert yaml.safe_load(texts["EXAMPLES"])
         assert yaml.safe_load(texts["RETURN"])
-
-
-#: Files that a page may name although a fresh checkout has none: `fab lab up` and `fab access` write them.
-WRITTEN_BY_COMMANDS = frozenset(["inventory/lab.yml", "inventory/group_vars/all/access.yml"])
 
 
 def arguments(path: Path) -> set[str]:
