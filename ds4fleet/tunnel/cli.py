@@ -169,6 +169,8 @@ def open_tunnel(
         for spec in specs:
             sys.stdout.write(ssh.printable(ssh.command(spec, ssh.client_version(), ipv6)) + "\n")
         return 0
+    if keep:
+        _refuse_held(specs, endpoint)
     missing = [spec for spec in specs if not _already(spec)]
     if endpoint is not None:
         if _endpoint_already(endpoint):
@@ -184,8 +186,16 @@ def open_tunnel(
 
 
 def status(names: Sequence[str] = (), json: bool = False, watch: bool = False) -> int:
-    """`fab tunnel.status`: every tunnel of this user, or those named; 0 when all are up."""
+    """`fab tunnel.status`: every tunnel of this user, or those named; 0 when all are up.
+
+    With `watch` it goes on until Ctrl-C; with `json` too, one line each second.
+    """
     if json:
+        while watch:
+            tunnels, endpoints = everything(names)
+            sys.stdout.write(encoding.dumps({"tunnels": tunnels, "endpoints": endpoints}) + "\n")
+            sys.stdout.flush()
+            time.sleep(WATCH_EVERY_S)  # the pace of a display, not a wait for something
         tunnels, endpoints = everything(names)
         console.print_json({"tunnels": tunnels, "endpoints": endpoints})
     elif watch:
@@ -397,14 +407,29 @@ def _in_background(job: Job) -> int:
 
 
 def _kept(job: Job) -> int:
-    name = job.endpoint.name if job.endpoint else "-".join(spec.name for spec in job.tunnels)
-    if home.held(name) is not None and persist.installed(name) is None:
-        raise OperatorError(f"{name}: stop it first (fab tunnel.stop), then start it with --persist.")
+    name = _kept_name(job.tunnels, job.endpoint)
     unit = persist.install(name, job)
     console.out.print(
         f"{name}: kept by {unit.path}; remove it with 'fab tunnel.stop --forget'", soft_wrap=True
     )
     return _report_when_settled(job, lambda: None)
+
+
+def _kept_name(tunnels: Sequence[TunnelSpec], endpoint: EndpointSpec | None) -> str:
+    return endpoint.name if endpoint else "-".join(spec.name for spec in tunnels)
+
+
+def _refuse_held(specs: Sequence[TunnelSpec], endpoint: EndpointSpec | None) -> None:
+    """A tunnel that a process of ours holds cannot be handed over to the service manager."""
+    if persist.installed(_kept_name(specs, endpoint)) is not None:
+        return
+    names = [endpoint.name] if endpoint else [spec.name for spec in specs]
+    held = [name for name in names if home.held(name) is not None]
+    if held:
+        raise OperatorError(
+            f"{', '.join(held)}: a tunnel is open already; stop it first (fab tunnel.stop), then start it"
+            " with --persist."
+        )
 
 
 def _report_when_settled(job: Job, alive: Callable[[], None]) -> int:

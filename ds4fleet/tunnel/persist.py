@@ -26,6 +26,7 @@ class Unit:
 
     path     the file that describes it
     content  what stands in it
+    check    command that succeeds where there is such a service manager
     start    commands that make it run now and at each login
     stop     commands that end it until the next login
     forget   commands that remove it for good, run before the file goes
@@ -33,6 +34,7 @@ class Unit:
 
     path: Path
     content: bytes
+    check: tuple[str, ...]
     start: tuple[tuple[str, ...], ...]
     stop: tuple[tuple[str, ...], ...]
     forget: tuple[tuple[str, ...], ...]
@@ -65,7 +67,8 @@ def launch_agent(name: str, argv: Sequence[str], user_home: Path, log: Path, uid
     )
     domain = f"gui/{uid}"
     out = (LAUNCHCTL, "bootout", f"{domain}/{label}")
-    return Unit(path, content, ((LAUNCHCTL, "bootstrap", domain, str(path)),), (out,), (out,))
+    check = (LAUNCHCTL, "print", domain)
+    return Unit(path, content, check, ((LAUNCHCTL, "bootstrap", domain, str(path)),), (out,), (out,))
 
 
 def systemd_unit(name: str, argv: Sequence[str], config_home: Path, log: Path) -> Unit:
@@ -92,6 +95,7 @@ WantedBy=default.target
     return Unit(
         config_home / "systemd" / "user" / unit,
         content.encode(),
+        (*control, "show-environment"),
         ((*control, "daemon-reload"), (*control, "enable", "--now", unit)),
         ((*control, "stop", unit),),
         ((*control, "disable", "--now", unit),),
@@ -109,13 +113,20 @@ def unit_for(name: str) -> Unit:
 
 
 def install(name: str, job: Job) -> Unit:
-    """Writes job and unit and starts it. Raises OperatorError when the service manager refuses."""
+    """Writes job and unit and starts it. Raises OperatorError, and leaves nothing, where there is no service
+    manager or it refuses."""
     unit = unit_for(name)
+    manager = "graphical login" if sys.platform == "darwin" else "systemd user manager"
+    _run(unit.check, f"{name}: no {manager} is there to keep it, use --background")
     job_path(name).write_text(json.dumps(job.to_dict(), indent=2))
     unit.path.parent.mkdir(parents=True, exist_ok=True)
     unit.path.write_bytes(unit.content)
-    for command in unit.start:
-        _run(command, f"{name}: {unit.path} is written, but cannot be started")
+    try:
+        for command in unit.start:
+            _run(command, f"{name}: {unit.path.name} cannot be started")
+    except OperatorError:
+        forget(name)
+        raise
     return unit
 
 
