@@ -25,7 +25,11 @@ import yaml
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, ansible_command, unknown_name
 
-ACCESS_FILE = CHECKOUT / "inventory" / "group_vars" / "all" / "access.yml"
+#: Another inventory than the checkout's has its own: a file that Ansible reads with it.
+ACCESS_VARIABLE = "DS4_ACCESS_FILE"
+ACCESS_FILE = Path(
+    os.environ.get(ACCESS_VARIABLE) or CHECKOUT / "inventory" / "group_vars" / "all" / "access.yml"
+)
 PLAYBOOK = "playbooks/access.yml"
 EVERYWHERE = "all"
 HEAD = """\
@@ -129,6 +133,7 @@ def render(access: Access) -> str:
 
 def save(access: Access) -> None:
     """Writes the inventory file."""
+    ACCESS_FILE.parent.mkdir(parents=True, exist_ok=True)
     temporary = ACCESS_FILE.with_suffix(".new")
     temporary.write_text(render(access))
     temporary.replace(ACCESS_FILE)
@@ -233,7 +238,7 @@ def _change(fleet: Fleet, before: Access, after: Access, yes: bool) -> int:
         hosts = [host.name for host in fleet]
     else:
         old = ACCESS_FILE.read_text() if ACCESS_FILE.exists() else ""
-        name = str(ACCESS_FILE.relative_to(CHECKOUT))
+        name = os.path.relpath(ACCESS_FILE, CHECKOUT)
         sys.stdout.writelines(
             difflib.unified_diff(old.splitlines(True), render(after).splitlines(True), name, name)
         )
