@@ -15,8 +15,15 @@ def run(limit: str, folder: str) -> int:
     target = (Path.cwd() / folder).resolve()
     command = [*ansible_command("ansible-playbook"), "playbooks/observe.yml"]
     command += ["-l", ",".join(host.name for host in hosts), "-e", f"ds4_facts_folder={target}"]
+    files = {host.name: target / f"{host.name}.json" for host in hosts}
+    before = {name: _written(path) for name, path in files.items()}
     done = subprocess.run(command, cwd=CHECKOUT, check=False)
-    kept = [host.name for host in hosts if (target / f"{host.name}.json").exists()]
+    kept = [name for name, path in files.items() if _written(path) != before[name]]
     if kept:
         out.print(f"Kept in {target}: {', '.join(kept)}")
     return done.returncode
+
+
+def _written(path: Path) -> int:
+    """When the file was written, in ns; 0 when there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
