@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -15,6 +21,13 @@ STAGE = "/opt/ds4/var/stage"
 OTHER = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"
 ARGUMENTS = ("-e", "ds4_model=flash-q2", "-e", "ds4_stage_chunk_mib=1")
 REGION = "tyo-02,tyo-03"
+ELSEWHERE = "sg-01"
+DETACHED = ("-e", "ds4_stage_wait=false")
+#: Slow enough to be looked at while it works: 21 MB take 14 s.
+SLOW = (*DETACHED, "-e", "ds4_weights_rate_limit_mbps=12")
+#: Slow enough to be told something by a play on a busy machine.
+SLOWER_MBPS = 6
+SLOWER = (*DETACHED, "-e", f"ds4_weights_rate_limit_mbps={SLOWER_MBPS}")
 
 
 class Region:
@@ -22,10 +35,13 @@ class Region:
 
     def __init__(self, lab: Any) -> None:
         self.lab = lab
-        self.hosts = [host.name for host in lab.fleet]
+        self.hosts = REGION.split(",")
 
-    def stage(self, *more: str, **options: Any) -> Any:
-        return self.lab.ansible("playbooks/stage.yml", REGION, *ARGUMENTS, *more, **options)
+    def stage(self, *more: str, limit: str = REGION, **options: Any) -> Any:
+        return self.lab.ansible("playbooks/stage.yml", limit, *ARGUMENTS, *more, **options)
+
+    def tell(self, action: str) -> Any:
+        return self.stage("-e", f"ds4_stage_action={action}")
 
     def sent(self) -> int:
         lines = (self.lab.folder / "world" / "requests.jsonl").read_text().splitlines()
@@ -33,6 +49,18 @@ class Region:
         return sum(
             entry.get("bytes", 0) for entry in asked if OTHER in entry["file"] and entry["status"] == 206
         )
+
+    def size_ordered(self) -> int:
+        return int(self.status(self.hosts[0])["total_bytes"])
+
+    def states(self) -> set[str]:
+        return {self.status(host).get("state", "") for host in self.hosts}
+
+    def done_bytes(self) -> list[int]:
+        return [self.status(host).get("done_bytes", 0) for host in self.hosts]
+
+    def is_there(self, host: str, path: str) -> bool:
+        return bool(self.lab.lab.exec(host, ["/bin/ls", path]).returncode == 0)
 
     def size(self, host: str) -> int:
         return int(self.lab.exec(host, "/usr/bin/stat", "-f", "%z", f"{MODELS}/{OTHER}"))
@@ -47,7 +75,7 @@ class Region:
         return found
 
     def forget(self, *hosts: str) -> None:
-        for host in hosts or self.hosts:
+        for host in hosts or [*self.hosts, ELSEWHERE]:
             self.lab.exec(host, "/bin/sh", "-c", f"rm -f {MODELS}/{OTHER}*")
 
     def until(self, ready: Callable[[], Any], timeout_s: float = 60) -> None:
@@ -59,10 +87,11 @@ class Region:
 
 @pytest.fixture(scope="module")
 def staged(make_lab: Callable[..., Any]) -> Any:
-    """Two Macs of a region that can be managed, and nothing more."""
-    found = make_lab(REGION)
-    found.ansible("playbooks/bootstrap.yml", REGION)
-    found.ansible("playbooks/stage.yml", REGION, *ARGUMENTS)
+    """Two Macs of a region and one of another that have engine and weights, and nothing more."""
+    everybody = f"{REGION},{ELSEWHERE}"
+    found = make_lab(everybody)
+    found.ansible("playbooks/bootstrap.yml", everybody)
+    found.ansible("playbooks/stage.yml", everybody, *ARGUMENTS)
     return found
 
 
@@ -74,23 +103,49 @@ def region(staged: Any) -> Iterator[Region]:
     found.forget()
 
 
-def test_one_copy_comes_over_the_wide_link_and_a_rerun_does_nothing(region: Region) -> None:
+@pytest.fixture
+def channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[str]]:
+    """Counts Ansible's ssh processes by Mac since the last call: each is one round trip of work."""
+    log, ssh = tmp_path / "channels", tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>{log}\nexec {shutil.which("ssh")} "$@"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("ANSIBLE_SSH_EXECUTABLE", str(ssh))
+
+    def count() -> Counter[str]:
+        words = log.read_text().split()
+        log.write_text("")
+        alias = "HostKeyAlias="
+        return Counter(word.removeprefix(alias) for word in words if word.startswith(alias))
+
+    return count
+
+
+def test_one_copy_comes_over_the_wide_link_and_a_rerun_is_one_look_at_each_mac(
+    region: Region, channels: Callable[[], Counter[str]]
+) -> None:
     before = region.sent()
     region.stage()
     assert all(region.is_proven(host) for host in region.hosts)
     assert region.sent() - before == region.size(region.hosts[0])
     # What is served is not touched, and nobody can ask for chunks any more.
     assert region.lab.exec(region.hosts[0], "/bin/cat", "/etc/ssh/ds4_seed_keys") == ""
+    channels()
     again = region.stage()
     assert again.changed == 0 and region.sent() - before == region.size(region.hosts[0])
+    assert channels() == dict.fromkeys(region.hosts, 1)
 
 
-def test_a_mac_that_has_the_file_is_the_source_of_the_others(region: Region) -> None:
+def test_a_mac_that_has_the_file_is_the_source_of_its_region_and_of_others_where_that_is_allowed(
+    region: Region,
+) -> None:
     region.stage()
     region.forget(*region.hosts[1:])
     before = region.sent()
     region.stage()
     assert all(region.is_proven(host) for host in region.hosts) and region.sent() == before
+    limit = f"{region.hosts[0]},{ELSEWHERE}"
+    region.stage("-e", "ds4_seed_across_regions=true", limit=limit)
+    assert region.is_proven(ELSEWHERE) and region.sent() == before
 
 
 def test_a_seed_hands_out_chunks_and_nothing_else(region: Region) -> None:
@@ -121,3 +176,110 @@ def test_after_a_power_cut_at_half_at_most_one_chunk_comes_again(region: Region)
     # A request that the cut ended is logged with what was sent, the buffers of the line among it.
     assert region.sent() - before <= total + 4 * 1024 * 1024
     region.stage("-e", "ds4_stage_action=close")
+
+
+def test_it_pauses_resumes_and_ends_as_it_is_told_and_a_rerun_attaches(region: Region) -> None:
+    before = region.sent()
+    region.stage(*SLOWER)
+    first = region.hosts[0]
+    pid, total = region.status(first)["pid"], region.status(first)["total_bytes"]
+    region.until(lambda: all(done > total // 4 for done in region.done_bytes()))
+    speeds = [region.status(host)["bytes_per_s"] for host in region.hosts]
+    # A second of what was saved up may come on top.
+    assert max(speeds) <= 1.5 * SLOWER_MBPS * 1e6 / 8
+    region.tell("pause")
+    region.until(lambda: region.states() == {"paused"})
+    paused = region.done_bytes()
+    again = region.stage(*SLOWER)
+    assert again.changed == 0 and region.states() == {"paused"} and region.done_bytes() == paused
+    assert region.status(first)["pid"] == pid and region.status(first)["reason"] == "paused by the operator"
+    region.tell("resume")
+    region.until(lambda: all(now > then for now, then in zip(region.done_bytes(), paused, strict=True)))
+    region.tell("abort")
+    region.until(lambda: region.states() == {"aborted"})
+    kept = region.done_bytes()
+    assert all(kept) and not any(region.is_proven(host) for host in region.hosts)
+    region.stage()
+    assert all(region.is_proven(host) for host in region.hosts)
+    # What was kept was not fetched again: at each break at most what was on the line.
+    assert region.sent() - before <= total + 2 * 4 * 1024 * 1024
+
+
+def window(opens_in_h: int) -> str:
+    """Two hours of the day, in UTC."""
+    opens = datetime.now(UTC) + timedelta(hours=opens_in_h)
+    return f"ds4_stage_window='{opens:%H:%M}-{opens + timedelta(hours=2):%H:%M} UTC'"
+
+
+def test_outside_its_window_it_waits_and_in_it_the_cap_of_the_region_holds(region: Region) -> None:
+    before = region.sent()
+    region.stage("-e", window(3), *DETACHED)
+    region.until(lambda: region.states() == {"paused"})
+    assert region.status(region.hosts[0])["reason"].startswith("waits for ") and region.sent() == before
+    region.stage("-e", window(-1), *DETACHED, "-e", "ds4_stage_region_rate_mbps=16")
+    first, total = region.hosts[0], region.size_ordered()
+    region.until(lambda: region.status(first).get("done_bytes", 0) > total // 2)
+    assert region.status(first)["bytes_per_s"] <= 1.5 * 16e6 / 8
+    region.until(lambda: region.states() == {"done"})
+    assert all(region.is_proven(host) for host in region.hosts)
+    assert region.status(region.hosts[1])["from"] == {first: total} and region.sent() - before == total
+    region.tell("close")
+
+
+def test_a_token_is_on_the_mac_that_fetches_while_it_fetches_and_on_no_command_line(
+    region: Region, tmp_path: Path
+) -> None:
+    secret, variables = "hf_0123456789abcdef", tmp_path / "token.json"
+    variables.write_text(json.dumps({"ds4_stage_token": secret}))
+    first, second = region.hosts
+    region.lab.lab.fault(first, "token-required")
+    over, seen = Event(), set()
+
+    def watch() -> None:
+        while not over.is_set():
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    seen.add(path.read_bytes())
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    try:
+        region.stage(*SLOW, "-e", f"@{variables}")
+        region.until(lambda: region.status(first).get("done_bytes", 0) > 0)
+        token = f"{STAGE}/token.env"
+        assert region.lab.exec(first, "/usr/bin/stat", "-f", "%Lp %Su", token).split() == ["600", "root"]
+        assert not region.is_there(second, token)
+        region.until(lambda: region.states() == {"done"})
+    finally:
+        over.set()
+        watcher.join()
+        region.lab.lab.fault(first, "token-required", on=False)
+    assert not region.is_there(first, token) and all(region.is_proven(host) for host in region.hosts)
+    assert any(b"ds4-fetch" in argv for argv in seen)
+    assert not any(secret.encode() in argv for argv in seen)
+    kept = region.lab.exec(first, "/bin/sh", "-c", f"cat {STAGE}/*.json /var/log/ds4-fetch.log")
+    assert secret not in kept
+    region.tell("close")
+
+
+def test_a_draft_head_comes_with_its_model(region: Region) -> None:
+    head = "DeepSeek-V4-Flash-MTP-Q4K-Q8_0-F32.gguf"
+    region.stage("-e", '{"ds4_sidecars": ["mtp"]}', limit=ELSEWHERE)
+    names = region.lab.exec(ELSEWHERE, "/bin/ls", MODELS).split()
+    assert {OTHER, f"{OTHER}.stamp", head, f"{head}.stamp"} <= set(names)
+
+
+def test_a_dead_relay_is_routed_around_and_gets_the_rest_from_those_behind_it(region: Region) -> None:
+    before = region.sent()
+    region.stage(*SLOW)
+    first, second = region.hosts
+    total = region.size_ordered()
+    region.until(lambda: region.status(second).get("done_bytes", 0) > total // 4)
+    region.lab.lab.power_cut(first, boot_again=False)
+    region.until(lambda: region.status(second).get("state") == "done", 120)
+    region.lab.lab.power_on(first)
+    region.until(lambda: region.status(first).get("state") == "done", 120)
+    assert region.is_proven(first) and region.is_proven(second)
+    assert set(region.status(first)["from"]) == {second}
+    assert region.sent() - before <= total + 4 * 1024 * 1024
+    region.tell("close")
