@@ -76,6 +76,7 @@ def mac() -> Iterator[Mac]:
     lab = Lab(folder)
     try:
         lab.up(hosts=[HostSpec(HOST, "tokyo", HARDWARE)])
+        lab.tie()
         yield Mac(lab)
     finally:
         lab.down()
@@ -177,6 +178,13 @@ def test_mounting_and_unmounting_print_what_was_recorded(mac: Mac) -> None:
         line = (done.stdout + done.stderr).strip().replace(device, "disk3s7")
         assert done.returncode == status
         assert line.replace("store", "Nix Store") in text
+    # Held by a child of the shell, as the recorded volume was by a shell of sshd.
+    busy = mac.sh(f"sleep 60 < /Volumes/store/.fseventsd & diskutil unmount {device}; s=$?; kill $!; exit $s")
+    assert busy.returncode == 1
+    said = re.sub(r"PID \d+ \(\S+\)", "PID N", busy.stdout + busy.stderr).splitlines()
+    wanted = re.sub(r"PID \d+ \(\S+\)", "PID N", text)
+    assert said[0].replace(f"store on {device}", "data on disk2s1") in wanted
+    assert said[1:] == ["Dissenter parent PPID N"] and said[1] in wanted
     mac.delete("store")
 
 
