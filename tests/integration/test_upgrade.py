@@ -94,12 +94,17 @@ def test_an_engine_that_must_not_stay_ends_at_the_canary(
     controller: Controller, commit: str, why: str
 ) -> None:
     before = {name: controller.served(name) for name in MACS}
+    # Its entries have the same form, so it works in the same directory until it goes.
+    folder = controller.mark_kv(MACS[0])
+    controller.recalled(MACS[0])
     output = controller.upgrade("--model", OLDER, "--engine", controller.commits[commit], ends=1)
     assert "gate-failed" in output and why in output
     assert [mac["phase"] for mac in controller.report["hosts"]] == ["reverted", "staged", "staged"]
     assert {name: controller.served(name) for name in MACS} == before
     for name in MACS:
         controller.whole(name)
+    assert controller.kv_dir(MACS[0]) == folder == controller.kv_marks(MACS[0])[folder]
+    assert controller.recalled(MACS[0]) > 4000
 
 
 def test_an_engine_that_is_known_to_be_bad_is_refused_before_anything_else(controller: Controller) -> None:
