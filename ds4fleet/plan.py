@@ -333,6 +333,7 @@ class _Planner:
             flags=sorted(set(engine.flags or traits.flags)),
             capabilities=(release or {}).get("capabilities"),
             payload_abi=traits.payload_abi,
+            drain_s=traits.drain_s,
         )
         return replace(engine, flags=tuple(flags) or engine.flags)
 

@@ -6,7 +6,6 @@ apply to this Mac.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -52,6 +51,7 @@ class EnginePlan:
     flags: list[str]  # what the catalogue expects of the commit; used until `capabilities` are known
     capabilities: dict[str, Any] | None  # of the built release
     payload_abi: int = 0  # of its KV files
+    drain_s: int = 120  # that it may take to end what it has begun
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,3 @@ def stages_of(steps: list[Step]) -> list[str]:
     """The stages that have something to do, in the order in which they act."""
     having = {step.stage for step in steps}
     return [stage for stage in STAGES if stage in having]
-
-
-def plan_from(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A plan read back from JSON, checked for its schema. Raises ValueError when it is of another one."""
-    if data.get("schema") != 1:
-        raise ValueError(f"plan schema {data.get('schema')!r} is not known")
-    return data

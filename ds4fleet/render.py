@@ -47,11 +47,6 @@ BASE_FLAGS = frozenset(
     ]
 )
 
-#: Seconds from SIGTERM to SIGKILL. A May engine cannot interrupt a prefill (935 s were seen for 202k tokens,
-#: most end within ten minutes); from July on it stops between chunks and then saves KV, 1 to 5 s per session.
-EXIT_TIMEOUT_S = {"2026-05": 600}
-EXIT_TIMEOUT_NEWER_S = 120
-
 #: Enough for the test prompt; a larger context only costs memory.
 SMOKE_CONTEXT = 4096
 SMOKE_TOKENS = 16
@@ -390,8 +385,45 @@ class _Renderer:
         budget_mib = int(settings["ds4_kv_budget_mib"])
         kv_identity = self._kv_identity()
         kv_dir = f"{paths.kv}/{kv_identity}" if budget_mib and kv_identity else ""
-
         argv = [f"{self._release_dir()}/ds4-server"]
+        argv += [*self._arguments(flags, kv_dir), *self._own_arguments(flags)]
+
+        # The same weights and mode by the command line tool, with a small context, before the server starts.
+        smoke = [
+            f"{self._release_dir()}/ds4",
+            "--model",
+            plan["weights"]["main"],
+            "--ctx",
+            str(SMOKE_CONTEXT),
+        ]
+        smoke += [flag for flag in ("--ssd-streaming",) if flag in argv]
+        smoke += ["--nothink", "--temp", "0", "-n", str(SMOKE_TOKENS), "-p", settings["ds4_verify_prompt"]]
+
+        timeout = settings["ds4_exit_timeout_s"]
+        if timeout == "auto":
+            timeout = plan["engine"]["drain_s"]
+        return {
+            "label": LABEL_SERVER,
+            "argv": argv,
+            "smoke_argv": smoke,
+            "env": {"HOME": paths.run, "TMPDIR": f"{paths.run}/tmp", "DS4_LOCK_FILE": paths.lock},
+            "cwd": plan["engine"]["current"],
+            "host": host,
+            "port": self.port,
+            "lock_file": paths.lock,
+            "kv_dir": kv_dir,
+            "kv_identity": kv_identity,
+            "config_path": paths.config,
+            "running_config": paths.running_config,
+            "exit_timeout_s": int(timeout),
+            "throttle_s": int(settings["ds4_throttle_s"]),
+            "log_path": paths.log,
+        }
+
+    def _arguments(self, flags: frozenset[str], kv_dir: str) -> list[str]:
+        """What the plan says, in the flags that this engine has; the others are remembered as dropped."""
+        plan, settings = self.plan, self.settings
+        argv: list[str] = []
 
         def add(flag: str, *values: object) -> None:
             if flag in flags:
@@ -401,11 +433,11 @@ class _Renderer:
 
         add("--model", plan["weights"]["main"])
         add("--ctx", plan["context"])
-        add("--host", host)
+        add("--host", settings["ds4_host"])
         add("--port", self.port)
         if kv_dir:
             add("--kv-disk-dir", kv_dir)
-            add("--kv-disk-space-mb", budget_mib)
+            add("--kv-disk-space-mb", int(settings["ds4_kv_budget_mib"]))
         if settings["ds4_sessions"] > 1:
             add("--batched-session", settings["ds4_sessions"])
         if settings["ds4_prefill_chunk"]:
@@ -425,52 +457,24 @@ class _Renderer:
                 add("--dspark")
         if settings["ds4_cors"]:
             add("--cors")
-        extra = [str(item) for item in settings["ds4_server_extra_args"]]
+        return argv
+
+    def _own_arguments(self, flags: frozenset[str]) -> list[str]:
+        """ds4_server_extra_args, checked. Raises OperatorError for a flag that this engine does not have."""
+        extra = [str(item) for item in self.settings["ds4_server_extra_args"]]
         for item in extra:
             if item.startswith("--") and item.split("=", 1)[0] not in flags:
                 raise OperatorError(
-                    f"{plan['host']}: ds4_server_extra_args asks for {item}, which ds4-server of commit"
-                    f" {plan['engine']['release_id']} does not have; remove it or pin another commit",
+                    f"{self.plan['host']}: ds4_server_extra_args asks for {item}, which ds4-server of commit"
+                    f" {self.plan['engine']['release_id']} does not have; remove it or pin another commit",
                     exit_code=EXIT_USAGE,
                 )
         if any("\n" in item for item in extra):
             raise OperatorError(
-                f"{plan['host']}: ds4_server_extra_args holds a line break; write one argument per entry",
+                f"{self.plan['host']}: ds4_server_extra_args holds a line break; one argument per entry",
                 exit_code=EXIT_USAGE,
             )
-        argv.extend(extra)
-
-        # The same weights and mode by the command line tool, with a small context, before the server starts.
-        smoke = [
-            f"{self._release_dir()}/ds4",
-            "--model",
-            plan["weights"]["main"],
-            "--ctx",
-            str(SMOKE_CONTEXT),
-        ]
-        smoke += [flag for flag in ("--ssd-streaming",) if flag in argv]
-        smoke += ["--nothink", "--temp", "0", "-n", str(SMOKE_TOKENS), "-p", settings["ds4_verify_prompt"]]
-
-        timeout = settings["ds4_exit_timeout_s"]
-        if timeout == "auto":
-            timeout = EXIT_TIMEOUT_S.get(str(plan.get("generation")), EXIT_TIMEOUT_NEWER_S)
-        return {
-            "label": LABEL_SERVER,
-            "argv": argv,
-            "smoke_argv": smoke,
-            "env": {"HOME": paths.run, "TMPDIR": f"{paths.run}/tmp", "DS4_LOCK_FILE": paths.lock},
-            "cwd": plan["engine"]["current"],
-            "host": host,
-            "port": self.port,
-            "lock_file": paths.lock,
-            "kv_dir": kv_dir,
-            "kv_identity": kv_identity,
-            "config_path": paths.config,
-            "running_config": paths.running_config,
-            "exit_timeout_s": int(timeout),
-            "throttle_s": int(settings["ds4_throttle_s"]),
-            "log_path": paths.log,
-        }
+        return extra
 
     def _flags(self) -> frozenset[str]:
         """What the built release has, else what the catalogue expects of the commit, else what all have."""

@@ -144,10 +144,6 @@ def limit_text(plan: HostPlan) -> str:
     return f"{live:,} -> {text}" if live else f"stock -> {text}"
 
 
-def _observed(plan: HostPlan) -> bool:
-    return plan.sources.get("hardware") == "observed"
-
-
 def _machine(host: Host, seen: Mapping[str, Any] | None) -> str:
     declared = host.vars.get("ds4_hardware") or {}
     size = ((seen or {}).get("hardware") or {}).get("memsize_bytes")

@@ -15,7 +15,7 @@ from ds4fleet import console, speed
 from ds4fleet.catalogue import Catalogue
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.estimate import default_catalogue
-from ds4fleet.memory import GB, MIB, STREAMS, Mac, Request, Verdict, auto_context, policy, verdict
+from ds4fleet.memory import GB, MIB, STREAMS, Mac, Request, Verdict, policy, verdict
 from ds4fleet.plan_disk import SYSTEM_BYTES
 
 #: Sizes that are sold, smallest first, and the chip that each came with last.
@@ -271,6 +271,3 @@ def _size_row(answer: Verdict) -> dict[str, Any]:
         "margin_percent": answer.margin_percent,
         "why": answer.why,
     }
-
-
-__all__ = ["USES", "Row", "Use", "auto_context", "decide", "read_machine", "run", "size_verdict"]

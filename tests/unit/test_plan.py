@@ -59,6 +59,13 @@ def test_a_may_engine_does_not_know_pro_so_512_gb_serve_flash() -> None:
     assert made.generation == "2026-05"
 
 
+@pytest.mark.parametrize(("commit", "seconds"), [(MAY, 600), ("54b36ed", 120)])
+def test_an_engine_gets_the_time_to_drain_that_its_generation_needs(commit: str, seconds: int) -> None:
+    made = plan(128, ds4_engine_commit=commit, ds4_model="flash-q2")
+    assert made.server is not None
+    assert made.server["exit_timeout_s"] == seconds
+
+
 def test_a_plan_is_json_and_reads_back_the_same() -> None:
     for size in SIZES:
         data = plan(size).to_dict()

@@ -31,6 +31,7 @@ def a_plan(**changes: Any) -> dict[str, Any]:
             "releases_dir": "/opt/ds4/engine/releases",
             "current": "/opt/ds4/engine/current",
             "flags": JULY,
+            "drain_s": 120,
         },
         "weights": {"main": MODEL["path"], "files": [MODEL], "link": LINK},
     }
@@ -63,7 +64,8 @@ class TestServerJob:
         assert server["ProcessType"] == "Interactive"
 
     def test_a_may_engine_gets_the_time_that_a_prefill_takes(self):
-        assert plist(desired(generation="2026-05"), render.LABEL_SERVER)["ExitTimeOut"] == 600
+        may = {**a_plan()["engine"], "drain_s": 600}
+        assert plist(desired(engine=may), render.LABEL_SERVER)["ExitTimeOut"] == 600
         assert plist(desired({"ds4_exit_timeout_s": "45"}), render.LABEL_SERVER)["ExitTimeOut"] == 45
 
     def test_it_runs_without_rights_and_with_what_launchd_leaves_out(self):
