@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -40,6 +41,41 @@ class Mac:
         for path in listed.split():
             sizes[Path(path).name] = int(self.lab.exec(HOST, "/usr/bin/stat", "-f", "%z", path))
         return sizes
+
+    @contextlib.contextmanager
+    def fetching(self) -> Iterator[subprocess.Popen[str]]:
+        """A slow fetch that goes on, its first bytes in the journal."""
+        self.lab.lab.fault(HOST, "download-slow")
+        run = subprocess.Popen(
+            [str(Path(sys.executable).parent / "ansible-playbook"), "site.yml", "-l", HOST, *FETCH]
+            + [word for path in self.lab.inventories for word in ("-i", str(path))],
+            env=self.lab.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            deadline = time.monotonic() + 60
+            while not [name for name in self.files() if name.endswith(".journal")]:
+                assert time.monotonic() < deadline, self.files()
+                time.sleep(0.5)
+            yield run
+        finally:
+            run.terminate()
+            run.communicate(timeout=30)
+            self.lab.lab.fault(HOST, "download-slow", on=False)
+
+    def fill(self) -> None:
+        """Takes all room on the volume, the rest of its quota included."""
+        self.lab.exec(HOST, "/bin/sh", "-c", f"cat /dev/zero >{MODELS}/filler 2>/dev/null; sync")
+
+    def goes_on(self) -> None:
+        """The next run fetches what is missing and nothing else."""
+        before = len(self.ranges())
+        self.fetch()
+        first = self.ranges()[before]
+        assert int(first.removeprefix("bytes=").split("-")[0]) > 0
+        assert {OTHER, f"{OTHER}.stamp"} <= set(self.files())
 
     def ranges(self) -> list[str]:
         lines = (self.lab.folder / "world" / "requests.jsonl").read_text().splitlines()
@@ -99,22 +135,28 @@ def test_a_source_that_refuses_is_named_with_its_reason(mac, fault, sentence):
     assert not [name for name in mac.files() if name.startswith(OTHER)]
 
 
-def test_a_full_volume_keeps_the_part_and_the_next_run_goes_on(mac):
-    filler = f"{MODELS}/filler"
-    mac.lab.exec(HOST, "/bin/sh", "-c", f"cat /dev/zero >{filler} 2>/dev/null; true")
-    shrink = (
-        f"dd if=/dev/null of={filler} bs=1 seek=$(( $(stat -f %z {filler}) - 8000000 )) 2>/dev/null; sync"
-    )
-    mac.lab.exec(HOST, "/bin/sh", "-c", shrink)
+def test_a_volume_without_room_is_refused_with_the_numbers_before_anything_changes(mac):
+    before = len(mac.ranges())
+    mac.fill()
     try:
         run = mac.fetch(check=False)
-        assert run.returncode != 0
-        assert f"{MODELS} is full" in run.output or "make room or raise the quota" in run.output
-        assert OTHER not in mac.files()
+        assert run.returncode != 0 and run.changed == 0
+        assert "87 GB of weights do not fit beside" in run.output and "its quota is 178 GB" in run.output
     finally:
-        mac.lab.exec(HOST, "/bin/rm", "-f", filler)
-    mac.fetch()
-    assert {OTHER, f"{OTHER}.stamp"} <= set(mac.files())
+        mac.lab.exec(HOST, "/bin/rm", "-f", f"{MODELS}/filler")
+    assert len(mac.ranges()) == before and OTHER not in mac.files()
+
+
+def test_a_volume_that_fills_up_meanwhile_keeps_the_part_and_the_next_run_goes_on(mac):
+    try:
+        with mac.fetching() as run:
+            mac.fill()
+            said, _ = run.communicate(timeout=120)
+            assert run.returncode != 0 and f"{MODELS} is full" in said
+            assert OTHER not in mac.files()
+    finally:
+        mac.lab.exec(HOST, "/bin/rm", "-f", f"{MODELS}/filler")
+    mac.goes_on()
 
 
 def test_a_file_without_a_stamp_is_adopted_after_proof(mac):
@@ -127,30 +169,9 @@ def test_a_file_without_a_stamp_is_adopted_after_proof(mac):
 
 
 def test_a_power_cut_costs_seconds_of_transfer_not_the_file(mac):
-    lab = mac.lab
-    lab.lab.fault(HOST, "download-slow")
-    run = subprocess.Popen(
-        [str(Path(sys.executable).parent / "ansible-playbook"), "site.yml", "-l", HOST, *FETCH]
-        + [word for path in lab.inventories for word in ("-i", str(path))],
-        env=lab.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not [name for name in mac.files() if name.endswith(".journal")]:
-            assert time.monotonic() < deadline, mac.files()
-            time.sleep(0.5)
-        lab.lab.power_cut(HOST)
-    finally:
-        run.terminate()
-        run.wait(30)
-        lab.lab.fault(HOST, "download-slow", on=False)
-    before = len(mac.ranges())
-    mac.fetch()
-    first = mac.ranges()[before]
-    assert int(first.removeprefix("bytes=").split("-")[0]) > 0
-    assert {OTHER, f"{OTHER}.stamp"} <= set(mac.files())
+    with mac.fetching():
+        mac.lab.lab.power_cut(HOST)
+    mac.goes_on()
 
 
 def test_the_engines_own_script_brings_weights_that_are_proven_the_same_way(mac):
