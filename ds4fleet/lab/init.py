@@ -310,19 +310,6 @@ def run_command(client: Client, cwd: str, argv: list[str], env: dict[str, str]) 
     return status & 0xFF
 
 
-def become_user(uid: int, gid: int, name: str | None = None) -> None:
-    """Give up root for good: ids and, by the directory, supplementary groups."""
-    import pwd
-
-    try:
-        groups = os.getgrouplist(name or pwd.getpwuid(uid).pw_name, gid)
-    except KeyError:
-        groups = [gid]
-    os.setgroups(groups)
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
-
-
 def raise_limits() -> None:
     """What launchd gives to itself: as many descriptors as it may have."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -647,14 +647,6 @@ class Mac:
         pairs = [(c, v) for c in self.containers for v in c.volumes]
         return sorted(pairs, key=lambda p: (p[0].number, p[1].slice))
 
-    def container_by_reference(self, text: str) -> Container | None:
-        """A container by `disk3`, `/dev/disk3` or its UUID."""
-        wanted = text.removeprefix("/dev/")
-        for container in self.containers:
-            if wanted in (container.reference, container.uuid) or wanted.upper() == container.uuid:
-                return container
-        return None
-
     def disk_of(self, container: Container) -> Disk:
         """The physical disk below a container."""
         return next(d for d in self.disks if d.number == container.disk)

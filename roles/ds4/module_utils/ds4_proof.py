@@ -18,14 +18,6 @@ MISMATCH = ".sha-mismatch"
 F_NOCACHE = 48
 
 
-class ProofError(Exception):
-    """The file is not what was meant. `aside` says where it was put."""
-
-    def __init__(self, sentence, aside=None):
-        super().__init__(sentence)
-        self.aside = aside
-
-
 def uncached(descriptor):
     """Let reads and writes of this descriptor bypass the page cache where the platform can."""
     if sys.platform == "darwin":
