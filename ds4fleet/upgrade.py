@@ -73,6 +73,7 @@ def upgrade(
     fleet = Fleet.select(limit=limit)
     order = _regions(fleet, regions)
     hosts = [host for host in fleet if not order or host.region in order]
+    _known(model, engine, hosts)
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%SZ}"
     with rollout.controller_lock(root, run_id, _owner(), take_over=take_over) as lock:
@@ -92,6 +93,16 @@ def upgrade(
             notes=[text for plan in plans.values() for text in notes(plan, facts)],
         )
         return _start(planned, asked, root, lock, plan_only=plan_only, yes=yes, json=json)
+
+
+def _known(model: str, engine: str, hosts: Sequence[Host]) -> None:
+    """Raises OperatorError for a model that is in no catalogue and a malformed commit."""
+    for files in {tuple(host.vars.get("ds4_catalogue") or ()) for host in hosts}:
+        catalogue = load(files)
+        if model:
+            catalogue.model(model)
+        if engine:
+            catalogue.engine(engine)
 
 
 def rollback(

@@ -420,3 +420,18 @@ def imports(text: str) -> set[str]:
         line for line in text.partition('"""\n\n')[2].splitlines() if "import" in line or "ds4_" in line
     )
     return {word.strip("(),") for word in words.replace(".", " ").split() if word.startswith("ds4_")}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"model": "flash-q22"}, "did you mean flash-q2"),
+        ({"engine": "newest"}, "7 to 40 lower-case hex digits"),
+    ],
+)
+def test_a_version_that_cannot_be_meant_is_refused_before_a_mac_is_asked(
+    asked: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OperatorError, match=words):
+        upgrade.upgrade(**asked, limit="tyo-01", root=tmp_path)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
