@@ -13,8 +13,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ REGION = "tokyo"
 PROMPT = "In two sentences: why does a Mac with unified memory run large models well?"
 #: A login, a port forward and the engine's first answer; more means that something is wrong.
 TUNNEL_TIMEOUT_S = 60.0
+#: What `fab tunnel` says once the engine answers through it.
+TUNNEL_UP = ": up at "
 #: The engine may prefill for long before its first event; a stuck stream still has to end.
 STREAM_TIMEOUT_S = 300.0
 
@@ -94,18 +97,27 @@ def tunnel(host: Host) -> Iterator[str]:
         return
     command = f"fab tunnel --host {host.name}"
     out.print(f"[bold]$ {command}[/]")
-    child = subprocess.Popen(command.split(), cwd=CHECKOUT, env=environment(), start_new_session=True)
+    child = subprocess.Popen(
+        command.split(),
+        cwd=CHECKOUT,
+        env={**environment(), "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    # What it says is told by this process, so that it never falls into the middle of an answer.
+    up = threading.Event()
+    telling = threading.Thread(target=tell, args=(child.stdout, up), daemon=True)
+    telling.start()
     try:
         deadline = time.monotonic() + TUNNEL_TIMEOUT_S
-        while not answers(endpoint):
+        while not up.wait(0.2):
             if child.poll() is not None:
                 raise OperatorError(f"'{command}' ended with {child.returncode} before it was open.")
             if time.monotonic() > deadline:
                 raise OperatorError(
                     f"{host.name} did not answer through {endpoint} in {TUNNEL_TIMEOUT_S:.0f} s."
                 )
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(0.2)
         yield endpoint
     finally:
         if child.poll() is None:
@@ -115,6 +127,15 @@ def tunnel(host: Host) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
+        telling.join(TUNNEL_TIMEOUT_S)
+
+
+def tell(lines: Iterable[str], up: threading.Event) -> None:
+    """Prints what `fab tunnel` says; `up` is set once it says that the engine answers."""
+    for line in lines:
+        out.print(escape(line.rstrip("\n")), soft_wrap=True)
+        if TUNNEL_UP in line:
+            up.set()
 
 
 def answers(endpoint: str) -> bool:
