@@ -58,6 +58,9 @@ options:
     description: Seconds that a fetch or a build may take.
     type: int
     default: 1800
+  host:
+    description: What the inventory calls this Mac; refusals begin with it.
+    type: str
 attributes:
   check_mode:
     support: full
@@ -154,6 +157,7 @@ def main():
             "make_args": {"type": "list", "elements": "str", "default": []},
             "user": {"type": "str"},
             "timeout_s": {"type": "int", "default": 1800},
+            "host": {"type": "str"},
         },
         required_if=[
             ("state", "fetched", ["repo", "commit"]),
@@ -163,9 +167,10 @@ def main():
         supports_check_mode=True,
     )
     params = module.params
+    of_host = params["host"] + ": " if params["host"] else ""
     commit = (params["commit"] or "").lower()
     if params["state"] != "pruned" and not re.match(r"^[0-9a-f]{7,40}$", commit):
-        module.fail_json(msg="engine commit %r is not 7 to 40 hex digits" % params["commit"])
+        module.fail_json(msg="%sengine commit %r is not 7 to 40 hex digits" % (of_host, params["commit"]))
     engine = Engine(params["root"], params["timeout_s"])
     try:
         with _alone(module.check_mode):
@@ -179,9 +184,11 @@ def main():
             else:
                 result = _converge(module, engine, commit)
     except EngineError as error:
-        module.fail_json(msg=str(error), detail=error.detail)
+        module.fail_json(msg=of_host + str(error), detail=error.detail)
     except TimeoutError:
-        module.fail_json(msg="another run is working on the engine in %s: wait for it" % engine.root)
+        module.fail_json(
+            msg="%sanother run is working on the engine in %s: wait for it" % (of_host, engine.root)
+        )
     module.exit_json(**result)
 
 
