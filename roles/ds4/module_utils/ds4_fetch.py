@@ -86,7 +86,14 @@ class Fetch:
         wrong, refused, resumed = "", set(), bool(part.done)
         peers = {peer["name"] for peer in self.order["peers"]}
         for _trial in range(MAX_PROOFS):
-            senders = self.route.complete(wanted, part, refused)
+            try:
+                senders = self.route.complete(wanted, part, refused)
+            except PlacementError as error:
+                if not wrong:
+                    raise
+                # What came before is the reason; that nobody else has the file only follows from it.
+                sentence = "%s is not what was asked for: %s; nobody else has it (%s)"
+                raise PlacementError(sentence % (wanted["name"], wrong, error)) from None
             self.state.values["state"] = "proving"
             digest = part.whole.hexdigest()
             # The disk has the last word: what was hashed on its way in may have been damaged since.
