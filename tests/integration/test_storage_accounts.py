@@ -131,7 +131,7 @@ class TestVolumes:
         gone = {"volumes": [VOLUME], "state": "absent", "safe_mode": False}
         assert apply("ds4_storage", gone)["changed"]
         assert "ds4-kv" not in volumes(mac)
-        assert MOUNT not in mac.exec(HOST, "/bin/cat", "/etc/fstab")
+        assert MOUNT not in mac.exec(HOST, "/bin/cat", "/etc/fstab", check=False)
         assert not apply("ds4_storage", gone)["changed"]
 
     def test_created_but_not_mounted_is_recovered(self, mac, apply):

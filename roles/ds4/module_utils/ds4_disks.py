@@ -4,6 +4,7 @@
 
 from __future__ import absolute_import, annotations, division, print_function
 
+import contextlib
 import grp
 import os
 import pwd
@@ -132,4 +133,9 @@ class Storage:
 
 
 def write_fstab(text):
+    """Replace fstab; macOS comes without one, so none is left where nothing is in it."""
+    if not text.strip():
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(FSTAB)
+        return
     replace_file(FSTAB, text.encode("utf-8"), 0o644, 0, 0)
