@@ -35,6 +35,7 @@ CARRIED = (
     "spec",
     "ssh",
     "wire",
+    "within",
 )
 PACKAGE = "ds4_tunnel"
 LABEL = "com.ds4fleet.jump"

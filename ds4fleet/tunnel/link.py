@@ -18,6 +18,7 @@ from typing import Any
 from . import ports, probe, ssh
 from .machine import Machine, Order, Policy, State
 from .spec import TunnelSpec
+from .within import within
 
 STATE_MARK = "ds4-state "  # the forced command prints one such line whenever the Mac's drain state changes
 STOP_GRACE_S = 2.0
@@ -136,7 +137,7 @@ class Link:
         deadline = self.machine.deadline()
         timeout_s = None if deadline is None else max(0.0, deadline - self._now())
         try:
-            return await asyncio.wait_for(self._events.get(), timeout_s)
+            return await within(timeout_s, self._events.get())
         except asyncio.TimeoutError:
             return None
 
@@ -216,7 +217,7 @@ class Link:
                     task.add_done_callback(pending.discard)
                 with contextlib.suppress(asyncio.TimeoutError):
                     pause_s = self.machine.knock_after_s(self._now())
-                    await asyncio.wait_for(self._knock_now.wait(), pause_s)
+                    await within(pause_s, self._knock_now.wait())
         finally:
             for task in list(pending):
                 task.cancel()
@@ -242,7 +243,7 @@ class Link:
             self._hurry.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 pause_s = self.machine.probe_after_s() or policy.health_every_s
-                await asyncio.wait_for(self._hurry.wait(), pause_s)
+                await within(pause_s, self._hurry.wait())
 
     def _digest(self, answer: probe.Answer) -> None:
         if answer.ok:
@@ -348,7 +349,7 @@ class Link:
         if child is not None and child.returncode is None:
             try:
                 os.killpg(child.pid, signal.SIGTERM)
-                await asyncio.wait_for(asyncio.shield(child.wait()), STOP_GRACE_S)
+                await within(STOP_GRACE_S, child.wait())
             except asyncio.TimeoutError:
                 os.killpg(child.pid, signal.SIGKILL)
                 await child.wait()

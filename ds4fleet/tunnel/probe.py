@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .within import within
+
 MODELS_PATH = "/v1/models"  # answered by the engine's client thread even while it generates
 BODY_LIMIT_BYTES = 1 << 20
 BANNER_TIMEOUT_S = 10.0  # a Mac under load starts sshd slowly
@@ -39,7 +41,7 @@ async def ask(port: int, timeout_s: float, host: str = "127.0.0.1", path: str = 
     """GET the model list through a local port. Never raises for anything that the network does."""
     began = time.monotonic()
     try:
-        status, body = await asyncio.wait_for(_get(host, port, path), timeout_s)
+        status, body = await within(timeout_s, _get(host, port, path))
     except ConnectionRefusedError:
         return Answer("refused", "nothing listens on the local port")
     except asyncio.TimeoutError:
@@ -100,7 +102,9 @@ async def knock(
     """
     began = time.monotonic()
     try:
-        reader, writer = await asyncio.wait_for(asyncio.open_connection(address, port), timeout_s)
+        reader, writer = await within(
+            timeout_s, asyncio.open_connection(address, port), undo=lambda pair: pair[1].close()
+        )
     except asyncio.TimeoutError:
         return None, f"no answer from {address} port {port}"
     except ConnectionRefusedError:
@@ -110,7 +114,7 @@ async def knock(
     took_s = time.monotonic() - began
     connected(1)
     try:
-        line = await asyncio.wait_for(reader.readline(), BANNER_TIMEOUT_S)
+        line = await within(BANNER_TIMEOUT_S, reader.readline())
     except asyncio.TimeoutError:
         return None, f"{address} port {port} is open, sshd does not answer"
     except (OSError, ValueError) as error:
