@@ -12,7 +12,6 @@ import errno
 import os
 import plistlib
 import sys
-import time
 
 from ansible.module_utils import ds4_parse as parse
 from ansible.module_utils import ds4_questions as questions
@@ -28,6 +27,7 @@ USER = "_ds4probe"
 USER_ID = 498
 PLIST = "/Library/LaunchDaemons/%s.plist" % LABEL
 DAEMON_WAIT_S = 20
+LAST_EXIT_WAIT_S = 5
 DELETE_WAIT_S = 10
 #: Asks Metal for its device without any package; prints one JSON object. MTLCreateSystemDefaultDevice needs
 #: CoreGraphics in the process (Apple's documentation of the function).
@@ -185,15 +185,18 @@ def daemon(told, folder, wired_limit_mib):
         _gone()
         bad = _bootstrap("_ds4nobody", output)
         told.answers["bad_username_bootstrap_rc"] = bad.rc
-        time.sleep(1)
-        job = parse.launchctl_print(run("launchctl", "print", "system/" + LABEL).out)
-        told.findings["bad_username_last_exit"] = job["last_exit_code"]
+        poll(lambda: _last_exit() is not None, LAST_EXIT_WAIT_S)
+        told.findings["bad_username_last_exit"] = _last_exit()
     finally:
         run("launchctl", "bootout", "system/" + LABEL)
         if not _gone():
             told.left.append("the job " + LABEL)
         if os.path.exists(PLIST):
             os.unlink(PLIST)
+
+
+def _last_exit():
+    return parse.launchctl_print(run("launchctl", "print", "system/" + LABEL).out)["last_exit_code"]
 
 
 def _bootstrap(user, output):
