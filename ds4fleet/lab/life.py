@@ -330,6 +330,8 @@ class Machine:
         return any(entry.name.isdigit() and entry.name != "1" for entry in Path("/proc").iterdir())
 
     def _launchd_timer(self) -> float | None:
+        if self.asleep:
+            return None
         self.launchd.tick()
         due = self.launchd.deadline()
         return None if due is None else due - self.hands.now()
@@ -361,12 +363,12 @@ class Machine:
         """
         if not self.asleep:
             self.asleep = True
-            self.hands.log("Entering Sleep state due to 'Idle Sleep'")
             self.slept_deaf = not self.power.get("womp")
             if self.slept_deaf:
                 kernel.set_interface(net.MAC_INTERFACE, up=False)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGSTOP)
+            self.hands.log("Entering Sleep state due to 'Idle Sleep'")
         return {"asleep": True, "womp": bool(self.power.get("womp"))}
 
     def wake_up(self) -> dict[str, Any]:

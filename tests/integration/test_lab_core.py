@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -392,15 +393,22 @@ class TestSleep:
 
     def test_without_womp_nothing_but_a_key_wakes_it(self, idle: Lab) -> None:
         sh(idle, "mac-02", "pmset -a womp 0")
-        install_job(idle, "mac-02", "exec sleep 1000")
+        ticks = idle.root("mac-02") / "private/tmp/ticks"
+        every_second = {"KeepAlive": False, "StartInterval": 1, "ThrottleInterval": 1}
+        install_job(idle, "mac-02", "echo tick >> /private/tmp/ticks", **every_second)
+        wait_for(ticks.exists)
         shorten_minutes(idle, "mac-02", 0.3)
-        wait_for(lambda: standing(idle, "mac-02", "sleep 1000") == ["T"])
+        log = idle.folder / "log" / "mac-02.log"
+        wait_for(lambda: "Entering Sleep state" in log.read_text().rpartition("Wake from")[2])
+        quiet = ticks.read_text()
+        # The second after which launchd would be at it again passes here.
         with pytest.raises(OSError, match=r"timed out|No route"):
             socket.create_connection((address(idle, "mac-02"), 22), timeout=1.5)
+        assert ticks.read_text() == quiet
         with idle.locked_mac("mac-02") as mac:
             mac.power.settings["sleep"] = 0
         press_a_key(idle, "mac-02")
-        wait_for(lambda: standing(idle, "mac-02", "sleep 1000") == ["S"])
+        wait_for(lambda: ticks.read_text() != quiet)
         assert password_login(idle, "mac-02", "echo awake").stdout == "awake\n"
         # The line of the default route (proc(5)).
         wait_for(lambda: "en0\t00000000\t" in sh(idle, "mac-02", "cat /proc/net/route").stdout)
@@ -436,7 +444,7 @@ def zombies(lab: Lab) -> str:
     return sh(lab, "mac-01", 'for p in /proc/[0-9]*/stat; do read -r line < $p && echo "$line"; done').stdout
 
 
-def install_job(lab: Lab, host: str, script: str) -> None:
+def install_job(lab: Lab, host: str, script: str, **keys: Any) -> None:
     import plistlib
 
     job = {
@@ -444,6 +452,7 @@ def install_job(lab: Lab, host: str, script: str) -> None:
         "ProgramArguments": ["/bin/sh", "-c", script],
         "KeepAlive": True,
         "StandardOutPath": "/var/log/job.log",
+        **keys,
     }
     path = lab.root(host) / DAEMON[1:]
     path.write_bytes(plistlib.dumps(job))
@@ -525,6 +534,14 @@ class TestLinks:
         took_ms = [connect_s(plain) * 1000 for _ in range(7)]
         # Never sooner; how much later a busy machine makes it is no property of the link.
         assert rtt_ms <= min(took_ms) <= 2 * rtt_ms + 30
+
+    def test_jitter_comes_on_top_of_the_delay(self, plain: Lab) -> None:
+        plain.link("mac-01", rtt_ms=20, jitter_ms=60)
+        connect_s(plain)
+        took_ms = [connect_s(plain) * 1000 for _ in range(12)]
+        # Of twelve throws the least and the greatest lie closer together once in thirty thousand times.
+        assert min(took_ms) >= 20
+        assert max(took_ms) - min(took_ms) >= 12
 
     def test_the_operators_link_delays_every_mac(self, plain: Lab) -> None:
         plain.link("operator", rtt_ms=60)
