@@ -24,7 +24,7 @@ sys.path.insert(0, str(CHECKOUT))
 from ds4fleet import staging  # noqa: E402
 from ds4fleet.errors import OperatorError  # noqa: E402
 from ds4fleet.fleet import Fleet, ansible_command  # noqa: E402
-from ds4fleet.lab import HostSpec, Lab  # noqa: E402
+from ds4fleet.lab import HostSpec, Lab, net  # noqa: E402
 from ds4fleet.render import role_defaults  # noqa: E402
 
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"
@@ -36,7 +36,7 @@ TIMEOUT_S = 900
 class Macs:
     """Macs that lab and role have prepared; `folder` is in memory, unless the machine's disk is asked for."""
 
-    def __init__(self, count: int, link_mbps: float, on_disk: bool) -> None:
+    def __init__(self, count: int, link_mbps: float, origin_mbps: float, on_disk: bool) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ds4b-"))
         self.in_memory = not on_disk
         if self.in_memory:
@@ -47,6 +47,7 @@ class Macs:
         self.specs = [HostSpec(h.name, h.region, dict(h.hardware), h.address) for h in fleet]
         self.names = sorted(spec.name for spec in self.specs)
         self.link_mbps = link_mbps
+        self.origin_mbps = origin_mbps
         self.channels: Counter[str] = Counter()
 
     def up(self) -> None:
@@ -62,16 +63,22 @@ class Macs:
             subprocess.run(["umount", str(self.folder)], check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def hold_links(self, origin_mbps: float) -> None:
-        """The Macs' links and the one to the origin, each way."""
-        for name in self.names:
-            self.lab.link(name, mbps=self.link_mbps)
-        self.lab.link("operator", mbps=origin_mbps)
+    def hold_links(self, names: Sequence[str] = ()) -> None:
+        """The Macs' links, each way, and the origin's. By the kernel's token buckets: a forwarder of packets
+        for each Mac (Lab.link) would take most of what two cores can do at this rate."""
+        host, world = [], ["nsenter", f"--net=/proc/{self.lab.supervisor_pid}/ns/net"]
+        for name, address in self.addresses.items():
+            if name in (names or self.names):
+                port = f"mac{int(address.rpartition('.')[2]) - net.FIRST_MAC_HOST}"
+                self._hold(self.in_net(name), net.MAC_INTERFACE, self.link_mbps)
+                self._hold(world, port, self.link_mbps)
+        self._hold(host, self.lab.interface, self.origin_mbps)
 
-    def free_links(self) -> None:
-        for name in self.names:
-            self.lab.link(name)
-        self.lab.link("operator")
+    @staticmethod
+    def _hold(where: Sequence[str], interface: str, mbps: float) -> None:
+        bucket = ["rate", f"{mbps:g}mbit", "burst", "256kb", "latency", "100ms"]
+        command = [*where, "tc", "qdisc", "replace", "dev", interface, "root", "tbf", *bucket]
+        subprocess.run(command, check=True)
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -211,7 +218,7 @@ class Macs:
             if time.monotonic() > deadline:
                 said = {name: self.status(name) for name in self.names}
                 raise OperatorError(f"not done within {TIMEOUT_S} s: {said}")
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     def prove(self, names: Sequence[str], digest: str) -> None:
         """Looks from outside whether each has the file."""

@@ -3,7 +3,7 @@
     python bench/stage/run.py [--macs 6] [--mb 400] [--origin 20] [--link 40] [--only relay,killed] [--json]
 
 All in one run, in a lab of its own (root, Linux): simulated Macs that ds4-fleet has bootstrapped, each behind
-a link of so many MB/s each way, and an origin behind one of its own, held packet by packet. The relay is what
+a link of so many MB/s each way, and an origin behind one of its own, held by token buckets. The relay is what
 playbooks/stage.yml sets up: ds4-fetch under launchd, ds4-seed behind sshd, orders as the controller plans
 them. The contenders run on the network of the same Macs. Every way but the single download ends with a
 sha256.
@@ -87,6 +87,7 @@ class Bench:
             # It goes on by itself, and is done before anything else is measured.
             more["copies"] = self._copies()
             self.macs.lab.power_on(kill)
+            self.macs.hold_links([kill])
             self.macs.await_done(self.macs.names)
         return more
 
@@ -99,6 +100,7 @@ class Bench:
         half = self.origin.size // 2
         self.macs.until(lambda: self.macs.status(name).get("done_bytes", 0) >= half)
         self.macs.lab.power_cut(name)
+        self.macs.hold_links([name])
         self.macs.await_done([name])
         self.macs.prove([name], self.digest)
         again = (self._copies() - 1) * self.origin.size
@@ -122,7 +124,6 @@ class Bench:
     def play(self) -> dict[str, Any]:
         """playbooks/stage.yml over a fleet that has everything: ssh channels of the busiest Mac."""
         limit = ",".join(self.macs.names[:2])
-        self.macs.free_links()
         requests = self.macs.folder / "lab" / "world" / "requests.jsonl"
         arguments = ("-e", "ds4_model=flash-q2")
         self.macs.play("playbooks/stage.yml", *arguments, limit=limit)
@@ -257,7 +258,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     settings = {"ds4_stage_chunk_mib": asked.chunk_mib}
-    macs = Macs(asked.macs, asked.link * 8, asked.disk)
+    macs = Macs(asked.macs, asked.link * 8, asked.origin * 8, asked.disk)
     try:
         macs.up()
         head = b"GGUF" + (3).to_bytes(4, "little") + bytes(16)
@@ -267,7 +268,7 @@ def main() -> None:
         address = str(next(iter(macs.addresses.values()))).rpartition(".")[0] + ".1"
         macs.prepare(small, Origin(address, small).url, **settings)
         origin = Origin(address, file)
-        macs.hold_links(asked.origin * 8)
+        macs.hold_links()
         found = measure(Bench(macs, origin, settings), asked)
     finally:
         macs.down()
