@@ -249,8 +249,8 @@ static void run_job(session *s, job *j) {
         reply_reasoning(&p, a.reasoning);
     }
     char *text = generate(j, &p, &a, flags, &finish, err, sizeof(err));
+    if (a.tool_name) remember_call(s, p.call_id); /* before the client can come back with its result */
     if (!p.failed && !reply_finish(&p, &a, text, finish) && r->stream) log_line("%s ctx=%s%s final stream failed", kind_of(r), span, flags);
-    if (a.tool_name) remember_call(s, p.call_id);
     if (!strcmp(finish, "error"))
         log_line("%s ctx=%s gen=%d%s finish=error error=\"%s\" %.3fs", kind_of(r), span, p.completion, flags, err, now_s() - start);
     else log_line("%s ctx=%s gen=%d%s finish=%s %.3fs", kind_of(r), span, p.completion, flags, finish, now_s() - start);
