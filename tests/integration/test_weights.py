@@ -43,9 +43,9 @@ class Mac:
         return sizes
 
     @contextlib.contextmanager
-    def fetching(self) -> Iterator[subprocess.Popen[str]]:
-        """A slow fetch that goes on, its first bytes in the journal."""
-        self.lab.lab.fault(HOST, "download-slow")
+    def fetching(self, fault: str) -> Iterator[subprocess.Popen[str]]:
+        """A fetch that goes on under a fault that slows it, its first bytes in the journal."""
+        self.lab.lab.fault(HOST, fault)
         run = subprocess.Popen(
             [str(Path(sys.executable).parent / "ansible-playbook"), "site.yml", "-l", HOST, *FETCH]
             + [word for path in self.lab.inventories for word in ("-i", str(path))],
@@ -63,7 +63,7 @@ class Mac:
         finally:
             run.terminate()
             run.communicate(timeout=30)
-            self.lab.lab.fault(HOST, "download-slow", on=False)
+            self.lab.lab.fault(HOST, fault, on=False)
 
     def fill(self) -> None:
         """Takes all room on the volume, the rest of its quota included."""
@@ -149,7 +149,7 @@ def test_a_volume_without_room_is_refused_with_the_numbers_before_anything_chang
 
 def test_a_volume_that_fills_up_meanwhile_keeps_the_part_and_the_next_run_goes_on(mac):
     try:
-        with mac.fetching() as run:
+        with mac.fetching("download-slow") as run:
             mac.fill()
             said, _ = run.communicate(timeout=120)
             assert run.returncode != 0 and f"{MODELS} is full" in said
@@ -169,7 +169,7 @@ def test_a_file_without_a_stamp_is_adopted_after_proof(mac):
 
 
 def test_a_power_cut_costs_seconds_of_transfer_not_the_file(mac):
-    with mac.fetching():
+    with mac.fetching("download-slow"):
         mac.lab.lab.power_cut(HOST)
     mac.goes_on()
 
