@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 from ansible.module_utils.ds4_part import flush
 from ansible.module_utils.ds4_proof import uncached
@@ -255,6 +254,8 @@ class ChunkedPart:
 
     def spoiled(self):
         """Read all of it back: chunks whose bytes on the disk are not those that were received."""
+        # A seed starts for each session and never needs it: it would take a third of its start.
+        from concurrent.futures import ThreadPoolExecutor
 
         def spoiled(index):
             return hashlib.sha256(self.read(index)).hexdigest() != self.done[index] and [index]
