@@ -39,7 +39,8 @@ def show_plan(planned: Rollout) -> Table:
     first = f"{total:,.1f} GB to stage first, then " if total else "nothing to stage, "
     summary = (
         f"{_macs(len(planned.hosts))}, {first}about {max(1, round(planned.expected_minutes))} min"
-        f" of switching in {len(planned.waves)} waves of at most {_macs(most)}, and what answers under way take"
+        f" of switching in {len(planned.waves)} waves of at most {_macs(most)},"
+        " and what answers under way take"
     )
     shown.caption = "\n".join([summary, *(console.escape(note) for note in planned.notes)])
     shown.caption_justify = "left"
