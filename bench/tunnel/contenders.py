@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ds4fleet.tunnel import home
 from ds4fleet.tunnel.endpoint import EndpointSpec
 from ds4fleet.tunnel.hold import Job
 from ds4fleet.tunnel.spec import TunnelSpec
 
-BASELINE = "ssh -L"
+WIRE, BASELINE = "no tunnel", "ssh -L"
+TUNNEL, ENDPOINT = "fab tunnel --host", "fab tunnel --region"
 UP_TIMEOUT_S = 20.0
 REQUEST = b"GET /v1/models HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
 PEER = """\
@@ -255,39 +255,20 @@ def failover(folder: Path, far: str, ssh_port: int, engine_port: int) -> Made:
     return make, ""
 
 
-def half_open_s(
-    folder: Path, far: str, ssh_port: int, engine_port: int, set_down: Callable[[bool, float], None]
-) -> float:
-    """Seconds until our tunnel says that a link which loses everything is dead."""
-    make, _ = ours(folder, far, ssh_port, engine_port)
-    set_down(False, 100.0)
-    with running(make()):
-        time.sleep(2)
-        set_down(True, 100.0)
-        began = time.monotonic()
-        try:
-            while time.monotonic() - began < 20:
-                record = home.held("bench")
-                tunnels = ((record.call({"op": "status"}) if record else None) or {}).get("tunnels") or [{}]
-                if tunnels[0].get("drops"):
-                    return time.monotonic() - began
-                time.sleep(0.02)
-        finally:
-            set_down(False, 0.0)
-    return float("nan")
-
-
 def _quiet(argv: list[str], **options: Any) -> subprocess.Popen[Any]:
     quiet = subprocess.DEVNULL
     return subprocess.Popen(argv, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True, **options)
 
 
 ALL: dict[str, Callable[[Path, str, int, int], Made]] = {
-    "no tunnel": raw,
+    WIRE: raw,
     BASELINE: plain,
-    "fab tunnel --host": ours,
-    "fab tunnel --region": failover,
+    TUNNEL: ours,
+    ENDPOINT: failover,
     "autossh": autossh,
     "sshtunnel": peer("sshtunnel", "sshtunnel"),
     "Fabric forward_local": peer("fabric", "fabric"),
 }
+
+if __name__ == "__main__":
+    sys.exit(not greets(sys.argv[1], int(sys.argv[2])))

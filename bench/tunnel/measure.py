@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 15.0
 
 
 @dataclass
@@ -27,17 +27,16 @@ class Figures:
     failure: str = ""
 
     def cells(self, base: Figures | None) -> list[str]:
-        """The row of the table; ratios beside `base` of the same run."""
-        if self.failure:
-            return [self.name, self.failure, *[""] * 10]
-        cells = [self.name]
+        """The row of the table, as far as it came; ratios beside `base` of the same run."""
+        cells = [f"{self.name}: {self.failure}" if self.failure else self.name]
         for streams in (1, 4):
-            rate = statistics.median(self.mb_s[streams])
-            ratio = f"{self.ratio(base, streams):.2f}" if base and not base.failure else ""
-            cells += [f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}", ratio]
-        cells += [f"{quantile(self.small_ms, 0.5):.2f}", f"{quantile(self.small_ms, 0.99):.1f}"]
-        cells += [f"{quantile(self.first_bytes_ms, 0.5):.1f}"]
-        cells += [f"{quantile(self.event_ms, 0.5):.1f}", f"{quantile(self.event_ms, 0.99):.1f}"]
+            rates = self.mb_s.get(streams)
+            cells.append(_rate(statistics.median(rates)) if rates else "")
+            known = rates and base is not None and base.mb_s.get(streams)
+            cells.append(f"{self.ratio(base, streams):.2f}" if known and base else "")
+        for values, shares in ((self.small_ms, (0.5, 0.99)), (self.first_bytes_ms, (0.5,))):
+            cells += [f"{quantile(values, share):.2f}" if values else "" for share in shares]
+        cells += [f"{quantile(self.event_ms, share):.1f}" if self.event_ms else "" for share in (0.5, 0.99)]
         cells += [f"{self.memory_mib:.0f} MiB" if self.memory_mib else ""]
         cells += ["" if self.back_s is None else "never" if self.back_s < 0 else f"{self.back_s:.2f} s"]
         return cells
@@ -56,6 +55,10 @@ class Figures:
                 data[f"{name}_p50"] = round(quantile(values, 0.5), 3)
                 data[f"{name}_p99"] = round(quantile(values, 0.99), 3)
         return data
+
+
+def _rate(mb_s: float) -> str:
+    return f"{mb_s:.0f}" if mb_s >= 10 else f"{mb_s:.1f}"
 
 
 def quantile(values: list[float], share: float) -> float:

@@ -1,6 +1,8 @@
 """Measures tunnels to an engine a long way off, one beside the other, in one run.
 
-    sudo .venv/bin/python -m bench.tunnel.run [--rtt-ms 0 100] [--contenders ...] [--json FILE]
+    sudo .venv/bin/python -m bench.tunnel.run
+
+prints a table for each distance, and what is wanted of our tunnels beside what they reached.
 
 Two network namespaces stand for the operator's machine and the Mac; between them the lab's link delays every
 packet (ds4fleet/lab/csrc/link.c), so that TCP's windows, Nagle's algorithm and delayed acknowledgements act
@@ -28,7 +30,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.tunnel import contenders
+from bench.tunnel import contenders, recovery, targets
 from bench.tunnel.measure import Figures, bulk_mb_s, event_delays_ms, first_byte_ms, small_ms
 from ds4fleet.lab.link import LinkSettings, open_tap
 
@@ -88,14 +90,16 @@ class Far:
             process = self._start([*self.inside, *engine], stdout=subprocess.PIPE)
             assert process.stdout is not None
             process.stdout.readline()
-        self._sshd()
+        self._prepare_sshd()
+        self.sshd: subprocess.Popen[Any] | None = None
+        self.start_sshd()
 
     def _start(self, argv: list[str], **options: Any) -> subprocess.Popen[Any]:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True, **options)
         self.processes.append(process)
         return process
 
-    def _sshd(self) -> None:
+    def _prepare_sshd(self) -> None:
         for name in ("key", "host_key"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / name)]
             subprocess.run(command, check=True)
@@ -112,15 +116,27 @@ class Far:
             f"HostKey {self.folder}/host_key\nPidFile none\nStrictModes no\nUsePAM no\n"
             f"AuthorizedKeysFile {self.folder}/authorized_keys\nPermitRootLogin yes\nMaxStartups 100\n"
         )
+
+    def start_sshd(self) -> None:
+        """sshd listens, seen from its own side of the link."""
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         sshd = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin") or "sshd"
+        config = self.folder / "sshd_config"
         command = [*self.inside, sshd, "-D", "-f", str(config), "-p", str(SSH_PORT)]
-        self._start(command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 5
-        while not contenders.greets(FAR, SSH_PORT):
+        self.sshd = self._start(command, stderr=subprocess.DEVNULL)
+        ask = [*self.inside, sys.executable, "-m", "bench.tunnel.contenders", "127.0.0.1", str(SSH_PORT)]
+        deadline = time.monotonic() + 10
+        while subprocess.run(ask, check=False).returncode != 0:
             if time.monotonic() > deadline:
                 raise TimeoutError("the far sshd does not answer")
-            time.sleep(0.05)
+
+    def stop_sshd(self) -> None:
+        """sshd and its sessions are gone."""
+        assert self.sshd is not None
+        for pid in reversed(contenders.family(self.sshd.pid)):
+            with suppress(ProcessLookupError):  # one half of sshd ends with the other
+                os.kill(pid, signal.SIGKILL)
+        self.sshd.wait()
 
     def set_rtt(self, rtt_ms: float) -> None:
         """From now on packets take half of rtt_ms in each direction."""
@@ -173,11 +189,11 @@ def measure(starts: dict[str, Start], rtt_ms: float, options: argparse.Namespace
                 first_byte_ms(standing[name].host, standing[name].port)
         blocks = options.requests // (10 * parallel)
         for _ in range(blocks):
-            for name, one in standing.items():
+            for name, one in well(standing, rows):
                 with failing(rows[name]):
                     rows[name].small_ms += small_ms(one.host, one.port, 10 * parallel, parallel)
         for _ in range(options.rounds):
-            for name, one in standing.items():
+            for name, one in well(standing, rows):
                 row = rows[name]
                 with failing(row):
                     row.first_bytes_ms += [first_byte_ms(one.host, one.port) for _ in range(3)]
@@ -186,12 +202,25 @@ def measure(starts: dict[str, Start], rtt_ms: float, options: argparse.Namespace
                         rate = bulk_mb_s(one.host, one.port, streams, options.seconds)
                         row.mb_s.setdefault(streams, []).append(rate)
                     row.memory_mib = one.memory_mib()
-    for name, start in starts.items():
-        with failing(rows[name]), contenders.running(start()) as one:
+    return list(rows.values())
+
+
+def well(
+    standing: dict[str, contenders.Contender], rows: dict[str, Figures]
+) -> list[tuple[str, contenders.Contender]]:
+    """Those that have not failed yet: the others would only cost their time limit again and again."""
+    return [(name, one) for name, one in standing.items() if not rows[name].failure]
+
+
+def measure_kills(starts: dict[str, Start], rows: list[Figures], limit_s: float) -> None:
+    """How soon each is back after its connection was killed."""
+    for row in rows:
+        if row.failure:
+            continue
+        with failing(row), contenders.running(starts[row.name]()) as one:
             if one.can_be_killed:
                 time.sleep(1.5)
-                rows[name].back_s = one.outage_s(options.outage_limit_s)
-    return list(rows.values())
+                row.back_s = one.outage_s(limit_s)
 
 
 @contextmanager
@@ -218,6 +247,22 @@ def show(console: Console, rows: list[Figures], rtt_ms: float) -> None:
     console.print(table)
 
 
+def show_targets(console: Console, verdicts: list[targets.Verdict]) -> None:
+    """What is wanted of our tunnels beside what they reached."""
+    table = Table(title="wanted and reached", title_justify="left", box=None, header_style="bold")
+    for column in ("what", "measured", "wanted", ""):
+        table.add_column(column)
+    for verdict in verdicts:
+        table.add_row(verdict.what, verdict.figure, verdict.wanted, verdict.mark)
+    console.print(table)
+
+
+def load() -> str:
+    """How busy the machine is, in words."""
+    busy = " ".join(f"{one:.2f}" for one in os.getloadavg())
+    return f"load average {busy} on {os.cpu_count()} processors"
+
+
 @contextmanager
 def workplace() -> Iterator[Path]:
     """A folder that is gone afterwards."""
@@ -234,10 +279,13 @@ def main() -> None:
     parser.add_argument("--rtt-ms", type=float, nargs="+", default=[0.0, 100.0])
     parser.add_argument("--contenders", nargs="+", default=list(contenders.ALL))
     parser.add_argument("--requests", type=int, default=500)
-    parser.add_argument("--parallel", type=int, default=10, help="small requests at once where they wait")
-    parser.add_argument("--events", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of bulk transfer, each")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--parallel", type=int, default=20, help="small requests at once where they wait")
+    parser.add_argument("--events", type=int, default=201)
+    parser.add_argument("--seconds", type=float, default=0.8, help="of bulk transfer, each")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--no-recovery", action="store_true", help="leave out kill, reboot and half-open link"
+    )
     parser.add_argument("--outage-limit-s", type=float, default=8.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -245,6 +293,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console(width=150, highlight=False)
     found: list[Figures] = []
+    verdicts: list[targets.Verdict] = []
+    recoveries: list[recovery.Recovery] = []
+    fast_cipher = targets.aes_in_hardware()
+    began = time.monotonic()
+    console.print(f"before: {load()}; AES in hardware: {'yes' if fast_cipher else 'no'}")
     with workplace() as folder:
         os.environ["DS4_FLEET_STATE"] = str(folder / "s")
         far = Far(folder)
@@ -259,14 +312,25 @@ def main() -> None:
                     else:
                         starts[name] = make
                 rows = measure(starts, rtt_ms, options)
+                if rtt_ms == 0 and not options.no_recovery:
+                    measure_kills(starts, rows, options.outage_limit_s)
                 show(console, rows, rtt_ms)
                 found += rows
-            half_open = contenders.half_open_s(folder, FAR, SSH_PORT, ENGINE_PORT, far.set_down)
-            console.print(f"half-open link: seen after {half_open:.1f} s")
+                verdicts += targets.of_rows(rows, rtt_ms, fast_cipher)
+                if not options.no_recovery:
+                    recoveries.append(recovery.measure(folder, far, (FAR, SSH_PORT, ENGINE_PORT), rtt_ms))
+                    verdicts += targets.of_recovery(recoveries[-1])
         finally:
             far.close()
+    show_targets(console, verdicts)
+    console.print(f"after {time.monotonic() - began:.0f} s: {load()}")
     if options.json:
-        options.json.write_text(json.dumps([row.to_dict() for row in found], indent=1) + "\n")
+        content = {
+            "contenders": [row.to_dict() for row in found],
+            "recovery": [one.to_dict() for one in recoveries],
+            "targets": [one.to_dict() for one in verdicts],
+        }
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
     # Some peers leave threads behind that would keep this process from ending.
     sys.stdout.flush()
     os._exit(0)

@@ -23,12 +23,13 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     """One short run of bench/tunnel at 100 ms."""
     out: Path = tmp_path_factory.mktemp("bench") / "figures.json"
     few = ["--requests", "40", "--parallel", "4", "--events", "100", "--rounds", "1", "--seconds", "0.5"]
+    few += ["--no-recovery"]
     contenders = ["--contenders", WIRE, PLAIN, OURS, ENDPOINT]
     program = [sys.executable, "-m", "bench.tunnel.run", "--rtt-ms", "100", *contenders]
     command = [*program, *few, "--json", str(out)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = {row["name"]: row for row in json.loads(out.read_text())}
+    rows = {row["name"]: row for row in json.loads(out.read_text())["contenders"]}
     assert not any(row["failure"] for row in rows.values()), rows
     return rows
 
@@ -43,11 +44,12 @@ def test_an_event_does_not_wait_for_the_acknowledgement_of_the_one_before(
     figures: dict[str, dict[str, Any]], name: str
 ) -> None:
     waits = figures[PLAIN]["event_ms_p50"] - figures[WIRE]["event_ms_p50"]
-    assert figures[name]["event_ms_p50"] <= figures[WIRE]["event_ms_p50"] + waits / 2
+    assert figures[name]["event_ms_p50"] <= figures[WIRE]["event_ms_p50"] + waits / 4
 
 
 @pytest.mark.parametrize("name", [OURS, ENDPOINT])
 def test_a_new_request_costs_two_round_trips_as_on_the_wire(
     figures: dict[str, dict[str, Any]], name: str
 ) -> None:
-    assert figures[name]["small_ms_p50"] <= figures[WIRE]["small_ms_p50"] + 50
+    assert figures[PLAIN]["small_ms_p50"] >= 1.4 * figures[WIRE]["small_ms_p50"]  # three of them
+    assert figures[name]["small_ms_p50"] <= 1.2 * figures[WIRE]["small_ms_p50"]
