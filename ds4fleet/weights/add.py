@@ -29,6 +29,7 @@ from ds4fleet.weights.role_code import ds4_gguf
 #: As much of a file as is read. Keys and counts of published files are in it; their vocabulary goes on.
 HEAD_BYTES = 1024 * 1024
 TIMEOUT_S = 30
+TOKEN_HOST = "huggingface.co"
 _HUB = re.compile(r"(https?://[^/]+)/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/([^/?]+)(?:\?.*)?\Z")
 _SHA256 = re.compile(r'(?:W/)?"?([0-9a-f]{64})"?\Z')
 #: Share by which a file of a known form may differ in size from its sister: headers, imatrix metadata.
@@ -255,7 +256,9 @@ def from_url(url: str) -> Found:
 def _request(url: str, method: str) -> urllib.request.Request:
     request = urllib.request.Request(url, method=method, headers={"Accept-Encoding": "identity"})
     token = os.environ.get("HF_TOKEN", "")
-    if token and urllib.parse.urlsplit(url).scheme == "https":
+    parts = urllib.parse.urlsplit(url)
+    # Others than the hub that gave the token are not to learn it.
+    if token and (parts.scheme, parts.netloc) == ("https", TOKEN_HOST):
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     return request
 

@@ -216,6 +216,21 @@ class TestUrl:
             add.from_url(f"{hub.url}/me/repo/resolve/main/mine.gguf")
 
 
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("https://huggingface.co/a/b/resolve/main/x.gguf", True),
+        ("http://huggingface.co/a/b/resolve/main/x.gguf", False),
+        ("https://mirror.example/a/b/resolve/main/x.gguf", False),
+        ("https://huggingface.co.example/a/b/resolve/main/x.gguf", False),
+    ],
+)
+def test_a_token_is_for_the_hub_that_gave_it(url: str, sent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    request = add._request(url, "HEAD")
+    assert request.unredirected_hdrs.get("Authorization") == ("Bearer hf_secret" if sent else None)
+
+
 def test_a_local_file_is_hashed_only_when_asked(file: Path) -> None:
     assert add.from_file(file, hashed=False).sha256 is None
     assert add.from_file(file, hashed=True).sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
