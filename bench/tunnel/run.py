@@ -187,11 +187,11 @@ def measure(starts: dict[str, Start], rtt_ms: float, options: argparse.Namespace
             with failing(rows[name]):
                 standing[name] = stack.enter_context(contenders.running(start()))
                 first_byte_ms(standing[name].host, standing[name].port)
-        blocks = options.requests // (10 * parallel)
-        for _ in range(blocks):
+        block = 10 if parallel == 1 else 5 * parallel
+        for _ in range(options.requests // block):
             for name, one in well(standing, rows):
                 with failing(rows[name]):
-                    rows[name].small_ms += small_ms(one.host, one.port, 10 * parallel, parallel)
+                    rows[name].small_ms += small_ms(one.host, one.port, block, parallel)
         for _ in range(options.rounds):
             for name, one in well(standing, rows):
                 row = rows[name]
