@@ -196,7 +196,7 @@ class Bench:
         (self.aside / name).mkdir()
         target = str(self.aside / name / "w.gguf")
         retry = ["--retry", "5", "--retry-connrefused", "--retry-delay", "1"]
-        return self.macs.in_net(name, "curl", "-sSf", *retry, "-o", target, url)
+        return self.macs.in_net(name, "curl", "-sf", *retry, "-o", target, url)
 
     @staticmethod
     def _all(commands: list[list[str]]) -> None:
