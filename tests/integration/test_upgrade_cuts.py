@@ -94,6 +94,7 @@ def test_whatever_is_cut_off_ends_on_one_version(
         marks = controller.kv_marks(name)
         assert all(folder == named for folder, named in marks.items()), marks
         assert before[name] in marks and controller.kv_dir(name) != before[name], cuts
+        assert "lock.json" not in controller.lab.exec(name, "/bin/ls", "/opt/ds4/var/switch"), cuts
         # What the journals say is so.
         assert controller.last.progress().of(name) == rollout.HostPhase.DONE
         assert controller.phase(name) == "confirmed"
