@@ -227,6 +227,24 @@ def test_a_torn_journal_counts_whole_lines_only(tmp_path: Path) -> None:
     assert sorted(ds4_chunks.Journal(part.journal.path, len(DATA), CHUNK).refresh()) == [0, 3, 4]
 
 
+def test_the_journal_names_a_chunk_only_after_its_bytes_were_flushed(
+    macs: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = ds4_chunks.ChunkedPart(str(macs["a"].file), "r", len(DATA), CHUNK).open()
+    flushed = []
+
+    def flush(handle: int) -> None:
+        there = ds4_chunks.Journal(part.journal.path, len(DATA), CHUNK).refresh()
+        flushed.append((sorted(there), os.pread(handle, CHUNK, 3 * CHUNK) == DATA[3 * CHUNK : 4 * CHUNK]))
+
+    monkeypatch.setattr(ds4_chunks, "flush", flush)
+    data = DATA[3 * CHUNK : 4 * CHUNK]
+    part.commit(3, data, hashlib.sha256(data).hexdigest())
+    assert flushed == [([], True)]
+    assert sorted(ds4_chunks.Journal(part.journal.path, len(DATA), CHUNK).refresh()) == [3]
+    part.close()
+
+
 def test_a_chain_takes_one_copy_from_the_origin_while_it_is_received(macs: dict[str, Mac]) -> None:
     Origin.delay_s = 0.01
     chain(macs)
