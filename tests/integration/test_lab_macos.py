@@ -20,6 +20,7 @@ import pytest
 from ds4fleet.fleet import ansible_command
 from ds4fleet.lab import HostSpec, Lab
 from ds4fleet.lab.faults import FAULTS
+from tests.support.lab_shell import Shell
 
 pytestmark = pytest.mark.lab
 
@@ -33,22 +34,13 @@ HARDWARE = {
 }
 TRIGGER = "/tmp/.com.apple.dt.CommandLineTools.installondemand.in-progress"
 ABC_SHA256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-PATH = "export PATH=/usr/bin:/bin:/usr/sbin:/sbin; "
 
 
-class Mac:
+class Mac(Shell):
     """One Mac, and what a test does to it."""
 
     def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-
-    def sh(self, script: str) -> subprocess.CompletedProcess[str]:
-        return self.lab.exec(HOST, ["/bin/bash", "-c", PATH + script])
-
-    def ok(self, script: str) -> str:
-        done = self.sh(script)
-        assert done.returncode == 0, f"{script}: {done.returncode}: {done.stdout}{done.stderr}"
-        return str(done.stdout)
+        super().__init__(lab, HOST)
 
     def info(self, what: str) -> dict[str, Any]:
         data: dict[str, Any] = plistlib.loads(self.sh(f"diskutil info -plist '{what}'").stdout.encode())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from ds4fleet.errors import OperatorError
 from ds4fleet.lab import HostSpec, Lab
+from tests.support.lab_shell import Shell
 
 pytestmark = pytest.mark.lab
 
@@ -25,7 +25,6 @@ HARDWARE = {
     "storage_gb": 1000,
     "form": "Mac Studio",
 }
-PATH = "export PATH=/usr/bin:/bin:/usr/sbin:/sbin HOME=/private/tmp; "
 RELEASE = "/private/tmp/ds4"
 HUB = "https://huggingface.co/antirez/deepseek-v4-gguf/resolve/main"
 SMALL = "DeepSeek-V4-Flash-MTP-Q4K-Q8_0-F32.gguf"
@@ -42,19 +41,11 @@ PLIST = """<?xml version="1.0" encoding="UTF-8"?>
 """
 
 
-class Mac:
+class Mac(Shell):
     """One Mac with the engine of July, built, and its weights."""
 
     def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-
-    def sh(self, script: str) -> subprocess.CompletedProcess[str]:
-        return self.lab.exec(HOST, ["/bin/bash", "-c", PATH + script])
-
-    def ok(self, script: str) -> str:
-        done = self.sh(script)
-        assert done.returncode == 0, f"{script}: {done.returncode}: {done.stdout}{done.stderr}"
-        return str(done.stdout)
+        super().__init__(lab, HOST, "HOME=/private/tmp")
 
     def daemon_log(self) -> str:
         """What a server that launchd starts says until it listens or ends."""
