@@ -30,6 +30,8 @@ SETTINGS = {
     "ds4_model": NEWER,
     # All models of these tests beside each other.
     "ds4_storage_models_quota_gb": 450,
+    # A fetch looks between chunks whether it is to end.
+    "ds4_stage_chunk_mib": 1,
     "ds4_min_healthy_s": 1,
     "ds4_upgrade_hold_s": 10,
     "ds4_drain_told_s": 1,
