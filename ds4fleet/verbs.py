@@ -63,9 +63,7 @@ class Verb(Task[Any]):
         return arguments
 
 
-def verb(
-    words: Mapping[str, int] | None = None, **options: Any
-) -> Callable[[Callable[..., Any]], Verb]:
+def verb(words: Mapping[str, int] | None = None, **options: Any) -> Callable[[Callable[..., Any]], Verb]:
     """Declares a task. `words` maps each sub-word to how many words follow it (`{"up": 0, "ssh": 1}`)."""
 
     def declare(function: Callable[..., Any]) -> Verb:
