@@ -154,6 +154,12 @@ def test_a_plan_that_was_only_written_down_runs_by_itself(controller: Controller
     assert releases(controller, SECOND) == sorted([before[SECOND], august[:12]])
 
 
+def test_the_playbook_without_a_plan_refuses(controller: Controller) -> None:
+    done = play(controller, "playbooks/upgrade.yml")
+    assert done.returncode != 0
+    assert "No plan is given" in done.stdout
+
+
 def test_all_macs_go_back_to_engine_and_weights_and_fetch_nothing(controller: Controller) -> None:
     requests = controller.lab.folder / "world" / "requests.jsonl"
     asked = requests.stat().st_size
