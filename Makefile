@@ -26,7 +26,9 @@ demo: setup
 test-setup:
 	@scripts/setup --test
 
-test: test-setup lint types test-unit test-matrix molecule test-lab
+test: test-setup lint types test-unit
+	@scripts/check matrix-and-molecule
+	@scripts/check lab
 
 lint:
 	@scripts/check lint

@@ -70,6 +70,8 @@ class Operator:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # As under a terminal: a shell's background job, as these tests may be one, hands down a deaf ear.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
 
     def fab(self, *words: str, ends: int = 0) -> str:

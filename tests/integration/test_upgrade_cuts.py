@@ -50,7 +50,7 @@ ON_A_MAC = (
 AROUND = ("looking", "staging", "promoting")
 KINDS = ("controller", "power", "link")
 #: Each seed cuts a rollout, and then what goes on with it.
-CUTS = int(os.environ.get("DS4_CUTS", "4"))
+CUTS = int(os.environ.get("DS4_CUTS", "2"))
 FIRST = int(os.environ.get("DS4_CUTS_FROM", "0"))
 SEEDS = range(FIRST, FIRST + (CUTS + 1) // 2)
 

@@ -38,11 +38,17 @@ LogLevel VERBOSE
 """
 
 
+#: Ports of this process of the tests: below those that the kernel gives to outgoing connections, which would be
+#: taken while a tunnel is away, apart from those of the processes beside it, and none twice.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = list(range(20000 + 1000 * (_WORKER % 10), 21000 + 1000 * (_WORKER % 10)))
+random.shuffle(_PORTS)
+
+
 def free_port() -> int:
-    """A local port that was free a moment ago, below those that the kernel gives to outgoing connections:
-    one of these would be taken while a tunnel is away."""
+    """A local port that was free a moment ago and that no other test is given."""
     while True:
-        port = random.randrange(20000, 30000)
+        port = _PORTS.pop()
         with socket.socket() as sock:
             try:
                 sock.bind(("127.0.0.1", port))
