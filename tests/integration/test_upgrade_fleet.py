@@ -24,7 +24,9 @@ from tests.support.tunnel_ends import free_port, wait_until
 
 pytestmark = [
     pytest.mark.lab,
-    pytest.mark.skipif("DS4_FLEET" not in os.environ, reason="takes minutes: DS4_FLEET=14, or 4, asks for it"),
+    pytest.mark.skipif(
+        "DS4_FLEET" not in os.environ, reason="takes minutes: DS4_FLEET=14, or 4, asks for it"
+    ),
 ]
 FLEET = Fleet.load("", [CHECKOUT / "inventory" / "hosts.yml"])
 MACS = [host.name for host in FLEET][: int(os.environ.get("DS4_FLEET", "4"))]

@@ -38,8 +38,8 @@ LogLevel VERBOSE
 """
 
 
-#: Ports of this process of the tests: below those that the kernel gives to outgoing connections, which would be
-#: taken while a tunnel is away, apart from those of the processes beside it, and none twice.
+#: Ports of this process of the tests: below those that the kernel gives to outgoing connections, which would
+#: be taken while a tunnel is away, apart from those of the processes beside it, and none twice.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _PORTS = list(range(20000 + 1000 * (_WORKER % 10), 21000 + 1000 * (_WORKER % 10)))
 random.shuffle(_PORTS)
