@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ds4fleet.catalogue import Catalogue
+from ds4fleet.errors import EXIT_USAGE
 from ds4fleet.estimate import default_catalogue
 from ds4fleet.memory import (
     REFUSED,
@@ -239,8 +240,19 @@ def judge_all(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints each report's judgement and the share that agrees; 0 when it is at least 97 %."""
-    agree, differ, aside = judge_all(json.loads(Path(argv[0]).read_text(encoding="utf-8")))
+    """Prints each report's judgement and the share that agrees.
+
+    0 when that is at least 97 %, EXIT_USAGE without a readable file.
+    """
+    if len(argv) != 1:
+        print("usage: python -m ds4fleet.report.field REPORTS.json", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        reports = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        print(f"{argv[0]} cannot be read: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    agree, differ, aside = judge_all(reports)
     for title, group in (("agrees", agree), ("DIFFERS", differ), ("aside", aside)):
         for one in group:
             print(f"{title:8} {one.label}: {one.observed!r}; {one.predicted or '-'}: {one.why}")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ds4fleet.errors import EXIT_USAGE
 from ds4fleet.memory import (
     Mac,
     Request,
@@ -20,7 +21,7 @@ from ds4fleet.memory import (
     streaming_plan,
     verdict,
 )
-from ds4fleet.report.field import judge, judge_all
+from ds4fleet.report.field import judge, judge_all, main
 
 REPORTS = json.loads((Path(__file__).parent / "data" / "field_reports.json").read_text())
 
@@ -383,3 +384,11 @@ def test_what_is_chosen_by_itself_is_always_accepted(memory_gb: int, model: str,
     if answer.serves:
         assert verdict(mac, Request(model, answer.context, generation=generation)).serves
         assert not [text for text in answer.warnings if text.startswith("tight")]
+
+
+def test_reports_that_cannot_be_read_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in ([], [str(tmp_path / "none.json")]):
+        assert main(words) == EXIT_USAGE
+        assert len(capsys.readouterr().err.splitlines()) == 1
