@@ -123,7 +123,7 @@ def upgrade(
     [--regions A,B] [--canary HOST] [--plan-only]; of the last one: --status|--pause|--resume|--abort;
     --history; --take-over where the owner of a lock is gone
     """
-    from ds4fleet import upgrade as library
+    from ds4fleet.upgrade import run as library
 
     library.one_of(status=status, history=history, pause=pause, resume=resume, abort=abort)
     if status:
@@ -161,7 +161,7 @@ def rollback(
     json: bool = False,
 ) -> None:
     """Back to the engine and weights before the last upgrade, nothing fetched: --host|--region|--all"""
-    from ds4fleet import upgrade as library
+    from ds4fleet.upgrade import run as library
 
     code = library.rollback(host=host, region=region, everything=all, take_over=take_over, yes=yes, json=json)
     sys.exit(code)

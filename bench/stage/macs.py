@@ -21,15 +21,15 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(CHECKOUT))
 
-from ds4fleet import staging  # noqa: E402
 from ds4fleet.errors import OperatorError  # noqa: E402
 from ds4fleet.fleet import Fleet, ansible_command  # noqa: E402
 from ds4fleet.lab import HostSpec, Lab, net  # noqa: E402
 from ds4fleet.render import role_defaults  # noqa: E402
+from ds4fleet.weights import relay  # noqa: E402
 
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"
 MODELS = "/opt/ds4/models"
-JOB = f"system/{staging.LABEL_FETCH}"
+JOB = f"system/{relay.LABEL_FETCH}"
 TIMEOUT_S = 900
 
 
@@ -151,7 +151,7 @@ class Macs:
             "header": {},
         }
         macs = [
-            staging.Mac(
+            relay.Mac(
                 name,
                 "bench",
                 self.addresses[name],
@@ -162,7 +162,7 @@ class Macs:
             )
             for name in names
         ]
-        return {name: part["order"] for name, part in staging.orders(macs).items()}
+        return {name: part["order"] for name, part in relay.orders(macs).items()}
 
     def prepare(self, file: Path, url: str, **settings: Any) -> None:
         """Account, programs, keys and a first small file, by the role."""
@@ -181,8 +181,8 @@ class Macs:
         """Puts orders where ds4_stage would."""
         for name, order in orders.items():
             with suppress(FileNotFoundError):
-                self.path(name, f"{staging.FOLDER}/status.json").unlink()
-            self.path(name, f"{staging.FOLDER}/order.json").write_text(json.dumps(order))
+                self.path(name, f"{relay.FOLDER}/status.json").unlink()
+            self.path(name, f"{relay.FOLDER}/order.json").write_text(json.dumps(order))
 
     def start(self, names: Sequence[str]) -> None:
         """Starts ds4-fetch on all of them at once."""
@@ -197,7 +197,7 @@ class Macs:
     def status(self, name: str) -> dict[str, Any]:
         """What its fetch says of itself."""
         try:
-            said: dict[str, Any] = json.loads(self.path(name, f"{staging.FOLDER}/status.json").read_text())
+            said: dict[str, Any] = json.loads(self.path(name, f"{relay.FOLDER}/status.json").read_text())
         except (OSError, ValueError):
             return {}
         return said

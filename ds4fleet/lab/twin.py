@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ds4fleet import plan
 from ds4fleet.catalogue import Catalogue, load
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, ansible_command
 from ds4fleet.lab import model
+from ds4fleet.plan.make import make_plan
 
 if TYPE_CHECKING:
     from ds4fleet.lab.lab import Lab
@@ -301,7 +301,7 @@ def odd_files(
     `settings`: the host's variables where the facts were taken. `key`: this lab's public key; a text with it
     says nothing about an original that was in another lab.
     """
-    wanted = plan.make_plan(host, {**settings, **variables(facts, catalogue, here=False)}, facts, catalogue)
+    wanted = make_plan(host, {**settings, **variables(facts, catalogue, here=False)}, facts, catalogue)
     odd = []
     for entry in wanted.files:
         have = (facts.get("files") or {}).get(entry["path"]) or {}

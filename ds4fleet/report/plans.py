@@ -14,8 +14,8 @@ from rich.table import Table
 from ds4fleet import console
 from ds4fleet.errors import EXIT_REFUSED, OperatorError
 from ds4fleet.fleet import Fleet, Host
-from ds4fleet.plan import make_plan
-from ds4fleet.plan_types import HostPlan
+from ds4fleet.plan.make import make_plan
+from ds4fleet.plan.types import HostPlan
 from ds4fleet.report import what_if as purchase
 
 #: Where `fab observe` keeps what it saw; used when it is there, so that limits and disks are the live ones.

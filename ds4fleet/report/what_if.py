@@ -16,7 +16,7 @@ from ds4fleet.catalogue import Catalogue
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.estimate import default_catalogue
 from ds4fleet.memory import GB, MIB, STREAMS, Mac, Request, Verdict, policy, verdict
-from ds4fleet.plan_disk import SYSTEM_BYTES
+from ds4fleet.plan.disk import SYSTEM_BYTES
 
 #: Sizes that are sold, smallest first, and the chip that each came with last.
 SOLD = (

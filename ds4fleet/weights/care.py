@@ -14,9 +14,10 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
-from ds4fleet import console, upgrade
+from ds4fleet import console
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from ds4fleet.upgrade import run as upgrade
 from ds4fleet.weights import macs
 
 GB = 10**9

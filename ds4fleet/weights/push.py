@@ -1,8 +1,8 @@
 """Files of this machine to the Macs of a staging run: a process that stays until the Macs have them.
 
-It opens an ssh to each Mac that lacks something, which leads a socket over there (ds4fleet.staging, `push`)
-back to a seed in here: the fetch of the Mac asks it for chunks as it asks other Macs, so budget, resumption
-and proof are the same. The Macs of a region still take what they can from each other.
+It opens an ssh to each Mac that lacks something, which leads a socket over there (ds4fleet.weights.relay,
+`push`) back to a seed in here: the fetch of the Mac asks it for chunks as it asks other Macs, so budget,
+resumption and proof are the same. The Macs of a region still take what they can from each other.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from ds4fleet.fleet import CHECKOUT, Host
-from ds4fleet.staging import FOLDER
 from ds4fleet.tunnel.home import state_dir
 from ds4fleet.weights import macs
+from ds4fleet.weights.relay import FOLDER
 from ds4fleet.weights.role_code import ds4_seed
 from ds4fleet.weights.sources import PUSHED, directory_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ds4fleet.catalogue import Catalogue, load
 from ds4fleet.errors import OperatorError
-from ds4fleet.plan import make_plan
+from ds4fleet.plan.make import make_plan
 from ds4fleet.render import role_defaults
 
 

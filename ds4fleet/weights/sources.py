@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.plan_types import WeightFile
+from ds4fleet.plan.types import WeightFile
 
 PUSHED = "file://"
 

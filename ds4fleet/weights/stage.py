@@ -14,8 +14,8 @@ from rich.table import Table
 from ds4fleet import console
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.fleet import Fleet, Host
-from ds4fleet.staging import FOLDER
 from ds4fleet.weights import macs
+from ds4fleet.weights.relay import FOLDER
 
 #: Between two looks at all Macs.
 LOOK_S = 2

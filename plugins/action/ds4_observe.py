@@ -13,7 +13,8 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ds4fleet import bootstrap, plan, settings  # noqa: E402
+from ds4fleet import bootstrap, settings  # noqa: E402
+from ds4fleet.plan.make import watch  # noqa: E402
 
 
 class ActionModule(ActionBase):
@@ -30,7 +31,7 @@ class ActionModule(ActionBase):
         mistakes = settings.mistakes(host, given, spec_errors)
         if mistakes:
             return {"failed": True, "changed": False, "msg": "\n".join(mistakes)}
-        wanted = {**plan.watch(given), **self._task.args}
+        wanted = {**watch(given), **self._task.args}
         try:
             result = self._execute_module("ds4_observe", module_args=wanted, task_vars=task_vars)
         except AnsibleConnectionFailure as error:

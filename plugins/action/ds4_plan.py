@@ -12,7 +12,7 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ds4fleet import plan  # noqa: E402
+from ds4fleet.plan.make import make_plan  # noqa: E402
 
 
 class ActionModule(ActionBase):
@@ -27,7 +27,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         settings = {name: value for name, value in task_vars.items() if name.startswith("ds4_")}
         observation = with_release(self._task.args.get("observation"), self._task.args.get("release"))
-        made = plan.make_plan(
+        made = make_plan(
             task_vars["inventory_hostname"], self._templar.template(settings), observation or None
         )
         if made.refusals:

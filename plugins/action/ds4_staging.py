@@ -11,10 +11,10 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ds4fleet import render, staging  # noqa: E402
+from ds4fleet import render  # noqa: E402
 from ds4fleet.errors import OperatorError  # noqa: E402
 from ds4fleet.fleet import Host  # noqa: E402
-from ds4fleet.weights import push  # noqa: E402
+from ds4fleet.weights import push, relay  # noqa: E402
 
 
 class ActionModule(ActionBase):
@@ -42,16 +42,16 @@ class ActionModule(ActionBase):
                 recorded.append(Path(str(settings.get("ds4_known_hosts") or "inventory/known_hosts.txt")))
         try:
             if not answers:
-                found = {mac.name: {} for group in staging.groups(macs) for mac in group}
+                found = {mac.name: {} for group in relay.groups(macs) for mac in group}
             else:
-                found = staging.orders(macs)
+                found = relay.orders(macs)
         except OperatorError as error:
             return {"failed": True, "changed": False, "msg": error.sentence}
         known = "".join(_known(path, set(found)) for path in dict.fromkeys(recorded))
         for name, part in found.items():
             user = str(everybody[name].get("ds4_seed_user") or render.role_defaults()["ds4_seed_user"])
-            files, jobs = staging.entries(render.Paths.root, user)
-            part.update(known_hosts=known, files=files, jobs=jobs, accounts=staging.account(user))
+            files, jobs = relay.entries(render.Paths.root, user)
+            part.update(known_hosts=known, files=files, jobs=jobs, accounts=relay.account(user))
         result = {"changed": False, "macs": found}
         if answers and not self._task.check_mode:
             pushed = _pushed(
@@ -73,7 +73,7 @@ def _mac(name, plan, settings, values, answer):
     held = answer.get("held")
     if held is None:
         held = [] if "weights" in plan["stages"] else [item["name"] for item in files]
-    return staging.Mac(
+    return relay.Mac(
         name=name,
         region=plan["region"],
         address=str(settings["ds4_stage_address"] or values.get("ansible_host") or name),

@@ -15,8 +15,9 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ds4fleet import rollout, switch, upgrade_host, upgrade_report  # noqa: E402
 from ds4fleet.render import role_defaults  # noqa: E402
+from ds4fleet.upgrade import host as upgrade_host  # noqa: E402
+from ds4fleet.upgrade import report, rollout, switch  # noqa: E402
 
 #: States of a rollout that are only written down, as what.
 NOTED = {
@@ -58,7 +59,7 @@ class ActionModule(ActionBase):
             if state != "staged" or journal.progress().of(host) == rollout.HostPhase.PENDING:
                 about = {"host": host} if state == "staged" else {}
                 journal.append(datetime.now(UTC), **about, **NOTED[state])
-                upgrade_report.write(journal)
+                report.write(journal)
             return {"changed": False}
         run_id = journal.rollout().run_id
 
@@ -88,4 +89,4 @@ class ActionModule(ActionBase):
         except rollout.RolloutError as error:
             return {"failed": True, "changed": True, "msg": str(error)}
         finally:
-            upgrade_report.write(journal)
+            report.write(journal)

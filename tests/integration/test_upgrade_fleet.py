@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from ds4fleet.fleet import CHECKOUT, Fleet, Host
-from ds4fleet.plan import make_plan
-from ds4fleet.rollout import HostPhase
+from ds4fleet.plan.make import make_plan
 from ds4fleet.tunnel import cli, home
+from ds4fleet.upgrade.rollout import HostPhase
 from tests.support.rollouts import NEWER, OLDER, Clients, Controller
 from tests.support.tunnel_ends import free_port, wait_until
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from ds4fleet import catalogue, rollout
+from ds4fleet import catalogue
 from ds4fleet.fleet import CHECKOUT
 from ds4fleet.lab import weights
+from ds4fleet.upgrade import rollout
 from tests.support.rollouts import NEWER, OLDER, Controller
 from tests.support.tunnel_ends import wait_until
 

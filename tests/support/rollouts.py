@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from ds4fleet import rollout
 from ds4fleet.fleet import CHECKOUT
 from ds4fleet.lab import engine
+from ds4fleet.upgrade import rollout
 
 NEWER, OLDER = "flash-q2-0731", "flash-q2"
 KV = "/opt/ds4/kv"

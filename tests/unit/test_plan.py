@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds4fleet.plan import make_plan, watch
-from ds4fleet.plan_types import STAGES, HostPlan
+from ds4fleet.plan.make import make_plan, watch
+from ds4fleet.plan.types import STAGES, HostPlan
 
 _spec = importlib.util.spec_from_file_location("plan_mac", Path(__file__).with_name("plan_mac.py"))
 assert _spec and _spec.loader

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ds4fleet import rollout
 from ds4fleet.errors import OperatorError
-from ds4fleet.rollout import Code, HostPhase, Journal, RolloutError, RunPhase, Situation, Version
+from ds4fleet.upgrade import rollout
+from ds4fleet.upgrade.rollout import Code, HostPhase, Journal, RolloutError, RunPhase, Situation, Version
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 OLD, NEW = Version("flash-q2", "a" * 64, "1" * 40), Version("flash-q2-0731", "b" * 64, "2" * 40)
@@ -271,7 +271,7 @@ def die_holding(root: Path, program: str, **options: Any) -> subprocess.Popen[st
     script = (
         "import os, signal, subprocess, sys\n"
         "from pathlib import Path\n"
-        "from ds4fleet import rollout\n"
+        "from ds4fleet.upgrade import rollout\n"
         f"with rollout.controller_lock(Path({str(root)!r}), 'run1', 'ada@here') as lock:\n"
         f"    subprocess.Popen([{program!r}], pass_fds=[lock])\n"
         "    sys.stderr.write('killed')\n"
@@ -296,8 +296,8 @@ class TestCodes:
         assert dict(rows) == {str(code): text for code, text in rollout.REMEDY.items()}
 
     def test_every_code_is_used(self) -> None:
-        texts = "".join(path.read_text() for path in Path("ds4fleet").glob("upgrade*.py"))
-        texts += Path("ds4fleet/rollout.py").read_text().partition("REMEDY: ")[2].partition("}\n")[2]
+        texts = "".join(path.read_text() for path in Path("ds4fleet/upgrade").glob("*.py"))
+        texts += Path("ds4fleet/upgrade/rollout.py").read_text().partition("REMEDY: ")[2].partition("}\n")[2]
         texts += Path("plugins/action/ds4_switch.py").read_text()
         unused = [code for code in Code if f"Code.{code.name}" not in texts]
         assert unused == []

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ds4fleet import rollout, switch, upgrade, upgrade_host, upgrade_look, upgrade_report
 from ds4fleet.catalogue import load
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import Host
-from ds4fleet.plan import make_plan
+from ds4fleet.plan.make import make_plan
 from ds4fleet.render import role_defaults
-from ds4fleet.rollout import (
+from ds4fleet.upgrade import host as upgrade_host
+from ds4fleet.upgrade import look, report, rollout, run, switch
+from ds4fleet.upgrade.host import HostLost, HostRefused
+from ds4fleet.upgrade.rollout import (
     Code,
     HostPhase,
     Journal,
@@ -29,7 +31,6 @@ from ds4fleet.rollout import (
     Situation,
     Version,
 )
-from ds4fleet.upgrade_host import HostLost, HostRefused
 from tests.unit.modules.conftest import FOLDER
 
 OLD, NEW = Version("flash-q2", "a" * 64, "1" * 40), Version("flash-q2-0731", "b" * 64, "2" * 40)
@@ -210,7 +211,7 @@ class TestCuts:
 class TestReport:
     def test_it_tells_each_mac_and_how_often_one_went_back(self, journal: Journal) -> None:
         go(journal, Mac("holding"))
-        record = upgrade.report(journal)
+        record = report.report(journal)
         first, second = record["hosts"]
         assert (first["phase"], first["outage_s"], first["after"]["tokens_per_s"]) == ("done", 2.0, 21.0)
         assert second["phase"] == "pending" and record["reverts"] == 0
@@ -222,15 +223,15 @@ class TestReport:
         mac.journal = {**(mac.journal or {}), "cause": "cut"}
         journal.append(datetime.now(UTC), phase=RunPhase.STAGING)
         go(journal, mac)
-        (first, _second) = upgrade.report(journal)["hosts"]
+        (first, _second) = report.report(journal)["hosts"]
         assert (first["outage_s"], first["reverts"], first["attempts"]) == (4.0, 1, 2)
-        assert upgrade.report(journal)["reverts"] == 1
+        assert report.report(journal)["reverts"] == 1
 
     def test_it_is_kept_beside_the_plan(self, journal: Journal) -> None:
         go(journal, Mac("holding"))
-        upgrade_report.write(journal)
+        report.write(journal)
         kept = json.loads((journal.folder / "report.json").read_text())
-        assert kept == upgrade.report(journal)
+        assert kept == report.report(journal)
         assert not list(journal.folder.glob("*.part"))
 
     def test_what_runs_is_told_by_the_open_file_and_the_engines_link(self) -> None:
@@ -241,8 +242,8 @@ class TestReport:
             "server": {"open_weights": f"/opt/ds4/models/{name}"},
             "weights": {"files": [{"path": f"/opt/ds4/models/{name}", "stamp": {"sha256": "a" * 64}}]},
         }
-        assert upgrade.running(seen, known) == OLD
-        assert upgrade.running({"engine": {}, "server": {}}, known) is None
+        assert run.running(seen, known) == OLD
+        assert run.running({"engine": {}, "server": {}}, known) is None
 
 
 class TestPlan:
@@ -255,7 +256,7 @@ class TestPlan:
         told = "a: the context goes from 100,000 to 60,000 tokens"
         made = rollout.plan_rollout(macs, run_id="run", now=datetime.now(UTC), notes=[told])
         assert Rollout.from_dict(json.loads(json.dumps(made.to_dict()))) == made
-        record = upgrade_report.plan_record(made)
+        record = report.plan_record(made)
         first, second = record["hosts"]
         assert (first["host"], first["canary"], first["to_stage_bytes"]) == ("a", True, 81 * 10**9)
         assert (first["from"], first["to"]) == (OLD.short(), NEW.short())
@@ -263,7 +264,7 @@ class TestPlan:
         assert record["skipped"] == [{"host": "b", "reason": f"already on {NEW.short()}"}]
         assert (record["waves"], record["expected_minutes"]) == ([["a"], ["c"]], 2.8)
         shown = io.StringIO()
-        Console(file=shown, width=160).print(upgrade_report.show_plan(made))
+        Console(file=shown, width=160).print(report.show_plan(made))
         words = ("canary", "81.0 GB", OLD.short(), "skipped: already on", "about 3 min", told)
         for word in words:
             assert word in shown.getvalue()
@@ -271,16 +272,16 @@ class TestPlan:
     def test_a_smaller_context_is_said_to_cost_kv_entries(self) -> None:
         plan = make_plan("tyo-01", {**HARDWARE, "ds4_context": 50000})
         facts = {"tyo-01": {"server": {"argv": ["ds4-server", "--ctx", "100000"]}}}
-        (note,) = upgrade.notes(plan, facts)
+        (note,) = run.notes(plan, facts)
         assert "100,000 to 50,000" in note and "KV entries" in note
         facts["tyo-01"]["server"]["argv"][2] = "50000"
-        assert upgrade.notes(plan, facts) == []
+        assert run.notes(plan, facts) == []
 
     def test_more_to_read_takes_longer(self) -> None:
         small = make_plan("tyo-01", {**HARDWARE, "ds4_model": "flash-q2"})
         large = make_plan("tyo-01", {**HARDWARE, "ds4_model": "flash-q4"})
         settings = role_defaults()
-        assert 1 < upgrade.switch_minutes(small, settings) < upgrade.switch_minutes(large, settings) < 3
+        assert 1 < run.switch_minutes(small, settings) < run.switch_minutes(large, settings) < 3
 
     @pytest.mark.parametrize(
         ("seen", "trouble"),
@@ -298,19 +299,19 @@ class TestPlan:
         ],
     )
     def test_what_an_upgrade_must_not_meet(self, seen: dict[str, Any], trouble: str) -> None:
-        found = upgrade.situation(make_plan("tyo-01", HARDWARE), HOST, seen)
+        found = run.situation(make_plan("tyo-01", HARDWARE), HOST, seen)
         assert (found.trouble, found.healthy) == (trouble, not trouble)
 
     def test_a_lock_is_told_with_its_owner(self) -> None:
         lock = {"run_id": "r1", "owner": "ada@mac", "since": "2026-11-23T00:00:00Z"}
         seen = {"server": {"models": {"data": [1]}}, "rollout": {"lock": lock}}
-        found = upgrade.situation(make_plan("tyo-01", HARDWARE), HOST, seen)
+        found = run.situation(make_plan("tyo-01", HARDWARE), HOST, seen)
         assert found.locked_by == "run r1 of ada@mac since 2026-11-23T00:00:00Z"
 
     @pytest.mark.parametrize("wrong", [{"ds4_upgrade_waves": "all"}, {"ds4_min_serving": "two"}])
     def test_rules_of_the_wrong_kind_are_one_sentence(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(OperatorError, match="tyo-01: ds4_upgrade_waves must be"):
-            upgrade.rules_of(Host("tyo-01", "tokyo", wrong))
+            run.rules_of(Host("tyo-01", "tokyo", wrong))
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -328,7 +329,7 @@ class TestPlan:
     ) -> None:
         host = Host("tyo-01", "tokyo", {**HARDWARE, name: value})
         with pytest.raises(OperatorError, match=f"{name} is {value};"):
-            upgrade.situation(make_plan("tyo-01", HARDWARE), host, {})
+            run.situation(make_plan("tyo-01", HARDWARE), host, {})
 
     def test_settings_reach_the_order(self) -> None:
         plan = make_plan("tyo-01", HARDWARE).to_dict()
@@ -360,7 +361,7 @@ class TestLook:
         config = "/opt/ds4/etc/server.conf"
         entry = {"path": config, "base64": base64.b64encode(conf.encode()).decode()}
         state = {"files": [entry], "proof": {"server": {"config_path": config}}}
-        found = upgrade_look.parse(
+        found = look.parse(
             HOST,
             self.output(
                 conf=self.CONF.format(sha="b" * 64, name="own.gguf"),
@@ -377,9 +378,9 @@ class TestLook:
         assert str(found.lock) == "run r1 of ada since now"
 
     def test_a_bare_mac_has_none_of_it_and_a_silent_one_is_no_bare_one(self) -> None:
-        bare = upgrade_look.parse(HOST, self.output(), load())
+        bare = look.parse(HOST, self.output(), load())
         assert bare.reachable and not (bare.lock or bare.serves or bare.before or bare.drained)
-        assert not upgrade_look.parse(HOST, "", load()).reachable
+        assert not look.parse(HOST, "", load()).reachable
 
 
 class TestProgram:
@@ -433,5 +434,5 @@ def test_a_version_that_cannot_be_meant_is_refused_before_a_mac_is_asked(
     asked: dict[str, str], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(OperatorError, match=words):
-        upgrade.upgrade(**asked, limit="tyo-01", root=tmp_path)  # type: ignore[arg-type]
+        run.upgrade(**asked, limit="tyo-01", root=tmp_path)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

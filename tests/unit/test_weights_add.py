@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from ds4fleet import staging
 from ds4fleet.catalogue import load
 from ds4fleet.errors import EXIT_REFUSED, OperatorError
 from ds4fleet.lab.weights import header as composer
-from ds4fleet.plan import make_plan
+from ds4fleet.plan.make import make_plan
 from ds4fleet.render import role_defaults
-from ds4fleet.weights import add
+from ds4fleet.weights import add, relay
 
 CATALOGUE = load()
 FLASH = CATALOGUE.families["flash"]
@@ -254,5 +253,5 @@ def test_what_is_printed_plans_and_stages_like_a_built_in_model(
     assert plan.server and weights.path in plan.server["argv"]
     settings = {**role_defaults(), **variables}
     files = plan.to_dict()["weights"]["files"]
-    mac = staging.Mac("tyo-01", "tokyo", "t", 22, plan.weights.dir, files, settings=settings)
-    assert json.dumps(staging.orders([mac])["tyo-01"]["order"]["files"]).count("mine.gguf") == 3
+    mac = relay.Mac("tyo-01", "tokyo", "t", 22, plan.weights.dir, files, settings=settings)
+    assert json.dumps(relay.orders([mac])["tyo-01"]["order"]["files"]).count("mine.gguf") == 3

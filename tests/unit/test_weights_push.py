@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from ds4fleet import staging
 from ds4fleet.fleet import Host
 from ds4fleet.render import role_defaults
-from ds4fleet.weights import push
+from ds4fleet.weights import push, relay
 from ds4fleet.weights.role_code import ds4_seed
 
 MIB = 1024 * 1024
@@ -38,8 +37,8 @@ def order(tmp_path: Path) -> dict[str, Any]:
         "header": {},
     }
     settings = {**role_defaults(), "ds4_stage_chunk_mib": 1}
-    mac = staging.Mac("tyo-01", "tokyo", "t", 22, "/opt/ds4/models", [file], settings=settings)
-    made: dict[str, Any] = staging.orders([mac])["tyo-01"]["order"]
+    mac = relay.Mac("tyo-01", "tokyo", "t", 22, "/opt/ds4/models", [file], settings=settings)
+    made: dict[str, Any] = relay.orders([mac])["tyo-01"]["order"]
     return made
 
 

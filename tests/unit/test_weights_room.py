@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.plan import make_plan
+from ds4fleet.plan.make import make_plan
 from tests.unit.plan_mac import GB, bare, converged, variables
 
 MODELS, KV = 0, 1

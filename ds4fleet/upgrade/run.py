@@ -14,14 +14,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ds4fleet import console, rollout, switch, upgrade_report
+from ds4fleet import console
 from ds4fleet.catalogue import Catalogue, load
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host, ansible_command
-from ds4fleet.plan import make_plan
-from ds4fleet.plan_types import HostPlan
+from ds4fleet.plan.make import make_plan
+from ds4fleet.plan.types import HostPlan
 from ds4fleet.render import role_defaults
-from ds4fleet.rollout import (
+from ds4fleet.upgrade import report as reports
+from ds4fleet.upgrade import rollout, switch
+from ds4fleet.upgrade.look import Lock, Look, model_of
+from ds4fleet.upgrade.look import look as look_at
+from ds4fleet.upgrade.rollout import (
     Code,
     HostPhase,
     Journal,
@@ -32,9 +36,6 @@ from ds4fleet.rollout import (
     Situation,
     Version,
 )
-from ds4fleet.upgrade_look import Lock, Look, model_of
-from ds4fleet.upgrade_look import look as look_at
-from ds4fleet.upgrade_report import report
 
 #: One folder per rollout: plan.json, run.json (for the playbook), journal.jsonl, report.json.
 ROLLOUTS = Path(os.environ.get("DS4_ROLLOUTS") or CHECKOUT / "rollouts")
@@ -155,7 +156,7 @@ def pause(*, json: bool = False, root: Path = ROLLOUTS) -> int:
     if phase != RunPhase.PAUSED:
         journal.append(datetime.now(UTC), phase=RunPhase.PAUSED, reason=f"{Code.PAUSED}: by {_owner()}")
     if json:
-        console.print_json(report(journal))
+        console.print_json(reports.report(journal))
     else:
         console.out.print(f"Rollout {journal.folder.name} stops before its next Mac.")
     return 0
@@ -194,13 +195,13 @@ def status(*, limit: str = "", json: bool = False, root: Path = ROLLOUTS) -> int
     """Shows the last rollout by its journal, who holds the lock here, and what its Macs say themselves."""
     journal, held = latest(root), rollout.holder(root)
     fleet = Fleet.select(limit=limit)
-    record = report(journal) if journal else None
+    record = reports.report(journal) if journal else None
     names = {mac["host"] for mac in record["hosts"]} if record and not limit else set()
     looks = look_at([host for host in fleet if not names or host.name in names])
     if json:
         found = {
-            "controller": upgrade_report.holder_record(held),
-            "macs": upgrade_report.macs_record(looks),
+            "controller": reports.holder_record(held),
+            "macs": reports.macs_record(looks),
         }
         console.print_json({**(record or {}), **found})
         return 0
@@ -210,17 +211,17 @@ def status(*, limit: str = "", json: bool = False, root: Path = ROLLOUTS) -> int
         console.out.print("No rollout was started from here yet.")
     if held:
         console.out.print(console.escape(f"The lock here: {held}."))
-    console.out.print(upgrade_report.show_macs(looks, record["run_id"] if record else ""))
+    console.out.print(reports.show_macs(looks, record["run_id"] if record else ""))
     return 0
 
 
 def history(*, json: bool = False, root: Path = ROLLOUTS) -> int:
     """Lists all rollouts, newest first."""
-    records = [report(journal) for journal in rollout.history(root)]
+    records = [reports.report(journal) for journal in rollout.history(root)]
     if json:
         console.print_json(records)
     else:
-        console.out.print(upgrade_report.show_history(records))
+        console.out.print(reports.show_history(records))
     return 0
 
 
@@ -403,9 +404,9 @@ def _start(
 ) -> int:
     """Shows the plan, asks, writes it down and runs it."""
     if json and not yes:
-        console.print_json(upgrade_report.plan_record(planned))
+        console.print_json(reports.plan_record(planned))
     elif not json:
-        console.out.print(upgrade_report.show_plan(planned))
+        console.out.print(reports.show_plan(planned))
     if not plan_only and ((json and not yes) or not console.confirm("Start?", yes=yes)):
         return 0
     journal = Journal.create(root, planned)
@@ -564,8 +565,8 @@ def _stopped(record: Path) -> dict[str, str]:
 
 def _finish(journal: Journal, *, json: bool) -> None:
     """Writes report.json and shows it."""
-    upgrade_report.write(journal)
-    record = report(journal)
+    reports.write(journal)
+    record = reports.report(journal)
     if json:
         console.print_json(record)
     else:
@@ -573,8 +574,8 @@ def _finish(journal: Journal, *, json: bool) -> None:
 
 
 def _print(record: Mapping[str, Any]) -> None:
-    console.out.print(upgrade_report.show(record))
-    why = upgrade_report.reason(record)
+    console.out.print(reports.show(record))
+    why = reports.reason(record)
     if why:
         console.out.print(console.escape(why), soft_wrap=True)
 

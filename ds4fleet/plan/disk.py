@@ -12,7 +12,7 @@ from typing import Any
 
 from ds4fleet.errors import OperatorError
 from ds4fleet.memory import GB, MIB
-from ds4fleet.plan_types import VolumePlan
+from ds4fleet.plan.types import VolumePlan
 
 #: Room above the sum of the files: APFS metadata, stamps, a catalogue of a few MB (a judgement, not a
 #: measurement).

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from ds4fleet import plan, staging
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet
+from ds4fleet.plan.make import make_plan
 from ds4fleet.render import role_defaults
+from ds4fleet.weights import relay
 
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"
 FILE = {
@@ -23,14 +24,14 @@ FILE = {
 }
 
 
-def mac(name: str, region: str = "tokyo", **more: Any) -> staging.Mac:
+def mac(name: str, region: str = "tokyo", **more: Any) -> relay.Mac:
     settings: Mapping[str, Any] = {**role_defaults(), **more.pop("settings", {})}
     values: dict[str, Any] = {"files": [FILE], "public_key": f"key {name}", "settings": settings, **more}
-    return staging.Mac(name, region, f"{name}.example", 22, "/m", **values)
+    return relay.Mac(name, region, f"{name}.example", 22, "/m", **values)
 
 
-def peers(name: str, *macs: staging.Mac) -> list[tuple[str, bool]]:
-    return [(peer["name"], peer["wait"]) for peer in staging.orders(macs)[name]["order"]["peers"]]
+def peers(name: str, *macs: relay.Mac) -> list[tuple[str, bool]]:
+    return [(peer["name"], peer["wait"]) for peer in relay.orders(macs)[name]["order"]["peers"]]
 
 
 def test_the_macs_of_a_region_form_a_chain_and_fall_back_along_it() -> None:
@@ -43,20 +44,20 @@ def test_the_macs_of_a_region_form_a_chain_and_fall_back_along_it() -> None:
 def test_who_has_the_file_comes_first_then_who_has_more_then_the_better_line() -> None:
     held = frozenset(["w.gguf"])
     macs = [mac("a"), mac("b", part_bytes=5), mac("c", link_mbps=1000), mac("d", held=held)]
-    (group,) = staging.groups(macs)
+    (group,) = relay.groups(macs)
     assert [one.name for one in group] == ["d", "b", "c", "a"]
     assert peers("d", *macs) == []
 
 
 def test_only_those_ahead_and_behind_may_ask() -> None:
-    orders = staging.orders([mac(name) for name in "abc"])
+    orders = relay.orders([mac(name) for name in "abc"])
     assert orders["a"]["keys"] == ["key b", "key c"]
     assert orders["b"]["keys"] == ["key a", "key c"]
 
 
 def test_nothing_is_planned_where_all_is_there() -> None:
     held = frozenset(["w.gguf"])
-    assert staging.orders([mac("a", held=held), mac("b", held=held), mac("c", "seoul", held=held)]) == {}
+    assert relay.orders([mac("a", held=held), mac("b", held=held), mac("c", "seoul", held=held)]) == {}
 
 
 def test_macs_that_are_to_hold_other_files_do_not_wait_for_each_other() -> None:
@@ -70,28 +71,28 @@ def test_another_region_helps_only_when_it_may() -> None:
     held = frozenset(["w.gguf"])
     macs = [mac("a", held=held, settings=across), mac("b", "seoul", settings=across)]
     assert peers("b", *macs) == [("a", True)]
-    assert staging.orders(macs)["b"]["order"]["peers"][0]["wide"] is True
-    assert staging.orders(macs)["a"]["keys"] == ["key b"]
+    assert relay.orders(macs)["b"]["order"]["peers"][0]["wide"] is True
+    assert relay.orders(macs)["a"]["keys"] == ["key b"]
 
 
 def test_nobody_waits_for_somebody_behind() -> None:
     macs = [mac(f"m{number:02}") for number in range(20)]
-    place = {one.name: number for number, one in enumerate(staging.groups(macs)[0])}
-    for name, part in staging.orders(macs).items():
+    place = {one.name: number for number, one in enumerate(relay.groups(macs)[0])}
+    for name, part in relay.orders(macs).items():
         waits = [peer["name"] for peer in part["order"]["peers"] if peer["wait"]]
         assert all(place[peer] < place[name] for peer in waits)
         assert len(waits) <= 5
 
 
 def test_the_same_work_is_the_same_order_whoever_is_ahead() -> None:
-    alone = staging.orders([mac("b")])["b"]["order"]["id"]
-    assert staging.orders([mac("a"), mac("b")])["b"]["order"]["id"] == alone
-    assert staging.orders([mac("b", settings={"ds4_stage_chunk_mib": 4})])["b"]["order"]["id"] != alone
+    alone = relay.orders([mac("b")])["b"]["order"]["id"]
+    assert relay.orders([mac("a"), mac("b")])["b"]["order"]["id"] == alone
+    assert relay.orders([mac("b", settings={"ds4_stage_chunk_mib": 4})])["b"]["order"]["id"] != alone
 
 
 def test_one_mac_of_a_chain_goes_to_the_source_and_needs_a_token() -> None:
-    def fetching(*macs: staging.Mac) -> list[str]:
-        return [name for name, part in staging.orders(macs).items() if part["fetches"]]
+    def fetching(*macs: relay.Mac) -> list[str]:
+        return [name for name, part in relay.orders(macs).items() if part["fetches"]]
 
     assert fetching(mac("a"), mac("b"), mac("c", "seoul")) == ["a", "c"]
     assert fetching(mac("a"), mac("b", held=frozenset(["w.gguf"]))) == []
@@ -102,18 +103,18 @@ def test_chains_of_a_region_share_its_cap_on_the_wide_link() -> None:
     other = [{**FILE, "sha256": "cd"}]
     macs = [mac("a", settings=settings), mac("b", files=other, settings=settings)]
     macs.append(mac("c", "seoul", settings=settings))
-    caps = {name: part["order"]["wide_rate_limit_mbps"] for name, part in staging.orders(macs).items()}
+    caps = {name: part["order"]["wide_rate_limit_mbps"] for name, part in relay.orders(macs).items()}
     assert caps == {"a": 50, "b": 50, "c": 100}
 
 
 def test_a_seed_without_slots_is_refused() -> None:
     with pytest.raises(OperatorError, match="ds4_stage_seed_slots"):
-        staging.orders([mac("a", settings={"ds4_stage_seed_slots": 0})])
+        relay.orders([mac("a", settings={"ds4_stage_seed_slots": 0})])
 
 
 def test_a_window_that_makes_no_sense_is_refused_before_anything_is_ordered() -> None:
     with pytest.raises(OperatorError, match="a: ds4_stage_window: '1-7' is no window"):
-        staging.orders([mac("a", settings={"ds4_stage_window": "1-7"})])
+        relay.orders([mac("a", settings={"ds4_stage_window": "1-7"})])
 
 
 @pytest.mark.parametrize(
@@ -125,18 +126,18 @@ def test_a_window_that_makes_no_sense_is_refused_before_anything_is_ordered() ->
     ],
 )
 def test_every_file_of_the_plan_is_ordered(host: str, wishes: dict[str, Any], kinds: list[str]) -> None:
-    planned = plan.make_plan(host, {**Fleet.load(host, [HOSTS]).host(host).vars, **wishes}).to_dict()
+    planned = make_plan(host, {**Fleet.load(host, [HOSTS]).host(host).vars, **wishes}).to_dict()
     assert planned["refusals"] == [] and [item["kind"] for item in planned["weights"]["files"]] == kinds
-    files = staging.orders([mac(host, files=planned["weights"]["files"])])[host]["order"]["files"]
+    files = relay.orders([mac(host, files=planned["weights"]["files"])])[host]["order"]["files"]
     names = [item["name"] for item in planned["weights"]["files"]]
     assert [item["path"] for item in files] == [f"/opt/ds4/models/{name}" for name in names]
     assert all(item["urls"] and item["bytes"] > 10**9 for item in files)
 
 
 def test_what_is_installed_is_watched_so_that_it_can_be_removed() -> None:
-    files, jobs = staging.entries("/opt/ds4", "_ds4seed")
-    watched = staging.watched("/opt/ds4")
+    files, jobs = relay.entries("/opt/ds4", "_ds4seed")
+    watched = relay.watched("/opt/ds4")
     assert {entry["path"] for entry in files} <= set(watched["files"])
     assert [job["label"] for job in jobs] == watched["labels"]
-    (drop_in,) = [entry["content"] for entry in files if entry["path"] == staging.SSHD]
+    (drop_in,) = [entry["content"] for entry in files if entry["path"] == relay.SSHD]
     assert "ForceCommand /Library" in drop_in and "{{" not in drop_in

@@ -8,8 +8,8 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ds4fleet.plan_disk import Disk
-from ds4fleet.plan_types import HostPlan, Step, WeightFile
+from ds4fleet.plan.disk import Disk
+from ds4fleet.plan.types import HostPlan, Step, WeightFile
 from ds4fleet.render import LABEL_SERVER
 
 #: How the root of each volume is kept: everybody may look, the service user writes in its own directories.

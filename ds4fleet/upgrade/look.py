@@ -13,8 +13,8 @@ from typing import Any
 from ds4fleet.catalogue import Catalogue, load
 from ds4fleet.fleet import Host
 from ds4fleet.render import Paths
-from ds4fleet.rollout import Version
-from ds4fleet.switch import folder
+from ds4fleet.upgrade.rollout import Version
+from ds4fleet.upgrade.switch import folder
 from ds4fleet.weights.macs import ask
 
 #: Each answer stands behind its mark. All of it may be read by everybody, so sudo is not needed.

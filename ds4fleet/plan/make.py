@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from ds4fleet import guard, memory, render, speed, staging, switch
+from ds4fleet import guard, memory, render, speed
 from ds4fleet.catalogue import Catalogue, Engine, ModelFile, load
 from ds4fleet.errors import OperatorError
 from ds4fleet.memory import MIB, Mac, Request, Verdict
-from ds4fleet.plan_disk import Disk, beside_what_is_there, plan_disk
-from ds4fleet.plan_steps import differences, steps
-from ds4fleet.plan_types import (
+from ds4fleet.plan.disk import Disk, beside_what_is_there, plan_disk
+from ds4fleet.plan.steps import differences, steps
+from ds4fleet.plan.types import (
     AccountsPlan,
     EnginePlan,
     GroupPlan,
@@ -34,7 +34,8 @@ from ds4fleet.plan_types import (
     stages_of,
 )
 from ds4fleet.tunnel import jump
-from ds4fleet.weights import sources
+from ds4fleet.upgrade import switch
+from ds4fleet.weights import relay, sources
 
 ROLES = ("auto", "serve", "stream", "stage", "jump")
 MODES = ("auto", "resident", "streaming")
@@ -56,7 +57,7 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
     known, guarded = render.watched(settings), guard.watched(paths.root)
     switched = switch.watched(paths.root)
     jumping = jump.watched(paths.root)
-    staged = staging.watched(paths.root)
+    staged = relay.watched(paths.root)
     users = [str(settings[f"ds4_{account}_user"]) for account in ("service", "tunnel", "seed")]
     port = settings["ds4_port"]
     return {

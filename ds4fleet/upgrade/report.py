@@ -9,9 +9,10 @@ from typing import Any
 
 from rich.table import Table
 
-from ds4fleet import console, rollout
-from ds4fleet.rollout import Code, Holder, HostPhase, Journal, Rollout
-from ds4fleet.upgrade_look import Look
+from ds4fleet import console
+from ds4fleet.upgrade import rollout
+from ds4fleet.upgrade.look import Look
+from ds4fleet.upgrade.rollout import Code, Holder, HostPhase, Journal, Rollout
 
 GB = 10**9
 

@@ -1,0 +1,1 @@
+"""Other weights or another engine, region by region: planned, switched, watched, journaled, reported."""
