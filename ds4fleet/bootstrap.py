@@ -7,7 +7,6 @@ missing, each with its script. The playbook bootstrap.yml runs them.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,22 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.role_code import ds4_parse, ds4_settings
 
-
-def _role(name: str) -> Any:
-    """A pure file of the role's module_utils: what runs on Macs decides here as well, in the same words."""
-    path = Path(__file__).resolve().parents[1] / "roles" / "ds4" / "module_utils" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_parse = _role("ds4_parse")
-_settings = _role("ds4_settings")
-UPDATE_DOMAIN: str = _settings.UPDATE_DOMAIN
-UPDATE_KEYS: tuple[str, ...] = _settings.UPDATE_KEYS
+UPDATE_DOMAIN: str = ds4_settings.UPDATE_DOMAIN
+UPDATE_KEYS: tuple[str, ...] = ds4_settings.UPDATE_KEYS
 
 #: Where `softwareupdate` puts the Command Line Tools, and the Python of theirs that modules run under.
 TOOLS_DIR = "/Library/Developer/CommandLineTools"
@@ -125,14 +112,14 @@ class Probe:
             tools=bool(sections["tools"].strip()) and bool(python),
             installing=sections["installing"].strip() == "yes",
             python=tuple(int(part) for part in python.groups()) if python else (),
-            power=_parse.pmset(sections["power"]),
-            power_keys=frozenset(_parse.pmset_capabilities(sections["powerkeys"])),
+            power=ds4_parse.pmset(sections["power"]),
+            power_keys=frozenset(ds4_parse.pmset_capabilities(sections["powerkeys"])),
             updates={
                 key: value == "1"
                 for key, value in re.findall(r"^(\w+) ([01])\s*$", sections["updates"], re.M)
             },
-            timezone=_parse.timezone(sections["timezone"].strip()),
-            filevault=_parse.filevault(sections["filevault"]),
+            timezone=ds4_parse.timezone(sections["timezone"].strip()),
+            filevault=ds4_parse.filevault(sections["filevault"]),
         )
 
 
@@ -177,7 +164,7 @@ def warnings(host: str, probe: Probe, wanted: Wanted) -> list[str]:
             " somebody unlocks the disk with a password (on macOS 26 by a password login over ssh); a server"
             " that must come back by itself wants FileVault off, or `fdesetup authrestart` for each reboot"
         )
-    _power, missing = _settings.power(wanted.power, probe.power, probe.power_keys)
+    _power, missing = ds4_settings.power(wanted.power, probe.power, probe.power_keys)
     if missing:
         said.append(f"{host}: this Mac has no power setting named {', '.join(missing)}; left alone")
     if re.match(r"d....w|d.......w", probe.home_mode):
@@ -298,14 +285,14 @@ fi
 
 def _settings_step(probe: Probe, wanted: Wanted) -> Step | None:
     commands, parts = [], []
-    power, _unknown = _settings.power(wanted.power, probe.power, probe.power_keys)
+    power, _unknown = ds4_settings.power(wanted.power, probe.power, probe.power_keys)
     if power:
         words = [word for key, value in power.items() for word in (key, str(value))]
         commands.append(shlex.join(["/usr/bin/pmset", "-a", *words]))
         parts.append(
             "power " + ", ".join(f"{key} {probe.power.get(key)} -> {value}" for key, value in power.items())
         )
-    updates = _settings.updates(probe.updates)
+    updates = ds4_settings.updates(probe.updates)
     if updates:
         commands.append("/usr/sbin/softwareupdate --schedule off >/dev/null")
         commands += [f"/usr/bin/defaults write {UPDATE_DOMAIN} {key} -bool false" for key in updates]

@@ -24,7 +24,7 @@ import yaml
 from ds4fleet import console
 from ds4fleet.catalogue import Catalogue, Family, load
 from ds4fleet.errors import EXIT_REFUSED, EXIT_USAGE, OperatorError
-from ds4fleet.weights.role_code import ds4_gguf
+from ds4fleet.role_code import ds4_gguf
 
 #: As much of a file as is read. Keys and counts of published files are in it; their vocabulary goes on.
 HEAD_BYTES = 1024 * 1024

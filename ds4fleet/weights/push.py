@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from ds4fleet.fleet import CHECKOUT, Host
+from ds4fleet.role_code import ds4_seed
 from ds4fleet.tunnel.home import state_dir
 from ds4fleet.weights import macs
 from ds4fleet.weights.relay import FOLDER
-from ds4fleet.weights.role_code import ds4_seed
 from ds4fleet.weights.sources import PUSHED, directory_of
 
 #: Failed connections in a row for so long end the push; the Mac waits about as long (ds4_route).

@@ -17,13 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ds4fleet.bootstrap import _role
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.guard import PYTHON
 from ds4fleet.render import ROLE, Paths
+from ds4fleet.role_code import ds4_window
 from ds4fleet.weights.sources import PUSHED
 
-_window = _role("ds4_window")
 LABEL_FETCH = "com.ds4fleet.fetch"
 #: Where the order, its status and the keys are on a Mac (ds4_fetch.FOLDER).
 FOLDER = "/opt/ds4/var/stage"
@@ -171,7 +170,7 @@ def _order(mac: Mac, peers: list[dict[str, Any]], sharing: int) -> dict[str, Any
     window = str(settings["ds4_stage_window"])
     if window:
         try:
-            _window.parse(window)
+            ds4_window.parse(window)
         except ValueError as error:
             raise OperatorError(f"{mac.name}: ds4_stage_window: {error}", exit_code=EXIT_USAGE) from None
     keys = ("name", "path", "bytes", "sha256", "urls", "header")

@@ -13,8 +13,8 @@ import pytest
 
 from ds4fleet.fleet import Host
 from ds4fleet.render import role_defaults
+from ds4fleet.role_code import ds4_seed
 from ds4fleet.weights import push, relay
-from ds4fleet.weights.role_code import ds4_seed
 
 MIB = 1024 * 1024
 DATA = bytes(range(256)) * 8192 + b"the last chunk is a short one"

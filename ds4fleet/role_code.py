@@ -1,0 +1,20 @@
+"""What the role runs on Macs (Python 3.9, standard library alone), where the controller decides the same.
+
+One copy of the code, under the name that it has there (`ansible.module_utils.<name>`): what a parser or a
+rule says on the Mac, it says here in the same words.
+"""
+
+from __future__ import annotations
+
+import ansible.module_utils
+
+from ds4fleet.fleet import CHECKOUT
+
+_FOLDER = str(CHECKOUT / "roles" / "ds4" / "module_utils")
+# Ansible finds a role's module_utils under this name when it builds a module; here nobody has told it.
+if _FOLDER not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(_FOLDER)
+
+from ansible.module_utils import ds4_gguf, ds4_parse, ds4_seed, ds4_settings, ds4_window  # noqa: E402
+
+__all__ = ["ds4_gguf", "ds4_parse", "ds4_seed", "ds4_settings", "ds4_window"]
