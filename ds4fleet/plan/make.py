@@ -8,10 +8,8 @@ acted on.
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -19,6 +17,7 @@ from ds4fleet import guard, memory, render, speed
 from ds4fleet.catalogue import Catalogue, Engine, ModelFile, load
 from ds4fleet.errors import OperatorError
 from ds4fleet.memory import MIB, Mac, Request, Verdict
+from ds4fleet.plan.asked import Reader, asked, numbers
 from ds4fleet.plan.disk import Disk, beside_what_is_there, plan_disk
 from ds4fleet.plan.steps import differences, steps
 from ds4fleet.plan.types import (
@@ -37,8 +36,6 @@ from ds4fleet.tunnel import jump
 from ds4fleet.upgrade import switch
 from ds4fleet.weights import relay, sources
 
-ROLES = ("auto", "serve", "stream", "stage", "jump")
-MODES = ("auto", "resident", "streaming")
 #: The service account must not log in; the tunnel account needs a shell for sshd's ForceCommand to run in.
 NO_SHELL = "/usr/bin/false"
 TUNNEL_SHELL = "/bin/sh"
@@ -122,25 +119,6 @@ def make_plan(
     return plan
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """The variables of the plan, read and checked."""
-
-    role: str
-    mode: str
-    model: str
-    context: int | None
-    sessions: int
-    wired_limit_mib: int | None
-    override: str
-    prefill_chunk: int | None
-    sidecars: tuple[str, ...]
-    kv_budget_mib: int
-    desktop: bool
-    port: int
-    host: str
-
-
 class _Planner:
     def __init__(
         self,
@@ -153,13 +131,15 @@ class _Planner:
         self.vars = settings
         self.seen = seen
         self.given = catalogue
+        self.read = Reader(settings)
         self.paths = render.Paths(str(settings["ds4_root"]))
 
     def run(self) -> None:
         plan = self.plan
-        self.catalogue = self.given or load(_names(self.vars["ds4_catalogue"], "ds4_catalogue"))
-        self.declared = _Reader(plan.host, self.vars).mapping("ds4_hardware")
-        self.asked = self._settings()
+        self.catalogue = self.given or load(self.read.names("ds4_catalogue"))
+        self.declared = self.read.mapping("ds4_hardware")
+        self.asked = asked(self.read)
+        self._kv_wear()
         self.mac = self._mac()
         plan.differences.extend(differences(self.declared, self.seen))
         self._system()
@@ -169,11 +149,11 @@ class _Planner:
         self._weights(engine)
         disk = self._disk()
         plan.accounts = self._accounts()
-        plan.power = dict(_Reader(plan.host, self.vars).mapping("ds4_power"))
+        plan.power = dict(self.read.mapping("ds4_power"))
         self._speed()
         if plan.refusals:
             return
-        desired = render.desired(plan.to_dict(), {**self.vars, **self._checked()})
+        desired = render.desired(plan.to_dict(), {**self.vars, **numbers(self.read, self.asked)})
         plan.files, plan.jobs, plan.server = desired["files"], desired["jobs"], desired["server"]
         for part in (guard, switch):
             files, jobs = part.entries(self.paths.root, plan.server is not None)
@@ -187,70 +167,15 @@ class _Planner:
         plan.stages = stages_of(plan.steps)
         self._can_come(disk)
 
-    # --- what is asked ---
+    # --- what there is ---
 
-    def _settings(self) -> _Settings:
-        read = _Reader(self.plan.host, self.vars)
-        context = read.auto_int("ds4_context", least=1)
-        asked = _Settings(
-            role=read.choice("ds4_role", ROLES),
-            mode=read.choice("ds4_mode", MODES),
-            model=read.text("ds4_model"),
-            context=context,
-            sessions=read.number("ds4_sessions", least=1, most=64),
-            wired_limit_mib=read.auto_int("ds4_wired_limit_mib", least=1),
-            override=read.text("ds4_memory_override").strip(),
-            prefill_chunk=read.auto_int("ds4_prefill_chunk", least=1),
-            sidecars=_names(self.vars["ds4_sidecars"], "ds4_sidecars"),
-            kv_budget_mib=read.number("ds4_kv_budget_mib", least=0),
-            desktop=read.flag("ds4_desktop"),
-            port=read.number("ds4_port", least=1, most=65535),
-            host=read.text("ds4_host"),
-        )
-        if len(asked.sidecars) > 1:
-            raise OperatorError("ds4_sidecars names more than one draft head; the engine takes one")
-        self._listen_address(asked.host, read.flag("ds4_host_public_confirmed"))
+    def _kv_wear(self) -> None:
         rules = memory.policy()["kv"]
-        if asked.kv_budget_mib > rules["storm_above_mib"]:
+        if self.asked.kv_budget_mib > rules["storm_above_mib"]:
             self.plan.warnings.append(
-                f"a KV budget of {asked.kv_budget_mib:,} MiB wears the SSD ({rules['why']}):"
+                f"a KV budget of {self.asked.kv_budget_mib:,} MiB wears the SSD ({rules['why']}):"
                 f" keep it at or below {rules['storm_above_mib']:,}"
             )
-        return asked
-
-    def _checked(self) -> dict[str, Any]:
-        """Numbers as numbers: what comes from -e is text."""
-        read, asked = _Reader(self.plan.host, self.vars), self.asked
-        return {
-            "ds4_sessions": asked.sessions,
-            "ds4_prefill_chunk": asked.prefill_chunk,
-            "ds4_kv_budget_mib": asked.kv_budget_mib,
-            "ds4_port": asked.port,
-            "ds4_power_percent": read.auto_int("ds4_power_percent", least=1),
-            "ds4_start_wait_s": read.number("ds4_start_wait_s", least=0),
-            "ds4_throttle_s": read.number("ds4_throttle_s", least=1),
-            "ds4_exit_timeout_s": read.auto_int("ds4_exit_timeout_s", least=1) or "auto",
-            "ds4_cors": read.flag("ds4_cors"),
-            "ds4_server_extra_args": list(read.words("ds4_server_extra_args")),
-            "ds4_tunnel_keys": list(read.words("ds4_tunnel_keys")),
-        }
-
-    def _listen_address(self, address: str, confirmed: bool) -> None:
-        if address == "localhost":
-            return
-        try:
-            literal = ipaddress.IPv4Address(address)
-        except ValueError:
-            raise OperatorError(
-                f"ds4_host is {address!r}; the engine listens only on an IPv4 address or localhost"
-            ) from None
-        if not literal.is_loopback and not confirmed:
-            raise OperatorError(
-                f"ds4_host {address} opens an engine without any password to the network; keep 127.0.0.1 and"
-                " use the tunnel, or set ds4_host_public_confirmed: true"
-            )
-
-    # --- what there is ---
 
     def _mac(self) -> Mac:
         declared = self.declared
@@ -329,8 +254,8 @@ class _Planner:
             releases_dir=f"{self.paths.engine}/releases",
             mirror=f"{self.paths.engine}/mirror.git",
             current=f"{self.paths.engine}/current",
-            make_args=list(_names(variables["ds4_engine_make_args"], "ds4_engine_make_args")),
-            keep=_Reader(plan.host, variables).number("ds4_engine_keep", least=1),
+            make_args=list(self.read.names("ds4_engine_make_args")),
+            keep=self.read.number("ds4_engine_keep", least=1),
             flags=sorted(set(engine.flags or traits.flags)),
             capabilities=(release or {}).get("capabilities"),
             payload_abi=traits.payload_abi,
@@ -473,7 +398,7 @@ class _Planner:
         if plan.model is None:
             return
         model = self.catalogue.model(plan.model.id)
-        endpoints = _names(variables["ds4_weights_sources"], "ds4_weights_sources")
+        endpoints = self.read.names("ds4_weights_sources")
         sources.check(endpoints)
         files = [self._weight_file(file, model.header, endpoints) for file in model.files]
         for name in self.asked.sidecars:
@@ -545,7 +470,7 @@ class _Planner:
             return
         present = {file["path"] for file in weights.get("files") or ()}
         lacking = [file for file in plan.weights.files if file.path not in present]
-        endpoints = _names(self.vars["ds4_weights_sources"], "ds4_weights_sources")
+        endpoints = self.read.names("ds4_weights_sources")
         need = sum(
             file.real_bytes * max(0, file.bytes - _there(file, weights)) // file.bytes for file in lacking
         )
@@ -556,7 +481,7 @@ class _Planner:
     def _accounts(self) -> AccountsPlan:
         settings, role = self.vars, self.plan.role
         service, tunnel = str(settings["ds4_service_user"]), str(settings["ds4_tunnel_user"])
-        uid = _Reader(self.plan.host, settings).auto_int("ds4_service_uid", least=1)
+        uid = self.read.auto_int("ds4_service_uid", least=1)
         users, groups = [], []
         wanted = [(service, "ds4 service", NO_SHELL, uid)] if role != "jump" else []
         if role != "stage":
@@ -589,11 +514,11 @@ class _Planner:
             }
 
     def _verify(self) -> None:
-        plan, settings = self.plan, self.vars
+        plan = self.plan
         if plan.role not in ("serve", "stream") or plan.model is None:
             return
         address = "127.0.0.1" if self.asked.host in ("localhost", "0.0.0.0") else self.asked.host
-        read = _Reader(plan.host, settings)
+        read = self.read
         plan.verify = VerifyPlan(
             url=f"http://{address}:{self.asked.port}",
             model_name=self.catalogue.families[plan.model.family].model_name,
@@ -619,71 +544,6 @@ class _Planner:
                 return
 
 
-class _Reader:
-    """Variables as they come (also as text from -e), or one clear sentence."""
-
-    def __init__(self, host: str, variables: Mapping[str, Any]) -> None:
-        self.host = host
-        self.vars = variables
-
-    def _bad(self, name: str, what: str) -> OperatorError:
-        return OperatorError(f"{name} is {self.vars.get(name)!r}; it must be {what}")
-
-    def choice(self, name: str, options: Sequence[str]) -> str:
-        value = self.vars.get(name)
-        if value not in options:
-            raise self._bad(name, f"one of {', '.join(options)}")
-        return str(value)
-
-    def text(self, name: str) -> str:
-        value = self.vars.get(name)
-        if value is None:
-            return ""
-        if not isinstance(value, str):
-            raise self._bad(name, "a text")
-        return value
-
-    def flag(self, name: str) -> bool:
-        value = self.vars.get(name)
-        if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no"):
-            return value.lower() in ("true", "yes")
-        if not isinstance(value, bool):
-            raise self._bad(name, "true or false")
-        return value
-
-    def mapping(self, name: str) -> Mapping[str, Any]:
-        value = self.vars.get(name)
-        if value is None:
-            return {}
-        if not isinstance(value, Mapping):
-            raise self._bad(name, "a mapping")
-        return value
-
-    def words(self, name: str) -> tuple[str, ...]:
-        value = self.vars.get(name)
-        if not isinstance(value, list | tuple) or any(isinstance(item, list | dict) for item in value):
-            raise self._bad(name, "a list of texts")
-        return tuple(str(item) for item in value)
-
-    def auto_int(self, name: str, least: int) -> int | None:
-        value = self.vars.get(name)
-        if value is None or value in ("auto", ""):
-            return None
-        return self._whole(name, value, least, None, "auto or a whole number")
-
-    def number(self, name: str, least: int, most: int | None = None) -> int:
-        return self._whole(name, self.vars.get(name), least, most, "a whole number")
-
-    def _whole(self, name: str, value: Any, least: int, most: int | None, what: str) -> int:
-        if isinstance(value, str) and re.fullmatch(r"\d[\d_]*", value):
-            value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise self._bad(name, what)
-        if value < least or (most is not None and value > most):
-            raise self._bad(name, f"{what} from {least}" + (f" to {most}" if most is not None else ""))
-        return value
-
-
 def _there(file: WeightFile, weights: Mapping[str, Any]) -> int:
     """Bytes of a file that need no new room: its part goes on, a wrong copy that was kept gives way."""
     parts, aside = weights.get("parts") or (), weights.get("aside") or ()
@@ -694,14 +554,6 @@ def _there(file: WeightFile, weights: Mapping[str, Any]) -> int:
 
 def _once(*parts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(chain.from_iterable(parts)))
-
-
-def _names(value: Any, name: str) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = [value] if value else []
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise OperatorError(f"{name} is {value!r}; it must be a list of texts")
-    return tuple(value)
 
 
 def _of_host(host: str, sentence: str) -> str:
