@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ds4fleet.lab.model import Mac
+from ds4fleet.lab import stock
 
 DISKUTIL = "ds4fleet/lab/commands/diskutil.py"
 PARSERS = "roles/ds4/module_utils/ds4_parse.py"
@@ -58,13 +58,6 @@ class Difference:
         return f"{self.name}: assumed {self.assumed}, found {self.found}"
 
 
-@dataclass(frozen=True)
-class _Spec:
-    name: str
-    region: str
-    hardware: dict[str, Any]
-
-
 def differences(
     host: str, hardware: Mapping[str, Any], observation: Mapping[str, Any], told: Mapping[str, Any]
 ) -> list[Difference]:
@@ -72,8 +65,7 @@ def differences(
     found = [
         Difference(name.strip(), *_halves(values), QUIRKS)
         for name, _, values in (
-            line.partition(":")
-            for line in Mac.bare(_Spec(host, "", dict(hardware))).assume(dict(told["answers"]))
+            line.partition(":") for line in stock.bare(host, "", hardware).assume(dict(told["answers"]))
         )
     ]
     for name, (assumed, change) in EXPECTED.items():

@@ -624,7 +624,7 @@ class Lab:
 
     def _furnish(self, host: str, state: dict[str, Any], facts: Mapping[str, Any] | None = None) -> None:
         """Make the disk contents of a Mac that is off, unless it has them from before."""
-        from ds4fleet.lab import tree, twin
+        from ds4fleet.lab import stock, tree, twin
 
         root, entry, world = self.root(host), state["hosts"][host], state["world"]
         hidden = root / ".lab"
@@ -633,7 +633,7 @@ class Lab:
             spec = HostSpec(**entry["spec"])
             if facts:
                 spec = replace(spec, hardware=twin.hardware(spec.hardware, facts))
-            mac = Mac.bare(spec)
+            mac = stock.bare(spec.name, spec.region, spec.hardware)
             mac.users[ADMIN].password_hash = state["password_hash"]
             if facts:
                 twin.shape(mac, facts)

@@ -1,16 +1,14 @@
 """The simulated Mac as data: one dataclass tree that is saved as JSON, loaded, compared and changed.
 
 Every simulated command is a view on, or a change of, this tree. All sizes are the real bytes of the Mac
-that is played (a 2 TB SSD holds 2 TB); only the backing store is smaller, by `SCALE`. Sources of the stock
-values: reference section "diskutil and APFS" 1.1 (device layout, container sizes), 3.2 (GPU wired limit),
-3.5 (hardware ids); the name of the source stands beside each table.
+that is played (a 2 TB SSD holds 2 TB); only the backing store is smaller, by `SCALE`. What a Mac has from the
+beginning is in ds4fleet.lab.stock. Source of the GPU's limits: reference section "diskutil and APFS" 3.2.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 import time
@@ -20,7 +18,7 @@ import uuid as uuidlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 SCALE = 4096
 """One byte of the lab's backing store stands for this many bytes of the simulated SSD."""
@@ -35,17 +33,6 @@ APFS_CONTENT = "41504653-0000-11AA-AA11-00306543ECAC"
 CONTAINER_CONTENT = "EF57347C-0000-11AA-AA11-00306543ECAC"
 FRESH_VOLUME_BYTES = 32768
 """What an empty new volume reports as in use (recording apfs_list__with_quota_volume)."""
-
-
-class Spec(Protocol):
-    """What `Mac.bare` needs to know of a host of the inventory."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def region(self) -> str: ...
-    @property
-    def hardware(self) -> dict[str, Any]: ...
 
 
 def stable_uuid(*parts: str) -> str:
@@ -100,85 +87,7 @@ class Hardware:
         return self.performance_cores + self.efficiency_cores
 
 
-# (performance cores, efficiency cores, GPU cores) by chip and, where Apple sells two sizes, by memory.
-# Source: Apple's technical specifications of each model; only the totals reach any decision of the role.
-_CORES: dict[str, tuple[int, int, int]] = {
-    "Apple M1": (4, 4, 8),
-    "Apple M1 Pro": (8, 2, 16),
-    "Apple M1 Max": (8, 2, 32),
-    "Apple M1 Ultra": (16, 4, 64),
-    "Apple M2": (4, 4, 10),
-    "Apple M2 Pro": (8, 4, 19),
-    "Apple M2 Max": (8, 4, 38),
-    "Apple M2 Ultra": (16, 8, 76),
-    "Apple M3": (4, 4, 10),
-    "Apple M3 Max": (12, 4, 40),
-    "Apple M3 Ultra": (24, 8, 80),
-    "Apple M4": (4, 6, 10),
-    "Apple M4 Pro": (10, 4, 20),
-    "Apple M4 Max": (12, 4, 40),
-    "Apple M5": (4, 6, 10),
-    "Apple M5 Max": (6, 12, 40),
-}
-# hw.targettype; J316s is recorded (M1 Pro), the rest is not and nothing reads it.
-_TARGET_TYPES = {"MacBookPro18,1": "J316s", "Mac16,11": "J773s", "Mac15,14": "J575d", "Mac16,9": "J575c"}
-# Whole disk and macOS container by SSD size in GB. Reference 1.1: 251000193024/245107195904,
-# 500277790720/494384795648, 1000555581440/994662584320 and container 1995165736960 are recorded; larger ones
-# keep the recorded difference between disk and container.
-_SSD_BYTES: dict[int, tuple[int, int]] = {
-    256: (251000193024, 245107195904),
-    500: (500277790720, 494384795648),
-    512: (500277790720, 494384795648),
-    1000: (1000555581440, 994662584320),
-    2000: (2001058734080, 1995165736960),
-    4000: (4002117468160, 3996224471040),
-    8000: (8004234936320, 7998341939200),
-    16000: (16008469872640, 16002576875520),
-}
-ISC_BYTES = 524288000
-RECOVERY_BYTES = 5368664064
-
-
-def ssd_bytes(storage_gb: int) -> tuple[int, int]:
-    """(whole disk, macOS container) in bytes for an SSD sold as `storage_gb`."""
-    if storage_gb in _SSD_BYTES:
-        return _SSD_BYTES[storage_gb]
-    whole = storage_gb * GB + 555581440
-    return whole, whole - ISC_BYTES - RECOVERY_BYTES - 45056
-
-
-def hardware_of(name: str, wanted: dict[str, Any]) -> Hardware:
-    """The declared hardware (`ds4_hardware`) with everything else that a Mac reports about itself.
-
-    Missing keys get the values of the smallest Mac mini M4, so that a partial declaration still boots.
-    """
-    chip = str(wanted.get("chip", "Apple M4"))
-    model = str(wanted.get("model", "Mac16,10"))
-    performance, efficiency, gpu = _CORES.get(chip, (8, 4, 20))
-    seed = hashlib.sha256(name.encode()).hexdigest().upper()
-    five = chip.startswith("Apple M5")
-    return Hardware(
-        model=model,
-        chip=chip,
-        memory_gb=int(wanted.get("memory_gb", 16)),
-        storage_gb=int(wanted.get("storage_gb", 256)),
-        form=str(wanted.get("form", "Mac mini")),
-        performance_cores=performance,
-        efficiency_cores=efficiency,
-        gpu_cores=gpu,
-        serial="L" + seed[:9],
-        platform_uuid=stable_uuid(name, "platform"),
-        provisioning_udid=f"0000{seed[10:14]}-{seed[14:30]}",
-        model_number=f"Z{seed[30:34]}LL/A",
-        boot_rom="18000.121.3",
-        target_type=_TARGET_TYPES.get(model, "J999s"),
-        perflevel_names=["Super", "Performance"] if five else ["Performance", "Efficiency"],
-        laptop=str(wanted.get("form", "")).startswith("MacBook"),
-    )
-
-
-# ---------------------------------------------------------------------------------------------- system
-# settings
+# -------------------------------------------------------------------------------------- system settings
 
 
 @dataclass
@@ -408,36 +317,6 @@ class Power:
     """Percent, once the Mac has been throttled; None = nothing recorded."""
 
 
-# Stock settings of a desktop Mac (recording pmset_g.txt gives keys and order; the values are the
-# factory's: an idle
-# desktop sleeps, which is what bootstrap must change).
-_POWER_STOCK = {
-    "Sleep On Power Button": 1,
-    "autorestart": 0,
-    "powernap": 1,
-    "networkoversleep": 0,
-    "disksleep": 10,
-    "sleep": 1,
-    "ttyskeepawake": 1,
-    "displaysleep": 10,
-    "tcpkeepalive": 1,
-    "lowpowermode": 0,
-    "womp": 1,
-}
-_POWER_CAPABILITIES = [
-    "displaysleep",
-    "disksleep",
-    "sleep",
-    "womp",
-    "autorestart",
-    "powernap",
-    "tcpkeepalive",
-    "ttyskeepawake",
-    "networkoversleep",
-    "lowpowermode",
-]
-
-
 @dataclass
 class Toolchain:
     """Command Line Tools: absent on a bare Mac. `developer_dir` is what xcode-select points at."""
@@ -563,32 +442,6 @@ class Mac:
     faults: list[str] = field(default_factory=list)
 
     # ------------------------------------------------------------------------------------------------ life
-
-    @classmethod
-    def bare(cls, spec: Spec) -> Mac:
-        """A Mac as a rental hands it over: admin user, no Command Line Tools, stock disks, nothing of ours.
-
-        `spec` carries name, region and the declared `ds4_hardware`.
-        """
-        hardware = hardware_of(spec.name, spec.hardware)
-        mac = cls(name=spec.name, region=spec.region, hardware=hardware)
-        mac.names = Names(computer=spec.name, local_host=spec.name)
-        mac.disks, mac.containers = stock_storage(spec.name, hardware)
-        mac.users, mac.groups = stock_directory(spec.name)
-        mac.power = Power(dict(_POWER_STOCK), list(_POWER_CAPABILITIES))
-        mac.memory.base_wired_bytes = max(2 * GIB, hardware.memsize_bytes // 48)
-        mac.memory.base_active_bytes = max(2 * GIB, hardware.memsize_bytes // 32)
-        mac.updates.offered = [
-            {
-                "label": "macOS Tahoe 26.5.2-25F84",
-                "title": "macOS Tahoe 26.5.2",
-                "version": "26.5.2",
-                "size_kib": "3709215",
-                "action": "restart",
-            },
-        ]
-        mac.boot = Boot(time.time(), 0, fresh_uuid())
-        return mac
 
     def renumber(self) -> None:
         """What a reboot forgets and reassigns: wired limit, run-time sysctls, swap, disk and slice
@@ -726,123 +579,6 @@ def _build(cls: Any, data: dict[str, Any]) -> Any:
     return cls(**values)
 
 
-# ----------------------------------------------------------------------------------------------- stock
-# contents
-
-
-def stock_storage(name: str, hardware: Hardware) -> tuple[list[Disk], list[Container]]:
-    """The SSD of a stock Apple Silicon Mac: three containers, numbered 1, 2 and 3 (recordings
-    asahi_stock__*).
-    """
-    whole, main = ssd_bytes(hardware.storage_gb)
-    tier = {256: "0256", 500: "0512", 512: "0512"}.get(
-        hardware.storage_gb, f"{hardware.storage_gb // 1000}000"
-    )
-    media = f"APPLE SSD AP{'1024' if tier == '1000' else tier}Z"
-    tag = functools.partial(stable_uuid, name)
-
-    def volume(label: str, number: int, used: int, **more: Any) -> Volume:
-        return Volume(tag("volume", label, str(number)), label, number, in_use_bytes=used, **more)
-
-    isc = Container(
-        tag("isc"),
-        1,
-        0,
-        1,
-        tag("isc-part"),
-        ISC_BYTES,
-        "Apple_APFS_ISC",
-        [
-            volume(
-                "iSCPreboot",
-                1,
-                6213632,
-                roles=["Preboot"],
-                mount_point="/System/Volumes/iSCPreboot",
-                os_internal=True,
-                encrypted=False,
-            ),
-            volume("xART", 2, 6311936, roles=["xART"], mount_point="/System/Volumes/xarts", os_internal=True),
-            volume(
-                "Hardware",
-                3,
-                507904,
-                roles=["Hardware"],
-                mount_point="/System/Volumes/Hardware",
-                os_internal=True,
-                encrypted=False,
-            ),
-            volume("Recovery", 4, 20480, roles=["Recovery"], os_internal=True, encrypted=False),
-        ],
-    )
-    recovery = Container(
-        tag("recovery"),
-        2,
-        0,
-        3,
-        tag("recovery-part"),
-        RECOVERY_BYTES,
-        "Apple_APFS_Recovery",
-        [
-            volume("Recovery", 1, 1899917312, roles=["Recovery"], os_internal=True, encrypted=False),
-        ],
-    )
-    group = tag("volume", "Data", "5")
-    macos = Container(
-        tag("macos"),
-        3,
-        0,
-        2,
-        tag("macos-part"),
-        main,
-        "Apple_APFS",
-        [
-            volume(
-                "Macintosh HD",
-                1,
-                12_603_723_776,
-                roles=["System"],
-                sealed="Broken",
-                group_uuid=group,
-                snapshot=Snapshot(
-                    tag("snapshot"),
-                    "com.apple.os.update-" + hashlib.sha256(name.encode()).hexdigest().upper(),
-                ),
-            ),
-            volume(
-                "Preboot",
-                2,
-                8_161_050_624,
-                roles=["Preboot"],
-                mount_point="/System/Volumes/Preboot",
-                encrypted=False,
-            ),
-            volume("Recovery", 3, 1_266_888_704, roles=["Recovery"], encrypted=False),
-            volume(
-                "Update",
-                4,
-                4_210_688,
-                roles=["Update"],
-                mount_point="/System/Volumes/Update",
-                os_internal=True,
-                encrypted=False,
-            ),
-            volume(
-                "Data",
-                5,
-                15_799_300_096,
-                roles=["Data"],
-                crypto_users=[CryptoUser(stable_uuid(name, "user", "admin"))],
-                mount_point="/System/Volumes/Data",
-                group_uuid=group,
-            ),
-            volume("VM", 6, 20480, roles=["VM"], mount_point="/System/Volumes/VM"),
-        ],
-        image="disk0s2.img",
-    )
-    return [Disk(0, whole, media, uuid=tag("disk0"))], [isc, recovery, macos]
-
-
 def user_record(
     name: str, uid: int, gid: int, home: str, shell: str, real_name: str, *, seed: str = ""
 ) -> Record:
@@ -881,77 +617,6 @@ def group_record(
     if members:
         record.attributes["GroupMembership"] = list(members)
     return record
-
-
-# Apple's accounts that tools meet; ids of macOS since 10.15 (nobody -2, root 0, daemon 1, _sshd 75, ...).
-# 300 to 304
-# are the ones that Sequoia took (reference 5.1).
-_STOCK_USERS: list[tuple[str, int, int, str, str, str]] = [
-    ("nobody", -2, -2, "/var/empty", "/usr/bin/false", "Unprivileged User"),
-    ("root", 0, 0, "/var/root", "/bin/sh", "System Administrator"),
-    ("daemon", 1, 1, "/var/root", "/usr/bin/false", "System Services"),
-    ("_uucp", 4, 4, "/var/spool/uucp", "/usr/sbin/uucico", "Unix to Unix Copy Protocol"),
-    ("_networkd", 24, 24, "/var/networkd", "/usr/bin/false", "Network Services"),
-    ("_www", 70, 70, "/Library/WebServer", "/usr/bin/false", "World Wide Web Server"),
-    ("_sshd", 75, 75, "/var/empty", "/usr/bin/false", "sshd Privilege separation"),
-    ("_spotlight", 89, 89, "/var/empty", "/usr/bin/false", "Spotlight"),
-    ("_timed", 266, 266, "/var/db/timed", "/usr/bin/false", "Time Sync Daemon"),
-    ("_aonsensed", 300, 300, "/var/db/aonsensed", "/usr/bin/false", "Always On Sense Daemon"),
-    ("_modelmanagerd", 301, 301, "/var/db/modelmanagerd", "/usr/bin/false", "Model Manager"),
-    ("_reportsystemmemory", 302, 302, "/var/empty", "/usr/bin/false", "ReportSystemMemory"),
-    (
-        "_swtransparencyd",
-        303,
-        303,
-        "/var/db/swtransparencyd",
-        "/usr/bin/false",
-        "Software Transparency Services",
-    ),
-    (
-        "_naturallanguaged",
-        304,
-        304,
-        "/var/db/com.apple.naturallanguaged",
-        "/usr/bin/false",
-        "Natural Language",
-    ),
-]
-_STOCK_GROUPS: list[tuple[str, int, str, list[str]]] = [
-    ("nobody", -2, "Nobody", []),
-    ("nogroup", -1, "Nobody", []),
-    ("wheel", 0, "System Group", ["root"]),
-    ("daemon", 1, "System Services", ["root"]),
-    ("kmem", 2, "System Memory Group", ["root"]),
-    ("sys", 3, "System Group", ["root"]),
-    ("tty", 4, "TTY Group", ["root"]),
-    ("operator", 5, "System Group", ["root"]),
-    ("procmod", 9, "System Group", ["root"]),
-    ("everyone", 12, "Everyone", []),
-    ("staff", 20, "Users", ["root"]),
-    ("_networkd", 24, "Network Services", []),
-    ("localaccounts", 61, "Local Accounts", []),
-    ("_www", 70, "World Wide Web Server", []),
-    ("_sshd", 75, "sshd Privilege separation", []),
-    ("admin", 80, "Administrators", ["root", "admin"]),
-    ("_spotlight", 89, "Spotlight", []),
-    ("_appstore", 33, "App Store", []),
-    ("_lpadmin", 98, "Print Administrators", []),
-    ("com.apple.access_ssh", 399, "SSH Service ACL", ["admin"]),
-    ("_timed", 266, "Time Sync Daemon", []),
-    ("_aonsensed", 300, "Always On Sense Daemon", []),
-    ("_modelmanagerd", 301, "Model Manager", []),
-    ("_reportsystemmemory", 302, "ReportSystemMemory", []),
-    ("_swtransparencyd", 303, "Software Transparency Services", []),
-    ("_naturallanguaged", 304, "Natural Language", []),
-]
-
-
-def stock_directory(name: str) -> tuple[dict[str, Record], dict[str, Record]]:
-    """Users and groups of a rented Mac: Apple's, and one administrator called `admin` (uid 501, staff)."""
-    users = {row[0]: user_record(*row, seed=name) for row in _STOCK_USERS}
-    users["admin"] = user_record("admin", 501, 20, "/Users/admin", "/bin/zsh", "Administrator", seed=name)
-    groups = {row[0]: group_record(*row, seed=name) for row in _STOCK_GROUPS}
-    return users, groups
 
 
 def human(size_bytes: float) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from ds4fleet import probe
 from ds4fleet.fleet import CHECKOUT
-from ds4fleet.lab.model import Mac, Quirks
+from ds4fleet.lab import stock
+from ds4fleet.lab.model import Quirks
 
 HARDWARE = {
     "model": "Mac16,11",
@@ -60,9 +61,9 @@ def test_three_planted_differences_of_three_kinds_are_found() -> None:
 
 
 def test_the_stock_limit_is_held_against_the_size_of_the_memory() -> None:
-    stock = Mac.bare(probe._Spec("x", "", dict(HARDWARE))).stock_wired_limit_mib()
-    assert names(told(answers={"stock_limit_mib": stock})) == []
-    assert names(told(answers={"stock_limit_mib": stock + 1})) == ["stock_limit_mib"]
+    limit_mib = stock.bare("x", "", HARDWARE).stock_wired_limit_mib()
+    assert names(told(answers={"stock_limit_mib": limit_mib})) == []
+    assert names(told(answers={"stock_limit_mib": limit_mib + 1})) == ["stock_limit_mib"]
 
 
 def test_what_the_observation_could_not_read_is_a_difference() -> None:

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import io
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds4fleet.lab import commands
+from ds4fleet.lab import commands, stock
 from ds4fleet.lab.context import Context
 from ds4fleet.lab.model import Mac
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "recordings"
 
-
-@dataclass
-class Spec:
-    """The part of an inventory host that a Mac is made from."""
-
-    name: str = "tyo-01"
-    region: str = "tokyo"
-    hardware: dict[str, Any] = field(
-        default_factory=lambda: {
-            "model": "Mac15,14",
-            "chip": "Apple M3 Ultra",
-            "memory_gb": 512,
-            "storage_gb": 4000,
-            "form": "Mac Studio",
-        }
-    )
+HARDWARE = {
+    "model": "Mac15,14",
+    "chip": "Apple M3 Ultra",
+    "memory_gb": 512,
+    "storage_gb": 4000,
+    "form": "Mac Studio",
+}
 
 
 @dataclass
@@ -57,9 +48,7 @@ class FakeContext(Context):
 
 def bare(**hardware: Any) -> Mac:
     """A bare Mac; keyword arguments change its declared hardware."""
-    spec = Spec()
-    spec.hardware |= hardware
-    return Mac.bare(spec)
+    return stock.bare("tyo-01", "tokyo", HARDWARE | hardware)
 
 
 class Terminal(io.StringIO):

@@ -7,16 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet.lab.model import (
-    GIB,
-    Mac,
-    Volume,
-    hardware_of,
-    human,
-    ssd_bytes,
-    stable_uuid,
-    stock_wired_limit_mib,
-)
+from ds4fleet.lab.model import GIB, Mac, Volume, human, stable_uuid, stock_wired_limit_mib
+from ds4fleet.lab.stock import hardware_of, ssd_bytes
 from tests.unit.lab.fake import bare
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ds4fleet.catalogue import load
 from ds4fleet.errors import OperatorError
-from ds4fleet.lab import HostSpec, twin
+from ds4fleet.lab import stock, twin
 from ds4fleet.lab.model import Mac
 
 MODELS = "6198A080-7466-417E-92CC-F0C7B5FAD973"
@@ -76,9 +76,7 @@ def facts(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def mac() -> Mac:
-    made = Mac.bare(
-        HostSpec("tyo-01", "tokyo", twin.hardware({"memory_gb": 64, "storage_gb": 1000}, facts()))
-    )
+    made = stock.bare("tyo-01", "tokyo", twin.hardware({"memory_gb": 64, "storage_gb": 1000}, facts()))
     twin.shape(made, facts())
     return made
 
