@@ -24,6 +24,7 @@ LIBRARY = (
     "ds4_switch_core",
     "ds4_switch_state",
     "ds4_switch_gate",
+    "ds4_switch_swap",
     "ds4_switch_mac",
 )
 _STATE = ("order", "answer", "journal", "lock", "previous")

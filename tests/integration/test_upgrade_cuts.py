@@ -40,8 +40,6 @@ ON_A_MAC = (
     "draining",
     "baseline",
     "stopping",
-    "keeping",
-    "flipping",
     "starting",
     "gating",
     "holding",
@@ -147,7 +145,7 @@ class TestLeftAlone:
         before, folder = controller.served("tyo-01"), controller.mark_kv("tyo-01")
         controller.recalled("tyo-01")
         process = switch_back(controller, "cut-line")
-        comes(controller, "cut-line", "flipping", "starting", "gating", process=process)
+        comes(controller, "cut-line", "stopping", "starting", "gating", process=process)
         controller.lab.lab.link("tyo-01", down=True)
         try:
             comes(controller, "cut-line", "reverted", process=process)

@@ -14,6 +14,8 @@ from ansible.module_utils import ds4_answers, ds4_parse, ds4_run
 from ansible.module_utils.ds4_jobs import Launchd
 
 POLL_S = 0.5
+#: launchctl is a process of its own, and a job between two lives must not be taken for a dead one.
+LOOK_S = 0.25
 PROBE_TIMEOUT_S = 5
 #: A test answer of a streaming Mac at 2 tokens a second.
 CHAT_TIMEOUT_S = 180
@@ -64,16 +66,18 @@ def wait_until_ready(server, ready_s, poll_s=POLL_S):
     """(job, /v1/models body) once the job's process answers; VerifyError when it cannot or is too late."""
     launchd, watch = Launchd(ready_s), ds4_answers.Watch()
     deadline = time.monotonic() + ready_s
+    job, look_at = None, 0.0
     while True:
-        job = launchd.look(server["label"])
-        if watch.failed(job):
-            if job is None:
-                raise VerifyError("%s is not loaded" % server["label"])
-            why = ds4_answers.why_down(tail(server["log_path"]), job)
-            raise VerifyError("the server does not stay up: " + why)
-        if job and job["pid"] is not None:
-            body = ask(server, "GET", "/v1/models")
-            if body is not None:
+        body = ask(server, "GET", "/v1/models")
+        if body is not None or time.monotonic() >= look_at:
+            job = launchd.look(server["label"])
+            look_at = time.monotonic() + LOOK_S
+            if watch.failed(job):
+                if job is None:
+                    raise VerifyError("%s is not loaded" % server["label"])
+                why = ds4_answers.why_down(tail(server["log_path"]), job)
+                raise VerifyError("the server does not stay up: " + why)
+            if body is not None and job and job["pid"] is not None:
                 return job, body
         if time.monotonic() >= deadline:
             raise VerifyError(

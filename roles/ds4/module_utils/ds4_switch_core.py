@@ -16,7 +16,7 @@ from __future__ import annotations
 
 #: In the order in which a switch goes through them. Before `stopping` nothing but new work was turned away.
 HARMLESS = ("armed", "draining", "baseline")
-TOUCHED = ("stopping", "keeping", "flipping", "starting", "gating", "holding")
+TOUCHED = ("stopping", "starting", "gating", "holding")
 #: cancelled: nothing was touched. stuck: neither the new version nor the old one serves.
 ENDED = ("confirmed", "reverted", "cancelled", "stuck")
 PHASES = HARMLESS + TOUCHED + ("reverting",) + ENDED

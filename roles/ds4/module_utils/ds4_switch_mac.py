@@ -2,7 +2,8 @@
 # MIT License (see LICENSE)
 """Carries a switch out on the Mac, without the controller: started by launchd, also after a power cut.
 
-What comes next is decided by ds4_switch_core; every phase is in the journal before its first act.
+What comes next is decided by ds4_switch_core; every phase that is mended in a way of its own is in the
+journal before its first act.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from ansible.module_utils import (
     ds4_switch_core,
     ds4_switch_gate,
     ds4_switch_state,
+    ds4_switch_swap,
 )
 from ansible.module_utils.ds4_jobs import JobError, Launchd
 
 POLL_S = 0.25
-#: While there is no server each look counts.
-QUICK_S = 0.05
 BOOTSTRAP_S = 30
 MOUNT_WAIT_S = 180
 #: What comes up late at boot can make a first way back fail.
@@ -43,6 +43,7 @@ class SwitchError(Exception):
 FAILURES = (
     SwitchError,
     ds4_switch_gate.GateError,
+    ds4_switch_swap.SwapError,
     ds4_serving.VerifyError,
     JobError,
     OSError,
@@ -52,9 +53,9 @@ FAILURES = (
 )
 
 
-def poll_quickly(ready, timeout_s, every_s=QUICK_S):
-    """ds4_run.poll with less patience."""
-    return ds4_run.poll(ready, timeout_s, min(every_s, QUICK_S))
+def now_s():
+    """The Mac's clock, for the journal."""
+    return round(time.time(), 3)
 
 
 class Switch:
@@ -62,7 +63,7 @@ class Switch:
 
     def __init__(self, root, launchd=None):
         self.places = ds4_switch_state.Places(root)
-        self.launchd = launchd or Launchd(BOOTSTRAP_S, poll=poll_quickly)
+        self.launchd = launchd or Launchd(BOOTSTRAP_S, poll=ds4_switch_swap.poll_quickly)
         self.journal = None
 
     # The journal.
@@ -73,8 +74,12 @@ class Switch:
         self.journal.update(more)
         self.note(phase)
 
+    def mark(self, what, **figures):
+        """An event that the journal will hold with its next entry."""
+        self.journal["events"].append(dict(figures, what=what, at_s=now_s()))
+
     def note(self, what, **figures):
-        self.journal["events"].append(dict(figures, what=what, at_s=round(time.time(), 2)))
+        self.mark(what, **figures)
         ds4_switch_state.write_json(self.places.journal, self.journal)
 
     # Running.
@@ -125,21 +130,23 @@ class Switch:
             if wrong:
                 raise SwitchError(wrong)
             self._drain()
-            self._measure()
+            before = self._measure()
+            swap = self._prepare(before)
         except FAILURES as error:
             self._cancel(str(error))
             return
         try:
-            self._stop()
-            self._keep()
-            self._flip()
-            self._start()
+            self._stop(swap, before)
+            self._start(swap, before)
             self._gate()
             self._hold()
         except FAILURES as error:
             self._revert(str(error), getattr(error, "cause", "failed"))
 
     def _cancel(self, reason):
+        order = self.journal["order"]
+        if ds4_switch_core.problem(order) is None:
+            ds4_switch_state.forget_prepared(order["target"]["files"])
         ds4_switch_state.remove(self.places.drain)
         self.enter("cancelled", reason=reason)
 
@@ -171,7 +178,7 @@ class Switch:
         return sum(len(process["names"]) for process in ds4_parse.lsof(found.out))
 
     def _measure(self):
-        """Figures of the version that serves, and all that is needed to come back to it."""
+        """Figures of the version that serves, and its STATE: all that is needed to come back to it."""
         self.enter("baseline")
         order = self.journal["order"]
         state = ds4_switch_gate.state_now(order, POLL_S)
@@ -180,58 +187,45 @@ class Switch:
         ds4_switch_state.write_json(self.places.saved(order["id"]), state)
         self.journal["before"] = state["figures"]
         self.note("saved")
+        return state
+
+    def _prepare(self, before):
+        """All of the switch that can be done while the version before still serves."""
+        order = self.journal["order"]
+        folder = order["target"]["kv_dir"]
+        if folder and folder != before["kv_dir"]:
+            ds4_switch_state.make_kv(folder, order["kv"]["owner"], order["kv"]["group"])
+            ds4_switch_state.drop_orphans(folder)
+        swap = ds4_switch_swap.Swap(self.launchd, order["target"])
+        swap.prepare()
+        return swap
 
     # The switch itself.
 
-    def _stop(self):
+    def _stop(self, swap, before):
         self.enter("stopping")
-        self._down()
+        self._down(swap)
+        folder = swap.state["kv_dir"]
+        if folder and folder == before["kv_dir"]:
+            ds4_switch_state.drop_orphans(folder)
+            ds4_switch_state.keep_kv(folder)
 
-    def _down(self):
-        label = self.journal["order"]["target"]["proof"]["server"]["label"]
-        # Read now, as each question costs more while there is no server.
-        self.launchd.is_disabled(label)
-        # Disabled first: neither launchd nor a reboot may start it while its files change.
-        self._must(self.launchd.run("launchctl", "disable", "system/" + label))
+    def _down(self, swap):
         self.note("down")
-        self.launchd.do("bootout", {"label": label})
+        down = self.journal["events"][-1]
+        swap.stop(lambda: down.update(at_s=now_s()))
+        self.mark("gone")
 
-    def _keep(self):
-        self.enter("keeping")
-        old = ds4_switch_state.read_json(self.places.saved(self.journal["id"]))["kv_dir"]
-        new = self.journal["order"]["target"]["kv_dir"]
-        for folder in sorted({old, new} - {""}):
-            for path in ds4_switch_state.orphans(folder):
-                ds4_switch_state.remove(path)
-        if new and new == old:
-            ds4_switch_state.keep_kv(new)
-        elif new:
-            owner = self.journal["order"]["kv"]
-            ds4_switch_state.make_kv(new, owner["owner"], owner["group"])
-
-    def _flip(self):
-        self.enter("flipping")
-        self._put(self.journal["order"]["target"])
-
-    def _put(self, state):
-        for entry in state["files"]:
-            ds4_switch_state.put(entry)
-        limit = state.get("wired_limit_mib")
-        live = ds4_run.run("sysctl", "-n", "iogpu.wired_limit_mb")
-        if limit is not None and live.out.strip() != str(limit):
-            self._must(ds4_run.run("sysctl", "iogpu.wired_limit_mb=%d" % limit))
-
-    def _start(self):
+    def _start(self, swap, before):
+        swap.start()
+        self.mark("begun")
         self.enter("starting")
-        self._up(self.journal["order"]["target"]["proof"])
+        if before["kv_dir"] != swap.state["kv_dir"]:
+            ds4_switch_state.drop_orphans(before["kv_dir"])
+        self._up(swap)
 
-    def _up(self, proof):
-        """Start the server of a version and wait until it answers; returns when it does."""
-        label = proof["server"]["label"]
-        job = {"label": label, "plist": "/Library/LaunchDaemons/%s.plist" % label, "state": "started"}
-        for step in ("enable", "bootstrap", "start"):
-            self.launchd.do(step, job)
-        ds4_serving.wait_until_ready(proof["server"], proof["verify"]["ready_s"], QUICK_S)
+    def _up(self, swap):
+        swap.wait()
         self.note("up")
 
     def _gate(self):
@@ -318,16 +312,19 @@ class Switch:
         """Bring a saved STATE back and prove it; may be cut off and repeated at any point."""
         target = self.journal["order"]["target"]
         self._kill_what_hangs(state["proof"], target["proof"])
-        self._down()
+        ds4_switch_state.forget_prepared(target["files"])
+        swap = ds4_switch_swap.Swap(self.launchd, state)
+        self._down(swap)
         self._wait_for_volumes(state)
-        self._put(state)
-        for folder in sorted({state["kv_dir"], target["kv_dir"]} - {""}):
-            for path in ds4_switch_state.orphans(folder):
-                ds4_switch_state.remove(path)
+        # Not earlier: at boot others set the limit too.
+        swap.prepare()
+        for folder in {state["kv_dir"], target["kv_dir"]}:
+            ds4_switch_state.drop_orphans(folder)
         if state["kv_dir"] and state["kv_dir"] == target["kv_dir"]:
             ds4_switch_state.restore_kv(state["kv_dir"])
+        swap.start()
+        self._up(swap)
         proof = state["proof"]
-        self._up(proof)
         ds4_switch_state.remove(self.places.drain)
         return ds4_serving.prove_serving(proof["server"], proof["verify"], proof["weights"], POLL_S)
 
@@ -342,8 +339,3 @@ class Switch:
         """At boot the KV volume comes up late, and a directory below its mount point would be another one."""
         if state["kv_dir"]:
             ds4_run.poll(lambda: os.path.ismount(self.places.kv), MOUNT_WAIT_S, POLL_S)
-
-    @staticmethod
-    def _must(result):
-        if not result.ok:
-            raise SwitchError(result.sentence())

@@ -26,6 +26,8 @@ F_FULLFSYNC = 51
 #: <40 hex>.kv.tmp.<pid>: what a killed engine leaves; no version removes them and no budget counts them.
 ORPHAN = re.compile(r"\.kv\.tmp\.\d+$")
 BEFORE = ".before-switch"
+#: What is prepared, beside its place.
+BESIDE = ".ds4-new"
 
 
 def sync(descriptor):
@@ -134,25 +136,63 @@ def text_of(entry):
     return entry["content"]
 
 
-def put(entry):
-    """Bring one entry of a STATE to its place by a rename; nothing is touched where it is so already."""
-    path, kind = entry["path"], entry["kind"]
-    now = look(path)
-    if kind == "absent":
-        if now["kind"] != "absent":
-            os.unlink(path)
-        return
-    if kind == "link":
-        if now["kind"] != "link" or now["target"] != entry["target"]:
-            temporary = path + ".ds4-new"
-            remove(temporary)
-            os.symlink(entry["target"], temporary)
-            os.replace(temporary, path)
-        return
-    data = base64.b64decode(entry["base64"]) if "base64" in entry else entry["content"].encode("utf-8")
+def _data(entry):
+    return base64.b64decode(entry["base64"]) if "base64" in entry else entry["content"].encode("utf-8")
+
+
+def _access(entry):
+    """(mode, uid, gid) of a file entry."""
     uid = _number(pwd.getpwnam, entry["owner"], "pw_uid")
     gid = _number(grp.getgrnam, entry["group"], "gr_gid")
-    ds4_run.replace_file(path, data, int(entry.get("mode") or "0644", 8), uid, gid)
+    return int(entry.get("mode") or "0644", 8), uid, gid
+
+
+def _is_so(entry):
+    """Whether an entry is in its place already."""
+    now = look(entry["path"])
+    if now["kind"] != entry["kind"] or entry["kind"] == "absent":
+        return now["kind"] == entry["kind"]
+    if entry["kind"] == "link":
+        return now["target"] == entry["target"]
+    return _data(now) == _data(entry) and _access(now) == _access(entry)
+
+
+def prepare(files):
+    """Write each entry that differs from what is there beside its place, onto the disk; returns those.
+
+    What takes time is over then: `move` only renames. May be cut off and repeated; forget_prepared clears up.
+    """
+    differing = [entry for entry in files if not _is_so(entry)]
+    for entry in differing:
+        beside = entry["path"] + BESIDE
+        remove(beside)
+        if entry["kind"] == "link":
+            os.symlink(entry["target"], beside)
+        elif entry["kind"] == "file":
+            mode, uid, gid = _access(entry)
+            with open(beside, "wb") as stream:
+                os.chmod(beside, 0o600)
+                stream.write(_data(entry))
+                os.chown(beside, uid, gid)
+                os.chmod(beside, mode)
+                stream.flush()
+                sync(stream.fileno())
+    return differing
+
+
+def move(differing):
+    """Bring to its place what `prepare` wrote; each place has the old or the new at any moment."""
+    for entry in differing:
+        if entry["kind"] == "absent":
+            remove(entry["path"])
+        else:
+            os.replace(entry["path"] + BESIDE, entry["path"])
+
+
+def forget_prepared(files):
+    """Remove what was written beside its place and not moved."""
+    for entry in files:
+        remove(entry["path"] + BESIDE)
 
 
 def orphans(folder):
@@ -161,6 +201,12 @@ def orphans(folder):
         return sorted(os.path.join(folder, name) for name in os.listdir(folder) if ORPHAN.search(name))
     except OSError:
         return []
+
+
+def drop_orphans(folder):
+    """Remove them; "" is no directory."""
+    for path in orphans(folder) if folder else ():
+        remove(path)
 
 
 def owner_of(path):

@@ -1,5 +1,6 @@
 """What a switch does next by its journal, how it is judged, and that what it saves comes back."""
 
+import base64
 import itertools
 import json
 from pathlib import Path
@@ -173,8 +174,20 @@ class TestSaved:
             saved = json.loads(json.dumps(state.look(path)))
             state.remove(path)
             make(path, after, b"new")
-            state.put(saved)
+            state.move(state.prepare([saved]))
             assert state.look(path) == saved
+            assert state.prepare([saved]) == []
+        assert not list(tmp_path.glob("*" + state.BESIDE))
+
+    def test_what_is_prepared_touches_nothing_until_it_is_moved(self, tmp_path):
+        path = str(tmp_path / "conf")
+        make(path, "file", b"old")
+        before = state.look(path)
+        entry = dict(before, base64=base64.b64encode(b"new").decode())
+        state.prepare([entry])
+        assert state.look(path) == before
+        state.forget_prepared([entry])
+        assert [item.name for item in tmp_path.iterdir()] == ["conf"]
 
     def test_a_file_is_never_seen_in_part(self, tmp_path):
         path = tmp_path / "journal.json"

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 from ansible.module_utils import (
@@ -40,6 +41,7 @@ class Mac:
         self.left, self.dead, self.steps = None, False, 0
         self.disabled, self.served, self.starts = False, None, 0
         self.busy = 0
+        self.while_down = []
         self.kv = {"old": root / "kv" / OLD, "new": root / "kv" / (OLD if same_kv else NEW)}
         self.group = grp.getgrgid(os.getgid()).gr_name
         for folder in ("var/switch", "run", "etc", "kv"):
@@ -93,10 +95,12 @@ class Mac:
 
     # What the program does to the Mac.
 
-    def step(self):
+    def step(self, what=""):
         if self.dead:
             raise Cut
         self.steps += 1
+        if self.served is None:
+            self.while_down.append(what)
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
@@ -104,7 +108,7 @@ class Mac:
                 raise Cut
 
     def run(self, tool, *words):
-        self.step()
+        self.step(tool)
         if words[0] == "disable":
             self.disabled = True
         if tool == "cp":
@@ -113,7 +117,7 @@ class Mac:
         return Said(True, 0, "5\n" if tool == "sysctl" else "", "")
 
     def do(self, what, _job):
-        self.step()
+        self.step(what)
         if what == "bootout":
             self.served = None
         elif what == "enable":
@@ -178,6 +182,7 @@ class Mac:
         assert set(kinds) <= {OLD, NEW}, kinds
         if phase != "cancelled":
             assert not list(self.root.glob("kv/*/*.kv.tmp.*"))
+        assert not list(self.root.rglob("*" + ds4_switch_state.BESIDE))
         if version == "old":
             assert not (self.kv["old"] / "new.kv").exists()
         previous = json.loads((self.root / "var/switch/previous.json").read_text())
@@ -197,18 +202,24 @@ def make_mac(tmp_path, monkeypatch):
             if not made or not made[-1].watched:
                 return real(*args, **options)
             if real is unlink and ".kv.tmp." in str(args[0]):
-                assert made[-1].served is None, "an engine may still be writing it"
-            made[-1].step()
+                served = made[-1].served
+                writes_there = served and made[-1].kv[served] == Path(args[0]).parent
+                assert not writes_there, "an engine may still be writing it"
+            made[-1].step(real.__name__)
             return real(*args, **options)
 
         return hook
 
     unlink = os.unlink
 
+    def flushed():
+        if made and made[-1].served is None:
+            made[-1].while_down.append("flush")
+
     for name in ("replace", "rename", "unlink", "mkdir", "symlink", "rmdir", "chmod", "chown"):
         monkeypatch.setattr(os, name, hooked(getattr(os, name)))
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
-    monkeypatch.setattr(ds4_switch_state, "sync", lambda _descriptor: None)
+    monkeypatch.setattr(ds4_switch_state, "sync", lambda _descriptor: flushed())
     monkeypatch.setattr(os.path, "ismount", lambda _path: True)
 
     def ask(_server, _method, _path):
@@ -315,6 +326,16 @@ def test_a_switch_starts_each_version_once(make_mac):
     mac = make_mac(True, "fails")
     switched(mac, [], power=False)
     assert (mac.journal["phase"], mac.starts) == ("reverted", 3)
+
+
+@pytest.mark.parametrize("same_kv", [True, False], ids=["clone", "own"])
+def test_between_two_versions_there_is_nothing_that_could_be_done_before(make_mac, same_kv):
+    mac = make_mac(same_kv, "confirmed")
+    switched(mac, [], power=False)
+    kept = ["unlink", "cp", "rename"] if same_kv else []
+    of_the_copy = ("mkdir", "chmod")
+    done = [what for what in mac.while_down if what not in of_the_copy]
+    assert done == [*kept, "replace", "replace", "replace", "enable", "bootstrap"]
 
 
 def test_a_way_back_that_fails_once_is_tried_again(make_mac):
