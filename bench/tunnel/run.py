@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=20, help="small requests at once where they wait")
     parser.add_argument("--events", type=int, default=201)
     parser.add_argument("--seconds", type=float, default=0.8, help="of bulk transfer, each")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--no-recovery", action="store_true", help="leave out kill, reboot and half-open link"
     )
