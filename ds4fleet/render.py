@@ -63,7 +63,7 @@ ROTATE_MINUTES = (11, 41)
 
 @dataclass(frozen=True)
 class Paths:
-    """Where things are on a Mac; all derived from `ds4_root` (only /opt/ds4 is in use)."""
+    """Where things are on a Mac; all derived from `ds4_root`, which the specs hold to this one place."""
 
     root: str = "/opt/ds4"
 

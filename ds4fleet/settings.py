@@ -50,6 +50,12 @@ def mistakes(host: str, settings: Mapping[str, Any], validate: Validator) -> lis
     options = specs()["main"]["options"]
     given = {name: value for name, value in settings.items() if name in options and value is not None}
     sentences = [f"{host}: {' '.join(text.split())}" for text in validate(options, given)]
+    # What templates make of a variable without a value is the empty text, not its default.
+    sentences += [
+        f"{host}: {name} has no value; give it one, or leave it out for its default"
+        for name, value in sorted(settings.items())
+        if value is None and "default" in options.get(name, ())
+    ]
     for name in sorted(set(settings) - known - CONNECTION):
         near = difflib.get_close_matches(name, sorted(known), n=2)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; own variables need another prefix"

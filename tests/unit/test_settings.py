@@ -39,6 +39,18 @@ def test_a_value_outside_the_choices_names_them():
     assert "stage" in sentence
 
 
+def test_another_root_is_refused_for_what_decommissioning_would_delete_below_it():
+    for root in ("/", "", "/srv/ds4"):
+        (sentence,) = mistakes(ds4_root=root)
+        assert "ds4_root" in sentence
+
+
+def test_a_variable_without_a_value_is_no_default():
+    (sentence,) = mistakes(ds4_root=None)
+    assert "ds4_root has no value" in sentence
+    assert mistakes(ds4_prefill_chunk=None) == []
+
+
 def test_a_mistyped_name_gets_the_near_ones():
     (sentence,) = mistakes(ds4_contxt=4096)
     assert "did you mean ds4_context" in sentence
