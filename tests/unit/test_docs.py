@@ -12,13 +12,21 @@ from typing import Any
 import pytest
 import yaml
 
+from ds4fleet import settings
 from ds4fleet.fleet import ansible_command
 
 MODULES = sorted(Path("roles/ds4/library").glob("ds4_*.py"))
 PAGES = [Path("README.md"), Path("CHANGELOG.md"), *sorted(Path("docs").rglob("*.md"))]
+PAGES += sorted(Path("bench").rglob("*.md"))
 
 #: Files that a page may name although a fresh checkout has none: `fab lab up` and `fab access` write them.
 WRITTEN_BY_COMMANDS = {"inventory/lab.yml", "inventory/group_vars/all/access.yml"}
+#: And those that the reader is told to write.
+WRITTEN_BY_HAND = {"inventory/group_vars/all/me.yml"}
+FOLDERS = "roles|playbooks|docs|ds4fleet|inventory|bench|tests|plugins|scripts|molecule"
+
+#: Targets of the engine's own Makefile that a page may name.
+UPSTREAMS_TARGETS = {"cpu"}
 
 
 def constants(path: Path) -> dict[str, str]:
@@ -95,16 +103,33 @@ class TestPage:
                 assert (page.parent / link).exists(), link
 
     def test_paths_of_the_repository_exist(self, page: Path) -> None:
-        for path in re.findall(
-            r"`((?:roles|playbooks|docs|ds4fleet|inventory|bench|tests|plugins)/[\w./-]+)`", page.read_text()
-        ):
-            assert Path(path).exists() or path in WRITTEN_BY_COMMANDS, path
+        for path in re.findall(rf"(?<![\w/.~-])((?:{FOLDERS})/[\w./-]*\w)", page.read_text()):
+            assert Path(path).exists() or path in WRITTEN_BY_COMMANDS | WRITTEN_BY_HAND, path
 
-    def test_fab_verbs_exist(self, page: Path) -> None:
-        import tasks
+    def test_fab_verbs_and_their_flags_exist(self, page: Path) -> None:
+        for verb, rest in re.findall(r"(?:^|[`/]|\$ )fab ([a-z][a-z.]*)([^`\n;#|]*)", page.read_text(), re.M):
+            assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest)) <= flags(verb), f"{verb}{rest}"
 
-        known = set(tasks.ns.task_names) | {
-            alias for aliases in tasks.ns.task_names.values() for alias in aliases
-        }
-        for verb in re.findall(r"(?:^|`|\$ )fab ([a-z][a-z.]*)", page.read_text(), re.M):
-            assert verb in known, verb
+    def test_targets_of_make_exist(self, page: Path) -> None:
+        targets = set(re.findall(r"^([a-z-]+):", Path("Makefile").read_text(), re.M)) | UPSTREAMS_TARGETS
+        for target in re.findall(r"(?:^|`|\$ |&& )make ([a-z-]+)", page.read_text(), re.M):
+            assert target in targets, target
+
+    def test_variables_exist(self, page: Path) -> None:
+        known = {name for section in settings.specs().values() for name in section.get("options") or ()}
+        # Pages speak of variables in code, where modules and the engine's own files have names like theirs.
+        others = {path.stem for path in [*MODULES, *Path("plugins").rglob("ds4_*.py")]} | {"ds4_help"}
+        for name in re.findall(r"(?<![\w/.-])ds4_[a-z0-9_]+(?!\w*\.py)", page.read_text()):
+            assert name in known | settings.CONNECTION | others, name
+
+
+def flags(verb: str) -> set[str]:
+    """What a verb of `fab` takes, as typed; fails for a verb that there is not."""
+    import tasks
+
+    known = set(tasks.ns.task_names) | {
+        alias for aliases in tasks.ns.task_names.values() for alias in aliases
+    }
+    assert verb in known, verb
+    names = [name for argument in tasks.ns[verb].get_arguments() for name in argument.names]
+    return {f"--{name.replace('_', '-').strip('-')}" if len(name) > 1 else f"-{name}" for name in names}
