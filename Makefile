@@ -1,4 +1,4 @@
-# make setup | demo | test | test-unit | lint | test-lab | test-matrix | molecule | bench | clean
+# make setup | demo | test | test-unit | lint | types | test-lab | test-matrix | molecule | bench-* | clean
 SHELL := /bin/sh
 VENV ?= .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -6,16 +6,24 @@ export DS4_VENV := $(VENV)
 # Ansible takes no configuration from a world-writable checkout unless it is named.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-.PHONY: setup demo test test-setup lint types test-unit test-modules test-lab test-matrix molecule bench clean
+BENCHES := bench-converge bench-lab bench-stage bench-tunnel bench-upgrade
+
+.PHONY: setup demo test test-setup lint types test-unit test-lab test-matrix molecule bench $(BENCHES) clean
 .DEFAULT_GOAL := help
+# Everything wants what setup makes, and a measurement wants the machine for itself.
+.NOTPARALLEL:
 
 .PHONY: help
 help:
-	@echo 'make setup   prepare this machine: system packages, .venv from pinned requirements'
-	@echo 'make demo    from bare simulated Macs to an answered prompt'
-	@echo 'make test    unit tests, lint, types, lab tests'
-	@echo 'make bench   seconds and ssh channels of a converging run, in the lab'
-	@echo 'make clean   take the lab down and remove .venv'
+	@echo 'make setup            prepare this machine: system packages, .venv from pinned requirements'
+	@echo 'make demo             from bare simulated Macs to an answered prompt'
+	@echo 'make test             all checks; its parts: lint types test-unit test-matrix molecule test-lab'
+	@echo 'make bench-converge   seconds and ssh channels of a run of site.yml, in the lab'
+	@echo 'make bench-lab        what a lab costs, and how honest its lines are'
+	@echo 'make bench-stage      a model to all Macs of a region, beside other ways'
+	@echo 'make bench-tunnel     tunnels beside ssh -L and others'
+	@echo 'make bench-upgrade    seconds without a server during an upgrade'
+	@echo 'make clean            take the lab down and remove every .venv'
 
 setup:
 	@scripts/setup
@@ -48,9 +56,12 @@ molecule:
 test-lab:
 	@scripts/check lab
 
-bench: setup
-	@bench/converge
+# All of them, one after the other: about half an hour. ARGS="--json" and the like go to the one that is named.
+bench: $(BENCHES)
+
+$(BENCHES): setup
+	@scripts/bench $(@:bench-%=%) $(ARGS)
 
 clean:
-	@if [ -d .lab ]; then fab lab down; fi
-	@rm -rf $(VENV) .venv-3.* .mypy_cache .ruff_cache .pytest_cache
+	@if [ ! -d .lab ]; then :; elif [ "$$(id -u)" = 0 ]; then fab lab down; else sudo "$$(command -v fab)" lab down; fi
+	@rm -rf $(VENV) .venv-3.* .venv-modules .mypy_cache .ruff_cache .pytest_cache

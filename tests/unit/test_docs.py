@@ -111,7 +111,8 @@ class TestPage:
             assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest)) <= flags(verb), f"{verb}{rest}"
 
     def test_targets_of_make_exist(self, page: Path) -> None:
-        targets = set(re.findall(r"^([a-z-]+):", Path("Makefile").read_text(), re.M)) | UPSTREAMS_TARGETS
+        done = subprocess.run(["make", "-npq"], capture_output=True, text=True, check=False)
+        targets = set(re.findall(r"^([a-z-]+):", done.stdout, re.M)) | UPSTREAMS_TARGETS
         for target in re.findall(r"(?:^|`|\$ |&& )make ([a-z-]+)", page.read_text(), re.M):
             assert target in targets, target
 
