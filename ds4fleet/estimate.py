@@ -117,65 +117,97 @@ def estimate(
     shape = known.families[entry.family].shape
     traits = known.generation(generation).memory
     side = known.sidecar(sidecar) if sidecar else None
-    ratios = shape.ratios()
     chunk = prefill_chunk_for(traits, entry.family, ctx, prefill_chunk)
 
-    raw_rows = raw_cache_rows(shape, ctx, chunk)
-    raw = shape.layers * raw_rows * shape.head_dim * F32
-    compressed = (
-        sum(
-            (ctx // ratio + 2) * shape.head_dim * traits.compressed_bytes_per_value
-            for ratio in ratios
-            if ratio
-        )
-        + ratios.count(4) * (ctx // 4 + 2) * shape.indexer_dim * F32
-    )
-    compressed_rows = ctx // min((ratio for ratio in ratios if ratio), default=ctx) + 2
-    scratch = 2 * compressed_rows * chunk * F32
-    if traits.prefill_stage:
-        scratch += (chunk // 4 + 2) * shape.head_dim * F32
-    context_buffers = raw + compressed + scratch
-
-    # The graph holds no more raw rows than the context; the logged figure, and ds4-control's gate, round them
-    # up.
-    unused_raw = shape.layers * (raw_rows - min(raw_rows, ctx)) * shape.head_dim * F32
-    session = _token_bytes(shape, ratios) + shape.top_k * chunk * F32
-    shared = (_batch_values(shape) * F32) * chunk
-    lazy = lazy_row = 0
-    if traits.prefill_stage:
-        shared += shape.heads * shape.head_dim * F16 * chunk + shape.layers * LAYER_STATE_BYTES
-        lazy, lazy_row = shape.embd * F32 * chunk, LAZY_ROW_BYTES
-    graph_alloc = context_buffers - unused_raw + session + shared
-    shared += lazy
-    session += lazy_row
-    if side and side.graph == "mtp":
-        session += _draft_bytes(shape, ratios, raw_rows)
+    buffers = _context_buffers(shape, traits, ctx, chunk)
+    work = _workspace(shape, traits, buffers, ctx, chunk, draft=side is not None and side.graph == "mtp")
     indexer = indexer_bound_bytes(shape.top_k, ctx, chunk)
-
     weights, side_weights = entry.weights_bytes, side.weights_bytes if side else 0
-    rest = sessions * (context_buffers + session) + shared + indexer
+    rest = sessions * (buffers.total_bytes + work.session_bytes) + work.shared_bytes + indexer
     return Estimate(
         model=entry.id,
         generation=generation,
         ctx=ctx,
         sessions=sessions,
         prefill_chunk=chunk,
-        raw_rows=raw_rows,
-        compressed_rows=compressed_rows,
-        raw_bytes=raw,
-        compressed_bytes=compressed,
-        scratch_bytes=scratch,
-        context_buffers_bytes=context_buffers,
-        session_workspace_bytes=session,
-        shared_workspace_bytes=shared,
-        workspace_bytes=sessions * session + shared,
-        graph_alloc_bytes=graph_alloc,
+        raw_rows=buffers.raw_rows,
+        compressed_rows=buffers.compressed_rows,
+        raw_bytes=buffers.raw_bytes,
+        compressed_bytes=buffers.compressed_bytes,
+        scratch_bytes=buffers.scratch_bytes,
+        context_buffers_bytes=buffers.total_bytes,
+        session_workspace_bytes=work.session_bytes,
+        shared_workspace_bytes=work.shared_bytes,
+        workspace_bytes=sessions * work.session_bytes + work.shared_bytes,
+        graph_alloc_bytes=work.graph_alloc_bytes,
         indexer_bytes=indexer,
         weights_bytes=weights,
         sidecar_bytes=side_weights,
         required_wired_bytes=weights + side_weights + rest,
         required_wired_mib=ceil_mib(weights + side_weights) + ceil_mib(rest),
     )
+
+
+@dataclass(frozen=True)
+class _ContextBuffers:
+    """What the engine logs as context buffers, of one session."""
+
+    raw_rows: int
+    compressed_rows: int
+    raw_bytes: int
+    compressed_bytes: int
+    scratch_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.raw_bytes + self.compressed_bytes + self.scratch_bytes
+
+
+def _context_buffers(shape: Shape, traits: MemoryTraits, ctx: int, chunk: int) -> _ContextBuffers:
+    ratios = [ratio for ratio in shape.ratios() if ratio]
+    raw_rows = raw_cache_rows(shape, ctx, chunk)
+    compressed_rows = ctx // min(ratios, default=ctx) + 2
+    values = sum((ctx // ratio + 2) * shape.head_dim for ratio in ratios)
+    indexer_values = ratios.count(4) * (ctx // 4 + 2) * shape.indexer_dim
+    scratch = 2 * compressed_rows * chunk * F32
+    if traits.prefill_stage:
+        scratch += (chunk // 4 + 2) * shape.head_dim * F32
+    return _ContextBuffers(
+        raw_rows=raw_rows,
+        compressed_rows=compressed_rows,
+        raw_bytes=shape.layers * raw_rows * shape.head_dim * F32,
+        compressed_bytes=values * traits.compressed_bytes_per_value + indexer_values * F32,
+        scratch_bytes=scratch,
+    )
+
+
+@dataclass(frozen=True)
+class _Workspace:
+    """What the engine allocates and does not log: per session, for all sessions, and by the graph's own
+    allocator for one session, before anything is lazy."""
+
+    session_bytes: int
+    shared_bytes: int
+    graph_alloc_bytes: int
+
+
+def _workspace(
+    shape: Shape, traits: MemoryTraits, buffers: _ContextBuffers, ctx: int, chunk: int, *, draft: bool
+) -> _Workspace:
+    ratios = shape.ratios()
+    # The graph holds no more raw rows than the context; the logged figure, and ds4-control's gate, round them
+    # up.
+    unused_raw = shape.layers * (buffers.raw_rows - min(buffers.raw_rows, ctx)) * shape.head_dim * F32
+    session = _token_bytes(shape, ratios) + shape.top_k * chunk * F32
+    shared = (_batch_values(shape) * F32) * chunk
+    lazy = lazy_row = 0
+    if traits.prefill_stage:
+        shared += shape.heads * shape.head_dim * F16 * chunk + shape.layers * LAYER_STATE_BYTES
+        lazy, lazy_row = shape.embd * F32 * chunk, LAZY_ROW_BYTES
+    graph_alloc = buffers.total_bytes - unused_raw + session + shared
+    if draft:
+        session += _draft_bytes(shape, ratios, buffers.raw_rows)
+    return _Workspace(session + lazy_row, shared + lazy, graph_alloc)
 
 
 def raw_cache_rows(shape: Shape, ctx: int, chunk: int) -> int:

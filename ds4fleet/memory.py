@@ -591,22 +591,7 @@ def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verd
     rules = policy()["streaming"]
     plan = streaming_plan(mac, request, catalogue=known)
     case = _Case()
-    if rules["flag"] not in _flags(request, known):
-        text = f"this engine has no {rules['flag']}."
-        case.object(
-            Reason("no-streaming", text),
-            "pin an engine of July 2026 or later, or use the Mac as a stage",
-            True,
-        )
-    _engine_rules(case, request, model, known, "streaming")
-    if request.sidecar:
-        text = "the engine refuses a draft head together with SSD streaming."
-        case.object(Reason("sidecar", text, "ds4.c at 54b36ed"), "leave ds4_sidecars empty", True)
-    least = int(rules["least_gb"][model.family])
-    if mac.memory_gb < least:
-        text = f"{model.id} streams from {least} GB of memory on, {mac.name} has {mac.memory_gb} GB."
-        case.object(Reason("streaming-floor", text), "use it as a jump Mac", True)
-    _other_metal_rule(case, mac)
+    _streaming_rules(case, mac, request, model, known)
     budget = max(_system_budget_mib(mac, int(policy()["least_reserve_mib"])), 0)
 
     def planned(tokens: int) -> int:
@@ -641,7 +626,7 @@ def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verd
         margin_percent=round(100 * (budget - plan.planned_mib) / budget, 1) if budget > 0 else -100.0,
         binding="memory for the expert cache",
         largest_context=0 if case.hard else largest,
-        first_failure="the Mac pages against its own SSD: 0.2 tokens/s and less",
+        first_failure=str(rules["first_failure"]),
         fix=_fix(case, refused),
         reasons=tuple(case.against) or (good,),
         warnings=(*warnings, plan.wear, *_warnings(mac, request, 0, 1, refused)),
@@ -649,3 +634,21 @@ def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verd
         estimate=_estimate(replace(request, ctx=plan.context, sidecar=None), known),
         streaming=plan,
     )
+
+
+def _streaming_rules(case: _Case, mac: Mac, request: Request, model: Model, known: Catalogue) -> None:
+    """What speaks against streaming, whatever it needs."""
+    rules = policy()["streaming"]
+    if rules["flag"] not in _flags(request, known):
+        text = f"this engine has no {rules['flag']}."
+        fix = "pin an engine of July 2026 or later, or use the Mac as a stage"
+        case.object(Reason("no-streaming", text), fix, True)
+    _engine_rules(case, request, model, known, "streaming")
+    if request.sidecar:
+        text = "the engine refuses a draft head together with SSD streaming."
+        case.object(Reason("sidecar", text, "ds4.c at 54b36ed"), "leave ds4_sidecars empty", True)
+    least = int(rules["least_gb"][model.family])
+    if mac.memory_gb < least:
+        text = f"{model.id} streams from {least} GB of memory on, {mac.name} has {mac.memory_gb} GB."
+        case.object(Reason("streaming-floor", text), "use it as a jump Mac", True)
+    _other_metal_rule(case, mac)
