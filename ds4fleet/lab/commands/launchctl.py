@@ -439,7 +439,7 @@ def service_lines(job: dict[str, Any]) -> list[str]:
     others).
     """
     running = bool(job["pid"])
-    lines = [
+    return [
         f"system/{job['label']} = {{",
         f"\tactive count = {int(running)}",
         f"\tpath = {job['path']}",
@@ -449,72 +449,15 @@ def service_lines(job: dict[str, Any]) -> list[str]:
         f"\tprogram = {job['program']}",
         *_block("arguments", job["arguments"]),
         "",
-    ]
-    if job["working_directory"]:
-        lines += [f"\tworking directory = {job['working_directory']}", ""]
-    for key in ("stdin", "stdout", "stderr"):
-        if job[key]:
-            lines.append(f"\t{key} path = {job[key]}")
-    environment = {"OSLogRateLimit": "64", **job["environment"], "XPC_SERVICE_NAME": job["label"]}
-    lines += [
-        *_block("default environment", [f"PATH => {launchd.STANDARD_PATH}"]),
-        "",
-        *_block("environment", [f"{key} => {value}" for key, value in environment.items()]),
-        "",
-        "\tdomain = system",
-    ]
-    if job["user"]:
-        lines.append(f"\tusername = {job['user']}")
-    if job["user"] or job["group"]:
-        lines.append(f"\tgroup = {job['group'] or job['user']}")
-    if job["umask"] is not None:
-        lines.append(f"\tumask = {job['umask']:o}")
-    lines += [
+        *_surroundings_lines(job),
+        *_account_lines(job),
         f"\tminimum runtime = {job['minimum_runtime_s']:.0f}",
         f"\texit timeout = {job['exit_timeout_s']:.0f}",
         f"\truns = {job['runs']}",
-    ]
-    if job["crashes"] > 1:
-        lines.append(f"\tsuccessive crashes = {job['crashes']}")
-    if running:
-        lines += [
-            f"\tpid = {job['pid']}",
-            f"\timmediate reason = {job['reason']}",
-            "\tforks = 0",
-            "\texecs = 1",
-            "\tinitialized = 1",
-            "\ttrampolined = 1",
-            "\tstarted suspended = 0",
-            "\tproxy started suspended = 0",
-            "\tchecked allocations = 0 (queried = 1)",
-        ]
-    lines.append(f"\t{end_line(job['status'])}")
-    for number, kind in ((1052, "resource"), (1053, "jetsam")):
-        if running:
-            lines += [
-                "",
-                *_block(
-                    f"{kind} coalition",
-                    [
-                        f"ID = {number}",
-                        f"type = {kind}",
-                        "state = active",
-                        "active count = 1",
-                        f"name = {job['label']}",
-                    ],
-                ),
-            ]
-    properties = [
-        name
-        for name, on in (
-            ("keepalive", job["keep_alive"]),
-            ("runatload", job["run_at_load"]),
-            ("inferred program", job["inferred"]),
-        )
-        if on
-    ]
-    return [
-        *lines,
+        *([f"\tsuccessive crashes = {job['crashes']}"] if job["crashes"] > 1 else []),
+        *(_process_lines(job) if running else []),
+        f"\t{end_line(job['status'])}",
+        *(_coalition_lines(job) if running else []),
         "",
         f"\tspawn type = {_SPAWN_TYPES.get(job['process_type'], 'daemon (3)')}",
         "\tjetsam priority = 40",
@@ -526,9 +469,60 @@ def service_lines(job: dict[str, Any]) -> list[str]:
         f"\tjob state = {'running' if running else 'exited'}",
         *_block("probabilistic guard malloc policy", ["activation rate = 1/1000", "sample rate = 1/0"]),
         "",
-        f"\tproperties = {' | '.join([*properties, 'managed LWCR', 'has LWCR'])}",
+        f"\tproperties = {' | '.join([*_properties(job), 'managed LWCR', 'has LWCR'])}",
         "}",
     ]
+
+
+def _surroundings_lines(job: dict[str, Any]) -> list[str]:
+    """Working directory, streams and environment."""
+    environment = {"OSLogRateLimit": "64", **job["environment"], "XPC_SERVICE_NAME": job["label"]}
+    folder = job["working_directory"]
+    return [
+        *([f"\tworking directory = {folder}", ""] if folder else []),
+        *(f"\t{key} path = {job[key]}" for key in ("stdin", "stdout", "stderr") if job[key]),
+        *_block("default environment", [f"PATH => {launchd.STANDARD_PATH}"]),
+        "",
+        *_block("environment", [f"{key} => {value}" for key, value in environment.items()]),
+        "",
+        "\tdomain = system",
+    ]
+
+
+def _account_lines(job: dict[str, Any]) -> list[str]:
+    lines = [f"\tusername = {job['user']}"] if job["user"] else []
+    if job["user"] or job["group"]:
+        lines.append(f"\tgroup = {job['group'] or job['user']}")
+    if job["umask"] is not None:
+        lines.append(f"\tumask = {job['umask']:o}")
+    return lines
+
+
+def _process_lines(job: dict[str, Any]) -> list[str]:
+    return [
+        f"\tpid = {job['pid']}",
+        f"\timmediate reason = {job['reason']}",
+        "\tforks = 0",
+        "\texecs = 1",
+        "\tinitialized = 1",
+        "\ttrampolined = 1",
+        "\tstarted suspended = 0",
+        "\tproxy started suspended = 0",
+        "\tchecked allocations = 0 (queried = 1)",
+    ]
+
+
+def _coalition_lines(job: dict[str, Any]) -> list[str]:
+    lines = []
+    for number, kind in ((1052, "resource"), (1053, "jetsam")):
+        about = [f"ID = {number}", f"type = {kind}", "state = active", "active count = 1"]
+        lines += ["", *_block(f"{kind} coalition", [*about, f"name = {job['label']}"])]
+    return lines
+
+
+def _properties(job: dict[str, Any]) -> list[str]:
+    named = {"keepalive": "keep_alive", "runatload": "run_at_load", "inferred program": "inferred"}
+    return [name for name, key in named.items() if job[key]]
 
 
 def _domain_lines(ctx: Context) -> list[str]:
