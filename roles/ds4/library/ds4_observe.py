@@ -105,12 +105,12 @@ from ansible.module_utils import ds4_release, ds4_stamp
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.ds4_proof import MISMATCH
 from ansible.module_utils.ds4_run import run_all
+from ansible.module_utils.ds4_settings import UPDATE_DOMAIN
 from ansible.module_utils.ds4_tree import describe
 
 # The observation is meant to be quick; a Mac under heavy load still answers in this.
 TIMEOUT_S = 30
 HTTP_TIMEOUT_S = 3
-UPDATE_PREFERENCES = "/Library/Preferences/com.apple.SoftwareUpdate.plist"
 CLT_TOOL = "usr/bin/git"
 NO_STORAGE = {"boot_container": None, "fstab": "", "containers": []}
 
@@ -172,7 +172,7 @@ def timezone():
 
 def updates():
     try:
-        with open(UPDATE_PREFERENCES, "rb") as stream:
+        with open(UPDATE_DOMAIN + ".plist", "rb") as stream:
             return shape.update_settings(plistlib.load(stream))
     except FileNotFoundError:
         return shape.update_settings({})
@@ -224,19 +224,22 @@ def server(sections, running_config):
     }
 
 
-def observe(wanted):
-    """The whole observation. Two waves of concurrent commands, then files."""
+def ask(wanted):
+    """(sections, {name: result}, developer directory or null, whether it has the tools). Two waves of
+    concurrent commands: what the second one asks depends on the first."""
     results = run_all(shape.first(wanted), timeout_s=TIMEOUT_S)
     sections = shape.Sections(results)
     developer_dir = results["xcode"].out.strip() if results["xcode"].ok else None
     has_tools = bool(developer_dir) and os.path.exists(os.path.join(developer_dir, CLT_TOOL))
     listeners = sections.read("lsof", sections.listening, default=[])
-    results.update(
-        run_all(
-            shape.second(results, has_tools, listeners[0]["pid"] if listeners else None), timeout_s=TIMEOUT_S
-        )
-    )
+    second = shape.second(results, has_tools, listeners[0]["pid"] if listeners else None)
+    results.update(run_all(second, timeout_s=TIMEOUT_S))
+    return sections, results, developer_dir, has_tools
 
+
+def observe(wanted):
+    """The whole observation: commands, then files."""
+    sections, results, developer_dir, has_tools = ask(wanted)
     values = sections.read("sysctl", sections.sysctl, default={})
     macos, hardware, memory, boot = shape.machine(values, os.uname().machine)
     now = time.time()

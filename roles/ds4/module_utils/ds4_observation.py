@@ -12,6 +12,7 @@ import re
 
 from ansible.module_utils import ds4_parse as parse
 from ansible.module_utils.ds4_run import argv
+from ansible.module_utils.ds4_settings import UPDATE_KEYS
 
 __metaclass__ = type
 
@@ -48,13 +49,6 @@ METAL_PROGRAMS = (
 )
 #: A job that launchctl would not speak about: nothing is known.
 NO_JOB = dict.fromkeys(("loaded", "state", "pid", "runs", "last_exit_code", "last_signal", "disabled"), None)
-UPDATE_KEYS = (
-    "AutomaticCheckEnabled",
-    "AutomaticDownload",
-    "AutomaticallyInstallMacOSUpdates",
-    "CriticalUpdateInstall",
-    "ConfigDataInstall",
-)
 
 
 def first(wanted):
