@@ -13,6 +13,7 @@ import os
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 __metaclass__ = type
@@ -69,7 +70,7 @@ class Result:
         return self.rc == 0
 
     def sentence(self):
-        """One line for an operator: the command, how it ended, and the last thing that it said."""
+        """One line for an operator: the command, how it ended, and the first thing that it said."""
         said = [line.strip() for line in (self.err + "\n" + self.out).splitlines() if line.strip()]
         name = " ".join([os.path.basename(self.argv[0])] + self.argv[1:])
         if self.rc == RC_TIMEOUT:
@@ -130,8 +131,14 @@ def run_all(commands, timeout_s=TIMEOUT_S, stdin=None):
             started[name] = _start(command, data)
         except OSError as error:
             results[name] = Result(command, RC_MISSING, "", "%s: %s" % (command[0], error.strerror))
-    for name, process in started.items():
-        results[name] = _finish(process, commands[name], deadline, data)
+    if started:
+        # Side by side: what one prints is read while another one hangs.
+        with ThreadPoolExecutor(len(started)) as readers:
+            waited = {
+                name: readers.submit(_finish, process, commands[name], deadline, data)
+                for name, process in started.items()
+            }
+        results.update((name, one.result()) for name, one in waited.items())
     return results
 
 

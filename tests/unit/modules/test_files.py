@@ -107,6 +107,13 @@ class TestRunning:
         assert result.rc == ds4_run.RC_TIMEOUT
         assert "did not finish in time" in result.sentence()
 
+    def test_one_that_hangs_costs_no_other_its_answer(self):
+        # More than a pipe holds: it has to be read while the first one is waited for.
+        long = ["/bin/sh", "-c", "i=0; while [ $i -lt 30000 ]; do echo %s; i=$((i+1)); done" % ("x" * 99)]
+        results = ds4_run.run_all({"hangs": ["/bin/sleep", "30"], "long": long}, timeout_s=2)
+        assert results["hangs"].rc == ds4_run.RC_TIMEOUT
+        assert (results["long"].rc, len(results["long"].out)) == (0, 3000000)
+
     def test_a_lock_that_stays_taken_is_named(self, tmp_path):
         path = str(tmp_path / "lock")
         with ds4_run.locked(path), pytest.raises(TimeoutError, match=path), ds4_run.locked(path, 0.2):
