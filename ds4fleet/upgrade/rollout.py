@@ -7,12 +7,13 @@ never guessed from the state of the fleet.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -372,6 +373,8 @@ class RunPhase(StrEnum):
     PROMOTED = "promoted"
 
 
+#: Phases of a run that another one must not start beside.
+UNFINISHED = (RunPhase.PLANNED, RunPhase.STAGING, RunPhase.SWITCHING, RunPhase.PAUSED)
 #: Phases after which nothing more happens by itself.
 ENDED = frozenset({RunPhase.FAILED, RunPhase.ABORTED, RunPhase.PROMOTED})
 
@@ -392,7 +395,8 @@ class Progress:
 class Journal:
     """What a rollout did, as JSON lines that are on disk before the act they announce.
 
-    One folder per run: plan.json, journal.jsonl, report.json. A line that a crash cut short is ignored.
+    One folder per run: plan.json, asked.json (the variables asked for), journal.jsonl, report.json. A line
+    that a crash cut short is ignored.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -400,15 +404,21 @@ class Journal:
         self.path = folder / "journal.jsonl"
 
     @classmethod
-    def create(cls, root: Path, rollout: Rollout) -> Journal:
+    def create(cls, root: Path, rollout: Rollout, asked: Mapping[str, Any] | None = None) -> Journal:
         """Make the folder of a new run below root; raises FileExistsError when the run id is taken."""
         folder = root / rollout.run_id
         folder.mkdir(parents=True)
+        (folder / "asked.json").write_text(json.dumps({"asked": dict(asked or {})}))
         _write_atomically(folder / "plan.json", json.dumps(rollout.to_dict(), indent=1))
         return cls(folder)
 
     def rollout(self) -> Rollout:
         return Rollout.from_dict(json.loads((self.folder / "plan.json").read_text()))
+
+    def asked(self) -> dict[str, Any]:
+        """The variables that the operator asked for."""
+        found: dict[str, Any] = json.loads((self.folder / "asked.json").read_text())["asked"]
+        return found
 
     def append(self, now: datetime, **entry: Any) -> None:
         """Add a line: `phase` for the run, `host` and `host_phase` for a Mac, anything else as its values."""
@@ -521,13 +531,34 @@ def controller_lock(root: Path, run_id: str, owner: str, *, take_over: bool = Fa
         try:
             yield stream.fileno()
         finally:
-            stream.truncate(0)
+            # What was forked meanwhile must not give back what it does not hold.
+            if os.getpid() == mine["pid"]:
+                stream.truncate(0)
+
+
+_held: dict[Path, ExitStack] = {}
+
+
+def hold_until_exit(root: Path, run_id: str, owner: str) -> None:
+    """Hold the controller's lock until this process ends; it may ask again. Raises RolloutError (locked)."""
+    if root in _held:
+        return
+    stack = ExitStack()
+    stack.enter_context(controller_lock(root, run_id, owner))
+    _held[root] = stack
+    atexit.register(stack.close)
 
 
 def history(root: Path) -> list[Journal]:
     """All runs below root, newest first (run ids begin with their time)."""
     folders = (path.parent for path in root.glob("*/plan.json"))
     return [Journal(folder) for folder in sorted(folders, reverse=True)]
+
+
+def latest(root: Path) -> Journal | None:
+    """The newest rollout, None when there was none."""
+    found = history(root)
+    return found[0] if found else None
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

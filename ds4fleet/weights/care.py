@@ -17,6 +17,7 @@ from rich.table import Table
 from ds4fleet import console
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from ds4fleet.upgrade import rollout
 from ds4fleet.upgrade import run as upgrade
 from ds4fleet.weights import macs
 
@@ -132,8 +133,8 @@ def prune(
 
 
 def _refuse(report: Report, agreed: Mapping[str, Any]) -> None:
-    last = upgrade.latest(upgrade.ROLLOUTS)
-    if last is not None and last.progress().phase in upgrade.UNFINISHED:
+    last = rollout.latest(upgrade.ROLLOUTS)
+    if last is not None and last.progress().phase in rollout.UNFINISHED:
         macs_of_it = set(last.rollout().hosts) & set(agreed)
         if macs_of_it:
             raise OperatorError(

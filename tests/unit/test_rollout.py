@@ -265,6 +265,36 @@ class TestControllersLock:
             pass
         assert rollout.holder(tmp_path) is None
 
+    @pytest.mark.parametrize("signal", ["", "SIGKILL"])
+    def test_a_process_may_hold_it_until_its_end_whatever_it_forks(self, tmp_path: Path, signal: str) -> None:
+        script = (
+            "import os, signal, sys\n"
+            "from pathlib import Path\n"
+            "from ds4fleet.upgrade import rollout\n"
+            "for _time in range(2):\n"
+            f"    rollout.hold_until_exit(Path({str(tmp_path)!r}), 'run1', 'ada@here')\n"
+            "if os.fork() == 0:\n"
+            "    sys.exit()\n"
+            "os.wait()\n"
+            "print('held', flush=True)\n"
+            "sys.stdin.read()\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        held = rollout.holder(tmp_path)
+        assert held is not None and held.alive and held.pid == process.pid
+        with pytest.raises(RolloutError), rollout.controller_lock(tmp_path, "run1", "bob@here"):
+            pass
+        if signal:
+            process.kill()
+        process.communicate("", timeout=30)
+        held = rollout.holder(tmp_path)
+        assert (held is None) == (not signal) and (held is None or not held.alive)
+        with rollout.controller_lock(tmp_path, "run1", "bob@here"):
+            pass
+
 
 def die_holding(root: Path, program: str, **options: Any) -> subprocess.Popen[str]:
     """A process takes the lock, starts a program as `fab` starts a playbook, and is killed. Ends with it."""

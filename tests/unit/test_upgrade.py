@@ -19,7 +19,7 @@ from ds4fleet.fleet import Host
 from ds4fleet.plan.make import make_plan
 from ds4fleet.render import role_defaults
 from ds4fleet.upgrade import host as upgrade_host
-from ds4fleet.upgrade import look, report, rollout, run, switch
+from ds4fleet.upgrade import look, report, rollout, run, situation, switch
 from ds4fleet.upgrade.host import HostLost, HostRefused
 from ds4fleet.upgrade.rollout import (
     Code,
@@ -242,8 +242,8 @@ class TestReport:
             "server": {"open_weights": f"/opt/ds4/models/{name}"},
             "weights": {"files": [{"path": f"/opt/ds4/models/{name}", "stamp": {"sha256": "a" * 64}}]},
         }
-        assert run.running(seen, known) == OLD
-        assert run.running({"engine": {}, "server": {}}, known) is None
+        assert situation.running(seen, known) == OLD
+        assert situation.running({"engine": {}, "server": {}}, known) is None
 
 
 class TestPlan:
@@ -272,16 +272,16 @@ class TestPlan:
     def test_a_smaller_context_is_said_to_cost_kv_entries(self) -> None:
         plan = make_plan("tyo-01", {**HARDWARE, "ds4_context": 50000})
         facts = {"tyo-01": {"server": {"argv": ["ds4-server", "--ctx", "100000"]}}}
-        (note,) = run.notes(plan, facts)
+        (note,) = situation.notes(plan, facts)
         assert "100,000 to 50,000" in note and "KV entries" in note
         facts["tyo-01"]["server"]["argv"][2] = "50000"
-        assert run.notes(plan, facts) == []
+        assert situation.notes(plan, facts) == []
 
     def test_more_to_read_takes_longer(self) -> None:
         small = make_plan("tyo-01", {**HARDWARE, "ds4_model": "flash-q2"})
         large = make_plan("tyo-01", {**HARDWARE, "ds4_model": "flash-q4"})
         settings = role_defaults()
-        assert 1 < run.switch_minutes(small, settings) < run.switch_minutes(large, settings) < 3
+        assert 1 < situation.switch_minutes(small, settings) < situation.switch_minutes(large, settings) < 3
 
     @pytest.mark.parametrize(
         ("seen", "trouble"),
@@ -299,19 +299,19 @@ class TestPlan:
         ],
     )
     def test_what_an_upgrade_must_not_meet(self, seen: dict[str, Any], trouble: str) -> None:
-        found = run.situation(make_plan("tyo-01", HARDWARE), HOST, seen)
+        found = situation.situation(make_plan("tyo-01", HARDWARE), HOST, seen)
         assert (found.trouble, found.healthy) == (trouble, not trouble)
 
     def test_a_lock_is_told_with_its_owner(self) -> None:
         lock = {"run_id": "r1", "owner": "ada@mac", "since": "2026-11-23T00:00:00Z"}
         seen = {"server": {"models": {"data": [1]}}, "rollout": {"lock": lock}}
-        found = run.situation(make_plan("tyo-01", HARDWARE), HOST, seen)
+        found = situation.situation(make_plan("tyo-01", HARDWARE), HOST, seen)
         assert found.locked_by == "run r1 of ada@mac since 2026-11-23T00:00:00Z"
 
     @pytest.mark.parametrize("wrong", [{"ds4_upgrade_waves": "all"}, {"ds4_min_serving": "two"}])
     def test_rules_of_the_wrong_kind_are_one_sentence(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(OperatorError, match="tyo-01: ds4_upgrade_waves must be"):
-            run.rules_of(Host("tyo-01", "tokyo", wrong))
+            situation.rules_of(Host("tyo-01", "tokyo", wrong))
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -329,7 +329,7 @@ class TestPlan:
     ) -> None:
         host = Host("tyo-01", "tokyo", {**HARDWARE, name: value})
         with pytest.raises(OperatorError, match=f"{name} is {value};"):
-            run.situation(make_plan("tyo-01", HARDWARE), host, {})
+            situation.situation(make_plan("tyo-01", HARDWARE), host, {})
 
     def test_settings_reach_the_order(self) -> None:
         plan = make_plan("tyo-01", HARDWARE).to_dict()

@@ -1,0 +1,178 @@
+"""What is seen of the Macs before a rollout, as the Situations that are planned with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ds4fleet.catalogue import Catalogue, load
+from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.fleet import Host
+from ds4fleet.plan.make import make_plan
+from ds4fleet.plan.types import HostPlan
+from ds4fleet.render import role_defaults
+from ds4fleet.upgrade import play, switch
+from ds4fleet.upgrade.look import Lock, Look, model_of
+from ds4fleet.upgrade.rollout import Rules, Situation, Version
+
+#: Bytes per second at which weights are read, for the estimate: the slowest SSD that was published for an
+#: Apple silicon Mac (M4 Mac mini 256 GB, 2024); most read twice as fast.
+READ_BYTES_PER_S = 2.8e9
+#: Seconds of a switch beside loading and the settings: the prompts before and after, the stop.
+PROMPTS_S = 20
+
+
+def observe(hosts: Sequence[Host], folder: Path) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
+    """What playbooks/observe.yml finds on each Mac now, and for each other Mac the sentence why not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.json"):
+        old.unlink()
+    record = folder / "observe.record"
+    limit = ["-l", ",".join(host.name for host in hosts)]
+    done = play.quietly("observe", {"ds4_facts_folder": str(folder)}, limit, record=record)
+    found = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    if not found:
+        raise OperatorError("No Mac answers; run `fab status`.", detail=done.stdout + done.stderr)
+    return found, play.stopped(record)
+
+
+def plan_for(host: Host, facts: Mapping[str, Mapping[str, Any]], asked: Mapping[str, Any]) -> HostPlan:
+    """The plan of a Mac for the version that is asked for."""
+    return make_plan(host.name, {**host.vars, **asked}, facts.get(host.name), region=host.region)
+
+
+def situation(plan: HostPlan, host: Host, seen: Mapping[str, Any] | None, trouble: str = "") -> Situation:
+    """One Mac as rollout.plan_rollout wants it; `seen` None: it did not answer, for `trouble`.
+
+    Raises OperatorError for settings of the gate or of the waves that cannot be meant.
+    """
+    found = seen or {}
+    lock = Lock.of((found.get("rollout") or {}).get("lock"))
+    switch.limits(settings_of(host))
+    trouble = (trouble or "it does not answer") if seen is None else _trouble(found)
+    return Situation(
+        host=host.name,
+        region=host.region,
+        serving=bool((found.get("server") or {}).get("models")),
+        healthy=not trouble,
+        current=running(found, load(host.vars.get("ds4_catalogue") or ())) if seen else None,
+        target=target_of(plan),
+        refusals=tuple(plan.refusals),
+        to_stage_bytes=to_stage(plan, seen),
+        switch_minutes=switch_minutes(plan, settings_of(host)),
+        locked_by=str(lock) if lock else "",
+        trouble=trouble,
+        rules=rules_of(host),
+    )
+
+
+def _trouble(seen: Mapping[str, Any]) -> str:
+    """What an upgrade must not meet on a Mac, in a few words; empty when it is well."""
+    files = seen.get("files") or {}
+
+    def there(path: str) -> bool:
+        return bool((files.get(path) or {}).get("kind") == "file")
+
+    if there("/opt/ds4/guard/stopped"):
+        return "its guard stopped the engine"
+    if not (seen.get("server") or {}).get("models"):
+        return "its engine does not answer"
+    return "it is drained" if there("/opt/ds4/run/drain.json") else ""
+
+
+def settings_of(host: Host) -> dict[str, Any]:
+    """The host's variables with the role's defaults."""
+    return {**role_defaults(), **host.vars}
+
+
+def rules_of(host: Host) -> Rules:
+    """`ds4_upgrade_waves` and `ds4_min_serving` of a host. Raises OperatorError for what they cannot be."""
+    settings = settings_of(host)
+    waves, least = settings["ds4_upgrade_waves"], settings["ds4_min_serving"]
+    if not isinstance(waves, list) or not str(least).isdigit():
+        raise OperatorError(
+            f"{host.name}: ds4_upgrade_waves must be a list such as [1, 25%, 100%], ds4_min_serving a number"
+            " from 0",
+            exit_code=EXIT_USAGE,
+        )
+    return Rules(tuple(str(size) for size in waves), int(least))
+
+
+def switch_minutes(plan: HostPlan, settings: Mapping[str, Any]) -> float:
+    """About how long the switch of a Mac takes, without answers that are under way."""
+    read = sum(file.real_bytes for file in plan.weights.files) if plan.weights else 0
+    return (_patience_s(settings) + read / READ_BYTES_PER_S) / 60
+
+
+def _patience_s(settings: Mapping[str, Any]) -> int:
+    """What a switch takes whatever is loaded."""
+    return int(settings["ds4_drain_told_s"]) + int(settings["ds4_min_healthy_s"]) + PROMPTS_S
+
+
+def target_of(plan: HostPlan) -> Version | None:
+    """What a plan has a Mac serve; None where it serves nothing."""
+    if plan.server is None or plan.model is None or plan.weights is None or plan.engine is None:
+        return None
+    main = next(file for file in plan.weights.files if file.kind == "model")
+    return Version(plan.model.id, main.sha256 or "", plan.engine.commit)
+
+
+def running(seen: Mapping[str, Any], catalogue: Catalogue) -> Version | None:
+    """What a Mac serves now: engine by its link, weights by the file that the server has open."""
+    path = (seen.get("server") or {}).get("open_weights")
+    if isinstance(path, list):
+        path = path[0] if path else None
+    current = (seen.get("engine") or {}).get("current")
+    commit = next(
+        (one["commit"] for one in (seen.get("engine") or {}).get("releases") or () if one["id"] == current),
+        current,
+    )
+    if not path or not commit:
+        return None
+    stamp = next(
+        (file["stamp"] for file in (seen.get("weights") or {}).get("files") or () if file["path"] == path),
+        None,
+    )
+    return Version(model_of(path, catalogue), (stamp or {}).get("sha256") or "", str(commit))
+
+
+def to_stage(plan: HostPlan, seen: Mapping[str, Any] | None) -> int:
+    """Bytes of weights that are not on the Mac yet, as published."""
+    present = {file["path"] for file in ((seen or {}).get("weights") or {}).get("files") or ()}
+    files = plan.weights.files if plan.weights else []
+    return sum(file.real_bytes for file in files if file.path not in present)
+
+
+def notes(plan: HostPlan, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What an operator should know of a switch before it starts."""
+    argv = ((facts.get(plan.host) or {}).get("server") or {}).get("argv") or []
+    words = argv.split() if isinstance(argv, str) else list(argv)
+    if "--ctx" in words and plan.context and plan.server:
+        now = int(words[words.index("--ctx") + 1])
+        if plan.context < now:
+            change = f"the context goes from {now:,} to {plan.context:,} tokens"
+            return [f"{plan.host}: {change}; KV entries of longer contexts are not used any more"]
+    return []
+
+
+def way_back(host: Host, found: Look) -> Situation:
+    """One Mac as rollout.plan_rollback wants it: its target is the version before."""
+    return Situation(
+        host=host.name,
+        region=host.region,
+        serving=found.serves is not None,
+        healthy=found.reachable,
+        current=found.serves,
+        target=found.before,
+        switch_minutes=_patience_s(settings_of(host)) / 60,
+        locked_by=str(found.lock) if found.lock else "",
+        trouble="" if found.reachable else "it does not answer",
+        rules=rules_of(host),
+    )
+
+
+def locks_of(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Lock | None]:
+    """The lock of each Mac that was observed, None where it is free."""
+    return {host: Lock.of((seen.get("rollout") or {}).get("lock")) for host, seen in facts.items()}
