@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -47,9 +46,6 @@ class ActionModule(ActionBase):
             return {"changed": state in ("upgraded", "taken_back")}
         journal = rollout.Journal(Path(folder))
         if state == "locked":
-            held = rollout.holder(journal.folder.parent)
-            if held and held.alive and held.run_id == args["run_id"] != os.environ.get(rollout.RUN_VARIABLE):
-                return {"failed": True, "msg": f"{rollout.Code.LOCKED}: here {held}"}
             result = self._execute_module("ds4_switch", module_args=args, task_vars=task_vars)
             if result.get("failed"):
                 reason = f"{rollout.Code.LOCKED}: {host}: {result.get('msg')}"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 import yaml
 
 from ds4fleet import catalogue
-from ds4fleet.fleet import CHECKOUT
 from ds4fleet.lab import weights
 from ds4fleet.upgrade import rollout
 from tests.support.rollouts import NEWER, OLDER, Controller
@@ -82,19 +80,11 @@ def spoil(folder: Path) -> Path:
     return overlay
 
 
-def play(controller: Controller, *words: str) -> subprocess.CompletedProcess[str]:
-    """`ansible-playbook` as an operator without `fab` types it."""
-    return subprocess.run(
-        [str(Path(sys.executable).parent / "ansible-playbook"), *words],
-        cwd=CHECKOUT,
-        env=controller.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+def play(controller: Controller, *words: str) -> tuple[int, str]:
+    """`ansible-playbook` as an operator without `fab` types it: exit status and output."""
+    process = controller.start(*words, program="ansible-playbook")
+    output, _ = process.communicate(timeout=600)
+    return process.returncode, output
 
 
 def record(output: str) -> Any:
@@ -141,8 +131,10 @@ def test_a_plan_that_was_only_written_down_runs_by_itself(controller: Controller
     assert all(mac["to_stage_bytes"] > 80e9 for mac in plan["hosts"])
     assert plan["waves"] == [[SECOND], [FIRST]] and plan["skipped"] == [] and plan["expected_minutes"] > 1
     assert "unfinished" in controller.upgrade("--model", OLDER, ends=None)
-    done = play(controller, "playbooks/upgrade.yml", "-e", f"@{controller.last.folder / 'run.json'}")
-    assert done.returncode == 0, done.stdout[-6000:]
+    status, output = play(
+        controller, "playbooks/upgrade.yml", "-e", f"@{controller.last.folder / 'run.json'}"
+    )
+    assert status == 0, output[-6000:]
     found = controller.report
     assert (found["phase"], found["reverts"]) == ("promoted", 0)
     for mac in found["hosts"]:
@@ -156,9 +148,8 @@ def test_a_plan_that_was_only_written_down_runs_by_itself(controller: Controller
 
 
 def test_the_playbook_without_a_plan_refuses(controller: Controller) -> None:
-    done = play(controller, "playbooks/upgrade.yml")
-    assert done.returncode != 0
-    assert "No plan is given" in done.stdout
+    status, output = play(controller, "playbooks/upgrade.yml")
+    assert status != 0 and "No plan is given" in output
 
 
 def test_all_macs_go_back_to_engine_and_weights_and_fetch_nothing(controller: Controller) -> None:
@@ -229,9 +220,13 @@ class TestARolloutInProgress:
         assert seen["controller"] is None and {mac["lock"] for mac in seen["macs"]} == {None}
         assert not any(mac["drained"] for mac in seen["macs"])
 
-    def test_one_mac_goes_back_alone(self, controller: Controller) -> None:
+    def test_a_region_goes_back_alone(self, controller: Controller) -> None:
         untouched = pids(controller)[SECOND]
-        controller.fab("rollback", "--host", FIRST, "--yes")
+        controller.fab("rollback", "--region", "tokyo", "--yes")
+        found = controller.report
+        assert [(mac["host"], mac["phase"]) for mac in found["hosts"]] == [(FIRST, "done")]
+        silent = {skip["host"]: skip["reason"] for skip in found["skipped"]}
+        assert silent == dict.fromkeys(("tyo-02", "tyo-03"), "it does not answer")
         assert {controller.other(name) for name in MACS} == {OLDER}
         assert pids(controller)[SECOND] == untouched
 
@@ -258,12 +253,49 @@ class TestLocksWhoseOwnerIsGone:
         assert held.read_text() == "" and not (controller.rollouts / plan["run_id"]).exists()
 
 
-def test_the_playbook_by_itself_keeps_out_of_what_fab_is_running(controller: Controller) -> None:
-    run = controller.last.folder / "run.json"
-    with rollout.controller_lock(controller.rollouts, run.parent.name, "ada@here"):
-        done = play(controller, "playbooks/upgrade.yml", "-e", f"@{run}", "--tags", "lock")
-    assert done.returncode != 0 and "ada@here" in done.stdout and "is running as process" in done.stdout
-    assert set(locks(controller).values()) == {None}
+class TestThePlaybookByItself:
+    """One after the other: what the second test locks the third gives back."""
+
+    LOCK = ("playbooks/upgrade.yml", "--tags", "lock", "-e")
+
+    def test_keeps_out_of_what_fab_is_running(self, controller: Controller) -> None:
+        run = controller.last.folder / "run.json"
+        with rollout.controller_lock(controller.rollouts, run.parent.name, "ada@here"):
+            status, output = play(controller, *self.LOCK, f"@{run}")
+        assert status != 0 and "ada@here" in output and "is running as process" in output
+        assert set(locks(controller).values()) == {None}
+
+    def test_keeps_out_of_another_one_with_the_same_plan(self, controller: Controller) -> None:
+        controller.fab("upgrade", "--limit", LIMIT, "--model", OLDER, "--plan-only")
+        words = (*self.LOCK, f"@{controller.last.folder / 'run.json'}")
+        first = controller.start(*words, program="ansible-playbook")
+        wait_until(lambda: (held := rollout.holder(controller.rollouts)) and held.alive, 60, "the first")
+        first.send_signal(signal.SIGSTOP)
+        try:
+            status, refusal = play(controller, *words)
+        finally:
+            first.send_signal(signal.SIGCONT)
+        output, _ = first.communicate(timeout=120)
+        assert status != 0 and f"is running as process {first.pid}" in refusal
+        assert first.returncode == 0, output[-6000:]
+        assert rollout.holder(controller.rollouts) is None
+        assert set(locks(controller).values()) == {controller.last.folder.name}
+
+    def test_abort_frees_who_answers_and_names_who_does_not(
+        self, controller: Controller, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = pids(controller)
+        controller.lab.lab.link(SECOND, down=True)
+        try:
+            monkeypatch.setenv("ANSIBLE_TIMEOUT", "2")
+            output = controller.fab("upgrade", "--abort", ends=4)
+        finally:
+            controller.lab.lab.link(SECOND)
+        assert f"{SECOND}: it keeps its lock" in output and FIRST not in output.partition("keeps its lock")[2]
+        assert locks(controller) == {FIRST: None, SECOND: controller.last.folder.name}
+        again = record(controller.fab("upgrade", "--abort", "--json"))
+        assert (again["phase"], again["not_told"]) == ("aborted", {})
+        assert set(locks(controller).values()) == {None} and pids(controller) == before
 
 
 class TestWhatMustNotBeServed:

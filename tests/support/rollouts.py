@@ -60,10 +60,10 @@ class Controller:
             "DS4_ROLLOUTS": str(self.rollouts),
         }
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, program: str = "fab") -> subprocess.Popen[str]:
         """`fab` in a process group of its own, so that it can be killed with all that it started."""
         return subprocess.Popen(
-            [str(Path(sys.executable).parent / "fab"), *words],
+            [str(Path(sys.executable).parent / program), *words],
             cwd=CHECKOUT,
             env=self.environment(),
             stdin=subprocess.DEVNULL,
@@ -137,7 +137,8 @@ class Controller:
         assert journal["phase"] in ("confirmed", "reverted", "cancelled"), journal["reason"]
         assert journal.get("settled", True), journal
         assert "drain.json" not in self.lab.exec(host, "/bin/ls", "/opt/ds4/run")
-        left = self.lab.exec(host, "/usr/bin/find", KV, "/opt/ds4/engine", "-maxdepth", "2")
+        places = (KV, "/opt/ds4/engine", "/opt/ds4/etc", "/opt/ds4/libexec", "/Library/LaunchDaemons")
+        left = self.lab.exec(host, "/usr/bin/find", *places, "-maxdepth", "2")
         wrong = ("switch", ".spoilt", ".kv.tmp.", ".ds4-new")
         assert not [path for path in left.splitlines() if any(word in path for word in wrong)], left
 

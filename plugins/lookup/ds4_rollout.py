@@ -1,0 +1,43 @@
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""The Macs of a rollout, for a play's hosts; holds the rollout for the playbook that asks."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: ds4_rollout
+author: ds4-fleet contributors
+short_description: The Macs of a planned rollout, which this playbook then holds
+description:
+  - Returns the Macs of the plan in the order of their switches, nothing where no plan was given.
+  - Takes the controller's lock for as long as this ansible-playbook runs, so that neither a second one with
+    the same plan nor C(fab) works beside it. One that C(fab) started is already held by it.
+  - Ansible asks in its main process, which lives as long as the playbook; tasks run in others.
+options:
+  _terms:
+    description: The rollout as C(fab upgrade) wrote it into C(run.json); empty without a plan.
+    type: dict
+    required: true
+"""
+
+import os  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from ansible.errors import AnsibleError  # noqa: E402
+from ansible.plugins.lookup import LookupBase  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from ds4fleet.upgrade import rollout  # noqa: E402
+
+
+class LookupModule(LookupBase):
+    def run(self, terms, variables=None, **kwargs):
+        (planned,) = terms
+        if planned.get("folder") and os.environ.get(rollout.RUN_VARIABLE) != planned["run_id"]:
+            try:
+                rollout.hold_until_exit(Path(planned["folder"]).parent, planned["run_id"], planned["owner"])
+            except rollout.RolloutError as error:
+                raise AnsibleError(error.sentence) from None
+        return list(planned.get("hosts", []))
