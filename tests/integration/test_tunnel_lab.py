@@ -406,6 +406,17 @@ def test_a_jump_mac_is_used_like_a_local_engine(lab: Any, operator: Operator, st
     assert "changed=0" in again
 
 
+def test_a_decommissioned_jump_mac_leads_nowhere(lab: Any, operator: Operator) -> None:
+    assert answers(lab, JUMP)
+    lab.ansible("playbooks/decommission.yml", JUMP)
+    assert not answers(lab, JUMP)
+    assert "com.ds4fleet" not in lab.exec(JUMP, "/bin/launchctl", "list")
+    assert lab.exec(JUMP, "/usr/bin/find", "/opt/ds4", "/Library/LaunchDaemons", "-type", "f") == ""
+    # Its key is gone from it; who lets it in is told apart.
+    operator.fab("access", "remove", f"jump-{JUMP}", "--yes")
+    assert json.loads(operator.fab("access", "list", "--json")) == []
+
+
 def answers(lab: Any, name: str) -> bool:
     asked = lab.lab.exec(name, ["/usr/bin/curl", "-sf", "http://127.0.0.1:8000/v1/models"])
     return bool(asked.returncode == 0)
