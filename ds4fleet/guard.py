@@ -5,10 +5,10 @@ from __future__ import annotations
 import plistlib
 from typing import Any
 
-from ds4fleet.render import LABEL_SERVER, ROLE, Paths
+from ds4fleet import program
+from ds4fleet.render import LABEL_SERVER, Paths
 
 LABEL_GUARD = "com.ds4fleet.guard"
-SCRIPT = ROLE / "files" / "ds4-guard.py"
 #: The Command Line Tools' own Python; /usr/bin/python3 is a stub that opens a dialogue where they are
 #: missing.
 PYTHON = "/Library/Developer/CommandLineTools/usr/bin/python3"
@@ -39,8 +39,8 @@ def entries(root: str, serves: bool) -> tuple[list[dict[str, Any]], list[dict[st
     """(files, jobs) in the form of ds4fleet.render: there on a Mac that serves, gone from any other."""
     script, plist = f"{root}/libexec/ds4-guard", Paths.plist(LABEL_GUARD)
     if not serves:
-        files = [_entry(path, "absent") for path in (plist, script)]
-        return files, [_job(plist, "absent", [])]
+        files = [program.entry(path, "absent") for path in (plist, script)]
+        return files, [program.job(LABEL_GUARD, "absent")]
     content = plistlib.dumps(
         {
             "Label": LABEL_GUARD,
@@ -64,30 +64,8 @@ def entries(root: str, serves: bool) -> tuple[list[dict[str, Any]], list[dict[st
         sort_keys=True,
     ).decode()
     files = [
-        _entry(folder(root), "dir", mode="0755"),
-        _entry(script, "file", content=SCRIPT.read_text(encoding="utf-8"), mode="0755"),
-        _entry(plist, "file", content=content, mode="0644", validate="plist"),
+        program.entry(folder(root), "dir", mode="0755"),
+        program.script("ds4-guard", script),
+        program.entry(plist, "file", content=content, mode="0644", validate="plist"),
     ]
-    return files, [_job(plist, "started", [plist, script])]
-
-
-def _entry(path: str, kind: str, **more: Any) -> dict[str, Any]:
-    plain = {
-        "content": None,
-        "target": None,
-        "validate": None,
-        "owner": "root",
-        "group": "wheel",
-        "mode": None,
-    }
-    return {"path": path, "kind": kind, **plain, "stage": "service", **more}
-
-
-def _job(plist: str, state: str, restart_on: list[str]) -> dict[str, Any]:
-    return {
-        "label": LABEL_GUARD,
-        "plist": plist,
-        "state": state,
-        "restart_on": restart_on,
-        "stage": "service",
-    }
+    return files, [program.job(LABEL_GUARD, "started", [plist, script])]

@@ -11,7 +11,8 @@ from typing import Any
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.guard import PYTHON
-from ds4fleet.render import LABEL_SERVER, LABEL_WIRED, ROLE, Paths
+from ds4fleet.program import entry, job, library, library_dirs, script
+from ds4fleet.render import LABEL_SERVER, LABEL_WIRED, Paths
 
 LABEL_SWITCH = "com.ds4fleet.switch"
 #: The role's module_utils that run on the Mac without Ansible, and need nothing of it.
@@ -40,30 +41,15 @@ def folder(root: str) -> str:
     return f"{root}/var/switch"
 
 
-def _library(root: str) -> str:
-    return f"{root}/libexec/lib"
-
-
 def _dirs(root: str) -> list[str]:
-    library = _library(root)
-    code = [library, f"{library}/ansible", f"{library}/ansible/module_utils"]
-    return [*code, f"{root}/var", folder(root)]
-
-
-def _code(root: str) -> dict[str, str]:
-    package = f"{_library(root)}/ansible"
-    texts = {f"{package}/__init__.py": "", f"{package}/module_utils/__init__.py": ""}
-    for name in LIBRARY:
-        source = ROLE / "module_utils" / f"{name}.py"
-        texts[f"{package}/module_utils/{name}.py"] = source.read_text(encoding="utf-8")
-    return texts
+    return [*library_dirs(root), f"{root}/var", folder(root)]
 
 
 def watched(root: str) -> dict[str, list[str]]:
     """Paths and labels to observe on every Mac, in the order in which they would be made."""
     kept = [f"{folder(root)}/{name}.json" for name in _STATE]
     kept += [f"{folder(root)}/running", f"{folder(root)}/saved", f"{root}/run/drain.json"]
-    files = [*_dirs(root), *kept, *_code(root), program(root), Paths.plist(LABEL_SWITCH)]
+    files = [*_dirs(root), *kept, *library(root, LIBRARY), program(root), Paths.plist(LABEL_SWITCH)]
     return {"files": files, "labels": [LABEL_SWITCH]}
 
 
@@ -71,8 +57,8 @@ def entries(root: str, serves: bool) -> tuple[list[dict[str, Any]], list[dict[st
     """(files, jobs) in the form of ds4fleet.render: there on a Mac that serves, gone from any other."""
     plist = Paths.plist(LABEL_SWITCH)
     if not serves:
-        return [_entry(path, "absent") for path in (plist, program(root))], [_job(plist, "absent")]
-    job = plistlib.dumps(
+        return [entry(path, "absent") for path in (plist, program(root))], [job(LABEL_SWITCH, "absent")]
+    content = plistlib.dumps(
         {
             "Label": LABEL_SWITCH,
             "ProgramArguments": [PYTHON, program(root)],
@@ -87,12 +73,12 @@ def entries(root: str, serves: bool) -> tuple[list[dict[str, Any]], list[dict[st
         },
         sort_keys=True,
     ).decode()
-    files = [_entry(path, "dir", mode="0755") for path in _dirs(root)]
-    files += [_entry(path, "file", content=text, mode="0644") for path, text in _code(root).items()]
-    script = (ROLE / "files" / "ds4-switch.py").read_text(encoding="utf-8")
-    files.append(_entry(program(root), "file", content=script, mode="0755"))
-    files.append(_entry(plist, "file", content=job, mode="0644", validate="plist"))
-    return files, [_job(plist, "loaded")]
+    files = [entry(path, "dir", mode="0755") for path in _dirs(root)]
+    files += [entry(path, "file", content=text, mode="0644") for path, text in library(root, LIBRARY).items()]
+    files.append(script("ds4-switch", program(root)))
+    files.append(entry(plist, "file", content=content, mode="0644", validate="plist"))
+    # Its code is read at each start; a restart because of a new one would cut a switch off.
+    return files, [job(LABEL_SWITCH, "loaded", [plist])]
 
 
 def own(plan: Mapping[str, Any], root: str) -> dict[str, Any]:
@@ -190,19 +176,3 @@ def _ratio(settings: Mapping[str, Any], name: str) -> float:
             exit_code=EXIT_USAGE,
         )
     return value
-
-
-def _entry(path: str, kind: str, **more: Any) -> dict[str, Any]:
-    plain = {"content": None, "target": None, "validate": None, "owner": "root", "group": "wheel"}
-    return {"path": path, "kind": kind, **plain, "mode": None, "stage": "service", **more}
-
-
-def _job(plist: str, state: str) -> dict[str, Any]:
-    # Its code is read at each start; a restart because of a new one would cut a switch off.
-    return {
-        "label": LABEL_SWITCH,
-        "plist": plist,
-        "state": state,
-        "restart_on": [plist] if state == "loaded" else [],
-        "stage": "service",
-    }
