@@ -202,10 +202,7 @@ def plan_rollout(
     chosen = [item for item in situations if item.region in order]
     chosen.sort(key=lambda item: order.index(item.region))
 
-    locked = [item for item in chosen if item.locked_by]
-    if locked:
-        owners = ", ".join(f"{item.host} by {item.locked_by}" for item in locked)
-        raise RolloutError(Code.LOCKED, f"another rollout holds {owners}")
+    _refuse_locked(chosen)
     refused = [item for item in chosen if item.refusals]
     if refused:
         raise RolloutError(Code.PLAN_REFUSES, "; ".join(_of_host(i.host, i.refusals[0]) for i in refused))
@@ -231,7 +228,6 @@ def plan_rollout(
     plan += _by_region(order, todo, serving, first)
 
     targets = {item.host: (item.current, item.target) for item in todo if item.target is not None}
-    minutes = {item.host: item.switch_minutes for item in todo}
     return Rollout(
         run_id=run_id,
         created_at=_stamp(now),
@@ -239,7 +235,7 @@ def plan_rollout(
         changes=targets,
         to_stage_bytes={item.host: item.to_stage_bytes for item in todo},
         skipped=tuple(skipped),
-        expected_minutes=sum(max(minutes[host] for host in wave.hosts) for wave in plan),
+        expected_minutes=_minutes(plan, todo),
         notes=tuple(notes),
     )
 
@@ -252,9 +248,7 @@ def plan_rollback(
     Nothing but a lock stands in the way: who goes back has his reasons, and a Mac need not serve for it.
     Raises RolloutError (lock, nothing to do, min_serving).
     """
-    locked = [f"{item.host} by {item.locked_by}" for item in situations if item.locked_by]
-    if locked:
-        raise RolloutError(Code.LOCKED, f"another rollout holds {', '.join(locked)}")
+    _refuse_locked(situations)
     skipped = [Skip(i.host, i.trouble or "no version before is on it") for i in situations if not i.target]
     todo = [item for item in situations if item.target]
     if not todo:
@@ -262,7 +256,6 @@ def plan_rollback(
         raise RolloutError(Code.NOTHING_TO_DO, f"there is no version to go back to ({whom})")
     order = list(dict.fromkeys(item.region for item in todo))
     waves = _by_region(order, todo, todo, "")
-    minutes = {item.host: item.switch_minutes for item in todo}
     return Rollout(
         run_id=run_id,
         created_at=_stamp(now),
@@ -270,10 +263,22 @@ def plan_rollback(
         changes={item.host: (item.current, item.target) for item in todo if item.target is not None},
         to_stage_bytes={item.host: 0 for item in todo},
         skipped=tuple(skipped),
-        expected_minutes=sum(max(minutes[host] for host in wave.hosts) for wave in waves),
+        expected_minutes=_minutes(waves, todo),
         kind="rollback",
         notes=tuple(notes),
     )
+
+
+def _refuse_locked(situations: Sequence[Situation]) -> None:
+    locked = [f"{item.host} by {item.locked_by}" for item in situations if item.locked_by]
+    if locked:
+        raise RolloutError(Code.LOCKED, f"another rollout holds {', '.join(locked)}")
+
+
+def _minutes(waves: Sequence[Wave], todo: Sequence[Situation]) -> float:
+    """As long as the slowest Mac of each wave takes."""
+    of_each = {item.host: item.switch_minutes for item in todo}
+    return sum(max(of_each[host] for host in wave.hosts) for wave in waves)
 
 
 def _by_region(
