@@ -62,7 +62,7 @@ def test_the_engine_is_pinned_to_a_whole_commit(fleet: Fleet) -> None:
 
 
 def test_a_jump_mac_leads_to_a_mac_of_the_inventory(fleet: Fleet) -> None:
-    for host in fleet:
-        target = host.vars.get("ds4_jump_to")
-        if target:
-            assert fleet.host(target).region == host.region
+    leading = [(host, host.vars["ds4_jump_to"]) for host in fleet if host.vars.get("ds4_jump_to")]
+    assert leading
+    for host, target in leading:
+        assert fleet.host(target).region == host.region

@@ -143,10 +143,11 @@ def test_vm_stat_prints_the_recorded_form() -> None:
         "Pages active": 683816,
         "Pages wired down": 462585,
         '"Translation faults"': 1234567890,
+        "File-backed pages": 410000,
     }
     out = run(mac, "vm_stat").out.splitlines()
-    wanted = [line for line in recording("vm_stat/COMPOSED_vm_stat__32GB.txt").splitlines() if line in out]
-    assert len(wanted) >= 5
+    for line in recording("vm_stat/COMPOSED_vm_stat__32GB.txt").splitlines():
+        assert line in out
 
 
 def test_pmset_prints_the_recorded_settings() -> None:
