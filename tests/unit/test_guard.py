@@ -180,6 +180,33 @@ def test_a_restarted_guard_remembers_its_stops() -> None:
     assert again["stops"] == state["stops"]
 
 
+class Over(Exception):
+    """Ends the guard's loop."""
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_it_acts_whether_or_not_it_can_write(
+    writable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = iter(Mac().goes(60, 1).goes(120, 4, swap_gib_per_min=2).series)
+    done: list[str] = []
+    folder = tmp_path / "guard"
+    if writable:
+        folder.mkdir()
+
+    def pause(_seconds: float) -> None:
+        if done:
+            raise Over
+
+    monkeypatch.setattr(guard, "sample", lambda _label: next(series))
+    monkeypatch.setattr(guard, "act", lambda action, *_more: done.append(action))
+    monkeypatch.setattr(guard.time, "sleep", pause)
+    with pytest.raises(Over):
+        guard.run("label", "plist", str(folder), {})
+    assert done == ["stop"]
+    assert (folder / "stopped").exists() == writable
+
+
 def test_gaps_in_what_could_be_read_are_no_alarm() -> None:
     mac = Mac().goes(60, 1)
     for sample in mac.goes(120, 4, swap_gib_per_min=3).series[12:]:

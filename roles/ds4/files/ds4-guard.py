@@ -29,9 +29,8 @@ from pathlib import Path
 NORMAL, WARNING, CRITICAL = 1, 2, 4  # kern.memorystatus_vm_pressure_level
 GIB = 1 << 30
 
-#: Judgements, not measurements. A Mac that is meant to be nearly full may well report critical pressure
-#: and live;
-#: one that is about to freeze pages, so swap grows as well, or nothing at all is left.
+#: Judgements, not measurements. A Mac that is meant to be nearly full may well report critical pressure and
+#: live; one that is about to freeze pages, so swap grows as well, or nothing at all is left.
 SETTINGS = {
     "interval_s": 5,
     "critical_s": 20,  # critical pressure for this long while swap grows by critical_growth_bytes in a minute
@@ -231,6 +230,21 @@ def load_state(path):
         return {}
 
 
+def keep(stopped_path, state_path, action, reason, state, at_s):
+    """Leaves what was decided in the log and on the disk. Swap fills the same container: a full disk is no
+    reason not to act, so what cannot be written is done without."""
+    note = stop_note(at_s, reason, len(state["stops"]))
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {action}: {reason}", flush=True)
+    with contextlib.suppress(OSError):
+        if action in ("stop", "kill"):
+            write(stopped_path, note)
+        elif stopped_path.exists():
+            stopped_path.unlink()
+    with contextlib.suppress(OSError):
+        write(state_path, json.dumps(state))
+
+
 def run(label, plist, folder, settings):
     """The job: look, decide, act, for ever."""
     state_path, stopped_path = Path(folder, "state.json"), Path(folder, "stopped")
@@ -242,13 +256,8 @@ def run(label, plist, folder, settings):
         samples = [old for old in samples if now["at_s"] - history_s <= old["at_s"] <= now["at_s"]] + [now]
         action, reason, state = decide(samples, state, settings)
         if action != "none":
-            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {action}: {reason}", flush=True)
             # Written first: a Mac that freezes all the same still tells afterwards why.
-            if action in ("stop", "kill"):
-                write(stopped_path, stop_note(now["at_s"], reason, len(state["stops"])))
-            elif stopped_path.exists():
-                stopped_path.unlink()
-            write(state_path, json.dumps(state))
+            keep(stopped_path, state_path, action, reason, state, now["at_s"])
             act(action, label, plist, now["pid"])
         time.sleep(interval_s)
 
