@@ -166,18 +166,19 @@ def bare(name: str, region: str, wanted: Mapping[str, Any]) -> Mac:
 
 # The volumes of each container (recordings asahi_stock__*), in the order of their slices: name, role, bytes
 # in use, mount point, and what differs from a usual, encrypted volume.
+_Row = tuple[str, str, int, str, dict[str, Any]]
 _PLAIN = {"encrypted": False}
 _HIDDEN = {"os_internal": True}
-_ISC_VOLUMES: list[tuple[str, str, int, str, dict[str, bool]]] = [
+_ISC_VOLUMES: list[_Row] = [
     ("iSCPreboot", "Preboot", 6_213_632, "/System/Volumes/iSCPreboot", _HIDDEN | _PLAIN),
     ("xART", "xART", 6_311_936, "/System/Volumes/xarts", _HIDDEN),
     ("Hardware", "Hardware", 507_904, "/System/Volumes/Hardware", _HIDDEN | _PLAIN),
     ("Recovery", "Recovery", 20_480, "", _HIDDEN | _PLAIN),
 ]
-_RECOVERY_VOLUMES: list[tuple[str, str, int, str, dict[str, bool]]] = [
+_RECOVERY_VOLUMES: list[_Row] = [
     ("Recovery", "Recovery", 1_899_917_312, "", _HIDDEN | _PLAIN),
 ]
-_MACOS_VOLUMES: list[tuple[str, str, int, str, dict[str, bool]]] = [
+_MACOS_VOLUMES: list[_Row] = [
     ("Macintosh HD", "System", 12_603_723_776, "", {}),
     ("Preboot", "Preboot", 8_161_050_624, "/System/Volumes/Preboot", _PLAIN),
     ("Recovery", "Recovery", 1_266_888_704, "", _PLAIN),
@@ -201,7 +202,7 @@ def storage(name: str, hardware: Hardware) -> tuple[list[Disk], list[Container]]
     def container(label: str, number: int, partition: int, size_bytes: int, **more: Any) -> Container:
         return Container(tag(label), number, 0, partition, tag(f"{label}-part"), size_bytes, **more)
 
-    def volumes(rows: list[tuple[str, str, int, str, dict[str, bool]]]) -> list[Volume]:
+    def volumes(rows: list[_Row]) -> list[Volume]:
         return [
             Volume(
                 tag("volume", label, str(number)),
