@@ -189,6 +189,9 @@ def main():
         module.fail_json(
             msg="%sanother run is working on the engine in %s: wait for it" % (of_host, engine.root)
         )
+    except OSError as error:
+        # No room, mostly.
+        module.fail_json(msg="%sthe engine in %s: %s" % (of_host, engine.root, error))
     module.exit_json(**result)
 
 

@@ -88,7 +88,7 @@ class Engine:
             return found
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
         partial = self.root / "mirror.git.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        _clear(partial)
         try:
             self._need(self._git(None, "clone", "--quiet", "--bare", repo, str(partial)), repo)
             done = self._git(partial, "rev-parse", "--verify", "--quiet", commit + "^{commit}")
@@ -135,7 +135,7 @@ class Engine:
         partial = self.releases / (name + ".partial")
         log = self.releases / (name + ".build.log")
         self.releases.mkdir(mode=0o755, parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
+        _clear(partial)
         account = pwd.getpwnam(user)
         try:
             self._unpack(commit, partial)
@@ -143,7 +143,7 @@ class Engine:
             self._make(partial, make_args, account, log)
             self._prove_metal(partial / "ds4-server", log)
             capabilities = self._probe(partial, account)
-            shutil.rmtree(partial / ".build-tmp", ignore_errors=True)
+            _clear(partial / ".build-tmp")
             _own(partial, 0, 0)
             sdk = self._run([XCRUN, "--show-sdk-version"])
             marker = {
@@ -158,7 +158,7 @@ class Engine:
                 handle.flush()
                 os.fsync(handle.fileno())
             final = self.releases / name
-            shutil.rmtree(final, ignore_errors=True)
+            _clear(final)
             partial.rename(final)
             return marker
         finally:
@@ -266,9 +266,9 @@ class Engine:
 
     def remove(self, name):
         doomed = self.releases / (name + ".partial")
-        shutil.rmtree(doomed, ignore_errors=True)
+        _clear(doomed)
         (self.releases / name).rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        _clear(doomed)
         log = self.releases / (name + ".build.log")
         if log.exists():
             log.unlink()
@@ -276,6 +276,15 @@ class Engine:
 
 def _unknown(commit, repo):
     return "engine commit %s does not exist in %s: check ds4_engine_commit" % (commit, repo)
+
+
+def _clear(directory):
+    """Nothing is there any more: what cannot be removed is an error, nothing to build upon."""
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        if directory.exists():
+            raise
 
 
 def _as(account):

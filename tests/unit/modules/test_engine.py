@@ -159,6 +159,21 @@ def test_a_build_that_fails_leaves_the_release_that_serves(engine, upstream, mak
     assert not list(engine.releases.glob("*.partial"))
 
 
+def test_nothing_is_built_upon_what_could_not_be_removed(engine, upstream, monkeypatch):
+    full = engine.fetch(str(upstream), commit(upstream, METAL))
+    rest = engine.releases / (full[:12] + ".partial") / "rest"
+    rest.mkdir(parents=True)
+
+    def stays(path, ignore_errors=False):
+        if not ignore_errors:
+            raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(ds4_build.shutil, "rmtree", stays)
+    with pytest.raises(PermissionError):
+        engine.build(full, [], builder())
+    assert list_releases(engine.root) == []
+
+
 def test_switching_keeps_the_previous_release_and_prunes_the_oldest(engine, upstream):
     made = []
     for number in range(3):
