@@ -25,12 +25,18 @@ options:
 """
 
 import json  # noqa: E402
+import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Mapping, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.plugins.callback import CallbackBase  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from ds4fleet import settings  # noqa: E402
+from ds4fleet.plan.make import watch  # noqa: E402
 
 HEAD = ("host", "role", "model", "context", "result")
 
@@ -126,6 +132,12 @@ class CallbackModule(CallbackBase):
         self._shown: dict[str, str] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._check = False
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        """Reads the catalogue, the role's defaults and its specs: every task of every Mac is a fork of this
+        process, and would read them again."""
+        settings.specs()
+        watch({})
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Prints the banner, once for as long as the hosts stay the same."""
