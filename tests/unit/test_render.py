@@ -145,6 +145,15 @@ class TestCommandLine:
         )
         assert "--ssd-streaming" in self.argv(role="stream", mode="streaming")
 
+    def test_a_sidecar_without_a_published_sha256_is_started_by_its_stamp_alone(self):
+        side = {**MODEL, "path": "/opt/ds4/models/side.gguf", "kind": "dspark", "sha256": None}
+        weights = {"main": MODEL["path"], "files": [MODEL, side]}
+        config = desired(weights=weights)["server"]["config"].splitlines()
+        assert [line for line in config if line.startswith("weights=")] == [
+            f"weights={MODEL['sha256']} {MODEL['path']}",
+            "weights=- /opt/ds4/models/side.gguf",
+        ]
+
     @pytest.mark.parametrize("extra", [["--api-key", "x"], ["--warm\nweights"]])
     def test_extra_arguments_that_the_engine_cannot_take_are_refused(self, extra):
         with pytest.raises(OperatorError, match="tyo-01: ds4_server_extra_args"):

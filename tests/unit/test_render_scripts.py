@@ -59,9 +59,10 @@ class Mac:
         (self.fake / "wired").write_text("94208\n")
         self.configure()
 
-    def stamp(self, sha256: str) -> None:
-        facts = self.weights.stat()
-        Path(f"{self.weights}.stamp").write_text(
+    def stamp(self, sha256: str, path: Path | None = None) -> None:
+        path = path or self.weights
+        facts = path.stat()
+        Path(f"{path}.stamp").write_text(
             f"sha256={sha256}\nsize_bytes={facts.st_size}\ninode={facts.st_ino}\nmtime_ns={facts.st_mtime_ns}\n"
         )
 
@@ -153,6 +154,21 @@ class TestStart:
         (line,) = done.stderr.splitlines()
         assert line.startswith("REFUSE: ") and reason in line
         assert not (mac.root / "run" / "server.running.conf").exists()
+
+    @pytest.mark.parametrize("shell", SHELLS)
+    def test_a_file_without_a_published_sha256_has_to_be_proven_all_the_same(self, mac, shell):
+        sidecar = mac.weights.with_name("draft.gguf")
+        sidecar.write_bytes(b"draft")
+        mac.configure(f"weights=- {sidecar}")
+        done = mac.start(shell)
+        assert (done.returncode, "were never proven" in done.stderr) == (78, True)
+        mac.stamp("", sidecar)
+        done = mac.start(shell)
+        assert (done.returncode, "are proven as nothing" in done.stderr) == (78, True)
+        mac.stamp("cd" * 32, sidecar)
+        assert mac.start(shell).returncode == 0
+        sidecar.write_bytes(b"another draft")
+        assert mac.start(shell).returncode == 78
 
     def test_it_refuses_a_port_that_is_taken(self, mac):
         with socket.socket() as taken:
