@@ -16,8 +16,7 @@ from ds4fleet.agents.clients import CLIENTS, AtLeast, Server, Setup, Target
 from ds4fleet.agents.write import apply, plan
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.fleet import Fleet, unknown_name
-from ds4fleet.tunnel import cli as tunnels
-from ds4fleet.tunnel import probe
+from ds4fleet.tunnel import asked, probe, view
 
 MODELS_TIMEOUT_S = 10.0
 
@@ -55,12 +54,12 @@ def find_server(host: str = "", region: str = "") -> Server:
     Raises OperatorError when none is open or the engine does not answer through it.
     """
     if host or region:
-        choice = tunnels.choose(Fleet.load(), host=host, region=region)
+        choice = asked.choose(Fleet.load(), host=host, region=region)
         name = host or region
-        url = choice.endpoint.url if choice.endpoint else tunnels.spec_of(choice.hosts[0]).url
+        url = choice.endpoint.url if choice.endpoint else asked.spec_of(choice.hosts[0]).url
         start = f"fab tunnel {'--host' if host else '--region'} {name} --background"
     else:
-        open_tunnels, endpoints = tunnels.everything()
+        open_tunnels, endpoints = view.everything()
         choices = {**{t["name"]: t["endpoint"] for t in open_tunnels}}
         if endpoints:
             choices = {endpoint["name"]: endpoint["endpoint"] for endpoint in endpoints}

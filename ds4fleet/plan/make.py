@@ -32,7 +32,7 @@ from ds4fleet.plan.types import (
     WeightsPlan,
     stages_of,
 )
-from ds4fleet.tunnel import jump
+from ds4fleet.tunnel import jump_files
 from ds4fleet.upgrade import switch
 from ds4fleet.weights import relay, sources
 
@@ -53,7 +53,7 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
     paths = render.Paths(str(settings["ds4_root"]))
     known, guarded = render.watched(settings), guard.watched(paths.root)
     switched = switch.watched(paths.root)
-    jumping = jump.watched(paths.root)
+    jumping = jump_files.watched(paths.root)
     staged = relay.watched(paths.root)
     users = [str(settings[f"ds4_{account}_user"]) for account in ("service", "tunnel", "seed")]
     port = settings["ds4_port"]

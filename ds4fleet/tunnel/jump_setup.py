@@ -15,7 +15,8 @@ from ds4fleet import access, console
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host, ansible_command
 from ds4fleet.render import role_defaults
-from ds4fleet.tunnel import cli, jump
+from ds4fleet.tunnel import jump_files
+from ds4fleet.tunnel.asked import names_in, spec_of
 
 PLAYBOOK = "playbooks/jump.yml"
 PYTHON = "/usr/bin/python3"
@@ -52,7 +53,7 @@ def jumps_of(fleet: Fleet, everyone: Fleet, host: str = "") -> list[Jump]:
         if asked == NEAREST:
             targets = [h for h in everyone if not _is_jump(h) and h.vars.get("ds4_role") != "stage"]
         else:
-            targets = [everyone.host(name.strip()) for name in asked.split(",")]
+            targets = [everyone.host(name) for name in names_in(asked)]
         if one.name in [target.name for target in targets]:
             raise OperatorError(f"{one.name}: ds4_jump_to leads to itself.", exit_code=EXIT_USAGE)
         found.append(Jump(one, tuple(targets), asked == NEAREST))
@@ -65,15 +66,16 @@ def setup_of(one: Jump) -> dict[str, Any]:
     """Files and jobs of a jump Mac. Raises OperatorError when a target's host key is not recorded."""
     settings = {**role_defaults(), **one.host.vars}
     root = str(settings["ds4_root"])
-    configuration = jump.config(
+    configuration = jump_files.config(
         int(settings["ds4_port"]),
-        [cli.spec_of(target) for target in one.targets],
+        [spec_of(target) for target in one.targets],
         one.by_distance,
         f"{root}/etc/jump/key",
         f"{root}/etc/jump_known_hosts",
     )
     lines = "".join(host_key_lines(target) for target in one.targets)
-    return jump.desired(root, str(settings["ds4_tunnel_user"]), PYTHON, LOG, configuration, lines)
+    user = str(settings["ds4_tunnel_user"])
+    return jump_files.desired(root, user, PYTHON, LOG, configuration, lines)
 
 
 def host_key_lines(host: Host) -> str:

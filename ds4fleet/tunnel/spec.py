@@ -1,7 +1,7 @@
 """What one tunnel is: which Mac, by which key, from which local port to the engine's port.
 
-This file, like every module named in `jump.CARRIED`, also runs on a jump Mac under the Python 3.9 of the
-Command Line Tools: standard library only, relative imports only.
+This file, like every module named in `jump_files.CARRIED`, also runs on a jump Mac under the Python 3.9 of
+the Command Line Tools: standard library only, relative imports only.
 """
 
 from __future__ import annotations

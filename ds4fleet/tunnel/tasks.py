@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from invoke.context import Context
 
 
-def _listed(*texts: str) -> list[str]:
-    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
-
-
 @verb(name="open", default=True)
 def tunnel_open(
     _: Context,
@@ -32,9 +28,9 @@ def tunnel_open(
 ) -> None:
     """To an engine: --host NAME, or one address for --region NAME [--then R] [--spread], --nearest, --all"""
     from ds4fleet.fleet import Fleet
-    from ds4fleet.tunnel import cli
+    from ds4fleet.tunnel import asked, cli
 
-    choice = cli.choose(Fleet.load(), host, region, all, nearest, then, spread)
+    choice = asked.choose(Fleet.load(), host, region, all, nearest, then, spread)
     sys.exit(cli.open_tunnel(choice.hosts, background, dry_run, choice.endpoint, keep=persist))
 
 
@@ -43,34 +39,37 @@ def tunnel_status(
     _: Context, host: str = "", region: str = "", json: bool = False, watch: bool = False
 ) -> None:
     """Every tunnel of yours: state, endpoint, health; --watch follows it, --json for scripts"""
-    from ds4fleet.tunnel import cli
+    from ds4fleet.tunnel import view
+    from ds4fleet.tunnel.asked import names_in
 
-    sys.exit(cli.status(_listed(host, region), json=json, watch=watch))
+    sys.exit(view.status(names_in(f"{host},{region}"), json=json, watch=watch))
 
 
 @verb(name="stop")
 def tunnel_stop(_: Context, host: str = "", region: str = "", forget: bool = False) -> None:
     """End tunnels: --host, --region, or all; --forget also removes what --persist installed"""
     from ds4fleet.tunnel import cli
+    from ds4fleet.tunnel.asked import names_in
 
-    sys.exit(cli.stop(_listed(host, region) or None, forget=forget))
+    sys.exit(cli.stop(names_in(f"{host},{region}") or None, forget=forget))
 
 
 @verb(name="logs")
 def tunnel_logs(_: Context, host: str = "", region: str = "", lines: int = 40, follow: bool = False) -> None:
     """What happened to tunnels: --host, --region, or all; --follow"""
-    from ds4fleet.tunnel import cli
+    from ds4fleet.tunnel import view
+    from ds4fleet.tunnel.asked import names_in
 
-    sys.exit(cli.logs(_listed(host, region), lines=lines, follow=follow))
+    sys.exit(view.logs(names_in(f"{host},{region}"), lines=lines, follow=follow))
 
 
 @verb()
 def nearest(_: Context, region: str = "", json: bool = False) -> None:
     """Regions by the round trip to their Macs, measured now and in parallel"""
     from ds4fleet.fleet import Fleet
-    from ds4fleet.tunnel import cli
+    from ds4fleet.tunnel import view
 
-    sys.exit(cli.show_nearest(Fleet.load(limit=region or None), json=json))
+    sys.exit(view.show_nearest(Fleet.load(limit=region or None), json=json))
 
 
 @verb()

@@ -21,7 +21,7 @@ import pytest
 
 from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host
-from ds4fleet.tunnel import cli, home, persist
+from ds4fleet.tunnel import asked, cli, home, persist, view
 from ds4fleet.tunnel.hold import Job
 from ds4fleet.tunnel.link import Link
 from ds4fleet.tunnel.machine import Policy
@@ -86,7 +86,7 @@ def test_background_status_attach_stop(fleet: Fleet, capsys: pytest.CaptureFixtu
     assert cli.open_tunnel([host], background=True) == 0
     assert "already held by process" in capsys.readouterr().out
 
-    assert cli.status(json=True) == 0
+    assert view.status(json=True) == 0
     (tunnel,) = json.loads(capsys.readouterr().out)["tunnels"]
     assert (tunnel["name"], tunnel["state"], tunnel["models"]) == ("tyo-01", "up", ["deepseek-v4-flash"])
 
@@ -95,7 +95,7 @@ def test_background_status_attach_stop(fleet: Fleet, capsys: pytest.CaptureFixtu
     assert not accepts(port)
     wait_until(lambda: not _alive(pid) and not _alive(ssh_pid), 5, "the end of holder and ssh")
     assert not list(home.state_dir().glob("*.sock"))
-    assert cli.logs([host.name]) == 0
+    assert view.logs([host.name]) == 0
     assert "up at" in capsys.readouterr().out
 
 
@@ -116,34 +116,34 @@ def test_a_tunnel_of_the_same_name_to_another_mac_is_not_mistaken(fleet: Fleet) 
 
 
 def test_a_region_is_one_address_that_survives_the_loss_of_a_mac(fleet: Fleet, macs: list[Sshd]) -> None:
-    choice = cli.choose(fleet, region="tokyo")
+    choice = asked.choose(fleet, region="tokyo")
     assert choice.endpoint is not None
     assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
-    _, (endpoint,) = cli.everything()
-    wait_until(lambda: cli.everything()[1][0]["members"][0]["fit"], 10)
+    _, (endpoint,) = view.everything()
+    wait_until(lambda: view.everything()[1][0]["members"][0]["fit"], 10)
     assert _ask(choice.endpoint.port) == 200
-    assert cli.everything()[1][0]["active"] in ("tyo-01", "tyo-02")
+    assert view.everything()[1][0]["active"] in ("tyo-01", "tyo-02")
     macs[0].stop()
     for _ in range(20):
         assert _ask(choice.endpoint.port) == 200
-    assert cli.everything()[1][0]["active"] == "tyo-02"
+    assert view.everything()[1][0]["active"] == "tyo-02"
     assert cli.stop(["tokyo"]) == 0
     assert not accepts(choice.endpoint.port)
     assert endpoint["name"] == "tokyo"
 
 
 def test_an_endpoint_uses_a_tunnel_that_another_process_holds_and_takes_it_over(fleet: Fleet) -> None:
-    choice = cli.choose(fleet, region="tokyo")
+    choice = asked.choose(fleet, region="tokyo")
     assert choice.endpoint is not None
     assert cli.open_tunnel([fleet.hosts[0]], background=True) == 0
-    (first,), _ = cli.everything()
+    (first,), _ = view.everything()
     assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
-    wait_until(lambda: cli.everything()[1][0]["members"][0]["fit"], 10)
+    wait_until(lambda: view.everything()[1][0]["members"][0]["fit"], 10)
     os.kill(first["pid"], signal.SIGKILL)
     wait_until(lambda: not _alive(first["ssh_pid"]), 5, "ssh of a killed holder to be gone")
 
     def taken_over() -> bool:
-        tunnels, _ = cli.everything()
+        tunnels, _ = view.everything()
         return {t["name"]: t["state"] for t in tunnels} == {"tyo-01": "up", "tyo-02": "up"}
 
     wait_until(taken_over, 10)
@@ -346,25 +346,25 @@ class TestPersistence:
 class TestChoosing:
     def test_one_way_of_choosing_is_asked_for(self, fleet: Fleet) -> None:
         with pytest.raises(OperatorError, match="--host NAME, --region NAME"):
-            cli.choose(fleet)
+            asked.choose(fleet)
         with pytest.raises(OperatorError):
-            cli.choose(fleet, host="tyo-01", region="tokyo")
+            asked.choose(fleet, host="tyo-01", region="tokyo")
 
     def test_unknown_names_are_refused_with_the_nearest(self, fleet: Fleet) -> None:
         with pytest.raises(OperatorError, match="tyo-01"):
-            cli.choose(fleet, host="tyo-1")
+            asked.choose(fleet, host="tyo-1")
 
     def test_the_nearest_region_is_measured(self, fleet: Fleet, macs: list[Sshd]) -> None:
         macs[0].stop()
-        assert cli.nearest_of(fleet) == "tokyo"
-        choice = cli.choose(fleet, nearest_region=True)
+        assert asked.nearest_of(fleet) == "tokyo"
+        choice = asked.choose(fleet, nearest_region=True)
         assert choice.endpoint is not None
         assert choice.endpoint.name == "tokyo"
 
     def test_a_jump_mac_counts_only_where_nobody_serves(self, fleet: Fleet) -> None:
         one, two = fleet.hosts
         jumping = Host(two.name, two.region, {**two.vars, "ds4_jump_to": "tyo-01"})
-        both = cli.choose(Fleet((one, jumping), ("tokyo",)), region="tokyo")
+        both = asked.choose(Fleet((one, jumping), ("tokyo",)), region="tokyo")
         assert [host.name for host in both.hosts] == ["tyo-01"]
-        alone = cli.choose(Fleet((jumping,), ("tokyo",)), region="tokyo")
+        alone = asked.choose(Fleet((jumping,), ("tokyo",)), region="tokyo")
         assert [host.name for host in alone.hosts] == ["tyo-02"]

@@ -17,7 +17,7 @@ import pytest
 
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import Fleet, Host
-from ds4fleet.tunnel import jump, jump_setup
+from ds4fleet.tunnel import jump_files, jump_setup
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")
@@ -50,10 +50,10 @@ def written(folder: Path, macs: list[Sshd], port: int) -> tuple[Path, dict[str, 
     """What `desired` asks for, below a folder of this machine; returns it and the job."""
     known_hosts = "".join(mac.known_hosts.read_text() for mac in macs)
     keys = folder / "opt/ds4/etc/jump_known_hosts"
-    settings = jump.config(port, [mac.spec() for mac in macs], False, str(macs[0].key), str(keys))
+    settings = jump_files.config(port, [mac.spec() for mac in macs], False, str(macs[0].key), str(keys))
     for index, target in enumerate(settings["targets"]):
         target.update(local_port=free_port(), key_file=str(macs[index].key))
-    made = jump.desired(
+    made = jump_files.desired(
         "/opt/ds4", "_ds4", "/usr/bin/python3", "/var/log/ds4/jump.log", settings, known_hosts
     )
     for entry in made["files"]:
@@ -114,7 +114,7 @@ def test_a_broken_configuration_ends_with_one_line_and_code_78(tmp_path: Path) -
 
 
 def test_the_job_runs_as_the_service_user_and_is_never_throttled() -> None:
-    made = jump.desired("/opt/ds4", "_ds4", "/usr/bin/python3", "/var/log/ds4/jump.log", {}, "")
+    made = jump_files.desired("/opt/ds4", "_ds4", "/usr/bin/python3", "/var/log/ds4/jump.log", {}, "")
     (plist,) = [e for e in made["files"] if e["path"].endswith(".plist")]
     job = plistlib.loads(plist["content"].encode())
     assert (job["UserName"], job["ProcessType"], job["KeepAlive"]) == ("_ds4", "Interactive", True)
@@ -123,16 +123,16 @@ def test_the_job_runs_as_the_service_user_and_is_never_throttled() -> None:
 
 
 def test_all_that_is_written_is_looked_at_so_that_it_can_be_removed() -> None:
-    made = jump.desired("/opt/ds4", "_ds4tunnel", "/usr/bin/python3", "/var/log/ds4/jump.log", {}, "")
+    made = jump_files.desired("/opt/ds4", "_ds4tunnel", "/usr/bin/python3", "/var/log/ds4/jump.log", {}, "")
     elsewhere = {"/opt/ds4", "/opt/ds4/libexec", "/opt/ds4/etc", "/opt/ds4/run", "/opt/ds4/run/tmp"}
     written = {entry["path"] for entry in made["files"]} - elsewhere
-    watched = set(jump.watched("/opt/ds4")["files"])
+    watched = set(jump_files.watched("/opt/ds4")["files"])
     assert {path for path in written if not path.startswith("/var/log")} <= watched
 
 
 def test_what_is_carried_needs_only_what_is_carried() -> None:
-    folder = Path(jump.__file__).parent
-    for name in jump.CARRIED:
+    folder = Path(jump_files.__file__).parent
+    for name in jump_files.CARRIED:
         for line in (folder / f"{name}.py").read_text().splitlines():
             assert not line.lstrip().startswith(("from ds4fleet", "import ds4fleet")), (name, line)
 

@@ -26,7 +26,7 @@ from ds4fleet.agents import check
 from ds4fleet.agents.clients import Server
 from ds4fleet.errors import EXIT_MISSING
 from ds4fleet.fleet import CHECKOUT, Fleet, Host
-from ds4fleet.tunnel import cli, home, probe, ssh
+from ds4fleet.tunnel import asked, cli, home, probe, ssh, view
 from ds4fleet.tunnel.link import STATE_MARK
 from tests.support.tunnel_ends import free_port, wait_until
 
@@ -114,7 +114,7 @@ def tunnel(lab: Any, state: None) -> Host:
 
 
 def snapshot(name: str = MAC) -> dict[str, Any]:
-    tunnels, _ = cli.everything()
+    tunnels, _ = view.everything()
     return next((one for one in tunnels if one["name"] == name), {"state": "none", "drops": 0})
 
 
@@ -123,7 +123,7 @@ def up(name: str = MAC) -> Callable[[], bool]:
 
 
 def test_every_api_answers_through_the_roles_tunnel_account(tunnel: Host) -> None:
-    server = Server.from_models(tunnel.name, cli.spec_of(tunnel).url, models_of(tunnel))
+    server = Server.from_models(tunnel.name, asked.spec_of(tunnel).url, models_of(tunnel))
     results = list(check.run(server, timeout_s=60))
     assert all(result.ok for result in results), results
     assert snapshot()["no_delay"]
@@ -146,7 +146,7 @@ class TestRestrictions:
     ) -> Iterator[tuple[str, str]]:
         """A login with these options, open while the body runs; yields what came on standard output (up to
         the first words of the forced command, or the end) and on standard error."""
-        spec = cli.spec_of(host)
+        spec = asked.spec_of(host)
         words = [
             ssh.SSH, "-F", "/dev/null", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes",
             "-o", f"UserKnownHostsFile={spec.known_hosts}", "-o", f"HostKeyAlias={spec.name}",
@@ -432,7 +432,7 @@ def test_no_request_fails_while_a_region_is_drained_and_restarted_mac_by_mac(
         Host(host.name, host.region, {**with_port(host, free_port()).vars, "ds4_region_port": region_port})
         for host in served
     )
-    choice = cli.choose(Fleet(hosts, ("tokyo",)), region="tokyo")
+    choice = asked.choose(Fleet(hosts, ("tokyo",)), region="tokyo")
     assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
     wait_until(lambda: all(up(host.name)() for host in hosts), 60)
     statuses: list[int | str] = []
@@ -471,7 +471,7 @@ def test_no_request_fails_while_a_region_is_drained_and_restarted_mac_by_mac(
         done.set()
         for thread in threads:
             thread.join()
-    _, (endpoint,) = cli.everything()
+    _, (endpoint,) = view.everything()
     assert set(statuses) == {200}, endpoint
     assert len(statuses) > 20
     assert set(endpoint["by_member"]) == {"tyo-01", "tyo-02"}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ds4fleet.fleet import Fleet, Host
-from ds4fleet.tunnel import cli, home
+from ds4fleet.tunnel import asked, cli, home, view
 from tests.support.rollouts import NEWER, OLDER, Clients, Controller, kill
 from tests.support.tunnel_ends import free_port, wait_until
 
@@ -50,9 +50,9 @@ def endpoint(controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyP
         for host in controller.lab.fleet.hosts
         if host.name in MACS
     )
-    choice = cli.choose(Fleet(hosts, ("tokyo", "seoul")), region="tokyo", then="seoul")
+    choice = asked.choose(Fleet(hosts, ("tokyo", "seoul")), region="tokyo", then="seoul")
     assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
-    wait_until(lambda: all(one["state"] == "up" for one in cli.everything()[0]), 60)
+    wait_until(lambda: all(one["state"] == "up" for one in view.everything()[0]), 60)
     yield port
     cli.stop()
 

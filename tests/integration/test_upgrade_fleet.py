@@ -17,7 +17,7 @@ import pytest
 
 from ds4fleet.fleet import CHECKOUT, Fleet, Host
 from ds4fleet.plan.make import make_plan
-from ds4fleet.tunnel import cli, home
+from ds4fleet.tunnel import asked, cli, home, view
 from ds4fleet.upgrade.rollout import HostPhase
 from tests.support.rollouts import NEWER, OLDER, Clients, Controller
 from tests.support.tunnel_ends import free_port, wait_until
@@ -76,9 +76,9 @@ def endpoints(
     )
     fleet = Fleet(hosts, tuple(regions))
     for region in regions:
-        choice = cli.choose(fleet, region=region, then=NEIGHBOURS.get(region, ""))
+        choice = asked.choose(fleet, region=region, then=NEIGHBOURS.get(region, ""))
         assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
-    wait_until(lambda: all(one["state"] == "up" for one in cli.everything()[0]), 120)
+    wait_until(lambda: all(one["state"] == "up" for one in view.everything()[0]), 120)
     yield ports
     cli.stop()
 

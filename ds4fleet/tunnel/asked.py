@@ -1,0 +1,126 @@
+"""What `fab tunnel` and the inventory ask for: which tunnels, and which address in front of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
+from ds4fleet.fleet import Fleet, Host
+from ds4fleet.render import role_defaults
+from ds4fleet.tunnel import nearest
+from ds4fleet.tunnel.endpoint import EndpointSpec
+from ds4fleet.tunnel.spec import TunnelSpec
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one command is about: hosts, and perhaps the failover address in front of them."""
+
+    hosts: tuple[Host, ...]
+    endpoint: EndpointSpec | None = None
+
+
+def choose(
+    fleet: Fleet,
+    host: str = "",
+    region: str = "",
+    everything: bool = False,
+    nearest_region: bool = False,
+    then: str = "",
+    spread: bool = False,
+) -> Choice:
+    """The hosts and the endpoint that the options of `fab tunnel` mean.
+
+    host, region and then take names separated by commas. Raises OperatorError for none, for more than one
+    way of choosing, and for names that the inventory does not know.
+    """
+    ways = [bool(host), bool(region), everything, nearest_region]
+    if sum(ways) != 1:
+        raise OperatorError(
+            "Say which tunnel: --host NAME, --region NAME, --nearest or --all.", exit_code=EXIT_USAGE
+        )
+    if (then or spread) and not (region or nearest_region):
+        raise OperatorError("--then and --spread belong to --region or --nearest.", exit_code=EXIT_USAGE)
+    if host:
+        return Choice(tuple(fleet.host(name) for name in names_in(host)))
+    if everything:
+        return Choice(fleet.hosts)
+    regions = names_in(region) if region else [nearest_of(fleet)]
+    first, *rest = [*regions, *names_in(then)]
+    tiers = [(fleet.in_region(name), tier) for tier, name in enumerate([first, *rest])]
+    members = [(member, tier) for hosts, tier in tiers for member in _serving(hosts)]
+    if not members:
+        raise OperatorError(f"No Mac of {first} is meant to serve.", exit_code=EXIT_USAGE)
+    return Choice(
+        tuple(member for member, _ in members),
+        EndpointSpec(
+            name=first,
+            port=region_port(first, tiers[0][0]),
+            members=tuple((member.name, tier) for member, tier in members),
+            spread=spread,
+        ),
+    )
+
+
+def spec_of(host: Host) -> TunnelSpec:
+    """The tunnel of a host of the inventory. Raises OperatorError when it has no local port."""
+    settings = {**role_defaults(), **host.vars}
+    port = int(settings.get("ds4_tunnel_port") or 0)
+    if not 0 < port < 65536:
+        raise OperatorError(
+            f"{host.name}: the inventory gives it no local port; set ds4_tunnel_port for it.",
+            exit_code=EXIT_USAGE,
+        )
+    key = settings.get("ds4_tunnel_key_file") or host.private_key or ""
+    return TunnelSpec(
+        name=host.name,
+        region=host.region,
+        address=host.address,
+        ssh_port=host.port,
+        user=str(settings["ds4_tunnel_user"]),
+        key_file=str(Path(str(key)).expanduser()) if key else "",
+        known_hosts=str(host.known_hosts),
+        local_port=port,
+        remote_port=int(settings["ds4_port"]),
+        ssh_args=tuple(settings.get("ds4_tunnel_ssh_args") or ()),
+    )
+
+
+def region_port(region: str, hosts: Sequence[Host]) -> int:
+    """The local port of a region's endpoint: `ds4_region_port` where the inventory sets it, else the round
+    hundred below the ports of its hosts (8100 for 8101, 8102, ...)."""
+    for host in hosts:
+        if host.vars.get("ds4_region_port"):
+            return int(host.vars["ds4_region_port"])
+    used = {host.tunnel_port for host in hosts if host.tunnel_port}
+    hundreds = {port // 100 * 100 for port in used}
+    if len(hundreds) == 1 and not hundreds & used:
+        return hundreds.pop()
+    raise OperatorError(
+        f"{region}: no local port can be derived for its endpoint; set ds4_region_port in"
+        f" inventory/group_vars/{region}.yml.",
+        exit_code=EXIT_USAGE,
+    )
+
+
+def nearest_of(fleet: Fleet) -> str:
+    """The region with the shortest round trip. Raises OperatorError when nobody answers."""
+    distances = nearest.measure(spec_of(host) for host in fleet)
+    if not distances or distances[0].rtt_s is None:
+        raise OperatorError("No host of the inventory answers.", exit_code=EXIT_UNREACHABLE)
+    return distances[0].region
+
+
+def names_in(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _serving(hosts: Sequence[Host]) -> list[Host]:
+    """The hosts of a region that can answer, by what the inventory says of their role; whether they do, their
+    health tells. A jump Mac counts only where nobody serves: it leads to Macs that count themselves."""
+    own = [host for host in hosts if host.vars.get("ds4_role") not in ("stage", "jump")]
+    return [host for host in own if not host.vars.get("ds4_jump_to")] or [
+        host for host in hosts if host.vars.get("ds4_jump_to")
+    ]
