@@ -47,6 +47,29 @@ BASE_FLAGS = frozenset(
     ]
 )
 
+#: Flags that a variable decides, and with it what the plan reckons, refuses and proves: not for
+#: ds4_server_extra_args, where the last one would win.
+DECIDED_BY = {
+    "--model": "ds4_model",
+    "-m": "ds4_model",
+    "--ctx": "ds4_context",
+    "-c": "ds4_context",
+    "--host": "ds4_host",
+    "--port": "ds4_port",
+    "--cors": "ds4_cors",
+    "--kv-disk-dir": "ds4_kv_budget_mib",
+    "--kv-disk-space-mb": "ds4_kv_budget_mib",
+    "--batched-session": "ds4_sessions",
+    "--prefill-chunk": "ds4_prefill_chunk",
+    "--power": "ds4_power_percent",
+    "--ssd-streaming": "ds4_mode",
+    "--mtp": "ds4_sidecars",
+    "--mtp-model": "ds4_sidecars",
+    "--dspark": "ds4_sidecars",
+}
+#: Backends beside Metal: on macOS the CPU's can panic the kernel (upstream README, antirez/ds4#483).
+OTHER_BACKENDS = ("--cpu", "--cuda", "--backend")
+
 #: Enough for the test prompt; a larger context only costs memory.
 SMOKE_CONTEXT = 4096
 SMOKE_TOKENS = 16
@@ -460,10 +483,24 @@ class _Renderer:
         return argv
 
     def _own_arguments(self, flags: frozenset[str]) -> list[str]:
-        """ds4_server_extra_args, checked. Raises OperatorError for a flag that this engine does not have."""
+        """ds4_server_extra_args, checked. Raises OperatorError for a flag that this engine does not have, or
+        that is not for them to give."""
         extra = [str(item) for item in self.settings["ds4_server_extra_args"]]
         for item in extra:
-            if item.startswith("--") and item.split("=", 1)[0] not in flags:
+            flag = item.split("=", 1)[0]
+            if flag in DECIDED_BY:
+                raise OperatorError(
+                    f"{self.plan['host']}: ds4_server_extra_args asks for {item}, which is for"
+                    f" {DECIDED_BY[flag]} to say; set that",
+                    exit_code=EXIT_USAGE,
+                )
+            if flag in OTHER_BACKENDS:
+                raise OperatorError(
+                    f"{self.plan['host']}: ds4_server_extra_args asks for {item}, but the engine serves by"
+                    " Metal here: the CPU backend can panic the kernel; remove it",
+                    exit_code=EXIT_USAGE,
+                )
+            if item.startswith("--") and flag not in flags:
                 raise OperatorError(
                     f"{self.plan['host']}: ds4_server_extra_args asks for {item}, which ds4-server of commit"
                     f" {self.plan['engine']['release_id']} does not have; remove it or pin another commit",

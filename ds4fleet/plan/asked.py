@@ -72,11 +72,11 @@ class Reader:
             raise self._bad(name, "a list of texts")
         return tuple(value)
 
-    def auto_int(self, name: str, least: int) -> int | None:
+    def auto_int(self, name: str, least: int, most: int | None = None) -> int | None:
         value = self.vars.get(name)
         if value is None or value in ("auto", ""):
             return None
-        return self._whole(name, value, least, None, "auto or a whole number")
+        return self._whole(name, value, least, most, "auto or a whole number")
 
     def number(self, name: str, least: int, most: int | None = None) -> int:
         return self._whole(name, self.vars.get(name), least, most, "a whole number")
@@ -140,7 +140,7 @@ def numbers(read: Reader, found: Asked) -> dict[str, Any]:
         "ds4_prefill_chunk": found.prefill_chunk,
         "ds4_kv_budget_mib": found.kv_budget_mib,
         "ds4_port": found.port,
-        "ds4_power_percent": read.auto_int("ds4_power_percent", least=1),
+        "ds4_power_percent": read.auto_int("ds4_power_percent", least=1, most=100),
         "ds4_start_wait_s": read.number("ds4_start_wait_s", least=0),
         "ds4_throttle_s": read.number("ds4_throttle_s", least=1),
         "ds4_exit_timeout_s": read.auto_int("ds4_exit_timeout_s", least=1) or "auto",

@@ -310,6 +310,7 @@ def test_without_declared_or_observed_memory_there_is_no_plan() -> None:
         (128, {"ds4_role": "stream", "ds4_mode": "resident"}, "exclude each other"),
         (256, {"ds4_model": "pro-q2"}, "512"),
         (192, {"ds4_model": "flash-q4"}, "ds4_memory_override"),
+        (128, {"ds4_power_percent": 150}, "from 1 to 100"),
         (128, {"ds4_role": "server"}, "one of auto, serve, stream, stage, jump"),
         (128, {"ds4_port": 70000}, "to 65535"),
         (128, {"ds4_host": "0.0.0.0"}, "ds4_host_public_confirmed"),

@@ -154,6 +154,24 @@ class TestCommandLine:
             "weights=- /opt/ds4/models/side.gguf",
         ]
 
+    @pytest.mark.parametrize(
+        ("extra", "hint"),
+        [
+            (["--host", "0.0.0.0"], "ds4_host"),
+            (["--port=9000"], "ds4_port"),
+            (["-m", "/tmp/other.gguf"], "ds4_model"),
+            (["--quality", "-c", "1000000"], "ds4_context"),
+            (["--backend", "cpu"], "panic"),
+        ],
+    )
+    def test_extra_arguments_cannot_go_behind_the_plans_back(self, extra, hint):
+        engine = {
+            **a_plan()["engine"],
+            "capabilities": {"flags": [*render.BASE_FLAGS, "--quality", "--backend"]},
+        }
+        with pytest.raises(OperatorError, match=hint):
+            desired({"ds4_server_extra_args": extra}, engine=engine)
+
     @pytest.mark.parametrize("extra", [["--api-key", "x"], ["--warm\nweights"]])
     def test_extra_arguments_that_the_engine_cannot_take_are_refused(self, extra):
         with pytest.raises(OperatorError, match="tyo-01: ds4_server_extra_args"):
