@@ -254,7 +254,7 @@ class _Renderer:
         if not mounts:
             self._absent(LABEL_MOUNTS, "storage", self.paths.mounts)
             return
-        script = _template("ds4-mounts.j2", mounts=mounts, wait_s=int(self.settings["ds4_start_wait_s"]))
+        script = template("ds4-mounts.j2", mounts=mounts, wait_s=int(self.settings["ds4_start_wait_s"]))
         self._file(self.paths.mounts, script, "storage", mode="0755")
         self._plist(
             LABEL_MOUNTS,
@@ -299,7 +299,7 @@ class _Renderer:
         if server["kv_dir"]:
             self._dir(server["kv_dir"], "service", owner=user, group=user, mode="0700")
 
-        start = _template("ds4-start.j2", paths=paths, release_marker=RELEASE_MARKER)
+        start = template("ds4-start.j2", paths=paths, release_marker=RELEASE_MARKER)
         self._file(paths.start, start, "service", mode="0755")
         plist = self._plist(
             LABEL_SERVER,
@@ -323,7 +323,7 @@ class _Renderer:
 
         # The configuration names what starts the server as well: one hash then says what runs.
         made_from = _sha256(plist + start)
-        config = _template(
+        config = template(
             "server.conf.j2",
             made_from=made_from,
             release_id=self.plan["engine"]["release_id"],
@@ -343,11 +343,11 @@ class _Renderer:
 
     def _log_rotation(self) -> None:
         paths = self.paths
-        script = _template("ds4-rotate.j2", paths=paths, rotate_blocks=ROTATE_BLOCKS)
+        script = template("ds4-rotate.j2", paths=paths, rotate_blocks=ROTATE_BLOCKS)
         self._file(paths.rotate, script, "service", mode="0755")
         self._file(
             paths.newsyslog,
-            _template(
+            template(
                 "newsyslog.conf.j2",
                 paths=paths,
                 user=self.user,
@@ -387,10 +387,10 @@ class _Renderer:
                 self._entry(path, "absent", "tunnel")
             return
         self._file(
-            self.paths.tunnel_wait, _template("ds4-tunnel-wait.j2", paths=self.paths), "tunnel", mode="0755"
+            self.paths.tunnel_wait, template("ds4-tunnel-wait.j2", paths=self.paths), "tunnel", mode="0755"
         )
-        self._file(self.paths.tunnel_keys, _template("tunnel_keys.j2", keys=keys, port=self.port), "tunnel")
-        drop_in = _template(
+        self._file(self.paths.tunnel_keys, template("tunnel_keys.j2", keys=keys, port=self.port), "tunnel")
+        drop_in = template(
             "sshd.conf.j2",
             user=account,
             port=self.port,
@@ -597,7 +597,8 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _template(name: str, **values: Any) -> str:
+def template(name: str, **values: Any) -> str:
+    """The text of a template of the role with these values; one that it lacks is an error."""
     return _environment().get_template(name).render(**values)
 
 

@@ -88,7 +88,7 @@ class Mac:
 
     def run(self, shell: str, template: str, **values: object) -> subprocess.CompletedProcess[str]:
         paths = render.Paths(str(self.root))
-        text = render._template(template, paths=paths, release_marker=render.RELEASE_MARKER, **values)
+        text = render.template(template, paths=paths, release_marker=render.RELEASE_MARKER, **values)
         text = text.replace(
             "PATH=/usr/bin:", f"FAKE={self.fake} PATH={self.fake}:{Path(sys.executable).parent}:/usr/bin:"
         )
@@ -224,7 +224,7 @@ class TestRotation:
         log.write_text("x" * 4096)
         inode = log.stat().st_ino
         Path(Paths.archive_log).write_text("older\n")
-        text = render._template("ds4-rotate.j2", paths=Paths, rotate_blocks=blocks)
+        text = render.template("ds4-rotate.j2", paths=Paths, rotate_blocks=blocks)
         script = tmp_path / "rotate"
         script.write_text(text)
         assert subprocess.run([shell, str(script)], check=False).returncode == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ds4fleet.lab.commands.info import CommandInfo
-from ds4fleet.lab.commands.plutil import _tree
+from ds4fleet.lab.commands.plutil import tree
 from ds4fleet.lab.context import Context
 
 INFO = CommandInfo(
@@ -58,7 +58,7 @@ def _save(ctx: Context, path: Path, data: dict[str, Any]) -> bool:
 def _show(value: Any) -> str:
     if isinstance(value, bool):
         return "1" if value else "0"
-    return _tree(value).replace(" => ", " = ") if isinstance(value, (dict, list)) else str(value)
+    return tree(value).replace(" => ", " = ") if isinstance(value, (dict, list)) else str(value)
 
 
 def main(ctx: Context) -> int:

@@ -71,13 +71,13 @@ def _lint(ctx: Context, word: str, quiet: bool) -> int:
     return 0
 
 
-def _tree(value: Any, depth: int = 0) -> str:
+def tree(value: Any, depth: int = 0) -> str:
     pad = "  " * (depth + 1)
     if isinstance(value, dict):
-        rows = [f'{pad}"{key}" => {_tree(item, depth + 1)}' for key, item in value.items()]
+        rows = [f'{pad}"{key}" => {tree(item, depth + 1)}' for key, item in value.items()]
         return "{\n" + "\n".join([*rows, "  " * depth + "}"])
     if isinstance(value, list):
-        rows = [f"{pad}{number} => {_tree(item, depth + 1)}" for number, item in enumerate(value)]
+        rows = [f"{pad}{number} => {tree(item, depth + 1)}" for number, item in enumerate(value)]
         return "[\n" + "\n".join([*rows, "  " * depth + "]"])
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -86,7 +86,7 @@ def _tree(value: Any, depth: int = 0) -> str:
 
 def _print(ctx: Context, word: str) -> int:
     try:
-        ctx.out(_tree(_load(ctx, word)))
+        ctx.out(tree(_load(ctx, word)))
     except (OSError, *_PROBLEMS):
         ctx.err(f"{word}: file does not exist or is not readable or is not a regular file")
         return 1
