@@ -200,7 +200,11 @@ class Lab:
         if left:
             raise OperatorError(f"the lab's {', '.join(left)} would not go away: look at {self.folder}")
         _remove_loops(state.get("loops"))
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.exists():
+            try:
+                shutil.rmtree(self.folder)
+            except OSError as error:
+                raise OperatorError(f"{self.folder} could not be removed: {error}") from error
 
     def _end_processes(self, state: dict[str, Any]) -> bool:
         """Kill what runs of the lab; false when nothing is left."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,43 @@ from ds4fleet.lab.faults import FAULTS
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"
 #: A first run builds an engine and fetches weights for each Mac on two cores.
 PLAYBOOK_TIMEOUT_S = 600
+#: Files that share a lab (`converged`) and so a process, which makes it once.
+SHARED = "converged"
+SHARING = ("test_engine", "test_service", "test_site", "test_verify", "test_weights")
+#: About how many seconds a file takes beside others on two cores: the longest are begun first, so that the
+#: processes end together. Those that are not listed take less than any of these.
+SECONDS = {
+    "test_upgrade_verbs": 480,
+    SHARED: 440,
+    "test_stage": 420,
+    "test_upgrade": 320,
+    "test_tunnel_lab": 260,
+    "test_upgrade_cuts": 240,
+    "test_weights_verbs": 200,
+    "test_lab_core_faults": 180,
+    "test_storage_accounts": 110,
+    "test_memory_lab": 100,
+    "test_lab_core_twin": 75,
+    "test_demo": 70,
+    "test_probe": 60,
+    "test_lab_core": 60,
+    "test_lab_macos": 60,
+    "test_bootstrap": 50,
+    "test_tunnel_latency": 45,
+}
+
+
+def group_of(name: str) -> str:
+    """What runs in one process: a file of tests, or those that share a lab."""
+    return SHARED if name in SHARING else name
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Says what runs in one process (`--dist loadgroup`), and begins with what takes longest."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item.path.stem)))
+    items.sort(key=lambda item: -SECONDS.get(group_of(item.path.stem), 0))
 
 
 @dataclass
@@ -46,9 +83,9 @@ class TestLab:
     lab: Lab
     folder: Path
 
-    @property
+    @cached_property
     def fleet(self) -> Fleet:
-        """The inventory with this lab's layer on top, only the Macs that are up."""
+        """The inventory with this lab's layer on top, only the Macs that are up (the same for a lab's life)."""
         fleet = Fleet.load(inventory=self.inventories)
         return Fleet(tuple(host for host in fleet if host.layer == "lab"), fleet.regions)
 
@@ -115,11 +152,20 @@ def recap(output: str) -> dict[str, dict[str, int]]:
     return found
 
 
+@cache
+def inventory() -> Fleet:
+    """The fleet's own inventory, which no test changes."""
+    return Fleet.load(inventory=[HOSTS])
+
+
 def specs(limit: str) -> list[HostSpec]:
-    """What the lab needs to know of the inventory's Macs."""
+    """What the lab needs to know of the inventory's Macs: of regions and hosts by name."""
+    names = limit.split(",")
+    found = [host for host in inventory() if {host.name, host.region} & set(names)]
+    assert found, limit
     return [
         HostSpec(name=h.name, region=h.region, hardware=dict(h.hardware), ansible_host=h.address)
-        for h in Fleet.load(limit, [HOSTS])
+        for h in found
     ]
 
 
@@ -140,7 +186,7 @@ def make_lab() -> Iterator[Callable[..., TestLab]]:
     yield make
     for test_lab in made:
         test_lab.lab.down()
-        shutil.rmtree(test_lab.folder, ignore_errors=True)
+        assert not test_lab.folder.exists()
 
 
 @pytest.fixture(autouse=True)

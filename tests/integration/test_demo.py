@@ -47,7 +47,7 @@ def environment() -> Iterator[dict[str, str]]:
         "XDG_STATE_HOME": str(folder / "state"),
     }
     lab.down()
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder)
 
 
 def demo(environment: dict[str, str]) -> str:

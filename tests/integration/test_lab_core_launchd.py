@@ -5,7 +5,6 @@ and exit statuses.
 from __future__ import annotations
 
 import plistlib
-import shutil
 import subprocess
 import tempfile
 import time
@@ -77,7 +76,7 @@ def started() -> Iterator[OneMac]:
         yield OneMac(lab)
     finally:
         lab.down()
-        shutil.rmtree(folder, ignore_errors=True)
+        assert not folder.exists()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import json
 import os
 import plistlib
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -72,7 +71,7 @@ def mac() -> Iterator[Mac]:
         yield Mac(lab)
     finally:
         lab.down()
-        shutil.rmtree(folder, ignore_errors=True)
+        assert not folder.exists()
 
 
 # ------------------------------------------------------------------------------------------------- volumes
