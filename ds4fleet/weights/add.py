@@ -26,8 +26,11 @@ from ds4fleet.catalogue import Catalogue, Family, load
 from ds4fleet.errors import EXIT_REFUSED, EXIT_USAGE, OperatorError
 from ds4fleet.role_code import ds4_gguf
 
-#: As much of a file as is read. Keys and counts of published files are in it; their vocabulary goes on.
+#: As much of a file as is read. What tells the family comes before the vocabulary, which fills the rest of it
+#: in published files: data of Flash q2 begins at byte 5,333,824, and the tensors are the last of its header.
 HEAD_BYTES = 1024 * 1024
+#: Of a file that is read whole for its sha256: any header of ours.
+WHOLE_HEADER_BYTES = ds4_gguf.MAX_HEADER_BYTES
 TIMEOUT_S = 30
 TOKEN_HOST = "huggingface.co"
 _HUB = re.compile(r"(https?://[^/]+)/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/([^/?]+)(?:\?.*)?\Z")
@@ -54,8 +57,9 @@ class Found:
 def add(where: str, *, model_id: str, quant: str = "", hashed: bool = False, json_out: bool = False) -> int:
     """Prints the entry that a file of `ds4_catalogue` needs for the GGUF `where` (path or URL).
 
-    quant: where the first MiB does not tell. hashed: read a local file whole for its sha256. Raises
-    OperatorError (EXIT_REFUSED) with the reason when the engine could not load it.
+    quant: where neither header nor size tells. hashed: read a local file whole, for its sha256 and for what
+    its header says behind the first MiB. Raises OperatorError (EXIT_REFUSED) with the reason when the engine
+    could not load it.
     """
     if not model_id:
         raise OperatorError("Name the entry: fab weights add FILE_OR_URL --id ID", exit_code=EXIT_USAGE)
@@ -92,8 +96,9 @@ def propose(
     seen = _quant_of(found, header, family, catalogue)
     if seen is None and not quant:
         raise OperatorError(
-            f"{found.name}: the first MiB does not tell how its experts are stored, and its size is that of"
-            f" nothing known; add --quant, one of {', '.join(sorted(catalogue.quants))}",
+            f"{found.name}: how its experts are stored stands behind the first MiB, and its size is that of"
+            f" nothing known; add --quant, one of {', '.join(sorted(catalogue.quants))}, or --hash for a file"
+            " of this machine",
             exit_code=EXIT_USAGE,
         )
     if seen is not None and quant and quant != seen:
@@ -106,7 +111,10 @@ def propose(
         )
     if _GATE.format(0) not in header["types"]:
         how = "given" if quant else "taken from the size of the file"
-        unknown.append(f"whether it is {kind}: that was {how}; it is proven when the whole is there.")
+        unknown.append(
+            f"whether it is {kind}: that was {how}, the header says so behind the first MiB only. Memory is"
+            " planned by it."
+        )
     if found.sha256 is None:
         unknown.append(
             "the sha256, without which nothing is staged: put in the publisher's, or add --hash for a file"
@@ -207,7 +215,7 @@ def from_file(path: Path, hashed: bool) -> Found:
     """What a file of this machine shows; with `hashed` it is read whole."""
     try:
         with path.open("rb") as handle:
-            head = handle.read(HEAD_BYTES)
+            head = handle.read(WHOLE_HEADER_BYTES if hashed else HEAD_BYTES)
             digest = None
             if hashed:
                 handle.seek(0)

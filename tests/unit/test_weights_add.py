@@ -68,6 +68,15 @@ class TestEntry:
         with pytest.raises(OperatorError, match="add --quant"):
             propose(data, 50_000_000_000)
 
+    def test_a_file_that_is_read_whole_shows_what_stands_behind_the_vocabulary(self, tmp_path: Path) -> None:
+        data = head("q4", more=VOCABULARY)
+        assert len(data) > add.HEAD_BYTES
+        (tmp_path / "mine.gguf").write_bytes(data + bytes(SIZE - len(data)))
+        with pytest.raises(OperatorError, match="--hash for a file of this machine"):
+            add.propose(add.from_file(tmp_path / "mine.gguf", hashed=False), "mine", CATALOGUE)
+        entry, unknown = add.propose(add.from_file(tmp_path / "mine.gguf", hashed=True), "mine", CATALOGUE)
+        assert entry["quant"] == "q4" and not [text for text in unknown if "whether it is" in text]
+
     def test_a_quant_that_the_header_contradicts_is_refused(self) -> None:
         with pytest.raises(OperatorError, match="is q2, not q4"):
             propose(head("q2"), quant="q4")
