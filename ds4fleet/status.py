@@ -15,9 +15,8 @@ from ds4fleet.console import table
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
 from ds4fleet.fleet import Host
 from ds4fleet.render import role_defaults
+from ds4fleet.weights import macs
 
-#: A cold login over an ocean takes 8 to 9 round trips; beyond this a Mac counts as silent.
-CONNECT_TIMEOUT_S = 20
 _MORE_AT_ONCE_THAN_A_FLEET = 32
 #: Each answer stands between marks, so that no tool's output can be taken for another's.
 _SCRIPT = """\
@@ -95,15 +94,16 @@ def ask(host: Host) -> Status:
     """Asks one Mac; a Mac that does not answer is a status too."""
     settings = {**role_defaults(), **host.vars}
     script = _SCRIPT.format(root=settings["ds4_root"], port=settings["ds4_port"])
-    argv = ["ssh", *host.ssh_options(), "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_TIMEOUT_S}"]
-    argv += ["-p", str(host.port)]
-    if host.private_key:
-        argv += ["-i", str(host.private_key), "-o", "IdentitiesOnly=yes"]
-    argv += [f"{host.user}@{host.address}" if host.user else host.address, "/bin/sh -s"]
+    argv = [*macs.ssh_argv(host), "/bin/sh -s"]
     silent = Status(host.name, host.region, host.layer, reachable=False)
     try:
         done = subprocess.run(
-            argv, input=script, capture_output=True, text=True, timeout=3 * CONNECT_TIMEOUT_S, check=False
+            argv,
+            input=script,
+            capture_output=True,
+            text=True,
+            timeout=3 * macs.CONNECT_TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return Status(**{**asdict(silent), "trouble": "logged in, then silent"})
