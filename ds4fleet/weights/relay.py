@@ -4,7 +4,8 @@ Macs of a region that are to hold the same files form a chain (a tree of two bra
 those that hold them already first, then those that have most of them, then those with the better link. Each
 receives from the one ahead while that one still receives; when it dies, from the next one ahead; at last
 from the source itself. The first one asks those behind it for what they have: a Mac that comes back after a
-power cut fetches nothing twice. Nobody waits for somebody behind, so nobody waits in a circle.
+power cut fetches nothing twice. Nobody waits for somebody behind, so nobody waits in a circle. The second
+one relieves the first where that one is slow (see ds4_scout), unless the wide link has a cap to keep.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ds4fleet import program
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.guard import PYTHON
 from ds4fleet.render import ROLE, Paths
@@ -41,12 +43,16 @@ LIBRARY = (
     "ds4_proof",
     "ds4_route",
     "ds4_run",
+    "ds4_scout",
     "ds4_seed",
     "ds4_stamp",
     "ds4_transport",
     "ds4_part",
     "ds4_window",
 )
+PROGRAMS = ("ds4-fetch", "ds4-seed")
+#: The stage of the role that its files belong to.
+STAGE = "storage"
 #: Longer chains lose more when a Mac in the middle is slow, a tree halves what each can send.
 CHAIN_OF = 8
 #: Those behind that the first one asks after it was away.
@@ -59,7 +65,8 @@ class Mac:
     """One Mac of a staging run.
 
     files: its plan's weights.files. held: names of those that are in place and proven. part_bytes: what it
-    has of the others. link_mbps: what its line is known to do, 0 when nothing is known.
+    has of the others. link_mbps: what its line is known to do, 0 when nothing is known. model: the id of what
+    the files are for.
     """
 
     name: str
@@ -71,6 +78,7 @@ class Mac:
     held: frozenset[str] = frozenset()
     part_bytes: int = 0
     link_mbps: int = 0
+    model: str = ""
     public_key: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -105,21 +113,25 @@ def groups(macs: Sequence[Mac]) -> list[list[Mac]]:
 
 
 def ancestors(place: int, size: int) -> list[int]:
-    """Places ahead of `place` in a group of `size`, the nearest first."""
+    """Places ahead of `place` in a group of `size`, the nearest first.
+
+    Of a tree's two branches the second falls back on the head of the first one: should the first Mac die,
+    only one goes to the source.
+    """
     arity = 1 if size <= CHAIN_OF else 2
-    found = []
-    while place:
-        place = (place - 1) // arity
-        found.append(place)
-    return found
+    found, at = [], place
+    while at:
+        at = (at - 1) // arity
+        found.append(at)
+    return found if place < 2 or 1 in found else [*found, 1]
 
 
 def orders(macs: Sequence[Mac]) -> dict[str, dict[str, Any]]:
-    """{name: {order, keys, fetches}} for all Macs that take part.
+    """{name: {order, keys, may_fetch}} for all Macs that take part.
 
     order: what ds4-fetch and ds4-seed read (see roles/ds4/module_utils/ds4_fetch.py). keys: public keys that
-    may ask this Mac for chunks. fetches: whether it is the one that goes to the source, and needs a token.
-    Raises OperatorError for settings that make no sense.
+    may ask this Mac for chunks. may_fetch: whether it is lent a token: it goes to the source, or is the next
+    one to go there when that one fails. Raises OperatorError for settings that make no sense.
     """
     chains = groups(macs)
     wide = Counter(chain[0].region for chain in chains if not chain[0].is_complete)
@@ -143,10 +155,27 @@ def orders(macs: Sequence[Mac]) -> dict[str, dict[str, Any]]:
             for peer in peers:
                 askers.setdefault(peer["name"], set()).add(mac.public_key)
             order = _order(mac, peers, max(1, wide[mac.region]))
-            result[mac.name] = {"order": order, "keys": [], "fetches": place == 0 and not mac.is_complete}
+            order["relief"] = _relief(chain, place) if first is None else {}
+            result[mac.name] = {"order": order, "keys": [], "may_fetch": place < 2 and not mac.is_complete}
     for name, keys in askers.items():
         result[name]["keys"] = sorted(keys - {""})
     return result
+
+
+def _relief(chain: Sequence[Mac], place: int) -> dict[str, Any]:
+    """Whom the Mac at this place relieves at the source when that one is slow, or who relieves it.
+
+    Two on the wide link could not keep its cap. A cap of the first Mac alone is told: it is not slow that
+    gives as much as it may.
+    """
+    mac, first = chain[place], chain[0]
+    second = next((one for one in chain[1:] if not one.is_complete), None)
+    if second is None or int(mac.settings["ds4_stage_region_rate_mbps"]):
+        return {}
+    if mac is second:
+        cap_mbps = 0 if first.is_complete else int(first.settings["ds4_weights_rate_limit_mbps"])
+        return {"of": first.name, "cap_mbps": cap_mbps}
+    return {"by": second.name} if mac is first and not mac.is_complete else {}
 
 
 def _across(mac: Mac) -> bool:
@@ -186,6 +215,7 @@ def _order(mac: Mac, peers: list[dict[str, Any]], sharing: int) -> dict[str, Any
         "wide_rate_limit_mbps": max(1, region_mbps // sharing) if region_mbps else 0,
         "window": window,
         "token_file": str(settings["ds4_weights_token_file"]),
+        "staged_for": mac.model,
     }
     # A rerun of the same order attaches to the one that is under way. Who is ahead does not make it another.
     same = {key: value for key, value in order.items() if key != "peers"}
@@ -199,9 +229,10 @@ def _order(mac: Mac, peers: list[dict[str, Any]], sharing: int) -> dict[str, Any
 
 def watched(root: str) -> dict[str, list[str]]:
     """Paths and labels to observe on every Mac, in the order in which they would be made."""
-    programs = [f"{root}/libexec/ds4-fetch", f"{root}/libexec/ds4-seed"]
+    programs = [f"{root}/libexec/{name}" for name in PROGRAMS]
     kept = [f"{FOLDER}/{name}" for name in STATE]
-    files = [*_dirs(root), *kept, *_code(root), *programs, SSHD, KEYS, Paths.plist(LABEL_FETCH)]
+    code = program.library(root, LIBRARY)
+    files = [*_dirs(root), *kept, *code, *programs, SSHD, KEYS, Paths.plist(LABEL_FETCH)]
     return {"files": files, "labels": [LABEL_FETCH]}
 
 
@@ -224,11 +255,6 @@ def entries(root: str, seed_user: str) -> tuple[list[dict[str, Any]], list[dict[
         },
         sort_keys=True,
     ).decode()
-    files = [_entry(path, "dir", mode="0755") for path in _dirs(root)]
-    files += [_entry(path, "file", content=text, mode="0644") for path, text in _code(root).items()]
-    for name in ("ds4-fetch", "ds4-seed"):
-        text = (ROLE / "files" / f"{name}.py").read_text(encoding="utf-8")
-        files.append(_entry(f"{root}/libexec/{name}", "file", content=text, mode="0755"))
     drop_in = (ROLE / "templates" / "sshd-seed.conf.j2").read_text(encoding="utf-8")
     for name, value in {
         "user": seed_user,
@@ -236,35 +262,18 @@ def entries(root: str, seed_user: str) -> tuple[list[dict[str, Any]], list[dict[
         "command": f"{PYTHON} {root}/libexec/ds4-seed",
     }.items():
         drop_in = drop_in.replace("{{ " + name + " }}", value)
-    files.append(_entry(SSHD, "file", content=drop_in, mode="0644", validate="sshd"))
-    files.append(_entry(plist, "file", content=job, mode="0644", validate="plist"))
-    loaded = {
-        "label": LABEL_FETCH,
-        "plist": plist,
-        "state": "loaded",
-        "restart_on": [plist],
-        "stage": "storage",
-    }
-    return files, [loaded]
+    files = [program.entry(path, "dir", mode="0755") for path in _dirs(root)]
+    for path, text in program.library(root, LIBRARY).items():
+        files.append(program.entry(path, "file", content=text, mode="0644"))
+    files += [program.script(name, f"{root}/libexec/{name}") for name in PROGRAMS]
+    files.append(program.entry(SSHD, "file", content=drop_in, mode="0644", validate="sshd"))
+    files.append(program.entry(plist, "file", content=job, mode="0644", validate="plist"))
+    loaded = program.job(LABEL_FETCH, "loaded", [plist], stage=STAGE)
+    return [{**file, "stage": STAGE} for file in files], [loaded]
 
 
 def _dirs(root: str) -> list[str]:
-    library = f"{root}/libexec/lib"
-    return [library, f"{library}/ansible", f"{library}/ansible/module_utils", f"{root}/var", FOLDER]
-
-
-def _code(root: str) -> dict[str, str]:
-    package = f"{root}/libexec/lib/ansible"
-    texts = {f"{package}/__init__.py": "", f"{package}/module_utils/__init__.py": ""}
-    for name in LIBRARY:
-        source = ROLE / "module_utils" / f"{name}.py"
-        texts[f"{package}/module_utils/{name}.py"] = source.read_text(encoding="utf-8")
-    return texts
-
-
-def _entry(path: str, kind: str, **more: Any) -> dict[str, Any]:
-    plain = {"content": None, "target": None, "validate": None, "owner": "root", "group": "wheel"}
-    return {"path": path, "kind": kind, **plain, "mode": None, "stage": "storage", **more}
+    return [*program.library_dirs(root), f"{root}/var", FOLDER]
 
 
 def account(seed_user: str) -> dict[str, Any]:

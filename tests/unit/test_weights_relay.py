@@ -75,6 +75,32 @@ def test_another_region_helps_only_when_it_may() -> None:
     assert relay.orders(macs)["a"]["keys"] == ["key b"]
 
 
+def test_when_the_first_of_a_tree_dies_one_mac_goes_to_the_source() -> None:
+    macs = [mac(f"m{number:02}") for number in range(12)]
+    alone = [one.name for one in macs[1:] if not [name for name, wait in peers(one.name, *macs) if wait][1:]]
+    assert alone == ["m01"] and peers("m02", *macs)[:2] == [("m00", True), ("m01", True)]
+
+
+def test_the_second_of_a_chain_relieves_a_slow_first_one() -> None:
+    def relief(*macs: relay.Mac) -> dict[str, dict[str, Any]]:
+        parts = relay.orders(macs).items()
+        return {name: part["order"]["relief"] for name, part in parts if part["order"]["relief"]}
+
+    capped = mac("a", settings={"ds4_weights_rate_limit_mbps": 50})
+    assert relief(capped, mac("b"), mac("c")) == {"a": {"by": "b"}, "b": {"of": "a", "cap_mbps": 50}}
+    held = frozenset(["w.gguf"])
+    seeds = [mac("c", held=held, settings={"ds4_weights_rate_limit_mbps": 50}), mac("d", held=held)]
+    assert relief(mac("a"), mac("b"), *seeds) == {"a": {"of": "c", "cap_mbps": 0}}
+
+
+@pytest.mark.parametrize("settings", [{"ds4_stage_region_rate_mbps": 100}, {"ds4_seed_across_regions": True}])
+def test_where_the_wide_link_has_a_cap_or_another_region_helps_nobody_is_relieved(
+    settings: dict[str, Any],
+) -> None:
+    orders = relay.orders([mac(name, settings=settings) for name in "ab"])
+    assert [part["order"]["relief"] for part in orders.values()] == [{}, {}]
+
+
 def test_nobody_waits_for_somebody_behind() -> None:
     macs = [mac(f"m{number:02}") for number in range(20)]
     place = {one.name: number for number, one in enumerate(relay.groups(macs)[0])}
@@ -90,12 +116,14 @@ def test_the_same_work_is_the_same_order_whoever_is_ahead() -> None:
     assert relay.orders([mac("b", settings={"ds4_stage_chunk_mib": 4})])["b"]["order"]["id"] != alone
 
 
-def test_one_mac_of_a_chain_goes_to_the_source_and_needs_a_token() -> None:
-    def fetching(*macs: relay.Mac) -> list[str]:
-        return [name for name, part in relay.orders(macs).items() if part["fetches"]]
+def test_a_token_is_lent_to_who_goes_to_the_source_and_to_who_takes_over() -> None:
+    def lent(*macs: relay.Mac) -> list[str]:
+        return [name for name, part in relay.orders(macs).items() if part["may_fetch"]]
 
-    assert fetching(mac("a"), mac("b"), mac("c", "seoul")) == ["a", "c"]
-    assert fetching(mac("a"), mac("b", held=frozenset(["w.gguf"]))) == []
+    assert lent(mac("a"), mac("b"), mac("c"), mac("d", "seoul")) == ["a", "b", "d"]
+    held = frozenset(["w.gguf"])
+    assert lent(mac("a"), mac("b"), mac("c", held=held)) == ["a"]
+    assert lent(mac("a"), mac("b", held=held), mac("c", held=held)) == []
 
 
 def test_chains_of_a_region_share_its_cap_on_the_wide_link() -> None:

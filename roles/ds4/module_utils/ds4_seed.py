@@ -4,8 +4,9 @@
 
 A request is a line of JSON: `{"name": …, "index": 7, "wait": true}` for a chunk, `{"name": …, "have": true}`
 for a bitmap. An answer is a line of JSON, and for a chunk its bytes behind it: `{"index": 7, "length": …,
-"sha256": …}`, `{"absent": 7}`, `{"have": "<hex>", "chunks": …, "at_work": …}`, or once a second while one is
-awaited, `{"waiting": 7}`. Only names that the order lists are known here; nothing is ever written.
+"sha256": …}`, `{"absent": 7}`, `{"have": "<hex>", "chunks": …, "at_work": …, "paused": …}`, or once a second
+while one is awaited, `{"waiting": 7}`. Only names that the order lists are known here; nothing is ever
+written.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ START_S = 60
 POLL_S = 0.02
 READ_BYTES = 1024 * 1024
 #: Whose receiver still works on it: these states wait, the others have ended.
-AT_WORK = ("starting", "fetching", "proving", "paused", "waiting")
+AT_WORK = ("starting", "fetching", "proving", "paused")
 
 
 class Offered:
@@ -98,7 +99,9 @@ class Seed:
             if wants_bitmap:
                 total = file.total if file else 0
                 bitmap = ds4_chunks.to_bitmap(file.have() if file else (), total)
-                self._say({"have": bitmap, "chunks": total, "at_work": self._at_work()})
+                state = self._state()
+                at_work, paused = state in AT_WORK, state == "paused"
+                self._say({"have": bitmap, "chunks": total, "at_work": at_work, "paused": paused})
             elif file is None or not 0 <= index < file.total:
                 self._say({"absent": index})
             else:
@@ -173,17 +176,21 @@ class Seed:
 
     def _at_work(self):
         """Whether somebody here is still receiving: only then is it worth waiting for a chunk."""
+        return self._state() in AT_WORK
+
+    def _state(self):
+        """What the receiver of this Mac says that it does, "" when it has nothing to say any more."""
         order, status = (os.path.join(self.folder, name) for name in ("order.json", "status.json"))
         try:
             ordered_at = os.stat(order).st_mtime
             if not os.path.exists(status) or os.stat(status).st_mtime < ordered_at:
-                return self.clock() - ordered_at < START_S
+                return "starting" if self.clock() - ordered_at < START_S else ""
             if self.clock() - os.stat(status).st_mtime > SILENT_S:
-                return False
+                return ""
             with open(status) as handle:
-                return json.load(handle).get("state") in AT_WORK
+                return json.load(handle).get("state")
         except (OSError, ValueError):
-            return False
+            return ""
 
     def _say(self, answer):
         self.answers.write(json.dumps(answer).encode() + b"\n")

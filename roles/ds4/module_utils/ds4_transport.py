@@ -126,7 +126,7 @@ class Source:
             answer = self.opener.open(request, timeout=STALL_S)
         except urllib.error.HTTPError as error:
             with error:
-                raise _judge(error.code, error.headers, self.size_bytes) from None
+                raise _judge(error.code, error.headers, self.size_bytes, self.token) from None
         except urllib.error.URLError as error:
             if isinstance(error.reason, ssl.SSLCertVerificationError):
                 raise SourceError(
@@ -168,14 +168,17 @@ class Source:
             raise SourceError("it answered with another range than asked for")
 
 
-def _judge(status, headers, size_bytes):
+def _judge(status, headers, size_bytes, token):
     """The exception that an error status means."""
     if status == 416:
         match = re.search(r"/(\d+)$", headers.get("Content-Range", ""))
         size = match.group(1) if match else "fewer"
         return SourceError("its file has %s bytes, not %d (status 416)" % (size, size_bytes))
     if status in (401, 403):
-        return SourceError("it wants a token, or this one may not read the file (status %d)" % status)
+        if token:
+            return SourceError("its token may not read the file (status %d)" % status)
+        sentence = "it wants a token (status %d): set ds4_stage_token or ds4_weights_token_file, run it again"
+        return SourceError(sentence % status)
     if status in (404, 410):
         return SourceError("it does not have this file (status %d)" % status)
     if status in (408, 425, 429) or status >= 500:

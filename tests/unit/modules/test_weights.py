@@ -208,7 +208,7 @@ class TestFetching:
         ("statuses", "why"),
         [
             ([(404, {})], "does not have this file"),
-            ([(403, {})], "wants a token"),
+            ([(401, {})], r"wants a token .status 401.: set ds4_stage_token"),
             ([(429, {"Retry-After": "3600"})], "come back in 3600 s"),
             ([(400, {})], "refused a range"),
             ([(410, {})], "does not have this file"),
@@ -223,6 +223,15 @@ class TestFetching:
         mood.statuses = statuses
         with pytest.raises(ds4_placement.PlacementError, match=why):
             bring(place, wanted(tmp_path, url))
+
+    def test_a_token_that_may_not_read_the_file_is_not_asked_for_again(self, place, tmp_path, url, mood):
+        place.token_file = str(tmp_path / "token")
+        Path(place.token_file).write_text("HF_TOKEN=hf_secret\n")
+        Path(place.token_file).chmod(0o600)
+        mood.statuses = [(403, {})]
+        with pytest.raises(ds4_placement.PlacementError, match=r"its token may not read the file") as error:
+            bring(place, wanted(tmp_path, url))
+        assert "hf_secret" not in str(error.value)
 
     def test_another_size_at_the_source_is_refused_before_it_is_fetched(self, place, tmp_path, url, mood):
         item = wanted(tmp_path, url, bytes=len(DATA) + 5)
