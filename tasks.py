@@ -204,6 +204,7 @@ def weights(
     limit: str = "",
     file: str = "",
     wrong: bool = False,
+    staged: bool = False,
     id: str = "",
     quant: str = "",
     hash: bool = False,
@@ -211,7 +212,8 @@ def weights(
     json: bool = False,
 ) -> None:
     """Model files: list (what is where, proven when, used by whom), verify [--file NAME] (hash anew),
-    prune [--wrong] (free what nobody needs), add FILE_OR_URL --id ID [--quant Q] [--hash] (a catalogue entry)
+    prune [--wrong] [--staged] (free what nobody needs; also copies that failed, also what is only staged),
+    add FILE_OR_URL --id ID [--quant Q] [--hash] (a catalogue entry)
     """
     from ds4fleet.weights import add, care, listing
 
@@ -221,7 +223,7 @@ def weights(
     if words[0] == "verify":
         sys.exit(care.verify(**where, file=file, json_out=json))
     if words[0] == "prune":
-        sys.exit(care.prune(**where, wrong=wrong, yes=yes, json_out=json))
+        sys.exit(care.prune(**where, wrong=wrong, staged=staged, yes=yes, json_out=json))
     sys.exit(listing.listing(**where, json_out=json))
 
 

@@ -105,15 +105,18 @@ def prune(
     region: str = "",
     limit: str = "",
     wrong: bool = False,
+    staged: bool = False,
     yes: bool = False,
     json_out: bool = False,
 ) -> int:
-    """Shows what nobody needs on the selected Macs, asks, and deletes it; `wrong`: copies kept aside too.
+    """Shows what nobody needs on the selected Macs, asks, and deletes it.
 
-    Raises OperatorError where ds4_safe_mode is true or a rollout is under way, before anything is deleted.
+    wrong: copies kept aside too. staged: also what was staged and is not used yet. Raises OperatorError where
+    ds4_safe_mode is true or a rollout is under way, before anything is deleted.
     """
     hosts = Fleet.select(host=host, region=region, limit=limit).hosts
-    values = {"ds4_weights_action": "prune", "ds4_weights_prune_wrong": wrong}
+    also = {"ds4_weights_prune_wrong": wrong, "ds4_weights_prune_staged": staged}
+    values = {"ds4_weights_action": "prune", **also}
     report = _run(hosts, values, "--check")
     if not (json_out and yes):
         _show(report, json_out, _summary(report.findings, "free"))

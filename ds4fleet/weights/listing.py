@@ -30,7 +30,7 @@ printf '\\n@@now '; /bin/date +%s
 @dataclass(frozen=True)
 class File:
     """One file in a Mac's directory of weights. kind: proven, unproven, part or wrong; used: `running`,
-    `configured`, and the releases that link to it."""
+    `configured`, and the releases that link to it, or what it is staged for."""
 
     host: str
     name: str
@@ -76,6 +76,8 @@ def files_of(host: str, output: str) -> list[File]:
         kind = "part" if ".gguf.part" in name else "wrong" if name.endswith(".sha-mismatch") else kind
         used = [word for word, conf in (("running", served), ("configured", planned)) if _names(conf, name)]
         used += [f"{release} release" for release, target in links.items() if target.endswith(f"/{name}")]
+        if not used and facts.get("staged_for"):
+            used = [f"staged for {facts['staged_for']}"]
         proven_at, sha256 = facts.get("proven_at", ""), facts.get("sha256", "")
         found.append(File(host, name, int(size), kind, proven_at, sha256, used))
     return found

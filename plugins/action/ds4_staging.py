@@ -83,6 +83,7 @@ def _mac(name, plan, settings, values, answer):
         held=frozenset(held),
         part_bytes=int(answer.get("part_bytes") or 0),
         link_mbps=int(settings["ds4_stage_link_mbps"]),
+        model=str((plan.get("model") or {}).get("id") or ""),
         public_key=str(answer.get("public_key") or ""),
         settings=settings,
     )

@@ -189,6 +189,18 @@ def test_prune_shows_asks_and_frees_what_nobody_needs(held: Controller) -> None:
         held.shell(FIRST, "rm -f mine.gguf notes.txt")
 
 
+def test_what_was_staged_is_kept_when_the_plan_names_another_model(held: Controller) -> None:
+    held.set(ds4_model="flash-q2-0731")
+    try:
+        kept = held.json("prune")["findings"]
+        assert [(one["state"], one["why"]) for one in kept] == 2 * [("kept", "staged for flash-q2")]
+        assert [file["used"] for file in held.json("list")] == 2 * [["staged for flash-q2"]]
+        free = held.json("prune", "--staged")["findings"]
+        assert [(one["state"], one["why"]) for one in free] == 2 * [("free", "staged for flash-q2")]
+    finally:
+        held.set()
+
+
 def test_a_rollout_that_has_the_mac_keeps_prune_away(held: Controller) -> None:
     held.shell(FIRST, f"cp {HELD} {OTHER}")
     lock = json.dumps({"run_id": "r1", "owner": "eva", "since": "noon"})

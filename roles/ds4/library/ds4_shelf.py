@@ -19,7 +19,8 @@ options:
     description:
       - C(verified) reads files anew past the cache, giving way to a running engine, renews the stamps of
         those that are what they should be and withdraws the others'.
-      - C(pruned) deletes what neither this Mac nor I(keep) needs, and says why the rest stays.
+      - C(pruned) deletes what neither this Mac nor I(keep) needs, and says why the rest stays. What was
+        staged stays until it is used or I(staged) is true.
     type: str
     choices: [verified, pruned]
     required: true
@@ -43,6 +44,10 @@ options:
     default: []
   wrong:
     description: Whether copies that failed their proof and were kept aside go too, for I(state=pruned).
+    type: bool
+    default: false
+  staged:
+    description: Whether files go too that were staged and that nothing else needs yet, for I(state=pruned).
     type: bool
     default: false
   safe_mode:
@@ -118,6 +123,10 @@ def prune(folder, chosen, needed, params, dry):
     """(results, whether something was deleted)."""
     for name in params["keep"]:
         needed.setdefault(name, []).append("planned")
+    staged = ds4_shelf.staged(params["root"])
+    if not params["staged"]:
+        for name, why in staged.items():
+            needed.setdefault(name, [why])
     can_go = dict(ds4_shelf.needless(chosen, needed, params["known"], params["wrong"]))
     results = []
     for item in chosen:
@@ -128,6 +137,7 @@ def prune(folder, chosen, needed, params, dry):
             continue
         if not dry:
             ds4_shelf.remove(folder, item)
+        why = staged.get(item.name, why)
         results.append(result(item.name, item.bytes, "free" if dry else "freed", why, needed))
     return results, bool(can_go)
 
@@ -145,6 +155,7 @@ def main():
             "keep": {"type": "list", "elements": "str", "default": []},
             "names": {"type": "list", "elements": "str", "default": []},
             "wrong": {"type": "bool", "default": False},
+            "staged": {"type": "bool", "default": False},
             "safe_mode": {"type": "bool", "default": True},
         },
         supports_check_mode=True,

@@ -18,11 +18,13 @@ options:
   state:
     description:
       - C(prepared) makes the Mac's key and says what is there. C(ordered) writes order, host keys and the
-        keys that may ask. C(started) makes sure that the fetch works on the order, and leaves one alone that
-        does. C(paused), C(resumed) and C(aborted) tell it so. C(looked) returns the status. C(closed) takes
-        back the keys and the order.
+        keys that may ask. C(marked) says in the stamps of I(files) what they are staged for. Both take the
+        mark from what is in use by now.
+      - C(started) makes sure that the fetch works on the order, and leaves one alone that does. C(paused),
+        C(resumed) and C(aborted) tell it so. C(looked) returns the status. C(closed) takes back the keys and
+        the order.
     type: str
-    choices: [prepared, ordered, started, looked, paused, resumed, aborted, closed]
+    choices: [prepared, ordered, marked, started, looked, paused, resumed, aborted, closed]
     required: true
   folder:
     description: Where order, status and keys are.
@@ -33,10 +35,18 @@ options:
     type: path
     default: /etc/ssh/ds4_seed_keys
   files:
-    description: Files of the plan, to say which are in place, for I(state=prepared).
+    description: Files of the plan, to say which are in place, for I(state=prepared) and I(state=marked).
     type: list
     elements: dict
     default: []
+  staged_for:
+    description: Id of the model that they are for, for I(state=marked).
+    type: str
+    default: ""
+  root:
+    description: Root of all that is ours on the Mac.
+    type: path
+    default: /opt/ds4
   order:
     description: The order, for I(state=ordered).
     type: dict
@@ -92,7 +102,7 @@ import json
 import os
 import time
 
-from ansible.module_utils import ds4_chunks, ds4_stamp
+from ansible.module_utils import ds4_chunks, ds4_shelf, ds4_stamp
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.ds4_jobs import JobError, Launchd
 from ansible.module_utils.ds4_run import replace_file, run_all
@@ -198,6 +208,19 @@ class Stage:
         for step in launchd.steps(job, now, restart=bool(now and now["pid"])):
             launchd.do(step, job)
 
+    def unmark_used(self, root):
+        """What was staged and is used by now is kept for that reason alone, and can go when it is over."""
+        for name in ds4_shelf.users(root):
+            self.mark(os.path.join(root, "models", name), "")
+
+    def mark(self, path, staged_for):
+        stamp, _valid = ds4_stamp.read(path)
+        if stamp is None or stamp["staged_for"] == staged_for:
+            return
+        self.changed = True
+        if not self.dry:
+            ds4_stamp.mark(path, staged_for)
+
     def close(self):
         self.put(self.keys_path, "")
         for name in ("order.json", "status.json", "control", TOKEN):
@@ -233,6 +256,7 @@ def main():
                 "choices": [
                     "prepared",
                     "ordered",
+                    "marked",
                     "started",
                     "looked",
                     "paused",
@@ -244,6 +268,8 @@ def main():
             "folder": {"type": "path", "default": "/opt/ds4/var/stage"},
             "keys_path": {"type": "path", "default": "/etc/ssh/ds4_seed_keys", "no_log": False},
             "files": {"type": "list", "elements": "dict", "default": []},
+            "staged_for": {"type": "str", "default": ""},
+            "root": {"type": "path", "default": "/opt/ds4"},
             "order": {"type": "dict"},
             "keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
             "known_hosts": {"type": "str", "default": "", "no_log": False},
@@ -259,7 +285,12 @@ def main():
         if state == "prepared":
             held, part_bytes = present(params["files"])
             more = {"public_key": stage.public_key(), "held": held, "part_bytes": part_bytes}
+        elif state == "marked":
+            stage.unmark_used(params["root"])
+            for wanted in params["files"]:
+                stage.mark(wanted["path"], params["staged_for"])
         elif state == "ordered":
+            stage.unmark_used(params["root"])
             stage.order(params["order"], params["keys"], params["known_hosts"], params["token"])
         elif state == "started":
             stage.start()

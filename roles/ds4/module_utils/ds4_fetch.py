@@ -13,7 +13,7 @@ import json
 import os
 import time
 
-from ansible.module_utils import ds4_chunks, ds4_peer, ds4_route, ds4_window
+from ansible.module_utils import ds4_chunks, ds4_peer, ds4_route, ds4_stamp, ds4_window
 from ansible.module_utils.ds4_placement import FULL, Placement, PlacementError
 from ansible.module_utils.ds4_progress import Aborted, State
 from ansible.module_utils.ds4_proof import MISMATCH, judge, put_aside
@@ -26,7 +26,7 @@ LOCK = "/var/run/ds4-weights.lock"
 LOCK_TIMEOUT_S = 5
 #: Trials of the whole against the catalogue.
 MAX_PROOFS = 4
-#: The token of this order alone, brought by ds4_stage and removed when the order has ended.
+#: The token of this order alone, brought by ds4_stage, also while the work goes on, and removed at its end.
 TOKEN = "token.env"
 
 
@@ -37,15 +37,14 @@ class Fetch:
         self.order = order
         self.state = state
         source = source or Source
-        lent = os.path.join(folder, TOKEN)
-        token_file = lent if os.path.exists(lent) else order.get("token_file") or None
-        self.placement = Placement(folder=order["dir"], uid=0, gid=0, token_file=token_file)
+        self.lent = os.path.join(folder, TOKEN)
+        self.placement = Placement(folder=order["dir"], uid=0, gid=0)
         self.placement.uid, self.placement.gid = order.get("uid", 0), order.get("gid", 0)
         self.route = ds4_route.Route(
             order,
             state,
             dial or (lambda peer: peer.get("socket") or ds4_peer.ssh_argv(peer, folder)),
-            lambda url, size_bytes, pace: source(url, size_bytes, self.placement.token(), pace),
+            lambda url, size_bytes, pace: source(url, size_bytes, self._token(), pace),
             wait,
         )
 
@@ -54,8 +53,14 @@ class Fetch:
         for wanted in self.order["files"]:
             self.state.values["file"] = wanted["name"]
             self._bring(wanted)
+            if self.order.get("staged_for"):
+                ds4_stamp.mark(wanted["path"], self.order["staged_for"])
             self.state.settled_bytes += wanted["bytes"]
             self.state.part = None
+
+    def _token(self):
+        self.placement.token_file = self.lent if os.path.exists(self.lent) else self.order.get("token_file")
+        return self.placement.token()
 
     def _bring(self, wanted):
         look = self.placement.look(wanted)

@@ -82,8 +82,18 @@ def _text(path):
         return ""
 
 
+def staged(root):
+    """{name of a weights file: what it is staged for} of those that were brought ahead of their use."""
+    found = {}
+    for item in items(root + "/models"):
+        stamp = ds4_stamp.read(os.path.join(root, "models", item.name))[0] if item.kind == "proven" else None
+        if stamp and stamp["staged_for"]:
+            found[item.name] = "staged for " + stamp["staged_for"]
+    return found
+
+
 def users(root):
-    """{name of a weights file: [who needs it]} as this Mac itself can tell."""
+    """{name of a weights file: [who needs it]} as this Mac itself can tell, but for what is only staged."""
     needed = {}
 
     def need(path, why):

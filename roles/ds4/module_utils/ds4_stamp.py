@@ -4,7 +4,8 @@
 
 `<file>.stamp` stands beside the weights on the same volume and holds KEY=VALUE lines, which ds4-start (POSIX
 sh) can parse: sha256, size_bytes, inode, mtime_ns, proven_at. It is valid while size, inode and modification
-time of the file are still those; anything that touched the file makes it void.
+time of the file are still those; anything that touched the file makes it void. `staged_for` names the model
+that the file was brought for ahead of its use; it says nothing about the proof.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def stamp_path(path):
 
 
 def parse(text):
-    """The stamp in `text` as {sha256, size_bytes, inode, mtime_ns, proven_at}; None when it is none."""
+    """The stamp in `text` as {sha256, size_bytes, inode, mtime_ns, proven_at, staged_for}, or None."""
     fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     try:
         stamp = {name: int(fields[name]) for name in _NUMBERS}
@@ -31,7 +32,8 @@ def parse(text):
         return None
     if len(fields.get("sha256", "")) != 64:
         return None
-    stamp.update(sha256=fields["sha256"], proven_at=fields.get("proven_at", ""))
+    for name in ("sha256", "proven_at", "staged_for"):
+        stamp[name] = fields.get(name, "")
     return stamp
 
 
@@ -66,11 +68,24 @@ def read(path):
 
 
 def write(path, sha256):
-    """Stamp the file `path`, whose content was just proven to have this sha256; atomic and flushed."""
-    target = Path(stamp_path(path))
+    """Stamp the file `path`, whose content was just proven to have this sha256; atomic and flushed. Its mark
+    stays."""
+    target, before = Path(stamp_path(path)), read(path)[0]
     temporary = Path(str(target) + ".new")
     with temporary.open("w", encoding="ascii") as handle:
         handle.write(render(sha256, Path(path).stat()))
+        handle.write("staged_for=%s\n" % before["staged_for"] if before and before["staged_for"] else "")
         handle.flush()
         os.fsync(handle.fileno())
     temporary.replace(target)
+
+
+def mark(path, staged_for):
+    """Say in the stamp of `path` what it was brought for, "" for nothing any more; whether that was news."""
+    stamp, _valid = read(path)
+    if stamp is None or stamp["staged_for"] == staged_for:
+        return False
+    # Written behind the rest: a proof that is withdrawn at the same time is not brought back by it.
+    with open(stamp_path(path), "a", encoding="ascii", errors="replace") as handle:
+        handle.write("staged_for=%s\n" % staged_for)
+    return True

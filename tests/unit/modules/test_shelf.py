@@ -1,6 +1,7 @@
 """The directory of weights as a whole: who needs what, what could go, and proof anew."""
 
 import hashlib
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,16 @@ from ansible.module_utils import ds4_shelf, ds4_stamp
 
 from tests.unit.modules.test_weights import DATA, HEADER
 
+LIBRARY = Path(__file__).parents[3] / "roles/ds4/library"
 GOOD = {"bytes": len(DATA), "sha256": hashlib.sha256(DATA).hexdigest(), "header": HEADER}
+
+
+def load(name):
+    """A module of the role."""
+    spec = importlib.util.spec_from_file_location(f"library_{name}", LIBRARY / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
@@ -136,6 +146,21 @@ class TestWhatCanGo:
         assert needless(root) == {}
         assert needless(root, wrong=True) == {"a.gguf.sha-mismatch": "failed its proof"}
 
+    def test_what_was_staged_stays_until_it_is_asked_for(self, root):
+        ds4_stamp.mark(put(root, "next.gguf", stamped=True), "flash-q4")
+        put(root, "old.gguf", stamped=True)
+        params = {"keep": [], "known": {}, "wrong": False, "root": str(root)}
+
+        def pruned(staged):
+            chosen, needed = ds4_shelf.items(str(root / "models")), ds4_shelf.users(str(root))
+            given = {**params, "staged": staged}
+            found, _changed = load("ds4_shelf").prune(str(root / "models"), chosen, needed, given, True)
+            return {one["name"]: (one["state"], one["why"]) for one in found}
+
+        gone = ("free", "nobody needs it")
+        assert pruned(False) == {"next.gguf": ("kept", "staged for flash-q4"), "old.gguf": gone}
+        assert pruned(True) == {"next.gguf": ("free", "staged for flash-q4"), "old.gguf": gone}
+
     def test_a_file_goes_with_all_that_belongs_to_it(self, root):
         put(root, "a.gguf", stamped=True)
         put(root, "a.gguf.manifest")
@@ -143,6 +168,34 @@ class TestWhatCanGo:
         (item,) = [item for item in ds4_shelf.items(str(root / "models")) if item.name == "a.gguf"]
         ds4_shelf.remove(str(root / "models"), item)
         assert sorted(path.name for path in (root / "models").iterdir()) == ["b.gguf", "b.gguf.stamp"]
+
+
+class TestMarks:
+    def test_a_mark_says_nothing_about_the_proof_and_outlives_a_new_one(self, root):
+        path = put(root, "a.gguf", stamped=True)
+        before = ds4_stamp.read(path)
+        assert ds4_stamp.mark(path, "flash-q4") and not ds4_stamp.mark(path, "flash-q4")
+        assert ds4_stamp.read(path) == ({**before[0], "staged_for": "flash-q4"}, True)
+        ds4_stamp.write(path, before[0]["sha256"])
+        assert ds4_stamp.read(path)[0]["staged_for"] == "flash-q4"
+        assert ds4_stamp.mark(path, "") and ds4_stamp.read(path)[0]["staged_for"] == ""
+
+    def test_a_file_without_a_proof_is_not_marked(self, root):
+        path = put(root, "a.gguf")
+        assert not ds4_stamp.mark(path, "flash-q4") and not Path(ds4_stamp.stamp_path(path)).exists()
+
+    def test_what_is_used_by_now_loses_its_mark_when_something_else_is_staged(self, root):
+        used, waiting = (put(root, name, stamped=True) for name in ("used.gguf", "waiting.gguf"))
+        for path in (used, waiting):
+            ds4_stamp.mark(path, "flash-q4")
+        (root / "etc" / "server.conf").write_text("weights=aa /m/used.gguf\n")
+        rehearsal, real = (
+            load("ds4_stage").Stage(str(root), str(root / "keys"), dry) for dry in (True, False)
+        )
+        rehearsal.unmark_used(str(root))
+        assert rehearsal.changed and ds4_shelf.staged(str(root)).keys() == {"used.gguf", "waiting.gguf"}
+        real.unmark_used(str(root))
+        assert ds4_shelf.staged(str(root)) == {"waiting.gguf": "staged for flash-q4"}
 
 
 class TestProvenAnew:

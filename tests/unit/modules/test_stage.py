@@ -21,6 +21,7 @@ from ansible.module_utils import (
     ds4_progress,
     ds4_proof,
     ds4_route,
+    ds4_scout,
     ds4_seed,
     ds4_stamp,
     ds4_transport,
@@ -58,7 +59,7 @@ class Origin:
                 raise ds4_transport.SourceError("connection lost")
             piece = Origin.data[at : min(at + 16384, end)]
             Origin.sent += len(piece)
-            time.sleep(Origin.delay_s)
+            time.sleep(self.delay_s)
             write(piece)
 
 
@@ -66,7 +67,7 @@ class Origin:
 def origin(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Origin]]:
     Origin.data, Origin.sent, Origin.breaks_after, Origin.delay_s = DATA, 0, None, 0.0
     monkeypatch.setattr(ds4_route, "ROUND_S", 0.01)
-    monkeypatch.setattr(ds4_route, "RETRY_S", 0.3)
+    monkeypatch.setattr(ds4_scout, "RETRY_S", 0.3)
     yield Origin
 
 
@@ -82,6 +83,8 @@ class Mac:
         self.error: BaseException | None = None
         self.is_off = False
         self.slow_s = 0.0
+        #: How slow its own line to the source is, where it is not like the others'.
+        self.line: type[Origin] = Origin
         self.state: Any = None
         self.thread: threading.Thread | None = None
 
@@ -89,7 +92,7 @@ class Mac:
     def file(self) -> Path:
         return self.models / "w.gguf"
 
-    def order(self, peers: list[dict[str, Any]], origin: bool = True, sha: str = SHA) -> None:
+    def order(self, peers: list[dict[str, Any]], origin: bool = True, sha: str = SHA, **more: Any) -> None:
         urls = ["https://origin/w.gguf"] if origin else []
         wanted = {"name": "w.gguf", "path": str(self.file), "bytes": len(DATA), "sha256": sha, "urls": urls}
         order = {
@@ -101,6 +104,7 @@ class Mac:
             "seed_slots": 1,
             "uid": os.getuid(),
             "gid": os.getgid(),
+            **more,
         }
         (self.var / "order.json").write_text(json.dumps(order))
 
@@ -114,7 +118,7 @@ class Mac:
             return [sys.executable, "-c", SEED % (str(ROLE / "module_utils"), other.slow_s), str(other.var)]
 
         with ds4_progress.State(str(self.var), order) as self.state:
-            fetch = ds4_fetch.Fetch(str(self.var), order, self.state, dial, source=Origin)
+            fetch = ds4_fetch.Fetch(str(self.var), order, self.state, dial, source=self.line)
             try:
                 fetch.run()
                 self.state.values["state"] = "done"
@@ -356,7 +360,7 @@ def test_a_disk_that_never_keeps_what_it_was_given_gets_no_file_in_place(
 def test_a_slow_mac_is_routed_around_and_left_alone_where_the_way_around_is_no_better(
     macs: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ds4_route, "MIN_LEAD", 2)
+    monkeypatch.setattr(ds4_scout, "MIN_LEAD", 2)
     in_place(macs["a"], macs["b"])
     macs["b"].slow_s = 0.8
     macs["c"].order([peer("b"), peer("a")])
@@ -364,10 +368,134 @@ def test_a_slow_mac_is_routed_around_and_left_alone_where_the_way_around_is_no_b
     assert macs["c"].is_proven() and macs["c"].state.values["from"]["a"] > len(DATA) // 2
     # The other way round: a look at the slower one costs a trial and no more.
     macs["c"].file.unlink()
-    monkeypatch.setattr(ds4_route, "RETRY_S", 0.15)
+    monkeypatch.setattr(ds4_scout, "RETRY_S", 0.15)
     macs["b"].slow_s, macs["a"].slow_s = 0.08, 0.3
     macs["c"].run(macs)
     assert macs["c"].is_proven() and macs["c"].state.values["from"]["b"] > len(DATA) // 2
+
+
+#: More of them, to tell rates apart.
+SMALL = {"chunk_bytes": CHUNK // 4}
+
+
+class SlowLine(Origin):
+    """A line to the source that gives twenty chunks a second; the others' give a hundred."""
+
+    delay_s = 0.05
+
+
+class SlowerLine(Origin):
+    """One that gives ten."""
+
+    delay_s = 0.1
+
+
+@pytest.fixture
+def relieved(macs: dict[str, Mac], monkeypatch: pytest.MonkeyPatch) -> dict[str, Mac]:
+    """A chain of which the second Mac may relieve the first one after looking for 0.3 s."""
+    monkeypatch.setattr(ds4_scout, "MIN_LEAD", 2)
+    monkeypatch.setattr(ds4_scout, "RELIEF_S", 1)
+    monkeypatch.setattr(ds4_route, "RANGE_BYTES", 4 * CHUNK)
+    Origin.delay_s = 0.01
+    macs["a"].order([peer("b", False), peer("c", False)], relief={"by": "b"}, **SMALL)
+    macs["b"].order([peer("a"), peer("c", False)], relief={"of": "a", "cap_mbps": 0}, **SMALL)
+    macs["c"].order([peer("b"), peer("a")], **SMALL)
+    return macs
+
+
+def work(macs: dict[str, Mac], *names: str) -> None:
+    for name in names:
+        macs[name].start(macs)
+    for name in names:
+        macs[name].join()
+        assert macs[name].is_proven()
+
+
+def test_a_first_mac_with_a_slow_line_is_relieved_and_both_together_fetch_one_copy(
+    relieved: dict[str, Mac],
+) -> None:
+    relieved["a"].line = SlowLine
+    work(relieved, *"abc")
+    came = {name: mac.state.values["from"] for name, mac in relieved.items()}
+    assert came["b"]["origin"] > len(DATA) // 2 and came["a"]["b"] > 0 and "origin" not in came["c"]
+    # Where they meet, both may fetch what the other one is just fetching.
+    assert Origin.sent <= len(DATA) + 3 * CHUNK
+
+
+def test_a_first_mac_that_sends_slower_than_the_source_is_passed(relieved: dict[str, Mac]) -> None:
+    in_place(relieved["a"])
+    relieved["a"].order([], **SMALL)
+    relieved["a"].slow_s = 0.12
+    work(relieved, *"bc")
+    assert relieved["b"].state.values["from"]["origin"] > len(DATA) // 2
+    assert "origin" not in relieved["c"].state.values["from"]
+
+
+def test_where_the_source_gives_no_more_the_first_mac_is_left_in_peace(relieved: dict[str, Mac]) -> None:
+    relieved["a"].line, relieved["b"].line = SlowLine, SlowerLine
+    work(relieved, *"abc")
+    tried = relieved["b"].state.values["from"]["origin"]
+    # One trial, from the end of the file: what it brought came to the first Mac without the wide link.
+    assert 0 < tried < len(DATA) // 2 and relieved["a"].state.values["from"]["b"] == tried
+    assert Origin.sent <= len(DATA) + CHUNK
+
+
+@pytest.mark.parametrize(
+    "order",
+    [{"relief": {"of": "a", "cap_mbps": 0.2}}, {"rate_limit_mbps": 0.2, "relief": {"of": "a"}}, {}],
+    ids=["the cap of the first", "its own cap", "not the second"],
+)
+def test_who_may_give_no_more_is_not_slow(relieved: dict[str, Mac], order: dict[str, Any]) -> None:
+    relieved["a"].line = SlowLine
+    state = relieved["b"].state = ds4_progress.State(str(relieved["b"].var), {"id": "1", "files": []})
+    relieved["b"].order([peer("a")], **order, **SMALL)
+    given = json.loads((relieved["b"].var / "order.json").read_text())
+    route = ds4_route.Route(given, state, None, None)
+    (wanted,) = given["files"]
+    part = ds4_chunks.ChunkedPart(wanted["path"], "r", len(DATA), CHUNK // 4).open()
+    scout = ds4_scout.Scout(route, given["peers"][0], wanted, part, set())
+    scout.rate, scout.is_sure = 2.0, True
+    assert scout._target() is None
+    # With neither a cap nor another one in its way it would look.
+    free = ds4_route.Route({**given, "rate_limit_mbps": 0, "relief": {"of": "a"}}, state, None, None)
+    other = ds4_scout.Scout(free, given["peers"][0], wanted, part, set())
+    other.rate, other.is_sure = 2.0, True
+    assert other._target() == peer("a")
+    part.close()
+
+
+def test_a_first_mac_that_is_paused_is_not_slow(
+    relieved: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, decide = [], ds4_scout.Scout._decide
+    monkeypatch.setattr(ds4_scout.Scout, "_decide", lambda *given: (decide(*given), asked.append(given)))
+    (relieved["a"].var / "control").write_text("pause")
+    for name in "ab":
+        relieved[name].start(relieved)
+    until(lambda: asked)
+    assert Origin.sent == 0 and relieved["b"].state.values["source"] == "a"
+    (relieved["a"].var / "control").write_text("run")
+    for name in "ab":
+        relieved[name].join()
+
+
+def test_a_second_mac_whose_first_one_dies_in_its_relief_fetches_the_rest(relieved: dict[str, Mac]) -> None:
+    relieved["a"].line = SlowLine
+    relieved["b"].start(relieved)
+    relieved["a"].start(relieved)
+    until(lambda: Origin.sent > 6 * CHUNK)
+    relieved["a"].is_off = True
+    (relieved["a"].var / "control").write_text("abort")
+    relieved["b"].join()
+    assert relieved["b"].is_proven()
+    # The first one comes back and takes from the second what it lacks.
+    assert relieved["a"].thread
+    relieved["a"].thread.join(30)
+    (relieved["a"].var / "control").write_text("run")
+    relieved["a"].is_off, relieved["a"].error = False, None
+    before = Origin.sent
+    work(relieved, "a")
+    assert Origin.sent == before
 
 
 def test_a_mac_that_comes_back_is_taken_back_and_looking_for_it_stops_nothing(macs: dict[str, Mac]) -> None:
@@ -413,6 +541,18 @@ def test_a_token_is_lent_for_one_order(macs: dict[str, Mac], monkeypatch: pytest
     assert set(seen) == {"hf_secret"} and not token.exists()
     status = (macs["a"].var / "status.json").read_text()
     assert json.loads(status)["state"] == "done" and "hf_secret" not in status
+
+
+def test_a_token_that_comes_while_the_work_goes_on_is_used(macs: dict[str, Mac]) -> None:
+    macs["a"].order([], token_file=None)
+    order = json.loads((macs["a"].var / "order.json").read_text())
+    fetch = ds4_fetch.Fetch(str(macs["a"].var), order, None, source=lambda url, size, token, pace: token)
+    reader = fetch.route.source
+    assert reader("https://origin/w.gguf", 1, None) == ""
+    token = macs["a"].var / ds4_fetch.TOKEN
+    token.write_text("HF_TOKEN=hf_secret\n")
+    token.chmod(0o600)
+    assert reader("https://origin/w.gguf", 1, None) == "hf_secret"
 
 
 def test_a_paused_fetch_goes_on_and_an_aborted_one_keeps_what_it_has(macs: dict[str, Mac]) -> None:
@@ -490,9 +630,11 @@ def test_whoever_asks_what_is_there_also_learns_whether_more_will_come(macs: dic
     whole = ds4_chunks.to_bitmap(range(11), 11)
     (macs["a"].var / "status.json").write_text(json.dumps({"state": "done"}))
     asked = {"name": "w.gguf", "have": True}
-    assert ask(macs["a"], asked) == [{"have": whole, "chunks": 11, "at_work": False}]
+    assert ask(macs["a"], asked) == [{"have": whole, "chunks": 11, "at_work": False, "paused": False}]
     (macs["a"].var / "status.json").write_text(json.dumps({"state": "fetching"}))
-    assert ask(macs["a"], asked) == [{"have": whole, "chunks": 11, "at_work": True}]
+    assert ask(macs["a"], asked) == [{"have": whole, "chunks": 11, "at_work": True, "paused": False}]
+    (macs["a"].var / "status.json").write_text(json.dumps({"state": "paused"}))
+    assert ask(macs["a"], asked) == [{"have": whole, "chunks": 11, "at_work": True, "paused": True}]
 
 
 def test_what_is_written_read_back_and_sent_bypasses_the_page_cache_of_a_mac(
