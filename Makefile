@@ -17,12 +17,13 @@ BENCHES := bench-converge bench-lab bench-stage bench-tunnel bench-upgrade
 help:
 	@echo 'make setup            prepare this machine: system packages, .venv from pinned requirements'
 	@echo 'make demo             from bare simulated Macs to an answered prompt'
-	@echo 'make test             all checks; its parts: lint types test-unit test-matrix molecule test-lab'
+	@echo 'make test             all checks; its parts: test-setup lint types test-unit test-matrix molecule test-lab'
 	@echo 'make bench-converge   seconds and ssh channels of a run of site.yml, in the lab'
 	@echo 'make bench-lab        what a lab costs, and how honest its lines are'
 	@echo 'make bench-stage      a model to all Macs of a region, beside other ways'
 	@echo 'make bench-tunnel     tunnels beside ssh -L and others'
 	@echo 'make bench-upgrade    seconds without a server during an upgrade'
+	@echo 'make bench            all of these, one after the other'
 	@echo 'make clean            take the lab down and remove every .venv'
 
 setup:

@@ -14,6 +14,8 @@ import yaml
 
 from ds4fleet import settings
 from ds4fleet.fleet import ansible_command
+from ds4fleet.plan.asked import ROLES
+from ds4fleet.plan.types import STAGES
 
 MODULES = sorted(Path("roles/ds4/library").glob("ds4_*.py"))
 PAGES = [Path("README.md"), Path("CHANGELOG.md"), *sorted(Path("docs").rglob("*.md"))]
@@ -134,3 +136,30 @@ def flags(verb: str) -> set[str]:
     assert verb in known, verb
     names = [name for argument in tasks.ns[verb].get_arguments() for name in argument.names]
     return {f"--{name.replace('_', '-').strip('-')}" if len(name) > 1 else f"-{name}" for name in names}
+
+
+def rows(page: str, title: str) -> list[str]:
+    """The first cells of the table whose head begins with `title`."""
+    table = Path(page).read_text().partition(f"\n| {title} |")[2].partition("\n\n")[0]
+    return re.findall(r"^\| ([^|]+?) \|", table, re.M)[1:]
+
+
+def test_the_concepts_name_every_stage_and_role_in_order() -> None:
+    assert rows("docs/concepts.md", "stage") == list(STAGES)
+    assert rows("docs/concepts.md", "role") == [role for role in ROLES if role != "auto"]
+
+
+def test_every_verb_of_fab_is_on_a_page() -> None:
+    import tasks
+
+    pages = "\n".join(page.read_text() for page in PAGES)
+    for verb in tasks.ns.task_names:
+        assert re.search(rf"\bfab {re.escape(verb.removesuffix('.open'))}\b", pages), verb
+
+
+def test_every_target_of_make_is_told_by_its_help() -> None:
+    help_text = subprocess.run(["make", "help"], capture_output=True, text=True, check=True).stdout
+    phony = re.search(r"^\.PHONY: (.+)$", Path("Makefile").read_text(), re.M)
+    assert phony is not None
+    for target in phony[1].replace("$(BENCHES)", "").split():
+        assert re.search(rf"(?<![\w-]){target}(?![\w-])", help_text), target
