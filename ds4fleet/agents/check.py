@@ -147,8 +147,10 @@ def _user(text: str) -> list[dict[str, Any]]:
 
 def _chat(api: Api, server: Server) -> tuple[float | None, str]:
     body = {"model": server.model, "messages": _user(QUESTION), "max_tokens": MAX_TOKENS, "think": False}
-    answer = api.post("/v1/chat/completions", body).body
-    return None, _short(answer["choices"][0]["message"]["content"])
+    text = api.post("/v1/chat/completions", body).body["choices"][0]["message"]["content"]
+    if not text:
+        raise Failed("the answer is empty")
+    return None, _short(text)
 
 
 def _chat_stream(api: Api, server: Server) -> tuple[float | None, str]:
@@ -183,7 +185,10 @@ def _tool_call(api: Api, server: Server) -> tuple[float | None, str]:
     call = calls[0]
     if not call.get("id") or call["function"]["name"] != TOOL["name"]:
         raise Failed("the call has no id or another name")
-    json.loads(call["function"]["arguments"])
+    try:
+        json.loads(call["function"]["arguments"])
+    except ValueError as error:
+        raise Failed(f"the call's arguments are no JSON: {error}") from error
     answered = [
         *messages,
         {key: value for key, value in first.items() if value is not None},
@@ -200,7 +205,7 @@ def _responses(api: Api, server: Server) -> tuple[float | None, str]:
     if "response.completed" not in kinds and "response.incomplete" not in kinds:
         raise Failed(f"the stream ended with {kinds[-1] if kinds else 'nothing'}")
     text = "".join(e["delta"] for e in reply.events if e.get("type") == "response.output_text.delta")
-    return reply.first_s, _short(text)
+    return _streamed(reply), _short(text)
 
 
 def _messages(api: Api, server: Server) -> tuple[float | None, str]:
@@ -209,7 +214,14 @@ def _messages(api: Api, server: Server) -> tuple[float | None, str]:
     if not any(event.get("type") == "message_stop" for event in reply.events):
         raise Failed("the stream did not end with message_stop")
     deltas = [event["delta"] for event in reply.events if event.get("type") == "content_block_delta"]
-    return reply.first_s, _short("".join(delta.get("text") or "" for delta in deltas))
+    return _streamed(reply), _short("".join(delta.get("text") or "" for delta in deltas))
+
+
+def _streamed(reply: Reply) -> float:
+    """Seconds to the first piece of a thought or an answer; a stream without any is no answer."""
+    if reply.first_s is None:
+        raise Failed("nothing was streamed")
+    return reply.first_s
 
 
 def _short(text: str) -> str:
