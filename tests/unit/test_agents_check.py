@@ -69,14 +69,8 @@ def results(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_an_engine_that_answers_works(results: Any) -> None:
     found = results({})
-    assert [name for name in found if found[name].ok] == [
-        "models",
-        "chat",
-        "chat, streamed",
-        "tool call",
-        "responses",
-        "messages",
-    ]
+    assert [name for name in found if not found[name].ok] == []
+    assert len(found) == 6
 
 
 @pytest.mark.parametrize(
