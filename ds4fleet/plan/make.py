@@ -140,6 +140,7 @@ class _Planner:
         self.declared = self.read.mapping("ds4_hardware")
         self.asked = asked(self.read)
         self._kv_wear()
+        self._address()
         self.mac = self._mac()
         plan.differences.extend(differences(self.declared, self.seen))
         self._system()
@@ -168,6 +169,13 @@ class _Planner:
         self._can_come(disk)
 
     # --- what there is ---
+
+    def _address(self) -> None:
+        if self.asked.host not in ("127.0.0.1", "localhost", "0.0.0.0"):
+            self.plan.warnings.append(
+                f"the engine listens on {self.asked.host} alone: tunnels and fab status ask at 127.0.0.1 and do"
+                " not reach it"
+            )
 
     def _kv_wear(self) -> None:
         rules = memory.policy()["kv"]

@@ -334,6 +334,16 @@ def test_a_wrong_setting_is_refused_in_one_sentence(
     assert words in refusal(memory_gb, **wrong)
 
 
+@pytest.mark.parametrize(
+    ("address", "reached"),
+    [("localhost", True), ("127.0.0.1", True), ("0.0.0.0", True), ("127.0.0.2", False), ("192.0.2.7", False)],
+)
+def test_an_address_that_tunnels_do_not_reach_is_said(address: str, reached: bool) -> None:
+    made = plan(128, ds4_host=address, ds4_host_public_confirmed=True)
+    assert made.refusals == []
+    assert any("do not reach it" in text for text in made.warnings) == (not reached)
+
+
 def test_a_file_without_a_published_sha256_is_converged_once_it_is_stamped() -> None:
     made = plan(128, ds4_sidecars=["dspark"])
     assert made.refusals == []

@@ -7,6 +7,8 @@ from __future__ import annotations
 import re
 
 LOG_LINES = 5
+#: How `lsof -n` writes what a server is told to listen on; any other address as it is.
+LISTENS_ON = {"localhost": "127.0.0.1", "0.0.0.0": "*"}
 #: ds4-start's exit status for a refusal (EX_CONFIG; launchd's too when it cannot start a job at all).
 REFUSED = 78
 
@@ -50,7 +52,7 @@ def listeners(found, host, port, pid):
     """Listening sockets of the port (ds4_parse.listening): one address, the planned one, our process."""
     if not found:
         return ["nobody listens on port %d" % port]
-    wrong = sorted({item["address"] for item in found} - {host})
+    wrong = sorted({item["address"] for item in found} - {LISTENS_ON.get(host, host)})
     objections = []
     if wrong:
         objections.append("port %d is open on %s, the plan says %s only" % (port, ", ".join(wrong), host))

@@ -56,6 +56,12 @@ class TestProcess:
     def test_one_loopback_listener_of_our_process_is_good(self):
         assert answers.listeners([self.LISTENER], "127.0.0.1", 8000, 7) == []
 
+    @pytest.mark.parametrize(("host", "address"), [("localhost", "127.0.0.1"), ("0.0.0.0", "*")])
+    def test_an_address_is_the_planned_one_as_lsof_writes_it(self, host, address):
+        assert answers.listeners([{**self.LISTENER, "address": address}], host, 8000, 7) == []
+        (said,) = answers.listeners([{**self.LISTENER, "address": "192.0.2.7"}], host, 8000, 7)
+        assert "open on 192.0.2.7" in said
+
     def test_an_open_address_and_a_stranger_are_objections(self):
         wide = {**self.LISTENER, "address": "*", "pid": 9, "command": "python3"}
         first, second = answers.listeners([self.LISTENER, wide], "127.0.0.1", 8000, 7)
