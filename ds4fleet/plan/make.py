@@ -173,8 +173,8 @@ class _Planner:
     def _address(self) -> None:
         if self.asked.host not in ("127.0.0.1", "localhost", "0.0.0.0"):
             self.plan.warnings.append(
-                f"the engine listens on {self.asked.host} alone: tunnels and fab status ask at 127.0.0.1 and do"
-                " not reach it"
+                f"the engine listens on {self.asked.host} alone: tunnels and fab status ask at"
+                " 127.0.0.1 and do not reach it"
             )
 
     def _kv_wear(self) -> None:
