@@ -139,7 +139,7 @@ class Controller:
         assert "drain.json" not in self.lab.exec(host, "/bin/ls", "/opt/ds4/run")
         places = (KV, "/opt/ds4/engine", "/opt/ds4/etc", "/opt/ds4/libexec", "/Library/LaunchDaemons")
         left = self.lab.exec(host, "/usr/bin/find", *places, "-maxdepth", "2")
-        wrong = ("switch", ".spoilt", ".kv.tmp.", ".ds4-new")
+        wrong = (".before-switch", ".spoilt", ".kv.tmp.", ".ds4-new")
         assert not [path for path in left.splitlines() if any(word in path for word in wrong)], left
 
     # KV entries.
