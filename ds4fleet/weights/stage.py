@@ -21,7 +21,10 @@ from ds4fleet.weights.relay import FOLDER
 LOOK_S = 2
 #: A status that old was written by a fetch that is no more.
 SILENT_S = 10
+#: Macs that are silent for so long when all others have ended are not waited for. A reboot takes less.
+LOST_S = 300
 OVER = ("done", "failed", "aborted", "-")
+LOST = {"no answer", "stopped"}
 MB = 10**6
 GB = 10**9
 
@@ -82,11 +85,16 @@ def stage(
 
 
 def watch(hosts: Sequence[Host]) -> list[Line]:
-    """Shows a line per Mac until all have ended or wait for the operator; Ctrl-C only ends the looking."""
-    lines = look(hosts)
+    """Shows a line per Mac until all have ended, wait for the operator, or are lost; Ctrl-C only ends the
+    looking."""
+    lines, heard_at = look(hosts), time.monotonic()
     try:
         with Live(show(lines), console=console.out, refresh_per_second=2) as live:
-            while any(line.state not in (*OVER, "paused") for line in lines):
+            while waited := {line.state for line in lines} - {*OVER, "paused"}:
+                if waited - LOST:
+                    heard_at = time.monotonic()
+                elif time.monotonic() - heard_at > LOST_S:
+                    break
                 time.sleep(LOOK_S)
                 lines = look(hosts)
                 live.update(show(lines))

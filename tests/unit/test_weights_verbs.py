@@ -60,6 +60,37 @@ class TestLines:
         assert stage.line_of("tyo-02", "").state == "no answer"
 
 
+class TestWatch:
+    def watched(
+        self, monkeypatch: pytest.MonkeyPatch, *looks: tuple[str, str]
+    ) -> tuple[list[stage.Line], float]:
+        """The last lines and the seconds until then, when two Macs say this at one look after another."""
+        clock = iter(range(0, 100_000, stage.LOOK_S))
+        now, said = [0.0], [*looks]
+
+        def look(_hosts: object) -> list[stage.Line]:
+            now[0] = next(clock)
+            states = said.pop(0) if len(said) > 1 else said[0]
+            return [stage.Line(name, state) for name, state in zip(("a", "b"), states, strict=True)]
+
+        monkeypatch.setattr(stage, "look", look)
+        monkeypatch.setattr(stage.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(stage.time, "sleep", lambda _seconds: None)
+        return stage.watch([]), now[0]
+
+    def test_it_ends_when_all_have_ended_or_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        lines, passed_s = self.watched(monkeypatch, ("fetching", "fetching"), ("done", "paused"))
+        assert [line.state for line in lines] == ["done", "paused"] and passed_s == stage.LOOK_S
+
+    def test_a_mac_that_stays_silent_is_given_up_when_the_others_have_ended(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        at_work = [("fetching", "no answer")] * 500
+        lines, passed_s = self.watched(monkeypatch, *at_work, ("done", "no answer"))
+        assert stage._exit_code(lines) == EXIT_UNREACHABLE
+        assert 500 * stage.LOOK_S + stage.LOST_S <= passed_s <= 502 * stage.LOOK_S + stage.LOST_S
+
+
 class TestList:
     def test_files_are_told_apart_by_their_stamps_and_names(self) -> None:
         found = listing.files_of("tyo-02", LISTED)
