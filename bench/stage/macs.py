@@ -60,8 +60,8 @@ class Macs:
         """Leaves nothing behind."""
         self.lab.down()
         if self.in_memory:
-            subprocess.run(["umount", str(self.folder)], check=False)
-        shutil.rmtree(self.folder, ignore_errors=True)
+            subprocess.run(["umount", str(self.folder)], check=True)
+        shutil.rmtree(self.folder)
 
     def hold_links(self, names: Sequence[str] = ()) -> None:
         """The Macs' links, each way, and the origin's. By the kernel's token buckets: a forwarder of packets

@@ -6,20 +6,23 @@ import hashlib
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
 #: Pieces of the torrent, as mktorrent would choose for a file of some hundred MB.
 TORRENT_PIECE_BYTES = 1024 * 1024
+SLOW_PIECE_BYTES = 64 * 1024
 #: Offset of tcpi_bytes_acked in linux/tcp.h's struct tcp_info.
 _BYTES_ACKED = 120
 
 
 class Origin(ThreadingHTTPServer):
-    """Serves one file at `/w.gguf`. How fast is a matter of the link in front of it."""
+    """Serves one file at `/w.gguf`. How fast is a matter of the link in front of it; clients in `slow` get so
+    many bytes a second."""
 
     daemon_threads = True
 
@@ -29,6 +32,7 @@ class Origin(ThreadingHTTPServer):
         self.size = path.stat().st_size
         self.lock = threading.Lock()
         self.sent = 0
+        self.slow: dict[str, float] = {}
         self.peers: set[tuple[str, int]] = set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -78,11 +82,21 @@ class _Handler(BaseHTTPRequestHandler):
         before, whole, size = self._acked(), False, end + 1 - start
         with self.server.path.open("rb") as handle, suppress(OSError):
             # By the kernel: an origin that is slow for want of a processor would be measured as a slow link.
-            whole = self.connection.sendfile(handle, start, size) == size
+            whole = self._send(handle, start, size) == size
         # A connection that broke counts with what the other side has acknowledged.
         with self.server.lock:
             self.server.sent += size if whole else max(0, self._acked() - before)
         self.close_connection = self.close_connection or not whole
+
+    def _send(self, handle: BinaryIO, start: int, size: int) -> int:
+        rate = self.server.slow.get(str(self.client_address[0]))
+        if rate is None:
+            return self.connection.sendfile(handle, start, size)
+        began, done = time.monotonic(), 0
+        while done < size:
+            done += self.connection.sendfile(handle, start + done, min(SLOW_PIECE_BYTES, size - done))
+            time.sleep(max(0.0, began + done / rate - time.monotonic()))
+        return done
 
     def _acked(self) -> int:
         info = self.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED + 8)

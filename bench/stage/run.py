@@ -34,7 +34,9 @@ from ds4fleet.console import operator_errors, out, print_json, table  # noqa: E4
 from ds4fleet.errors import OperatorError  # noqa: E402
 
 MB = 1_000_000
-WAYS = ("relay", "killed", "cut", "noop", "downloads", "aria2", "forward", "play")
+#: MB/s of the first Mac's line to the origin where it is slow: 400 MB take more than ds4_scout.RELIEF_S.
+SLOW = 1
+WAYS = ("relay", "killed", "slow", "cut", "noop", "downloads", "aria2", "forward", "play")
 
 
 class Bench:
@@ -90,6 +92,14 @@ class Bench:
             self.macs.hold_links([kill])
             self.macs.await_done(self.macs.names)
         return more
+
+    def slow(self) -> dict[str, Any]:
+        """All Macs in a chain, whose first one has a slow line to the origin and a good one to the others."""
+        first = self.macs.names[0]
+        self.origin.slow[self.macs.addresses[first]] = SLOW * MB
+        found = self.relay()
+        self.origin.slow.clear()
+        return {**found, "alone it takes": self.origin.size / MB / SLOW}
 
     def cut(self) -> dict[str, Any]:
         """The only Mac loses its power when it has half, and goes on by itself when it is back."""
@@ -216,6 +226,7 @@ def measure(bench: Bench, asked: argparse.Namespace) -> dict[str, dict[str, Any]
     ways: dict[str, tuple[str, Callable[[], dict[str, Any] | None]]] = {
         "relay": ("relay", bench.relay),
         "killed": ("relay, the second one dies at half", lambda: bench.relay(kill=bench.macs.names[1])),
+        "slow": (f"relay, the first one's line gives {SLOW} MB/s", bench.slow),
         "cut": ("one Mac, a power cut at half", bench.cut),
         "noop": ("relay again, everything in place", bench.noop),
         "downloads": (f"{asked.macs} x curl", bench.downloads),
