@@ -26,6 +26,7 @@ __all__ = [
     "Request",
     "StreamingPlan",
     "Verdict",
+    "auto_cache_gib",
     "auto_context",
     "estimate",
     "kv_payload_bytes",
@@ -223,6 +224,19 @@ def auto_context(mac: Mac, request: Request, *, catalogue: Catalogue | None = No
     return max(fitting, default=0)
 
 
+def auto_cache_gib(mac: Mac, model: Model, known: Catalogue) -> float:
+    """GiB of experts that the engine caches by itself: its share of the working set, less what is not
+    routed. It does not know what else holds memory."""
+    working_set_mib = mac.wired_limit_mib or stock_limits_mib(mac)[0]
+    share = policy()["streaming"]["auto_cache_percent"] / 100
+    return float(working_set_mib / 1024 * share - _non_routed_bytes(model, known) / GIB)
+
+
+def _non_routed_bytes(model: Model, known: Catalogue) -> int:
+    shape = known.families[model.family].shape
+    return model.weights_bytes - known.quants[model.quant].routed_bytes(shape)
+
+
 def streaming_plan(mac: Mac, request: Request, *, catalogue: Catalogue | None = None) -> StreamingPlan:
     """Cache, memory and expected speed of SSD streaming; whether it fits is for `verdict` to say."""
     known = catalogue or default_catalogue()
@@ -231,12 +245,11 @@ def streaming_plan(mac: Mac, request: Request, *, catalogue: Catalogue | None = 
     rules = policy()["streaming"]
     ctx = int(rules["contexts"]["default"]) if request.ctx is None else request.ctx
     need = _estimate(replace(request, ctx=ctx, sidecar=None), known)
-    non_routed = model.weights_bytes - quant.routed_bytes(shape)
+    non_routed = _non_routed_bytes(model, known)
     headroom = (
         2 * shape.experts * quant.expert_bytes(shape)
     )  # two layers, read ahead while a prompt is prefilled
-    working_set_mib = mac.wired_limit_mib or stock_limits_mib(mac)[0]
-    auto_gib = working_set_mib / 1024 * rules["auto_cache_percent"] / 100 - non_routed / GIB
+    auto_gib = auto_cache_gib(mac, model, known)
     wanted_gib = mac.memory_gb * rules["cache_percent_of_memory"] / 100
     takes_auto = request.cache_gib is None and model.family == "pro" and rules["pro_cache"] == "auto"
     cache_gib = request.cache_gib or (auto_gib if takes_auto else min(auto_gib - headroom / GIB, wanted_gib))

@@ -27,6 +27,7 @@ from ds4fleet.memory import (
     Mac,
     Request,
     Verdict,
+    auto_cache_gib,
     class_limit_mib,
     policy,
     stock_limits_mib,
@@ -109,7 +110,7 @@ def judge(report: Mapping[str, Any], *, catalogue: Catalogue | None = None) -> J
     model = model_of(str(report.get("model") or ""), known)
     if model is None:
         return aside("not a model of the catalogue")
-    mac, request = _case(report, model, text, failed)
+    mac, request = _case(report, model, text, known)
     # Who succeeded had a limit that was enough; who failed may only have left it as it was.
     if failed and request.mode == "resident" and _undecided(mac, request, text, known):
         return aside("whether the limit was raised decides, and the report does not say")
@@ -143,7 +144,7 @@ def model_of(text: str, known: Catalogue) -> str | None:
     return None
 
 
-def _case(report: Mapping[str, Any], model: str, text: str, failed: bool) -> tuple[Mac, Request]:
+def _case(report: Mapping[str, Any], model: str, text: str, known: Catalogue) -> tuple[Mac, Request]:
     memory_gb = round(float(report["ram_gb"]))
     limit = report.get("wired_limit_mb")
     named = re.search(r"wired_limit(?:_mb)? ?=? ?(\d{5,6})", text)
@@ -177,6 +178,8 @@ def _case(report: Mapping[str, Any], model: str, text: str, failed: bool) -> tup
         used_mib=int(used.group(1)) * 1024 if used else 0,
         name=str(report.get("machine")),
     )
+    # Where something else holds memory, the engine's own budget, which does not know of it.
+    own_gib = max(auto_cache_gib(mac, known.model(model), known), 1.0) if streaming and mac.used_mib else None
     return mac, Request(
         model=model,
         ctx=ctx,
@@ -185,18 +188,9 @@ def _case(report: Mapping[str, Any], model: str, text: str, failed: bool) -> tup
         sidecar=None if streaming else sidecar,
         instances=int(times.group(1)) if times else 1,
         backend="cpu" if _CPU.search(text) else "metal",
-        cache_gib=float(cache.group(1)) if cache else _auto_cache_gib(mac, streaming),
+        cache_gib=float(cache.group(1)) if cache else own_gib,
         prefill_chunk=None,
     )
-
-
-def _auto_cache_gib(mac: Mac, streaming: bool) -> float | None:
-    """The engine's own budget, which does not know what else holds memory (80 % of the working set,
-    Flash).
-    """
-    if not streaming or not mac.used_mib:
-        return None
-    return max(stock_limits_mib(mac)[0] / 1024 * 0.8 - 8.2, 1.0)
 
 
 def _undecided(mac: Mac, request: Request, text: str, known: Catalogue) -> bool:

@@ -15,7 +15,7 @@ from ds4fleet import console, speed
 from ds4fleet.catalogue import Catalogue
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.estimate import default_catalogue
-from ds4fleet.memory import GB, MIB, STREAMS, Mac, Request, Verdict, policy, verdict
+from ds4fleet.memory import GB, MIB, STREAMS, Mac, Request, Verdict, policy, step, verdict
 from ds4fleet.plan.disk import SYSTEM_BYTES
 
 #: Sizes that are sold, smallest first, and the chip that each came with last.
@@ -242,19 +242,19 @@ def _instead(mac: Mac, model: str, use: Use, known: Catalogue) -> str:
 
 
 def _default_model(mac: Mac) -> str:
-    rows = policy()["roles"]["models"]
-    return str(next(row["model"] for row in rows if mac.memory_gb <= row["up_to_gb"]))
+    return str(step(policy()["roles"]["models"], mac.memory_gb)["model"])
 
 
 def _short(answer: Verdict) -> str:
     """The first reason in a few words."""
     rule = answer.reasons[0].rule if answer.reasons else ""
     over = answer.required_mib - answer.limit_mib
+    least = 100 - policy()["margin"]["refuse_above_percent"]
     words = {
         "resident-floor": "too little memory to hold it",
         "pro-resident": "PRO needs 512 GB",
         "q4-on-192": "did not fit on 192 GB",
-        "wired-limit": f"{over:,} MiB over the limit" if over > 0 else "less than 1.8 % left",
+        "wired-limit": f"{over:,} MiB over the limit" if over > 0 else f"less than {least:.1f} % left",
         "system-reserve": "nothing left for the system",
         "streaming-floor": "too little memory to stream",
     }
