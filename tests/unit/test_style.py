@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -42,6 +43,50 @@ def test_what_runs_on_a_mac_needs_nothing_but_its_python(path: Path) -> None:
 def test_what_runs_on_a_mac_asks_nothing_that_only_linux_has(path: Path) -> None:
     for word in ("/proc/", "os.sched_", "signalfd", "epoll", "inotify", "O_TMPFILE", "posix_fallocate"):
         assert word not in path.read_text(), word
+
+
+#: What Linux has and macOS has not, of the modules that a controller could meet it in.
+ONLY_LINUX = {
+    "os": "unshare setns sched_getaffinity sched_setaffinity eventfd memfd_create pidfd_open O_TMPFILE O_PATH",
+    "select": "epoll",
+    "signal": "SIGPWR SIGSTKFLT SIGRTMIN",
+    "socket": "AF_NETLINK AF_PACKET SO_BINDTODEVICE SO_PEERCRED SOCK_NONBLOCK SOCK_CLOEXEC TCP_QUICKACK",
+}
+CONTROLLER = [
+    "tasks",
+    "ds4fleet.access",
+    "ds4fleet.agents",
+    "ds4fleet.bootstrap",
+    "ds4fleet.demo",
+    "ds4fleet.host_keys",
+    "ds4fleet.observe",
+    "ds4fleet.plan.make",
+    "ds4fleet.probe",
+    "ds4fleet.report.plans",
+    "ds4fleet.status",
+    "ds4fleet.lab.cli",
+    "ds4fleet.tunnel.cli",
+    "ds4fleet.upgrade.run",
+    "ds4fleet.weights.add",
+    "ds4fleet.weights.care",
+    "ds4fleet.weights.push",
+    "ds4fleet.weights.stage",
+]
+
+
+def test_a_controller_can_be_a_mac() -> None:
+    script = f"""
+import importlib
+for name, words in {ONLY_LINUX!r}.items():
+    module = importlib.import_module(name)
+    for word in words.split():
+        if hasattr(module, word):
+            delattr(module, word)
+for name in {CONTROLLER!r}:
+    importlib.import_module(name)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("path", TASKS, ids=str)
