@@ -36,7 +36,7 @@ def lab(
     json: bool = False,
 ) -> None:
     """Simulated Macs: up [--from FACTS]|down|status|reset [--limit X], ssh|reboot|power-cut HOST,
-    fault HOST NAME [--off], faults, link HOST|operator [--rtt MS --loss SHARE --mbps N --cut --off]
+    fault HOST NAME [--off], faults, link HOST|operator [--rtt MS --loss PERCENT --mbps N --cut --off]
     """
     from ds4fleet.lab import cli
 

@@ -52,9 +52,9 @@ def run(
     if verb == "up":
         up(limit, from_facts)
     elif verb == "down":
-        down()
+        down(limit)
     elif verb == "status":
-        status(json=json)
+        status(limit, json=json)
     elif verb == "reset":
         reset(limit)
     elif verb == "faults":
@@ -109,7 +109,6 @@ def up(limit: str = "", from_facts: Path | None = None) -> None:
         hosts = [host for host in hosts if host.name in facts]
     with console.out.status(f"Booting {len(hosts)} Macs ..."):
         rows = lab.up(hosts=hosts, facts=facts)
-    _hand_over(lab)
     _table(rows)
     version = preflight.version_of(preflight.remote_python())
     note = "" if version.startswith("3.9.") else " (macOS has 3.9.6; this machine has no 3.9)"
@@ -120,25 +119,23 @@ def up(limit: str = "", from_facts: Path | None = None) -> None:
     )
 
 
-def _hand_over(lab: Lab) -> None:
-    """Under sudo: what the operator's own programs read and write belongs to the operator, not to root."""
-    owner = os.environ.get("SUDO_UID")
-    if owner is None or os.geteuid() != 0:
+def down(limit: str = "") -> None:
+    """End the lab, or those of its Macs that `limit` names."""
+    lab = the_lab()
+    if not limit:
+        _timed("The lab is down; nothing of it is left.", lab.down)
         return
-    group = int(os.environ.get("SUDO_GID", owner))
-    secrets = lab.folder / "secrets"
-    for path in (lab.folder, secrets, *secrets.iterdir(), lab.inventory_path):
-        os.chown(path, int(owner), group)
+    chosen = _present(lab, limit)
+    _timed(f"{', '.join(chosen)}: gone", lambda: lab.take_out(chosen))
 
 
-def down() -> None:
-    """End the lab."""
-    _timed("The lab is down; nothing of it is left.", lambda: the_lab().down())
-
-
-def status(*, json: bool = False) -> None:
-    """Every Mac of the lab."""
-    rows = the_lab().status()
+def status(limit: str = "", *, json: bool = False) -> None:
+    """The Macs of the lab, or those that `limit` names."""
+    lab = the_lab()
+    rows = lab.status()
+    if limit:
+        chosen = _present(lab, limit)
+        rows = [row for row in rows if row.name in chosen]
     if json:
         console.print_json([asdict(row) for row in rows])
     elif rows:
@@ -150,12 +147,17 @@ def status(*, json: bool = False) -> None:
 def reset(limit: str = "") -> None:
     """Replace Macs by bare ones."""
     lab = the_lab()
+    for host in _present(lab, limit):
+        _timed(f"{host} is bare again, with a new host key", functools.partial(lab.reset, host))
+
+
+def _present(lab: Lab, limit: str) -> list[str]:
+    """Names of the lab's Macs, or of those that `limit` names. Raises OperatorError when that is none."""
     present = [row.name for row in lab.status()]
-    chosen = [host.name for host in Fleet.load(limit or None) if host.name in present] if limit else present
+    chosen = [host.name for host in Fleet.load(limit) if host.name in present] if limit else present
     if not chosen:
         raise OperatorError("no Mac of the lab matches: see fab lab status", exit_code=EXIT_USAGE)
-    for host in chosen:
-        _timed(f"{host} is bare again, with a new host key", functools.partial(lab.reset, host))
+    return chosen
 
 
 def faults() -> None:

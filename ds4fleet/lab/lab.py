@@ -179,6 +179,7 @@ class Lab:
             from ds4fleet.lab import twin
 
             twin.converge(self, twins)
+            self._hand_over()
 
     def down(self) -> None:
         """End the lab and remove its folder's contents. Works also on what a crash has left."""
@@ -205,6 +206,26 @@ class Lab:
                 shutil.rmtree(self.folder)
             except OSError as error:
                 raise OperatorError(f"{self.folder} could not be removed: {error}") from error
+
+    def take_out(self, hosts: Sequence[str]) -> None:
+        """End these Macs and leave the others as they are; the lab ends with its last one."""
+        self._need_root()
+        with lock.changing(self.folder):
+            state = self._state()
+            for host in hosts:
+                self._entry(state, host)
+            if set(state["hosts"]) <= set(hosts):
+                self._down()
+                return
+            boot.ask(self.folder, "stop", names=list(hosts), forget=True)
+            for host in hosts:
+                shutil.rmtree(self.mac_folder(host))
+                del state["hosts"][host]
+                state.get("links", {}).pop(host, None)
+            self._save(state)
+            self._write_known_hosts(state)
+            self._write_inventory(state)
+            self._hand_over()
 
     def _end_processes(self, state: dict[str, Any]) -> bool:
         """Kill what runs of the lab; false when nothing is left."""

@@ -47,30 +47,17 @@ def test_what_runs_on_a_mac_asks_nothing_that_only_linux_has(path: Path) -> None
 
 #: What Linux has and macOS has not, of the modules that a controller could meet it in.
 ONLY_LINUX = {
-    "os": "unshare setns sched_getaffinity sched_setaffinity eventfd memfd_create pidfd_open O_TMPFILE O_PATH",
+    "os": "unshare setns sched_getaffinity sched_setaffinity eventfd memfd_create pidfd_open O_PATH",
     "select": "epoll",
     "signal": "SIGPWR SIGSTKFLT SIGRTMIN",
     "socket": "AF_NETLINK AF_PACKET SO_BINDTODEVICE SO_PEERCRED SOCK_NONBLOCK SOCK_CLOEXEC TCP_QUICKACK",
 }
 CONTROLLER = [
     "tasks",
-    "ds4fleet.access",
-    "ds4fleet.agents",
-    "ds4fleet.bootstrap",
-    "ds4fleet.demo",
-    "ds4fleet.host_keys",
-    "ds4fleet.observe",
-    "ds4fleet.plan.make",
-    "ds4fleet.probe",
-    "ds4fleet.report.plans",
-    "ds4fleet.status",
-    "ds4fleet.lab.cli",
-    "ds4fleet.tunnel.cli",
-    "ds4fleet.upgrade.run",
-    "ds4fleet.weights.add",
-    "ds4fleet.weights.care",
-    "ds4fleet.weights.push",
-    "ds4fleet.weights.stage",
+    *(f"ds4fleet.{name}" for name in ("access", "agents", "bootstrap", "demo", "host_keys")),
+    *(f"ds4fleet.{name}" for name in ("observe", "probe", "lab.cli", "plan.make", "report.plans", "status")),
+    *(f"ds4fleet.{name}" for name in ("tunnel.cli", "upgrade.run")),
+    *(f"ds4fleet.weights.{name}" for name in ("add", "care", "push", "stage")),
 ]
 
 
