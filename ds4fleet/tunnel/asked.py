@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,9 @@ from ds4fleet.render import role_defaults
 from ds4fleet.tunnel import nearest
 from ds4fleet.tunnel.endpoint import EndpointSpec
 from ds4fleet.tunnel.spec import TunnelSpec
+
+#: Roles of Macs without an engine behind their tunnel.
+IDLE_ROLES = ("stage", "jump")
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,10 @@ def choose(
     if host:
         return Choice(tuple(fleet.host(name) for name in names_in(host)))
     if everything:
-        return Choice(fleet.hosts)
+        own = serving(fleet)
+        return Choice(tuple(host for host in fleet if host in own or host.vars.get("ds4_jump_to")))
     regions = names_in(region) if region else [nearest_of(fleet)]
-    first, *rest = [*regions, *names_in(then)]
+    first, *rest = dict.fromkeys([*regions, *names_in(then)])
     tiers = [(fleet.in_region(name), tier) for tier, name in enumerate([first, *rest])]
     members = [(member, tier) for hosts, tier in tiers for member in _serving(hosts)]
     if not members:
@@ -106,21 +110,31 @@ def region_port(region: str, hosts: Sequence[Host]) -> int:
 
 
 def nearest_of(fleet: Fleet) -> str:
-    """The region with the shortest round trip. Raises OperatorError when nobody answers."""
-    distances = nearest.measure(spec_of(host) for host in fleet)
-    if not distances or distances[0].rtt_s is None:
-        raise OperatorError("No host of the inventory answers.", exit_code=EXIT_UNREACHABLE)
-    return distances[0].region
+    """The region with the shortest round trip among those that can serve. Raises OperatorError when nobody
+    answers."""
+    for distance in nearest.by_region(nearest.measure(spec_of(host) for host in fleet)):
+        if distance.rtt_s is not None and _serving(fleet.in_region(distance.region)):
+            return distance.region
+    raise OperatorError("No host of the inventory answers.", exit_code=EXIT_UNREACHABLE)
+
+
+def serving(hosts: Iterable[Host]) -> list[Host]:
+    """The hosts that have an engine of their own, by their plans (from what was observed of them, where that
+    was kept). A Mac whose plan cannot be made counts unless its role is declared: its health will tell."""
+    from ds4fleet.report.plans import FACTS, make_plans  # only who asks for roles waits for the planner
+
+    declared = [host for host in hosts if host.vars.get("ds4_role") not in IDLE_ROLES]
+    chosen = [host for host in declared if not host.vars.get("ds4_jump_to")]
+    plans = make_plans(chosen, {}, FACTS)
+    return [host for host, plan in zip(chosen, plans, strict=True) if plan.role not in IDLE_ROLES]
 
 
 def names_in(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """The names in a list separated by commas, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _serving(hosts: Sequence[Host]) -> list[Host]:
-    """The hosts of a region that can answer, by what the inventory says of their role; whether they do, their
-    health tells. A jump Mac counts only where nobody serves: it leads to Macs that count themselves."""
-    own = [host for host in hosts if host.vars.get("ds4_role") not in ("stage", "jump")]
-    return [host for host in own if not host.vars.get("ds4_jump_to")] or [
-        host for host in hosts if host.vars.get("ds4_jump_to")
-    ]
+    """The hosts of a region that can answer. A jump Mac counts only where nobody serves: it leads to Macs
+    that count themselves."""
+    return serving(hosts) or [host for host in hosts if host.vars.get("ds4_jump_to")]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ds4fleet import console
@@ -28,6 +29,8 @@ BACKGROUND_WAIT_S = 20.0
 #: How long a stopped tunnel may take to be gone: ssh gets STOP_GRACE_S before it is killed.
 STOP_WAIT_S = 6.0
 SETTLED = {State.UP.value, State.GAVE_UP.value}
+#: Behind an address that already leads to a Mac, one that was tried once is not waited for.
+TRIED = SETTLED | {State.WAITING.value, State.UNHEALTHY.value}
 
 
 def open_tunnel(
@@ -53,9 +56,10 @@ def open_tunnel(
     if keep:
         _refuse_held(specs, endpoint)
     missing = [spec for spec in specs if not _already(spec)]
+    if endpoint is not None and _endpoint_already(endpoint):
+        return 0
+    _refuse_taken(missing, endpoint)
     if endpoint is not None:
-        if _endpoint_already(endpoint):
-            return 0
         missing = specs  # those that others hold are used, and taken over when they end
     if not missing:
         return 0
@@ -107,6 +111,21 @@ def _refuse_shared_ports(specs: Sequence[TunnelSpec], endpoint: EndpointSpec | N
                 exit_code=EXIT_USAGE,
             )
         seen[spec.local_port] = spec.name
+
+
+def _refuse_taken(specs: Sequence[TunnelSpec], endpoint: EndpointSpec | None) -> None:
+    """A local port that something else listens on. One that is taken later is named by the tunnel's state."""
+    wanted = [(spec.name, spec.local_port) for spec in specs]
+    if endpoint is not None:
+        wanted.insert(0, (endpoint.name, endpoint.port))
+    ipv6 = ports.has_ipv6_loopback()
+    taken = [
+        f"{name}: local port {port} is held by {ports.holder(port) or 'another process'}"
+        for name, port in wanted
+        if not ports.is_free(port, ipv6)
+    ]
+    if taken:
+        raise OperatorError("; ".join(taken))
 
 
 def _introduce(job: Job) -> None:
@@ -201,24 +220,22 @@ def _in_background(job: Job) -> int:
 
 
 def _kept(job: Job) -> int:
-    name = _kept_name(job.tunnels, job.endpoint)
-    unit = persist.install(name, job)
-    console.out.print(
-        f"{name}: kept by {unit.path}; remove it with 'fab tunnel.stop --forget'", soft_wrap=True
-    )
+    parts = [job] if job.endpoint else [replace(job, tunnels=(spec,)) for spec in job.tunnels]
+    for part in parts:
+        name = part.endpoint.name if part.endpoint else part.tunnels[0].name
+        unit = persist.install(name, part)
+        option = "--region" if part.endpoint else "--host"
+        console.out.print(
+            f"{name}: kept by {unit.path}; remove it with 'fab tunnel.stop {option} {name} --forget'",
+            soft_wrap=True,
+        )
     return _report_when_settled(job, lambda: None)
-
-
-def _kept_name(tunnels: Sequence[TunnelSpec], endpoint: EndpointSpec | None) -> str:
-    return endpoint.name if endpoint else "-".join(spec.name for spec in tunnels)
 
 
 def _refuse_held(specs: Sequence[TunnelSpec], endpoint: EndpointSpec | None) -> None:
     """A tunnel that a process of ours holds cannot be handed over to the service manager."""
-    if persist.installed(_kept_name(specs, endpoint)) is not None:
-        return
     names = [endpoint.name] if endpoint else [spec.name for spec in specs]
-    held = [name for name in names if home.held(name) is not None]
+    held = [name for name in names if persist.installed(name) is None and home.held(name) is not None]
     if held:
         raise OperatorError(
             f"{', '.join(held)}: a tunnel is open already; stop it first (fab tunnel.stop), then start it"
@@ -235,15 +252,17 @@ def _report_when_settled(job: Job, alive: Callable[[], None]) -> int:
         alive()
         tunnels, _ = everything()
         tunnels = [tunnel for tunnel in tunnels if tunnel["name"] in names]
-        if len(tunnels) == len(names) and {tunnel["state"] for tunnel in tunnels} <= SETTLED:
+        states = {tunnel["state"] for tunnel in tunnels}
+        enough = TRIED if job.endpoint is not None and State.UP.value in states else SETTLED
+        if len(tunnels) == len(names) and states <= enough:
             break
         time.sleep(0.05)  # polls a process of ours, bounded by the deadline
     for tunnel in tunnels:
         note = f": {tunnel['reason']}" if tunnel["reason"] else ""
         console.out.print(f"{tunnel['name']}: {tunnel['state']}{console.escape(note)}", soft_wrap=True)
     up = [tunnel for tunnel in tunnels if tunnel["state"] == State.UP.value]
-    enough = len(up) == len(names) or (job.endpoint is not None and bool(up))
-    return 0 if enough else EXIT_UNREACHABLE
+    fine = len(up) == len(names) or (job.endpoint is not None and bool(up))
+    return 0 if fine else EXIT_UNREACHABLE
 
 
 def _end(record: home.Record) -> None:

@@ -16,7 +16,7 @@ from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host, ansible_command
 from ds4fleet.render import role_defaults
 from ds4fleet.tunnel import jump_files
-from ds4fleet.tunnel.asked import names_in, spec_of
+from ds4fleet.tunnel.asked import names_in, serving, spec_of
 
 PLAYBOOK = "playbooks/jump.yml"
 PYTHON = "/usr/bin/python3"
@@ -51,7 +51,7 @@ def jumps_of(fleet: Fleet, everyone: Fleet, host: str = "") -> list[Jump]:
                 exit_code=EXIT_USAGE,
             )
         if asked == NEAREST:
-            targets = [h for h in everyone if not _is_jump(h) and h.vars.get("ds4_role") != "stage"]
+            targets = _reachable(serving(everyone))
         else:
             targets = [everyone.host(name) for name in names_in(asked)]
         if one.name in [target.name for target in targets]:
@@ -115,6 +115,21 @@ def run(host: str = "", limit: str = "", yes: bool = False) -> int:
         targets = access.affected(everyone, before, after)
         status = access.apply(targets) if targets else 0
         return status or _playbook(names, {"__ds4_jump": setups})
+
+
+def _reachable(hosts: Sequence[Host]) -> list[Host]:
+    """Those whose host key is recorded; the others are named. Raises OperatorError when there is none."""
+    known = []
+    for host in hosts:
+        try:
+            host_key_lines(host)
+        except OperatorError as error:
+            console.err.print(console.escape(f"left out: {error}"), soft_wrap=True)
+        else:
+            known.append(host)
+    if not known:
+        raise OperatorError("No Mac that serves has a recorded host key; run playbooks/bootstrap.yml first.")
+    return known
 
 
 def _is_jump(host: Host) -> bool:

@@ -10,6 +10,7 @@ import os
 import plistlib
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -130,6 +131,32 @@ def test_a_region_is_one_address_that_survives_the_loss_of_a_mac(fleet: Fleet, m
     assert cli.stop(["tokyo"]) == 0
     assert not accepts(choice.endpoint.port)
     assert endpoint["name"] == "tokyo"
+
+
+def test_a_region_is_open_while_one_of_its_macs_is_away(
+    fleet: Fleet, macs: list[Sshd], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its address leads to the other one; nobody waits until the lost one has given up."""
+    monkeypatch.setattr(cli, "BACKGROUND_WAIT_S", 300.0)
+    macs[1].stop()
+    choice = asked.choose(fleet, region="tokyo")
+    assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
+    said = capsys.readouterr().out
+    assert "tyo-01: up" in said
+    assert "tyo-02: waiting" in said
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_taken_port_is_refused_with_its_holder_before_anything_starts(
+    fleet: Fleet, background: bool
+) -> None:
+    choice = asked.choose(fleet, region="tokyo")
+    assert choice.endpoint is not None
+    for port, name in ((fleet.hosts[0].tunnel_port or 0, "tyo-01"), (choice.endpoint.port, "tokyo")):
+        sentence = rf"^{name}: local port {port} is held by .*{os.getpid()}"
+        with socket.create_server(("127.0.0.1", port)), pytest.raises(OperatorError, match=sentence):
+            cli.open_tunnel(choice.hosts, background=background, endpoint=choice.endpoint)
+    assert list(home.all_held()) == []
 
 
 def test_an_endpoint_uses_a_tunnel_that_another_process_holds_and_takes_it_over(fleet: Fleet) -> None:
@@ -320,6 +347,20 @@ class TestPersistence:
         assert not persist.job_path("tyo-01").exists()
         assert list(home.all_held()) == []
 
+    def test_each_of_several_is_kept_and_forgotten_by_its_own_name(
+        self, fleet: Fleet, state: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+        monkeypatch.setattr(sys, "platform", "linux")
+        monkeypatch.setattr(persist, "_run", lambda command, failure, check=True: None)
+        monkeypatch.setattr(cli, "BACKGROUND_WAIT_S", 0.0)
+        cli.open_tunnel(fleet.hosts, keep=True)
+        assert persist.installed("tyo-01") and persist.installed("tyo-02")
+        assert cli.stop(["tyo-01"], forget=True) == 0
+        assert not persist.installed("tyo-01") and persist.installed("tyo-02")
+        assert cli.stop(forget=True) == 0
+        assert not persist.installed("tyo-02")
+
     @pytest.mark.parametrize("refused", ["show-environment", "enable"])
     def test_without_a_service_manager_it_says_so_and_leaves_nothing(
         self, fleet: Fleet, state: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refused: str
@@ -368,3 +409,15 @@ class TestChoosing:
         assert [host.name for host in both.hosts] == ["tyo-01"]
         alone = asked.choose(Fleet((jumping,), ("tokyo",)), region="tokyo")
         assert [host.name for host in alone.hosts] == ["tyo-02"]
+        every = asked.choose(Fleet((one, jumping), ("tokyo",)), everything=True)
+        assert [host.name for host in every.hosts] == ["tyo-01", "tyo-02"]
+
+    def test_a_mac_whose_plan_has_no_engine_is_left_out(self, fleet: Fleet) -> None:
+        one, two = fleet.hosts
+        for more in ({"ds4_role": "stage"}, {"ds4_hardware": {"memory_gb": 64}}, {"ds4_role": "jump"}):
+            without = Fleet((one, Host(two.name, two.region, {**two.vars, **more})), ("tokyo",))
+            assert asked.choose(without, region="tokyo").hosts == (one,)
+            assert asked.choose(without, everything=True).hosts == (one,)
+
+    def test_a_region_that_is_named_twice_counts_once(self, fleet: Fleet) -> None:
+        assert asked.choose(fleet, region="tokyo", then="tokyo").hosts == fleet.hosts

@@ -167,6 +167,15 @@ class TestSetup:
         assert one.by_distance
         assert [target.name for target in one.targets] == ["hk-01", "sg-01"]
 
+    def test_nearest_leaves_out_who_does_not_serve_or_was_never_met(self, tmp_path: Path) -> None:
+        fleet = self.fleet(tmp_path, ds4_jump_to="nearest")
+        known, common = fleet.hosts[0], fleet.hosts[0].vars
+        stranger = Host("tyo-01", "tokyo", common)
+        stages = Host("sg-01", "singapore", {**common, "ds4_hardware": {"memory_gb": 64}})
+        everyone = Fleet((known, stranger, stages, fleet.hosts[2]), fleet.regions)
+        (one,) = jump_setup.jumps_of(fleet, everyone)
+        assert one.targets == (known,)
+
     @pytest.mark.parametrize("value", ["", "hk-02", "hk-09"])
     def test_a_target_that_is_missing_unknown_or_itself_is_refused(self, tmp_path: Path, value: str) -> None:
         fleet = self.fleet(tmp_path, ds4_jump_to=value)

@@ -344,8 +344,9 @@ class TestCommands:
 
     def test_a_dry_run_names_every_ssh_and_starts_none(self, operator: Operator) -> None:
         said = operator.fab("tunnel", "--all", "--dry-run")
-        for name in (host.name for host in Fleet.load(inventory=operator.inventories)):
-            assert f"HostKeyAlias={name} " in said
+        for host in Fleet.load(inventory=operator.inventories):
+            serves = host.hardware_class != "mac_mini_64"  # those only stage
+            assert (f"HostKeyAlias={host.name} " in said) == serves
         assert json.loads(operator.fab("tunnel.status", "--json")) == {"endpoints": [], "tunnels": []}
 
     def test_background_status_watch_logs_stop(self, operator: Operator) -> None:
