@@ -165,12 +165,13 @@ def orders(macs: Sequence[Mac]) -> dict[str, dict[str, Any]]:
 def _relief(chain: Sequence[Mac], place: int) -> dict[str, Any]:
     """Whom the Mac at this place relieves at the source when that one is slow, or who relieves it.
 
-    Two on the wide link could not keep its cap. A cap of the first Mac alone is told: it is not slow that
-    gives as much as it may.
+    Two on the wide link could not keep its cap, and what is pushed comes over the controller's link. A cap of
+    the first Mac alone is told: it is not slow that gives as much as it may.
     """
     mac, first = chain[place], chain[0]
     second = next((one for one in chain[1:] if not one.is_complete), None)
-    if second is None or int(mac.settings["ds4_stage_region_rate_mbps"]):
+    pushed = any(url.startswith(PUSHED) for item in mac.files for url in item["urls"])
+    if second is None or pushed or int(mac.settings["ds4_stage_region_rate_mbps"]):
         return {}
     if mac is second:
         cap_mbps = 0 if first.is_complete else int(first.settings["ds4_weights_rate_limit_mbps"])

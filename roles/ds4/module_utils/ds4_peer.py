@@ -81,7 +81,7 @@ class Peer:
         self.name = name
         self.pace = pace
         self.hold = hold
-        self.asked = self.paused = False
+        self.asked, self.state = False, ""
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         if isinstance(way, str):
             self.process = Socket(way, self.errors)
@@ -115,9 +115,9 @@ class Peer:
         return True
 
     def have(self, total):
-        """(the chunks that it has now, whether it is receiving more); `paused` is whether it waits."""
+        """(the chunks that it has now, whether it is receiving more); `state` is what its fetch is at."""
         answer = self._answer()
-        self.paused = bool(answer.get("paused"))
+        self.state = answer.get("state", "")
         try:
             have = ds4_chunks.from_bitmap(answer["have"], total) if answer["chunks"] == total else set()
         except (KeyError, ValueError, TypeError):

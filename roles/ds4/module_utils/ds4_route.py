@@ -49,6 +49,7 @@ class Route:
     def complete(self, wanted, part, refused):
         """Fetch what is missing; returns the names of those who sent it. PlacementError when nobody does."""
         senders, rounds, why, fresh = set(), 0, {}, not part.done
+        self.relief.end()
         most = MAX_ROUNDS_PUSHED if self.pushed in self.sources(wanted) else MAX_ROUNDS
         while part.missing():
             self._hold()

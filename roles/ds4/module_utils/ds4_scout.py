@@ -101,7 +101,7 @@ class Scout:
             if not self.peer.has_answered():
                 return
             have, at_work = self.peer.have(self.part.total)
-            paused = self.peer.paused
+            state = self.peer.state
         except SourceError:
             self.route.rest(self.target["name"])
             if self.target["name"] in (self.route.relief.of, self.route.relief.by):
@@ -110,7 +110,7 @@ class Scout:
             self.close()
             return
         self.close()
-        self._decide(have, at_work, paused)
+        self._decide(have, at_work, state)
 
     def close(self):
         if self.peer is not None:
@@ -151,7 +151,7 @@ class Scout:
             other
             for other in sources
             if other.get("wait")
-            and other is not self.source
+            and other != self.source
             and other["name"] not in self.refused
             and not self.route.rests(other["name"])
         ]
@@ -205,11 +205,11 @@ class Scout:
         route.state.values["reason"] = "tries the source, %s gives little" % name
         raise Better
 
-    def _decide(self, have, at_work, paused):
+    def _decide(self, have, at_work, state):
         route, sources = self.route, self.route.sources(self.wanted)
         relief, name = route.relief, self.target["name"]
         if name == relief.by:
-            relief.elsewhere = frozenset(have)
+            relief.elsewhere = frozenset(index for index in have if index not in self.part.done)
             return
         if relief.going:
             if not relief.doubles:
@@ -217,8 +217,9 @@ class Scout:
             elif not route.rests(name):
                 raise Better
             return
-        if self.target is self.source:
-            if not paused:
+        if self.target == self.source:
+            # One that is paused, or still hashes what it found, is not slow.
+            if state == "fetching" or have.issuperset(self.part.missing()):
                 self._relieve(have)
             return
         lead = sum(index not in self.part.done for index in have)

@@ -4,7 +4,7 @@
 
 A request is a line of JSON: `{"name": …, "index": 7, "wait": true}` for a chunk, `{"name": …, "have": true}`
 for a bitmap. An answer is a line of JSON, and for a chunk its bytes behind it: `{"index": 7, "length": …,
-"sha256": …}`, `{"absent": 7}`, `{"have": "<hex>", "chunks": …, "at_work": …, "paused": …}`, or once a second
+"sha256": …}`, `{"absent": 7}`, `{"have": "<hex>", "chunks": …, "at_work": …, "state": …}`, or once a second
 while one is awaited, `{"waiting": 7}`. Only names that the order lists are known here; nothing is ever
 written.
 """
@@ -100,8 +100,7 @@ class Seed:
                 total = file.total if file else 0
                 bitmap = ds4_chunks.to_bitmap(file.have() if file else (), total)
                 state = self._state()
-                at_work, paused = state in AT_WORK, state == "paused"
-                self._say({"have": bitmap, "chunks": total, "at_work": at_work, "paused": paused})
+                self._say({"have": bitmap, "chunks": total, "at_work": state in AT_WORK, "state": state})
             elif file is None or not 0 <= index < file.total:
                 self._say({"absent": index})
             else:
@@ -188,7 +187,7 @@ class Seed:
             if self.clock() - os.stat(status).st_mtime > SILENT_S:
                 return ""
             with open(status) as handle:
-                return json.load(handle).get("state")
+                return json.load(handle).get("state", "")
         except (OSError, ValueError):
             return ""
 
