@@ -189,6 +189,7 @@ stand_ins:
         ("models: {x: {family: flash, quant: q2, repo: r, mode: [x]}}", "unknown key 'mode' .*modes"),
         ("engines: {main: {generation: '2026-07'}}", "must be named by a commit"),
         ("engines: {abcdef0: {generation: '2027-07'}}", "unknown generation '2027-07'"),
+        ("stand_ins: {files: 3}", "stand_ins.files must be a mapping"),
         ("stand_ins: {files: {nope.gguf: {bytes: 1, sha256: %s}}}" % ("a" * 64), "which no model has"),
     ],
 )
@@ -200,3 +201,10 @@ def test_a_mistake_in_an_extra_file_is_named(tmp_path: Path, text: str, message:
 def test_a_missing_extra_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="nowhere.yml cannot be read"):
         load([tmp_path / "nowhere.yml"])
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_bytes(b"\xff\xfe models")
+    with pytest.raises(OperatorError, match="no text in UTF-8"):
+        load([path])
