@@ -120,7 +120,7 @@ class Source:
         request = urllib.request.Request(self.url, headers={"Range": "bytes=%d-%d" % (start, end - 1)})
         request.add_header("User-Agent", "ds4-fleet")
         request.add_header("Accept-Encoding", "identity")
-        if self.token:
+        if self.token and self.url.startswith("https:"):
             request.add_header("Authorization", "Bearer " + self.token)
         try:
             answer = self.opener.open(request, timeout=STALL_S)

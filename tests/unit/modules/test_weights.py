@@ -238,6 +238,20 @@ class TestFetching:
         with pytest.raises(ds4_placement.PlacementError, match=f"its file has {len(DATA)} bytes"):
             bring(place, item)
 
+    @pytest.mark.parametrize(("scheme", "sent"), [("https", "Bearer t"), ("http", None)])
+    def test_a_token_is_sent_where_nobody_can_read_along(self, scheme, sent):
+        class Opener:
+            def open(self, request, timeout):
+                asked.append(request.headers.get("Authorization"))
+                raise OSError("unplugged")
+
+        asked = []
+        source = ds4_transport.Source(f"{scheme}://a.example/x", 10, token="t", wait=lambda _seconds: None)
+        source.opener = Opener()
+        with pytest.raises(ds4_transport.SourceError, match="unplugged"):
+            source.fetch(0, asked.append)
+        assert set(asked) == {sent}
+
     def test_a_token_stays_with_its_host(self):
         redirects = ds4_transport._Redirects()
         request = ds4_transport.urllib.request.Request(
