@@ -74,13 +74,14 @@ OTHER_BACKENDS = ("--cpu", "--cuda", "--backend")
 SMOKE_CONTEXT = 4096
 SMOKE_TOKENS = 16
 
-#: The soft limit of a daemon is 256 descriptors; each client and each KV file of the engine takes one.
+#: A daemon's soft limit is taken to be 256 descriptors (from memory, no recording); each client and each KV
+#: file of the engine takes one.
 OPEN_FILES = 4096
 #: A log above 10 MiB is put away (find counts blocks of 512 bytes); seven compressed copies are kept.
 ROTATE_BLOCKS = 20480
 ROTATE_SIZE_KB = 10240
 ROTATE_KEEP = 7
-#: Minutes of the hour: away from the half hours, at which macOS runs newsyslog.
+#: Minutes of the hour: away from the half hours, at which macOS is said to run newsyslog (one source).
 ROTATE_MINUTES = (11, 41)
 
 
