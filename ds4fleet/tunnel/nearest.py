@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .probe import knock
 from .spec import TunnelSpec
+from .within import within
 
 TRIES = 3
 TIMEOUT_S = 3.0
@@ -29,7 +30,10 @@ async def _one(spec: TunnelSpec) -> Distance:
     times: list[float] = []
     reason = ""
     for _ in range(TRIES):
-        seconds, reason = await knock(spec.address, spec.ssh_port, TIMEOUT_S)
+        try:
+            seconds, reason = await within(TIMEOUT_S, knock(spec.address, spec.ssh_port, TIMEOUT_S))
+        except asyncio.TimeoutError:
+            seconds, reason = None, f"{spec.address} port {spec.ssh_port}: no banner within {TIMEOUT_S:g} s"
         if seconds is None:
             break
         times.append(seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ async def ask(port: int, timeout_s: float, host: str = "127.0.0.1", path: str = 
     except asyncio.TimeoutError:
         return Answer("silent", f"no answer within {timeout_s:g} s", time.monotonic() - began)
     except (OSError, EOFError) as error:
-        return Answer("closed", f"the engine's port on the Mac is closed ({error or 'connection dropped'})")
+        return Answer("closed", f"the engine's port on the Mac is closed ({_words(error)})")
     latency_s = time.monotonic() - began
     if status != 200:
         return Answer("bad", f"HTTP {status}", latency_s)
@@ -75,7 +76,7 @@ async def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
         else:
             body = await reader.readexactly(min(length, BODY_LIMIT_BYTES))
         return status, body
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, asyncio.LimitOverrunError) as error:
         raise OSError(f"not HTTP: {error}") from error
     finally:
         writer.close()
@@ -90,6 +91,14 @@ def content_length(head: bytes) -> int | None:
         if name.strip().lower() == b"content-length":
             return int(value)
     return None
+
+
+def _words(error: Exception) -> str:
+    """What happened, as people know it: asyncio's own texts tell of tuples and byte counts."""
+    if isinstance(error, EOFError):
+        return "connection dropped"
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else str(error)
 
 
 async def knock(
@@ -110,7 +119,7 @@ async def knock(
     except ConnectionRefusedError:
         return None, f"nothing listens on {address} port {port}"
     except OSError as error:
-        return None, f"{address} port {port}: {error.strerror or error}"
+        return None, f"{address} port {port}: {_words(error)}"
     took_s = time.monotonic() - began
     connected(1)
     try:
@@ -118,7 +127,7 @@ async def knock(
     except asyncio.TimeoutError:
         return None, f"{address} port {port} is open, sshd does not answer"
     except (OSError, ValueError) as error:
-        return None, f"{address} port {port}: {getattr(error, 'strerror', None) or error}"
+        return None, f"{address} port {port}: {_words(error)}"
     finally:
         connected(-1)
         writer.close()

@@ -1,0 +1,102 @@
+"""Questions to the far side: every answer ends in words, none in an exception."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from ds4fleet.tunnel import nearest, probe
+from ds4fleet.tunnel.spec import TunnelSpec
+
+Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def peer(behaviour: Behaviour) -> AsyncIterator[int]:
+    """Somebody on a port of ours who answers in one way; yields the port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await behaviour(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+def saying(words: bytes) -> Behaviour:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not words.startswith(b"SSH"):
+            await reader.readuntil(b"\r\n\r\n")
+        writer.write(words)
+
+    return answer
+
+
+async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+MODELS = b'{"data": [{"id": "m"}]}'
+
+
+@pytest.mark.parametrize(
+    ("words", "outcome", "reason"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n" + MODELS, "ok", ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 23\r\n\r\n" + MODELS, "ok", ""),
+        (b"HTTP/1.1 503 Gone\r\n\r\n", "bad", "HTTP 503"),
+        (b"HTTP/1.1 200 OK\r\n\r\n[]", "bad", "not a model list"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "closed", "not HTTP"),
+        (b"x" * 200_000, "closed", "not HTTP"),
+        (b"", "closed", r"closed \(connection dropped\)$"),
+    ],
+)
+def test_every_answer_of_the_port_has_an_outcome(words: bytes, outcome: str, reason: str) -> None:
+    async def ask() -> probe.Answer:
+        async with peer(saying(words)) as port:
+            return await probe.ask(port, 10)
+
+    answer = asyncio.run(ask())
+    assert answer.outcome == outcome
+
+    assert re.search(reason, answer.reason)
+
+
+def test_a_port_where_nobody_listens_is_told_in_the_systems_words() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        seconds, reason = asyncio.run(probe.knock("127.0.0.1", port, 2))
+    assert (seconds, reason) == (None, f"nothing listens on 127.0.0.1 port {port}")
+
+
+def test_a_network_error_names_no_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unreachable(*_: object) -> None:
+        raise OSError(errno.ENETUNREACH, "Connect call failed ('192.0.2.21', 22)")
+
+    monkeypatch.setattr(asyncio, "open_connection", unreachable)
+    assert asyncio.run(probe.knock("192.0.2.21", 22, 2))[1] == "192.0.2.21 port 22: Network is unreachable"
+
+
+def test_a_host_that_takes_the_connection_and_says_nothing_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nearest, "TIMEOUT_S", 0.2)
+
+    async def ranked() -> list[nearest.Distance]:
+        async with peer(silence) as mute, peer(saying(b"SSH-2.0-x\r\n")) as there:
+            ports = {"mute": mute, "there": there}
+            specs = [TunnelSpec(name, "127.0.0.1", "u", 1, ssh_port=port) for name, port in ports.items()]
+            return await nearest.measure_all(specs)
+
+    first, last = asyncio.run(ranked())
+    assert (first.name, first.reason) == ("there", "")
+    assert (last.name, last.rtt_s) == ("mute", None)
+    assert "no banner within" in last.reason
