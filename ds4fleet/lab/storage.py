@@ -166,7 +166,7 @@ def delete(container: Container, volume: Volume, mounts: Path = MOUNTS) -> None:
         )
         _limit_shared(container, point)
     else:
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path)
 
 
 def fill(container: Container, *, full: bool, used: dict[str, int], mounts: Path = MOUNTS) -> None:

@@ -315,7 +315,8 @@ def toolchain(mac: Mac, root: Path = Path("/")) -> None:
     """Make the Command Line Tools appear or vanish as the model says, stubs in /usr/bin included."""
     clt = root / CLT[1:]
     if not mac.toolchain.installed:
-        shutil.rmtree(clt, ignore_errors=True)
+        if clt.exists():
+            shutil.rmtree(clt)
         for name in CLT_TOOLS:
             _link(root / "usr/bin" / name, SIM)
         return
