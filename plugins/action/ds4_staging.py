@@ -19,8 +19,8 @@ from ds4fleet.weights import push, relay  # noqa: E402
 
 class ActionModule(ActionBase):
     """`register`: name of the variable that holds each Mac's answer of ds4_stage (state prepared); without it
-    only says who takes part. Returns `macs`: {name: {order, keys, may_fetch, known_hosts}}, and files, jobs and
-    account that each needs for it."""
+    only says who takes part. Returns `macs`: {name: {order, keys, may_fetch, known_hosts}}, and files,
+    jobs and account that each needs for it."""
 
     TRANSFERS_FILES = False
     _VALID_ARGS = frozenset(("register",))
