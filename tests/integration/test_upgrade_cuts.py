@@ -72,10 +72,11 @@ def test_whatever_is_cut_off_ends_on_one_version(
     model = controller.other(MACS[0])
     before = {name: controller.mark_kv(name) for name in MACS}
     runs = controller.runs
-    first = (*AROUND, *ON_A_MAC)[seed % (len(AROUND) + len(ON_A_MAC))]
+    moments = (*AROUND, *ON_A_MAC)
+    first, kind = moments[seed % len(moments)], KINDS[seed // len(moments) % len(KINDS)]
     begin = ("upgrade", "--limit", LIMIT, "--yes", "--model", model, "--canary", chance.choice(MACS))
     cuts = [
-        cut_off(controller, begin, runs, chance, first, KINDS[seed // 12 % 3]),
+        cut_off(controller, begin, runs, chance, first, kind),
         cut_off(controller, begin, runs, chance, chance.choice(ON_A_MAC), chance.choice(KINDS)),
     ]
     record_property("cuts", "; ".join(cuts))
