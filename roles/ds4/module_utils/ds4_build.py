@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -37,6 +38,8 @@ ENVIRONMENT = {
 }
 #: A transfer below 1 kB/s for a minute is dead, whatever TCP thinks.
 GIT_OPTIONS = ["-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60", "-c", "safe.directory=*"]
+#: Without FETCH_HEAD, so that a commit that is not there leaves a mirror as it was.
+FETCH = ["fetch", "--quiet", "--no-write-fetch-head"]
 TAIL_LINES = 15
 
 
@@ -75,17 +78,18 @@ class Engine:
         """Bring `commit` into the mirror and return its full hash; a mirror without it is not kept."""
         if self.mirror.is_dir():
             self._need(
-                self._git(self.mirror, "fetch", "--quiet", "--prune", repo, "+refs/heads/*:refs/heads/*"),
+                self._git(self.mirror, *FETCH, "--prune", repo, "+refs/heads/*:refs/heads/*"),
                 repo,
             )
             found = self.resolve(commit)
             if not found and len(commit) == 40:
                 # A commit that no branch holds any more; servers may still hand it out by name.
-                self._git(self.mirror, "fetch", "--quiet", repo, commit)
+                self._git(self.mirror, *FETCH, repo, commit)
                 found = self.resolve(commit)
             if not found:
                 raise EngineError(_unknown(commit, repo))
             return found
+        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
         partial = self.root / "mirror.git.partial"
         _clear(partial)
@@ -98,6 +102,9 @@ class Engine:
             return done.stdout.strip()
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
 
     def _git(self, directory, *arguments):
         where = ["--git-dir", str(directory)] if directory else []

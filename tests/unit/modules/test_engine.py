@@ -100,8 +100,16 @@ def test_an_unknown_commit_is_one_sentence_and_leaves_nothing(engine, upstream):
     commit(upstream, METAL)
     with pytest.raises(ds4_build.EngineError, match="engine commit deadbeef does not exist"):
         engine.fetch(str(upstream), "deadbeef")
-    assert not engine.mirror.exists()
-    assert not (engine.root / "mirror.git.partial").exists()
+    assert not engine.root.exists()
+
+
+def test_an_unknown_commit_leaves_a_mirror_as_it_was(engine, upstream):
+    engine.fetch(str(upstream), commit(upstream, METAL))
+    before = sorted(path for path in engine.mirror.rglob("*"))
+    for wanted in ("deadbeef", "deadbeef" * 5):
+        with pytest.raises(ds4_build.EngineError, match="does not exist"):
+            engine.fetch(str(upstream), wanted)
+    assert sorted(path for path in engine.mirror.rglob("*")) == before
 
 
 def test_a_short_commit_is_resolved_and_a_new_one_fetched(engine, upstream):
