@@ -144,6 +144,8 @@ class Placement:
         except OSError as error:
             if error.errno not in FULL:
                 raise PlacementError("%s cannot be written: %s" % (part.path, error.strerror)) from None
+            # On a full disk closing gives up the end of the part; what is said is what is left.
+            part.close()
             raise NoRoom(
                 "%s is full: %d of %d bytes of %s are there and are kept; make room or raise the quota, then"
                 " run this again" % (self.folder, part.done_bytes, wanted["bytes"], wanted["name"])

@@ -296,6 +296,30 @@ class TestFullDisk:
         monkeypatch.setattr(os, "write", real)
         assert bring(place, item)["fetched_bytes"] == len(DATA) - 2 * MIB
 
+    def test_the_sentence_is_true_also_where_the_journal_finds_no_room(
+        self, place, tmp_path, url, monkeypatch
+    ):
+        real_write, real_sync, full = os.write, ds4_part.Part.sync, [True]
+
+        def write(descriptor, data):
+            if len(data) > 4096 and os.lseek(descriptor, 0, os.SEEK_CUR) >= 2 * MIB:
+                raise OSError(28, "No space left on device")
+            return real_write(descriptor, data)
+
+        def sync(part):
+            if full and part.done_bytes == 2 * MIB:
+                raise OSError(28, "No space left on device")
+            real_sync(part)
+
+        monkeypatch.setattr(os, "write", write)
+        monkeypatch.setattr(ds4_part.Part, "sync", sync)
+        item = wanted(tmp_path, url)
+        with pytest.raises(ds4_placement.PlacementError, match="is full: 1048576 of 3145728 bytes"):
+            bring(place, item)
+        monkeypatch.setattr(os, "write", real_write)
+        full.clear()
+        assert bring(place, item)["fetched_bytes"] == len(DATA) - MIB
+
     def test_a_file_that_cannot_fit_is_refused_before_the_first_byte(self, place, tmp_path, url, mood):
         with pytest.raises(ds4_placement.PlacementError, match="nothing was fetched"):
             bring(place, wanted(tmp_path, url, bytes=1 << 60))
