@@ -7,8 +7,10 @@ missing, each with its script. The playbook bootstrap.yml runs them.
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
+import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,6 +148,7 @@ def decide(host: str, probe: Probe, wanted: Wanted) -> list[Step]:
             f"{host}: the Command Line Tools bring Python {'.'.join(map(str, probe.python))}, but modules"
             f" need {'.'.join(map(str, OLDEST_PYTHON))}; update the tools with softwareupdate"
         )
+    _check_timezone(host, wanted.timezone)
     found = [
         _key_step(probe, wanted),
         _sudo_step(probe, wanted),
@@ -153,6 +156,18 @@ def decide(host: str, probe: Probe, wanted: Wanted) -> list[Step]:
         _settings_step(probe, wanted),
     ]
     return [step for step in found if step is not None]
+
+
+def _check_timezone(host: str, name: str) -> None:
+    """Raise OperatorError for no time zone; a controller without zone data leaves it to the Mac."""
+    known = zoneinfo.available_timezones()
+    if name and known and name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise OperatorError(
+            f"{host}: ds4_timezone {name!r} is no time zone;"
+            + (f" did you mean {near[0]}?" if near else " write it as Asia/Tokyo"),
+            exit_code=EXIT_USAGE,
+        )
 
 
 def warnings(host: str, probe: Probe, wanted: Wanted) -> list[str]:

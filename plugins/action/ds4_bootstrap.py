@@ -39,9 +39,14 @@ class ActionModule(ActionBase):
 
     def _look(self):
         args = self._task.args
+        keys = args.get("keys") or []
         wanted = bootstrap.Wanted(
             user=args["user"],
-            keys=[*args.get("keys", []), *bootstrap.public_half(args.get("key_file") or "")],
+            # From -e one key comes as a text.
+            keys=[
+                *([keys] if isinstance(keys, str) else keys),
+                *bootstrap.public_half(args.get("key_file") or ""),
+            ],
             power=args.get("power") or {},
             timezone=args.get("timezone") or "",
         )

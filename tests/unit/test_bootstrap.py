@@ -105,6 +105,11 @@ class TestRefusals:
         with pytest.raises(OperatorError, match="no public key"):
             missing(bootstrap.Wanted("admin", ["-----BEGIN OPENSSH PRIVATE KEY-----"]))
 
+    def test_a_time_zone_that_is_none(self):
+        for name, hint in (("Mars/Base", "no time zone"), ("Asia/Tokio", "did you mean Asia/Tokyo")):
+            with pytest.raises(OperatorError, match=hint):
+                missing(bootstrap.Wanted("admin", WANTED.keys, timezone=name))
+
     def test_a_password_file_that_is_missing_or_open_to_others(self, tmp_path):
         path = tmp_path / "password"
         bootstrap.check_password_file("a", "")
