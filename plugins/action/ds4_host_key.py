@@ -61,7 +61,9 @@ class ActionModule(ActionBase):
             return {"changed": False, "known_hosts": str(known_hosts)}
         lines = "".join(f"{host} {kind} {key}\n" for kind, key in sorted(fresh.items()))
         prints = ", ".join(f"{kind} {host_keys.fingerprint(key)}" for kind, key in sorted(fresh.items()))
+        said = f"{host}: host key recorded at first sight: {prints}"
         if self._task.check_mode:
+            said = f"{host}: host key seen, to be recorded by a run without --check: {prints}"
             # ssh goes on checking strictly, against a copy that ends with this run.
             handle, name = tempfile.mkstemp(prefix="known_hosts-", dir=constants.DEFAULT_LOCAL_TMP)
             os.close(handle)
@@ -70,6 +72,6 @@ class ActionModule(ActionBase):
         return {
             "changed": True,
             "known_hosts": str(known_hosts),
-            "msg": f"{host}: host key recorded at first sight: {prints}",
+            "msg": said,
             "diff": {"before": "", "after": lines, "before_header": args["known_hosts"]},
         }
