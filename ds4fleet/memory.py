@@ -403,7 +403,7 @@ def _limit_rule(case: _Case, mac: Mac, request: Request) -> None:
     longest = int(rules["context"]["longest"])
     if (request.ctx or 0) > longest:
         text = f"a context of {request.ctx:,} is beyond the {longest:,} that the model was made for."
-        case.object(Reason("context-length", text), f"lower the context to {longest:,} at most", hard=True)
+        case.object(Reason("context-length", text), f"lower the context to {longest:,}", hard=True)
 
 
 def _fix(case: _Case, refused: bool) -> str:
