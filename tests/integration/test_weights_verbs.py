@@ -139,6 +139,18 @@ def test_list_says_what_is_where_and_whether_it_is_proven(held: Controller) -> N
     ]
 
 
+def test_what_was_staged_is_kept_when_the_plan_names_another_model(held: Controller) -> None:
+    held.set(ds4_model="flash-q2-0731")
+    try:
+        kept = held.json("prune")["findings"]
+        assert [(one["state"], one["why"]) for one in kept] == 2 * [("kept", "staged for flash-q2")]
+        assert [file["used"] for file in held.json("list")] == 2 * [["staged for flash-q2"]]
+        free = held.json("prune", "--staged")["findings"]
+        assert [(one["state"], one["why"]) for one in free] == 2 * [("free", "staged for flash-q2")]
+    finally:
+        held.set()
+
+
 def test_verify_renews_the_stamp_of_what_is_as_it_should_be(held: Controller) -> None:
     before = held.json("list")[0]["proven_at"]
     held.shell(FIRST, f"rm {HELD}.stamp")
@@ -187,18 +199,6 @@ def test_prune_shows_asks_and_frees_what_nobody_needs(held: Controller) -> None:
     finally:
         held.set()
         held.shell(FIRST, "rm -f mine.gguf notes.txt")
-
-
-def test_what_was_staged_is_kept_when_the_plan_names_another_model(held: Controller) -> None:
-    held.set(ds4_model="flash-q2-0731")
-    try:
-        kept = held.json("prune")["findings"]
-        assert [(one["state"], one["why"]) for one in kept] == 2 * [("kept", "staged for flash-q2")]
-        assert [file["used"] for file in held.json("list")] == 2 * [["staged for flash-q2"]]
-        free = held.json("prune", "--staged")["findings"]
-        assert [(one["state"], one["why"]) for one in free] == 2 * [("free", "staged for flash-q2")]
-    finally:
-        held.set()
 
 
 def test_a_rollout_that_has_the_mac_keeps_prune_away(held: Controller) -> None:

@@ -214,12 +214,8 @@ class Stage:
             self.mark(os.path.join(root, "models", name), "")
 
     def mark(self, path, staged_for):
-        stamp, _valid = ds4_stamp.read(path)
-        if stamp is None or stamp["staged_for"] == staged_for:
-            return
-        self.changed = True
-        if not self.dry:
-            ds4_stamp.mark(path, staged_for)
+        if ds4_stamp.mark(path, staged_for, self.dry):
+            self.changed = True
 
     def close(self):
         self.put(self.keys_path, "")
@@ -253,17 +249,7 @@ def main():
             "state": {
                 "type": "str",
                 "required": True,
-                "choices": [
-                    "prepared",
-                    "ordered",
-                    "marked",
-                    "started",
-                    "looked",
-                    "paused",
-                    "resumed",
-                    "aborted",
-                    "closed",
-                ],
+                "choices": ["prepared", "ordered", "marked", "started", "looked", *WORDS, "closed"],
             },
             "folder": {"type": "path", "default": "/opt/ds4/var/stage"},
             "keys_path": {"type": "path", "default": "/etc/ssh/ds4_seed_keys", "no_log": False},

@@ -80,11 +80,13 @@ def write(path, sha256):
     temporary.replace(target)
 
 
-def mark(path, staged_for):
-    """Say in the stamp of `path` what it was brought for, "" for nothing any more; whether that was news."""
+def mark(path, staged_for, dry=False):
+    """Say in the stamp of `path` what it was brought for, "" for nothing any more; whether that is news."""
     stamp, _valid = read(path)
     if stamp is None or stamp["staged_for"] == staged_for:
         return False
+    if dry:
+        return True
     # Written behind the rest: a proof that is withdrawn at the same time is not brought back by it.
     with open(stamp_path(path), "a", encoding="ascii", errors="replace") as handle:
         handle.write("staged_for=%s\n" % staged_for)
