@@ -254,6 +254,19 @@ class TestTogether:
             Lab(folder).down()
             assert not folder.exists()
 
+    def test_single_macs_are_taken_out_and_the_lab_ends_with_the_last(self) -> None:
+        with a_lab(2) as lab:
+            loops = bound_loops(lab.folder)
+            lab.take_out(["mac-01"])
+            assert [(row.name, row.running) for row in lab.status()] == [("mac-02", True)]
+            assert "mac-01" not in lab.inventory_path.read_text() + lab.known_hosts_path.read_text()
+            assert not lab.mac_folder("mac-01").exists() and bound_loops(lab.folder) < loops
+            assert sh(lab, "mac-02", "echo here").stdout == "here\n"
+            lab.up(hosts=specs(2))
+            assert [row.running for row in lab.status()] == [True, True]
+            lab.take_out(["mac-01", "mac-02"])
+            assert not lab.folder.exists()
+
     @pytest.mark.parametrize("step", ["connect_operator", "free_subnet"])
     def test_down_ends_what_an_up_started_that_was_killed(self, step: str) -> None:
         script = (
