@@ -29,8 +29,6 @@ from ds4fleet.role_code import ds4_gguf
 #: As much of a file as is read. What tells the family comes before the vocabulary, which fills the rest of it
 #: in published files: data of Flash q2 begins at byte 5,333,824, and the tensors are the last of its header.
 HEAD_BYTES = 1024 * 1024
-#: Of a file that is read whole for its sha256: any header of ours.
-WHOLE_HEADER_BYTES = ds4_gguf.MAX_HEADER_BYTES
 TIMEOUT_S = 30
 TOKEN_HOST = "huggingface.co"
 _HUB = re.compile(r"(https?://[^/]+)/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/([^/?]+)(?:\?.*)?\Z")
@@ -215,7 +213,7 @@ def from_file(path: Path, hashed: bool) -> Found:
     """What a file of this machine shows; with `hashed` it is read whole."""
     try:
         with path.open("rb") as handle:
-            head = handle.read(WHOLE_HEADER_BYTES if hashed else HEAD_BYTES)
+            head = handle.read(ds4_gguf.MAX_HEADER_BYTES if hashed else HEAD_BYTES)
             digest = None
             if hashed:
                 handle.seek(0)
