@@ -88,16 +88,24 @@ def parse_key(text: str) -> PublicKey:
     return PublicKey(words[0], words[1])
 
 
-def keys_for(host: str, region: str, access: Mapping[str, Any] | None) -> list[str]:
+def keys_for(host: str, region: str, access: Any) -> list[str]:
     """The authorized key lines (without options) that `ds4_access` gives a host; the comment names the user.
 
     Raises OperatorError for an entry that is not of the file's shape or holds something that is no key.
     """
+    if access is not None and not isinstance(access, Mapping):
+        raise OperatorError("ds4_access is no mapping of users to their keys.", exit_code=EXIT_USAGE)
     lines = []
     for user, entry in sorted((access or {}).items()):
         if not isinstance(entry, Mapping) or not isinstance(entry.get("keys"), list):
             raise OperatorError(f"ds4_access: the entry of {user} has no list of keys.", exit_code=EXIT_USAGE)
-        if not {host, region, EVERYWHERE} & set(entry.get("to") or ()):
+        places = entry.get("to") or []
+        if not isinstance(places, list):
+            raise OperatorError(
+                f"ds4_access: what {user} may reach (to) is no list of hosts, regions or all.",
+                exit_code=EXIT_USAGE,
+            )
+        if not {host, region, EVERYWHERE} & {str(place) for place in places}:
             continue
         for text in entry["keys"]:
             try:
@@ -205,7 +213,12 @@ def remove(user: str, host: str = "", region: str = "", yes: bool = False) -> in
             f"{user} has access to {', '.join(before[user]['to'])}, not to {', '.join(missing)}.",
             exit_code=EXIT_USAGE,
         )
-    return _change(fleet, before, without_user(before, user, places), yes)
+    status = _change(fleet, before, without_user(before, user, places), yes)
+    if status == 0:
+        from ds4fleet import console
+
+        console.out.print(f"a tunnel that {user} has open stays until it drops (docs/access.md)")
+    return status
 
 
 def show(json: bool = False) -> int:

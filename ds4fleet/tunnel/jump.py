@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -20,6 +21,8 @@ from .link import Link
 from .machine import State
 from .nearest import measure_all
 from .spec import TunnelSpec
+
+LOG_LIMIT_BYTES = 1_000_000
 
 
 async def serve(settings: Mapping[str, Any]) -> None:
@@ -59,6 +62,9 @@ async def serve(settings: Mapping[str, Any]) -> None:
 
 
 def _log(name: str, text: str) -> None:
+    # launchd opens its log for appending, so it can be emptied in place; nobody else rotates it.
+    if os.fstat(sys.stdout.fileno()).st_size > LOG_LIMIT_BYTES:
+        os.ftruncate(sys.stdout.fileno(), 0)
     sys.stdout.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {name}: {text}\n")
     sys.stdout.flush()
 

@@ -92,6 +92,13 @@ def host_key_lines(host: Host) -> str:
     return "".join(line + "\n" for line in own)
 
 
+def let_in(before: access.Access, one: Jump, public_key: str) -> access.Access:
+    """`before` with the jump Mac at its targets and nowhere else, by this key and no earlier one."""
+    others = {user: entry for user, entry in before.items() if user != one.user}
+    names = [target.name for target in one.targets]
+    return access.with_user(others, one.user, access.parse_key(public_key), names)
+
+
 def run(host: str = "", limit: str = "", yes: bool = False) -> int:
     """`fab jump`; returns an exit code."""
     everyone = Fleet.load()
@@ -109,8 +116,7 @@ def run(host: str = "", limit: str = "", yes: bool = False) -> int:
             return status
         before = after = access.load()
         for one in jumps:
-            key = access.parse_key((Path(folder) / f"{one.host.name}.pub").read_text())
-            after = access.with_user(after, one.user, key, [target.name for target in one.targets])
+            after = let_in(after, one, (Path(folder) / f"{one.host.name}.pub").read_text())
         access.save(after)
         targets = access.affected(everyone, before, after)
         status = access.apply(targets) if targets else 0

@@ -162,8 +162,10 @@ def _run(command: Sequence[str], failure: str, check: bool = True) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
+        late = isinstance(error, subprocess.TimeoutExpired)
+        reason = f"{command[0]} did not end within {COMMAND_TIMEOUT_S} s" if late else error
         if check:
-            raise OperatorError(f"{failure}: {error}", exit_code=EXIT_MISSING) from error
+            raise OperatorError(f"{failure}: {reason}", exit_code=EXIT_MISSING) from error
         return
     if check and done.returncode != 0:
         words = (done.stderr or done.stdout).strip().splitlines()

@@ -15,12 +15,15 @@ from typing import Any
 
 import pytest
 
+from ds4fleet import access
 from ds4fleet.errors import OperatorError
-from ds4fleet.fleet import Fleet, Host
-from ds4fleet.tunnel import jump_files, jump_setup
+from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from ds4fleet.tunnel import jump, jump_files, jump_setup
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")
+#: A public key begins with its type.
+ED25519 = "AAAAC3NzaC1lZDI1NTE5AAAA"
 
 
 def python39() -> str | None:
@@ -137,6 +140,16 @@ def test_what_is_carried_needs_only_what_is_carried() -> None:
             assert not line.lstrip().startswith(("from ds4fleet", "import ds4fleet")), (name, line)
 
 
+def test_its_log_does_not_grow_for_ever(tmp_path: Path) -> None:
+    log = tmp_path / "jump.log"
+    log.write_bytes(b"x" * (jump.LOG_LIMIT_BYTES + 1))
+    told = "from ds4fleet.tunnel import jump; jump._log('hk-01', 'up')"
+    for _ in range(2):
+        with log.open("a") as sink:
+            subprocess.run([sys.executable, "-c", told], stdout=sink, check=True, cwd=CHECKOUT)
+    assert [line.split(" ", 1)[1] for line in log.read_text().splitlines()] == ["hk-01: up"] * 2
+
+
 class TestSetup:
     def fleet(self, tmp_path: Path, **settings: Any) -> Fleet:
         known_hosts = tmp_path / "known_hosts"
@@ -175,6 +188,15 @@ class TestSetup:
         everyone = Fleet((known, stranger, stages, fleet.hosts[2]), fleet.regions)
         (one,) = jump_setup.jumps_of(fleet, everyone)
         assert one.targets == (known,)
+
+    def test_it_is_let_in_at_its_targets_and_nowhere_else(self, tmp_path: Path) -> None:
+        fleet = self.fleet(tmp_path, ds4_jump_to="sg-01")
+        (one,) = jump_setup.jumps_of(fleet, fleet)
+        new, alice = (access.PublicKey("ssh-ed25519", ED25519 + tail).line for tail in ("AAAA", "BBBB"))
+        old = {"keys": ["ssh-ed25519 " + ED25519], "to": ["hk-01", "sg-01"]}
+        before = {"alice": {"keys": [alice], "to": ["all"]}, "jump-hk-02": old}
+        after = jump_setup.let_in(before, one, new)
+        assert after == {"alice": before["alice"], "jump-hk-02": {"keys": [new], "to": ["sg-01"]}}
 
     @pytest.mark.parametrize("value", ["", "hk-02", "hk-09"])
     def test_a_target_that_is_missing_unknown_or_itself_is_refused(self, tmp_path: Path, value: str) -> None:

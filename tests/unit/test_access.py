@@ -99,6 +99,7 @@ def test_adding_and_removing_is_written_and_applied_where_it_matters(
     assert "alice" in capsys.readouterr().out
     assert access.remove("alice", region="tokyo", yes=True) == 0
     assert applied[-1] == ["tyo-01", "tyo-02"]
+    assert "a tunnel that alice has open stays" in capsys.readouterr().out
     assert access.remove("alice", yes=True) == 0
     assert applied[-1] == ["sg-01"]
     assert access.load() == {}
