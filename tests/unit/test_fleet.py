@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from ds4fleet import fleet as fleet_module
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.fleet import Fleet, unknown_name
+
+
+@pytest.fixture(scope="module", autouse=True)
+def asked_once() -> Iterator[None]:
+    """The same question about the same inventory is put to Ansible once."""
+    ask = cache(fleet_module._ansible_inventory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            fleet_module,
+            "_ansible_inventory",
+            lambda words, sources: ask(tuple(words), sources and tuple(sources)),
+        )
+        yield
 
 
 @pytest.fixture(scope="module")
