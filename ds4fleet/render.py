@@ -184,7 +184,7 @@ def role_defaults() -> Mapping[str, Any]:
 
 def watched(settings: Mapping[str, Any]) -> dict[str, list[str]]:
     """Paths and labels that any plan for this host may write: what `observe` has to look at."""
-    paths = Paths(settings.get("ds4_root", Paths.root))
+    paths = Paths(str(settings.get("ds4_root", Paths.root)))
     files = [
         paths.root,
         paths.etc,

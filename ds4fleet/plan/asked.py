@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ds4fleet.errors import OperatorError
+from ds4fleet.render import Paths
 
 ROLES = ("auto", "serve", "stream", "stage", "jump")
 MODES = ("auto", "resident", "streaming")
@@ -112,6 +113,7 @@ class Asked:
 
 def asked(read: Reader) -> Asked:
     """The variables that decide a plan; raises OperatorError for the first that cannot be meant."""
+    read.choice("ds4_root", (Paths.root,))
     found = Asked(
         role=read.choice("ds4_role", ROLES),
         mode=read.choice("ds4_mode", MODES),

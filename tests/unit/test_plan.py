@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ds4fleet.plan.make import make_plan, watch
 from ds4fleet.plan.types import STAGES, HostPlan
+from ds4fleet.settings import specs
 
 _spec = importlib.util.spec_from_file_location("plan_mac", Path(__file__).with_name("plan_mac.py"))
 assert _spec and _spec.loader
@@ -465,3 +466,14 @@ def test_whatever_an_inventory_says_becomes_a_plan_or_a_refusal(
     )
     assert made.refusals or made.steps
     json.dumps(made.to_dict())
+
+
+NONSENSE: list[Any] = [None, "", -1, 3.5, True, "\n", [[]], {"a": 1}, {"a": {"keys": [3], "to": 3}}]
+
+
+@pytest.mark.parametrize("name", sorted(specs()["main"]["options"]))
+def test_nonsense_is_a_plan_or_a_refusal_and_never_an_exception(name: str) -> None:
+    for value in NONSENSE:
+        made = plan(128, **{name: value})
+        assert made.stages or made.refusals, value
+        assert watch({**mac.variables(128), name: value})["files"]
