@@ -76,6 +76,8 @@ class World:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with raw, contextlib.suppress(OSError, Dropped, ValueError):
             if self._rules.outage(client):
+                # Heard first: a client that has not yet noticed that it is connected would call it a refusal.
+                raw.recv(1)
                 wire.reset(raw)
                 return
             with self._contexts[GITHUB].wrap_socket(raw, server_side=True) as connection:
