@@ -23,15 +23,14 @@ HOSTS = CHECKOUT / "inventory" / "hosts.yml"
 PLAYBOOK_TIMEOUT_S = 600
 #: Files that share a lab (`converged`) and so a process, which makes it once.
 SHARED = "converged"
-SHARING = ("test_engine", "test_service", "test_site", "test_verify", "test_weights")
+SHARING = ("test_engine", "test_service", "test_site", "test_tunnel_lab", "test_verify", "test_weights")
 #: About how many seconds a file takes beside others on two cores: the longest are begun first, so that the
 #: processes end together. Those that are not listed take less than any of these.
 SECONDS = {
+    SHARED: 700,
     "test_upgrade_verbs": 480,
-    SHARED: 440,
     "test_stage": 420,
     "test_upgrade": 320,
-    "test_tunnel_lab": 260,
     "test_upgrade_cuts": 240,
     "test_weights_verbs": 200,
     "test_lab_core_faults": 180,
@@ -52,12 +51,21 @@ def group_of(name: str) -> str:
     return SHARED if name in SHARING else name
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Says what runs in one process (`--dist loadgroup`), and begins with what takes longest."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item.path.stem)))
+    """What takes longest comes first."""
     items.sort(key=lambda item: -SECONDS.get(group_of(item.path.stem), 0))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, with files that share a lab as one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByLab(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(Path(nodeid.partition("::")[0]).stem)
+
+    return ByLab(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @dataclass
@@ -85,7 +93,7 @@ class TestLab:
 
     @cached_property
     def fleet(self) -> Fleet:
-        """The inventory with this lab's layer on top, only the Macs that are up (the same for a lab's life)."""
+        """The inventory with this lab's layer on top, only the Macs that are up."""
         fleet = Fleet.load(inventory=self.inventories)
         return Fleet(tuple(host for host in fleet if host.layer == "lab"), fleet.regions)
 
