@@ -35,9 +35,8 @@ demo: setup
 test-setup:
 	@scripts/setup --test
 
-test: test-setup lint types test-unit
-	@scripts/check matrix-and-molecule
-	@scripts/check lab
+test: test-setup
+	@scripts/check all
 
 lint:
 	@scripts/check lint
