@@ -155,7 +155,7 @@ class Machine:
         if self.state is State.CONNECTING:
             self.stood_at = now
             self._enter(State.UNHEALTHY, now)
-            self.reason = self.reason or "the engine has not answered yet"
+            self.reason = "the engine has not answered yet"  # what was said of an earlier try is over
         return []
 
     def healthy(self, now: float) -> list[Order]:

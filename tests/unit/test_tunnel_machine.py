@@ -35,6 +35,15 @@ def test_is_up_only_when_the_engine_answers_through_it() -> None:
     assert machine.reason == ""
 
 
+def test_a_tunnel_that_stands_says_nothing_of_the_tries_before_it() -> None:
+    machine = Machine()
+    machine.start(0)
+    machine.knock_silent(0.1, "nothing listens on 192.0.2.1 port 22")
+    machine.knock_answered(0.4)
+    machine.port_open(0.8)
+    assert machine.reason == "the engine has not answered yet"
+
+
 def test_a_lived_tunnel_that_drops_is_retried_at_once() -> None:
     machine = up(Machine())
     assert machine.ssh_ended(100, "killed") == [Order.START_KNOCKING]
