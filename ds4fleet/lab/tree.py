@@ -37,7 +37,7 @@ _HOST_TOOLS: dict[str, str] = {
     "/usr/bin": "[ awk basename bc bunzip2 bzip2 cal cksum clear cmp col colrm column comm csplit curl "
     "cut diff dirname egrep env expand false fgrep file find fold getconf grep groups gunzip "
     "gzip head hexdump install join less locale logname look man mkfifo more nice nl nohup od "
-    "openssl paste patch pathchk perl pgrep printenv printf renice rev scp script seq sftp "
+    "openssl paste patch pathchk perl pgrep printenv printf renice rev scp seq sftp "
     "sort split ssh ssh-add ssh-agent ssh-copy-id ssh-keygen ssh-keyscan sudo sum tail tar "
     "tee time touch tr true truncate tsort tty unexpand uniq unzip users vi vim w which who "
     "whoami yes zcat zip rsync nc dig",

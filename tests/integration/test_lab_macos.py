@@ -18,7 +18,9 @@ import pytest
 
 from ds4fleet.fleet import ansible_command
 from ds4fleet.lab import HostSpec, Lab
+from ds4fleet.lab.commands import REGISTRY
 from ds4fleet.lab.faults import FAULTS
+from ds4fleet.lab.tree import CLT_TOOLS
 from tests.support.lab_shell import Shell
 
 pytestmark = pytest.mark.lab
@@ -289,6 +291,21 @@ def test_the_tool_chain_appears_when_it_is_installed_and_goes_with_the_fault(mac
     assert mac.sh("git --version").returncode == 1
     mac.lab.fault(HOST, "no-command-line-tools", on=False)
     mac.ok("git --version")
+
+
+def test_every_simulated_command_refuses_an_option_that_it_does_not_know(mac: Mac) -> None:
+    # wait4path takes it for a path, without the tool chain its stubs have no options, nor has the lab's servant.
+    without = {"wait4path", "lab-effects", "xcrun", *CLT_TOOLS}
+    paths = [info.paths[0] for name, info in REGISTRY.items() if name not in without]
+    lines = mac.ok(
+        f"for command in {' '.join(paths)}; do\n"
+        "    said=$($command --no-such-option 2>&1 </dev/null)\n"
+        "    echo $command $? $(echo $said)\n"
+        "done"
+    ).splitlines()
+    assert len(lines) == len(paths)
+    told = r"\S+ ([1-9]\d*) .*(--no-such|option -|[Uu]sage)"
+    assert [line for line in lines if not re.match(told, line)] == []
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ def main(ctx: Context) -> int:
     words: list[str] = []
     rest = iter(ctx.args)
     for word in rest:
-        if word.startswith("-") and len(word) == 2:
-            if word[1] in _WITH_VALUE:
+        if word.startswith("-"):
+            if word[1:] in _WITH_VALUE:
                 options[word[1]] = next(rest, "")
-            elif word[1] in "qLTvp":
+            elif word[1:] in tuple("qLTvp"):
                 options[word[1]] = ""
             else:
                 return ctx.unsupported(word)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ds4fleet.lab.commands import xcode_stub
 from ds4fleet.lab.commands.info import CommandInfo
 from ds4fleet.lab.context import Context
 
@@ -27,8 +28,7 @@ _SYSTEM = "/usr/lib/libSystem.B.dylib (compatibility version 1.0.0, current vers
 def main(ctx: Context) -> int:
     """List the libraries of each file."""
     if not ctx.peek().toolchain.installed:
-        ctx.err("xcode-select: note: No developer tools were found, requesting install.")
-        return 1
+        return xcode_stub.main(ctx)
     if not ctx.args or ctx.args[0] != "-L":
         return ctx.unsupported(ctx.args[0] if ctx.args else "(none)")
     for name in ctx.args[1:]:

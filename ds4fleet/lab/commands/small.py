@@ -29,6 +29,8 @@ def _arch(ctx: Context) -> int:
 
 def _chflags(ctx: Context) -> int:
     words = [word for word in ctx.args if not word.startswith("-")]
+    for option in set(ctx.args) - set(words) - {"-f", "-h", "-v", "-x", "-R", "-H", "-L", "-P"}:
+        return ctx.unsupported(option)
     if len(words) < 2:
         ctx.err("usage: chflags [-fhvx] [-R [-H | -L | -P]] flags file ...")
         return 1
@@ -67,6 +69,8 @@ def _killall(ctx: Context) -> int:
 
 def _mkfile(ctx: Context) -> int:
     words = [word for word in ctx.args if not word.startswith("-")]
+    for option in set(ctx.args) - set(words) - {"-n", "-v", "-nv"}:
+        return ctx.unsupported(option)
     match = re.fullmatch(r"(\d+)([bkmg]?)", words[0]) if len(words) > 1 else None
     if match is None:
         ctx.err("usage: mkfile [-nv] <size>[b|k|m|g] <filename>")
@@ -95,6 +99,8 @@ def _pkgutil(ctx: Context) -> int:
 
 
 def _purge(ctx: Context) -> int:
+    if ctx.args:
+        return ctx.unsupported(ctx.args[0])
     if not ctx.is_root:
         ctx.err("Unable to purge disk buffers: Operation not permitted")
         return 1
@@ -102,6 +108,9 @@ def _purge(ctx: Context) -> int:
 
 
 def _sntp(ctx: Context) -> int:
+    for option in ctx.args[:-1] + [word for word in ctx.args[-1:] if word.startswith("-")]:
+        if option not in ("-d", "-s", "-S"):
+            return ctx.unsupported(option)
     ctx.out(f"+0.000123 +/- 0.001000 {ctx.args[-1] if ctx.args else 'time.apple.com'} 17.253.84.125")
     return 0
 
@@ -157,6 +166,8 @@ def _nvram(ctx: Context) -> int:
 
 
 def _path_helper(ctx: Context) -> int:
+    if ctx.args not in ([], ["-s"]):
+        return ctx.unsupported(ctx.args[0])
     parts = []
     for path in [Path("/etc/paths"), *sorted(Path("/etc/paths.d").glob("*"))]:
         parts += [line.strip() for line in path.read_text().splitlines() if line.strip()]

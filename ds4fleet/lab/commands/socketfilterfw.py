@@ -34,7 +34,7 @@ def main(ctx: Context) -> int:
     elif option == "--getblockall":
         ctx.out(f"Firewall has block all state set to {'enabled' if firewall.block_all else 'disabled'}.")
     elif option == "--listapps":
-        ctx.out(f"Total number of apps = {len(firewall.apps)} ")
+        ctx.out(f"Total number of apps = {len(firewall.apps)}")
         for number, app in enumerate(firewall.apps, 1):
             ctx.out("", f"{number} : {app} ", "\t\t( Allow incoming connections ) ")
     else:

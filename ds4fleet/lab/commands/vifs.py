@@ -29,6 +29,8 @@ _STOCK = """\
 
 def main(ctx: Context) -> int:
     """Become the editor."""
+    if ctx.args:
+        return ctx.unsupported(ctx.args[0])
     if not ctx.is_root:
         ctx.err("vifs: must be root")
         return 1

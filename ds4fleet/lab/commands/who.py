@@ -28,6 +28,8 @@ def main(ctx: Context) -> int:
     """Print the boot line, the uptime, or nothing."""
     booted = ctx.peek().boot.booted_at_s
     if ctx.name == "uptime":
+        if ctx.args:
+            return ctx.unsupported(ctx.args[0])
         up_s = int(time.time() - booted)
         days, rest = divmod(up_s, 86400)
         since = f"{days} day{'s' if days != 1 else ''}, " if days else ""
