@@ -294,7 +294,7 @@ def test_the_tool_chain_appears_when_it_is_installed_and_goes_with_the_fault(mac
 
 
 def test_every_simulated_command_refuses_an_option_that_it_does_not_know(mac: Mac) -> None:
-    # wait4path takes it for a path, without the tool chain its stubs have no options, nor has the lab's servant.
+    # wait4path takes it for a path; stubs without a tool chain have no options, nor has the lab's servant.
     without = {"wait4path", "lab-effects", "xcrun", *CLT_TOOLS}
     paths = [info.paths[0] for name, info in REGISTRY.items() if name not in without]
     lines = mac.ok(
