@@ -12,8 +12,8 @@ import tomlkit
 from ds4fleet import console
 from ds4fleet.agents import check as checking
 from ds4fleet.agents import jsonc
-from ds4fleet.agents.clients import CLIENTS, AtLeast, Server, Setup, Target
-from ds4fleet.agents.write import apply, plan
+from ds4fleet.agents.clients import CLIENTS, Server, Setup, Target
+from ds4fleet.agents.write import apply, plan, settled
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.fleet import Fleet, unknown_name
 from ds4fleet.tunnel import asked, probe, view
@@ -82,7 +82,7 @@ def find_server(host: str = "", region: str = "") -> Server:
 
 def rendered(target: Target) -> str:
     """A target's content as a new file would have it."""
-    changes = {k: v.number if isinstance(v, AtLeast) else v for k, v in target.changes.items()}
+    changes = settled(target.changes, None)
     return tomlkit.dumps(changes) if target.form == "toml" else jsonc.merge("", changes)
 
 

@@ -64,6 +64,13 @@ class AtLeast:
 
 
 @dataclass(frozen=True)
+class IfThere:
+    """Changes to an object that are made only where a file has that object."""
+
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Target:
     """A file of a client and what is merged into it; `form` is json or toml."""
 
@@ -229,11 +236,13 @@ def openclaw(server: Server, home: Path) -> Setup:
             }
         ],
     }
-    return Setup(
-        (Target(path, "json", {"models": {"mode": "merge", "providers": {"ds4": provider}}}),),
-        start=f"openclaw models set ds4/{server.model}",
-        notes=("Where agents.defaults.models is set it is a list of what may be used: add the model there.",),
-    )
+    reference = f"ds4/{server.model}"
+    changes = {
+        "models": {"mode": "merge", "providers": {"ds4": provider}},
+        # Where it is set it is the list of what may be used.
+        "agents": {"defaults": {"models": IfThere({reference: {}})}},
+    }
+    return Setup((Target(path, "json", changes),), start=f"openclaw models set {reference}")
 
 
 def openai(server: Server, home: Path) -> Setup:

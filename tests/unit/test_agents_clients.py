@@ -10,7 +10,7 @@ import pytest
 import tomlkit
 
 from ds4fleet import agents
-from ds4fleet.agents import clients, write
+from ds4fleet.agents import clients, jsonc, write
 from ds4fleet.agents.clients import CLIENTS, Server
 from ds4fleet.errors import OperatorError
 
@@ -132,6 +132,14 @@ def test_every_way_of_writing_a_table_takes_the_provider(before: str) -> None:
     assert write.merge_toml(after, {"model_providers": {"ds4": provider}}) == after
 
 
+def test_a_comment_stays_above_the_table_that_it_is_about() -> None:
+    before = '[model_providers.azure]\nname = "Azure"\n# about work\n[profiles.work]\nmodel = "x"\n'
+    after = write.merge_toml(before, {"model_providers": {"ds4": {"name": "ds4"}}})
+    assert after == before + '\n[model_providers.ds4]\nname = "ds4"\n'
+    again = write.merge_toml(after, {"model_providers": {"ds4": {"name": "other"}}})
+    assert again == after.replace('"ds4"', '"other"')
+
+
 def test_two_writes_in_a_second_keep_two_backups(tmp_path: Path) -> None:
     (target,) = clients.claude_code(SERVER, tmp_path).files
     target.path.parent.mkdir()
@@ -152,6 +160,35 @@ def test_pis_idle_timeout_is_only_ever_raised(tmp_path: Path) -> None:
         settings.write_text(json.dumps({"theme": "dark", "httpIdleTimeoutMs": now}))
         change = write.plan(clients.pi(SERVER, tmp_path).files[1])
         assert json.loads(change.after) == {"theme": "dark", "httpIdleTimeoutMs": then}
+
+
+def test_openclaws_list_of_what_may_be_used_is_joined_and_never_begun(tmp_path: Path) -> None:
+    path = tmp_path / ".openclaw" / "openclaw.json"
+    path.parent.mkdir()
+    (target,) = clients.openclaw(SERVER, tmp_path).files
+    assert "agents" not in json.loads(write.plan(target).after)
+    for before, listed in (
+        ("{agents: {defaults: {models: {'a/b': {alias: 'x'}}}}}", {"a/b": {"alias": "x"}}),
+        (f"{{agents: {{defaults: {{models: {{'ds4/{SERVER.model}': {{alias: 'y'}}}}}}}}}}", {}),
+    ):
+        path.write_text(before)
+        models = jsonc.loads(write.plan(target).after)["agents"]["defaults"]["models"]
+        assert models.items() >= listed.items()
+        assert f"ds4/{SERVER.model}" in models
+    assert models == {f"ds4/{SERVER.model}": {"alias": "y"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("config.toml", '# a\r\nmodel = "x"\r\n'), ("x.json", "{\r\n}\r\n")]
+)
+def test_the_ends_of_lines_stay(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(text.encode())
+    form = "toml" if name.endswith("toml") else "json"
+    backup = write.apply(write.plan(clients.Target(path, form, {"b": 1})))
+    assert backup is not None
+    assert backup.read_bytes() == text.encode()
+    assert path.read_bytes().startswith(text.encode()[:3])
 
 
 def test_opencode_with_comments_is_edited_where_it_is(tmp_path: Path) -> None:
