@@ -179,16 +179,17 @@ def test_openclaws_list_of_what_may_be_used_is_joined_and_never_begun(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("config.toml", '# a\r\nmodel = "x"\r\n'), ("x.json", "{\r\n}\r\n")]
+    ("name", "text"), [("config.toml", '# a\r\nmodel = "x"\r\n'), ("x.json", '{\r\n  "a": 1\r\n}\r\n')]
 )
 def test_the_ends_of_lines_stay(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name
     path.write_bytes(text.encode())
-    form = "toml" if name.endswith("toml") else "json"
-    backup = write.apply(write.plan(clients.Target(path, form, {"b": 1})))
+    backup = write.apply(write.plan(clients.Target(path, name.rpartition(".")[2], {"b": {"c": 1}})))
     assert backup is not None
     assert backup.read_bytes() == text.encode()
-    assert path.read_bytes().startswith(text.encode()[:3])
+    after = path.read_bytes()
+    assert after.startswith(text.encode()[:5])
+    assert after.count(b"\n") == after.count(b"\r\n") > text.count("\n")
 
 
 def test_opencode_with_comments_is_edited_where_it_is(tmp_path: Path) -> None:
