@@ -156,8 +156,10 @@ def _already(spec: TunnelSpec) -> bool:
         )
     answer = record.call({"op": "retry", "names": [spec.name]}) or {}
     state = (answer.get("tunnels") or [{}])[0].get("state", "unknown")
+    woken = ", now tried again" if state in (State.GAVE_UP.value, State.WAITING.value) else ""
     console.out.print(
-        f"{spec.name}: already held by process {record.pid} ({state}) at {record.endpoint}", soft_wrap=True
+        f"{spec.name}: already held by process {record.pid} ({state}{woken}) at {record.endpoint}",
+        soft_wrap=True,
     )
     return True
 
