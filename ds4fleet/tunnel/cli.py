@@ -201,6 +201,7 @@ def _in_foreground(job: Job) -> int:
 def _in_background(job: Job) -> int:
     log = home.log_path("background")
     with log.open("a") as sink:
+        before = sink.tell()
         child = subprocess.Popen(
             [sys.executable, "-m", "ds4fleet.tunnel.hold"],
             cwd=CHECKOUT,
@@ -215,8 +216,8 @@ def _in_background(job: Job) -> int:
 
     def alive() -> None:
         if child.poll() is not None:
-            words = log.read_text(errors="replace").strip().splitlines()
-            raise OperatorError(words[-1] if words else f"the background process ended; see {log}")
+            words = log.read_bytes()[before:].decode(errors="replace").strip().splitlines()
+            raise OperatorError(words[-1] if words else "the tunnel was stopped while it was being opened.")
 
     return _report_when_settled(job, alive)
 

@@ -97,7 +97,9 @@ def claim(record: Record) -> Claim | None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(descriptor)
-            return None
+            if held(record.name) is not None:
+                return None
+            continue  # somebody only looked at it
         # The file may have been given back between open and lock; then the name leads elsewhere.
         try:
             same = os.fstat(descriptor).st_ino == path.stat().st_ino
@@ -112,7 +114,8 @@ def claim(record: Record) -> Claim | None:
 
 
 def held(name: str) -> Record | None:
-    """Who holds the tunnel `name` now; a record that a dead process left is removed."""
+    """Who holds the tunnel `name` now; what a dead process left of it, record and control socket, is
+    removed."""
     path = state_dir() / "held" / f"{name}.json"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -122,14 +125,32 @@ def held(name: str) -> Record | None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            data = os.pread(descriptor, 65536, 0)
-            return Record(**json.loads(data)) if data else None
+            return _read(descriptor)
         path.unlink(missing_ok=True)
-        return None
-    except (ValueError, TypeError):
+        record = _read(descriptor)
+        if record is not None:
+            _clear(record.socket)
         return None
     finally:
         os.close(descriptor)
+
+
+def _read(descriptor: int) -> Record | None:
+    try:
+        return Record(**json.loads(os.pread(descriptor, 65536, 0)))
+    except (ValueError, TypeError):
+        return None
+
+
+def _clear(path: str) -> None:
+    """Removes a socket on which nobody listens any more."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+        try:
+            line.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
+        except OSError:
+            pass
 
 
 def all_held() -> Iterator[Record]:

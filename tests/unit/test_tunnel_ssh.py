@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import socket
 import subprocess
@@ -203,6 +205,38 @@ def test_a_tunnel_is_held_by_one_process_and_a_dead_record_is_cleared(
     assert home.held("sg-01") is None
     (tmp_path / "held" / "sg-02.json").write_text("{}")
     assert list(home.all_held()) == []
+
+
+def test_what_a_dead_process_left_is_removed_and_a_living_ones_socket_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path))
+    for listens in (False, True):
+        path = tmp_path / "1.sock"
+        with socket.socket(socket.AF_UNIX) as line:
+            line.bind(str(path))
+            if listens:
+                line.listen()
+            record = home.Record("sg-01", 1, str(path), "a:22", "http://127.0.0.1:8301", False)
+            home.state_dir()
+            (tmp_path / "held" / "sg-01.json").write_text(json.dumps(record.__dict__))
+            assert home.held("sg-01") is None
+            assert path.exists() == listens
+    assert not list((tmp_path / "held").iterdir())
+
+
+def test_somebody_who_looks_does_not_keep_a_tunnel_from_being_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path))
+    home.state_dir()
+    record = home.Record("sg-01", os.getpid(), "/nowhere", "a:22", "http://127.0.0.1:8301", False)
+    with (tmp_path / "held" / "sg-01.json").open("w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        claim = home.claim(record)
+    assert claim is not None
+    assert home.held("sg-01") == record
+    claim.release()
 
 
 def test_state_is_private_and_sockets_fit_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
