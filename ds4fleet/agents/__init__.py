@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import tomlkit
@@ -39,6 +40,8 @@ def run(
             raise unknown_name(client, list(CLIENTS), "client")
         raise OperatorError(f"Which client? --client {'|'.join(CLIENTS)}, or --check.", exit_code=EXIT_USAGE)
     server = find_server(host, region)
+    for note in server.notes:
+        console.err.print(console.escape(note), soft_wrap=True)
     if check:
         return _check(server)
     setup = CLIENTS[client](server, Path.home())
@@ -68,16 +71,41 @@ def find_server(host: str = "", region: str = "") -> Server:
             raise OperatorError(f"Which engine ({what})? --host or --region.", exit_code=EXIT_USAGE)
         ((name, url),) = choices.items()
         start = f"fab tunnel --host {name} --background"
-    answer = asyncio.run(probe.ask(int(url.rsplit(":", 1)[1]), MODELS_TIMEOUT_S))
+    answer = asyncio.run(probe.ask(_port(url), MODELS_TIMEOUT_S))
     if not answer.ok:
         raise OperatorError(
             f"{name}: no engine answers at {url} ({answer.reason}); open the tunnel with '{start}'.",
             exit_code=EXIT_UNREACHABLE,
         )
     try:
-        return Server.from_models(name, url, answer.models)
+        return _least(Server.from_models(name, url, answer.models))
     except ValueError as error:
         raise OperatorError(f"{name}: {error} at {url}.", exit_code=EXIT_UNREACHABLE) from error
+
+
+def _least(server: Server) -> Server:
+    """What every Mac behind a region's address can do: a request may be answered by any of them."""
+    open_tunnels, endpoints = view.everything()
+    members = [m["name"] for one in endpoints if one["name"] == server.name for m in one["members"]]
+    urls = {one["name"]: one["endpoint"] for one in open_tunnels if one["name"] in members}
+
+    async def ask() -> list[probe.Answer]:
+        return await asyncio.gather(*(probe.ask(_port(url), MODELS_TIMEOUT_S) for url in urls.values()))
+
+    answers = dict(zip(urls, asyncio.run(ask()), strict=True))
+    silent = [name for name in members if name not in answers or not answers[name].ok]
+    each = [Server.from_models(name, urls[name], one.models) for name, one in answers.items() if one.ok]
+    notes = [f"{', '.join(silent)}: silent now, with a context that is not known."] if silent else []
+    least = min((one.context for one in each), default=server.context)
+    if least < max([server.context, *(one.context for one in each)]):
+        contexts = ", ".join(f"{one.name} {one.context:,}" for one in each)
+        notes.append(f"The least context of the Macs behind this address is told: {contexts}.")
+    context = min(least, server.context)
+    return replace(server, context=context, output=min(server.output, context), notes=tuple(notes))
+
+
+def _port(url: str) -> int:
+    return int(url.rsplit(":", 1)[1])
 
 
 def rendered(target: Target) -> str:

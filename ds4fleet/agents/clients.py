@@ -31,6 +31,7 @@ class Server:
     title         what people read
     context       tokens that the engine is configured for
     output        most tokens that one answer may have
+    notes         sentences that people should read before they use it
     """
 
     name: str
@@ -39,6 +40,7 @@ class Server:
     title: str
     context: int
     output: int
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_models(cls, name: str, url: str, models: Any) -> Server:

@@ -13,6 +13,7 @@ from ds4fleet import agents
 from ds4fleet.agents import clients, jsonc, write
 from ds4fleet.agents.clients import CLIENTS, Server
 from ds4fleet.errors import OperatorError
+from ds4fleet.tunnel import probe
 
 SERVER = Server("sg-01", "http://127.0.0.1:8301", "deepseek-v4-flash", "DeepSeek V4 Flash", 131072, 131072)
 
@@ -55,6 +56,40 @@ def test_a_list_that_says_nothing_is_refused() -> None:
     for body in ({}, {"data": []}, {"data": [{"id": "x"}]}, None):
         with pytest.raises(ValueError, match="no id and context"):
             Server.from_models("x", "http://x", body)
+
+
+class TestBehindARegionsAddress:
+    """Any Mac there may answer, so no client is told more than the least of them has."""
+
+    CONTEXTS = {"tokyo": 300_000, "tyo-01": 300_000, "tyo-02": 81_920, "tyo-03": 0, "sel-01": 10}
+
+    @pytest.fixture(autouse=True)
+    def region(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ports = {name: 8100 + number for number, name in enumerate(self.CONTEXTS)}
+        urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+
+        async def ask(port: int, timeout_s: float) -> probe.Answer:
+            (context,) = [self.CONTEXTS[name] for name in ports if ports[name] == port]
+            models = {"data": [{"id": "deepseek-v4-flash", "context_length": context}]}
+            return probe.Answer("ok", models=models) if context else probe.Answer("silent", "no answer")
+
+        members = [{"name": name} for name in ("tyo-01", "tyo-02", "tyo-03")]
+        tunnels = [{"name": name, "endpoint": urls[name]} for name in urls if name != "tokyo"]
+        endpoint = {"name": "tokyo", "endpoint": urls["tokyo"], "members": members}
+        monkeypatch.setattr(agents.probe, "ask", ask)
+        monkeypatch.setattr(agents.view, "everything", lambda: (tunnels, [endpoint]))
+
+    def test_the_least_context_is_told_with_the_reason(self) -> None:
+        server = agents.find_server()
+        assert (server.name, server.context, server.output) == ("tokyo", 81_920, 81_920)
+        silent, least = server.notes
+        assert silent.startswith("tyo-03: ")
+        assert "tyo-01 300,000, tyo-02 81,920" in least
+
+    def test_where_all_are_alike_there_is_nothing_to_say(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(self, "CONTEXTS", dict.fromkeys(self.CONTEXTS, 100_000))
+        server = agents.find_server()
+        assert (server.context, server.notes) == (100_000, ())
 
 
 def limits(value: object) -> list[int]:
