@@ -33,7 +33,7 @@ async def _one(spec: TunnelSpec) -> Distance:
         try:
             seconds, reason = await within(TIMEOUT_S, knock(spec.address, spec.ssh_port, TIMEOUT_S))
         except asyncio.TimeoutError:
-            seconds, reason = None, f"{spec.address} port {spec.ssh_port}: no banner within {TIMEOUT_S:g} s"
+            seconds, reason = None, f"{spec.address} port {spec.ssh_port}: no answer within {TIMEOUT_S:g} s"
         if seconds is None:
             break
         times.append(seconds)

@@ -99,4 +99,4 @@ def test_a_host_that_takes_the_connection_and_says_nothing_holds_nobody_up(
     first, last = asyncio.run(ranked())
     assert (first.name, first.reason) == ("there", "")
     assert (last.name, last.rtt_s) == ("mute", None)
-    assert "no banner within" in last.reason
+    assert "no answer within" in last.reason
