@@ -72,6 +72,7 @@ class Part:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(self.journal + ".new", self.journal)
+        flush_folder(os.path.dirname(self.journal))
         self._synced_at = self.clock()
         self._synced_bytes = self.done_bytes
         with contextlib.suppress(OSError):
@@ -131,3 +132,12 @@ def flush(descriptor):
         fcntl.fcntl(descriptor, full)
     else:
         os.fsync(descriptor)
+
+
+def flush_folder(path):
+    """The names in a folder: a rename that a power cut must not undo."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -12,7 +12,7 @@ import subprocess
 import time
 
 from ansible.module_utils import ds4_stamp
-from ansible.module_utils.ds4_part import Part
+from ansible.module_utils.ds4_part import Part, flush_folder
 from ansible.module_utils.ds4_proof import MISMATCH, judge, put_aside, sha256
 from ansible.module_utils.ds4_transport import Pace, Source, SourceError
 
@@ -265,11 +265,7 @@ class Placement:
         os.chown(path, self.uid, self.gid)
         os.chmod(path, 0o644)
         ds4_stamp.write(path, digest)
-        folder = os.open(os.path.dirname(path), os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        flush_folder(os.path.dirname(path))
 
     def _refuse(self, wanted, aside, wrong, source):
         return PlacementError(
