@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ds4fleet.errors import OperatorError
-from ds4fleet.lab import kernel, net, preflight, rpc
+from ds4fleet.lab import kernel, medium, net, preflight, rpc
 from ds4fleet.lab.init import Init, fresh_child
 from ds4fleet.lab.link import LinkSettings, become_link, open_tap
 
@@ -218,7 +218,9 @@ class Supervisor:
         return {"macs": {name: asdict(seat) for name, seat in self.seats.items()}}
 
     def stop(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:
-        """Cut the power of Macs. Their cables go first, so that nobody hears a farewell."""
+        """Cut the power of Macs; with `loses`, what they had not written to their volumes is gone too. Their
+        cables go first, so that nobody hears a farewell.
+        """
         for name in question["names"]:
             seat = self.seats.get(name)
             if seat and seat.pid:
@@ -226,8 +228,10 @@ class Supervisor:
                 net.remove_interface(seat.port)
                 pid, seat.pid = seat.pid, 0
                 self.init.children.pop(pid, None)
-                os.kill(pid, signal.SIGKILL)
-                _wait_gone(pid)
+                loses = bool(question.get("loses"))
+                with medium.without_unwritten(pid, Path(seat.storage)) if loses else contextlib.nullcontext():
+                    os.kill(pid, signal.SIGKILL)
+                    _wait_gone(pid)
             if question.get("forget"):
                 self.seats.pop(name, None)
         return {}

@@ -438,7 +438,7 @@ class Lab:
         self._need_root()
         state = self._state()
         self._entry(state, host)
-        boot.ask(self.folder, "stop", names=[host])
+        boot.ask(self.folder, "stop", names=[host], loses=True)
         if boot_again:
             self.power_on(host)
 

@@ -142,6 +142,9 @@ def create(
         (path / name).mkdir(mode=0o700)
     os.chown(path, uid, gid)
     path.chmod(mode)
+    if _is_btrfs(point):
+        # A volume that diskutil has told of outlives a power cut.
+        _run("btrfs", "filesystem", "sync", str(point))
 
 
 def delete(container: Container, volume: Volume, mounts: Path = MOUNTS) -> None:

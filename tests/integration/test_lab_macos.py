@@ -237,6 +237,20 @@ def test_a_reboot_renumbers_devices_honours_fstab_and_forgets_the_wired_limit(ma
     mac.delete("manual")
 
 
+def test_a_power_cut_takes_what_was_not_synced(mac: Mac) -> None:
+    mac.add("cut", "-quota 20g")
+    synced = "dd if=/dev/zero of=/Volumes/cut/synced bs=1k count=300 conv=fsync"
+    for _ in range(2):
+        mac.ok(f"{synced}; cd /Volumes/cut; echo more >> synced; touch empty; head -c 300000 synced > copy")
+        mac.lab.power_cut(HOST)
+        assert mac.ok("ls /Volumes/cut; wc -c < /Volumes/cut/synced | tr -d ' '") == "synced\n307200\n"
+    mac.ok("head -c 300000 /Volumes/cut/synced > /Volumes/cut/copy")
+    mac.lab.reboot(HOST)
+    assert mac.ok("ls /Volumes/cut") == "copy\nsynced\n"
+    assert mac.info("cut")["CapacityInUse"] > 4096 * 600_000
+    mac.delete("cut")
+
+
 # -------------------------------------------------------------------------------------------------- faults
 
 
