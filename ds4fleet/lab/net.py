@@ -154,7 +154,9 @@ def open_bridge(subnet: Subnet, world_addresses: list[str]) -> None:
     """
     ip(
         "link set lo up",
-        f"link add {BRIDGE} type bridge",
+        # Left to itself a bridge takes the lowest address of its ports, another one whenever a Mac comes or
+        # goes; who knew the world by the old one would not reach it for half a minute.
+        f"link add {BRIDGE} address {hardware_address(subnet.gateway)} type bridge",
         *(f"address add {address}/{subnet.prefix} dev {BRIDGE}" for address in world_addresses),
         f"address add {subnet.gateway}/{subnet.prefix} dev {BRIDGE}",
         f"link set {BRIDGE} up",
