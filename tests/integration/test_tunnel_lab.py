@@ -412,7 +412,7 @@ def test_a_decommissioned_jump_mac_leads_nowhere(lab: Any, operator: Operator) -
     lab.ansible("playbooks/decommission.yml", JUMP)
     assert not answers(lab, JUMP)
     assert "com.ds4fleet" not in lab.exec(JUMP, "/bin/launchctl", "list")
-    assert lab.exec(JUMP, "/usr/bin/find", "/opt/ds4", "/Library/LaunchDaemons", "-type", "f") == ""
+    assert lab.exec(JUMP, "/usr/bin/find", "/opt", "/Library/LaunchDaemons", "-type", "f") == ""
     # Its key is gone from it; who lets it in is told apart.
     operator.fab("access", "remove", f"jump-{JUMP}", "--yes")
     assert json.loads(operator.fab("access", "list", "--json")) == []
