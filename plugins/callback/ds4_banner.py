@@ -27,7 +27,7 @@ options:
 import json  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Mapping, Sequence  # noqa: E402
+from collections.abc import Callable, Mapping, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -60,8 +60,10 @@ class Outcome:
             "seconds": round(self.ended - self.started, 1),
         }
 
-    def row(self, host: str, check: bool) -> tuple[str, ...]:
-        """The host's line of the closing table."""
+    def row(
+        self, host: str, check: bool, left_out: Callable[[str], bool] = lambda _: False
+    ) -> tuple[str, ...]:
+        """The host's line of the closing table. left_out: whether the run's tags leave out a stage."""
         model = self.plan.get("model") or {}
         context = self.plan.get("context")
         return (
@@ -69,18 +71,24 @@ class Outcome:
             str(self.plan.get("role") or "-"),
             str(model.get("id") or "-"),
             f"{context:,}" if isinstance(context, int) and context else "-",
-            self.stopped or self._changes(check),
+            self.stopped or self._changes(check, left_out),
         )
 
-    def _changes(self, check: bool) -> str:
+    def _changes(self, check: bool, left_out: Callable[[str], bool]) -> str:
         stages = [str(stage) for stage in self.plan.get("stages") or ()]
+        left = [stage for stage in stages if left_out(stage)]
+        ran = [stage for stage in stages if stage not in left]
+        rest = f"; left out by tags: {', '.join(left)}" if left else ""
         if not self.changed:
             if not stages:
                 return "as planned, nothing to change"
-            return f"nothing was changed; the plan has steps for {', '.join(stages)}"
-        where = f" ({', '.join(stages)})" if stages else ""
+            steps = f"; the plan has steps for {', '.join(ran)}" if ran else ""
+            return f"nothing was changed{steps}{rest}"
+        where = f" ({', '.join(ran)})" if ran else ""
         count = len(self.changed)
-        return f"{count} {'change' if count == 1 else 'changes'}{' would follow' if check else ''}{where}"
+        return (
+            f"{count} {'change' if count == 1 else 'changes'}{' would follow' if check else ''}{where}{rest}"
+        )
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -132,6 +140,8 @@ class CallbackModule(CallbackBase):
         self._shown: dict[str, str] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._check = False
+        self._tags: frozenset[str] = frozenset(("all",))
+        self._skipped_tags: frozenset[str] = frozenset()
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Reads the catalogue, the role's defaults and its specs: every task of every Mac is a fork of this
@@ -142,6 +152,7 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Prints the banner, once for as long as the hosts stay the same."""
         self._check = bool(play.check_mode)
+        self._tags, self._skipped_tags = frozenset(play.only_tags), frozenset(play.skip_tags)
         # Ansible offers no public way from a play to its hosts; the variable manager knows the inventory.
         inventory = play.get_variable_manager()._inventory
         hosts = {
@@ -187,10 +198,15 @@ class CallbackModule(CallbackBase):
         told = {host: one for host, one in self._outcomes.items() if one.plan or one.stopped}
         if not told:
             return
-        rows = [HEAD, *(told[host].row(host, self._check) for host in sorted(told))]
+        rows = [HEAD, *(told[host].row(host, self._check, self._left_out) for host in sorted(told))]
         for number, line in enumerate(columns(rows)):
             stopped = number > 0 and told[sorted(told)[number - 1]].stopped
             self._display.display(line, color="red" if stopped else None)
+
+    def _left_out(self, stage: str) -> bool:
+        return not self._tags & {"all", "tagged", stage} or bool(
+            self._skipped_tags & {"all", "tagged", stage}
+        )
 
     def _outcome(self, result: Any) -> Outcome:
         outcome = self._outcomes.setdefault(result.host.get_name(), Outcome())

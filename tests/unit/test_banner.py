@@ -63,6 +63,25 @@ class TestClosingTable:
         assert outcome.row("tyo-01", False)[-1] == "2 changes (engine, service)"
         assert "would follow" in outcome.row("tyo-01", True)[-1]
 
+    def test_a_stage_that_the_tags_leave_out_is_not_said_to_be_done(self, banner: ModuleType) -> None:
+        made = self.outcome(banner, stages=["accounts", "engine"])
+        only_accounts = {"left_out": lambda stage: stage != "accounts"}
+        made.changed = ["Keep the accounts"]
+        said = made.row("tyo-01", False, **only_accounts)[-1]
+        assert said == "1 change (accounts); left out by tags: engine"
+        made.changed = []
+        assert made.row("tyo-01", False, left_out=lambda _stage: True)[-1] == (
+            "nothing was changed; left out by tags: accounts, engine"
+        )
+
+    def test_tags_are_read_as_ansible_reads_them(self, banner: ModuleType) -> None:
+        callback = banner.CallbackModule()
+        assert not callback._left_out("engine")
+        callback._tags = frozenset(("engine", "storage"))
+        assert not callback._left_out("engine") and callback._left_out("verify")
+        callback._tags, callback._skipped_tags = frozenset(("all",)), frozenset(("verify",))
+        assert not callback._left_out("engine") and callback._left_out("verify")
+
     def test_a_host_that_stopped_says_why_instead(self, banner: ModuleType) -> None:
         outcome = banner.Outcome()
         outcome.stopped = "unreachable: timed out"
