@@ -21,6 +21,7 @@ CARRIED = (
     "nearest",
     "ports",
     "probe",
+    "request",
     "spec",
     "ssh",
     "wire",
