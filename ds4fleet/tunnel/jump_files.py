@@ -16,6 +16,7 @@ CARRIED = (
     "choose",
     "endpoint",
     "jump",
+    "knocking",
     "link",
     "machine",
     "nearest",

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import ports, probe, ssh
+from .knocking import keep_knocking
 from .machine import Machine, Order, Policy, State
 from .spec import TunnelSpec
 from .within import within
@@ -187,41 +188,17 @@ class Link:
     # -- knocking -----------------------------------------------------------------------------------------
 
     async def _knock(self) -> None:
-        """Ask for the banner again and again. Questions overlap: one that set out before the host was back
-        is lost, and the kernel would repeat it only a second later. Where the port is open one is enough:
-        each starts an sshd."""
-        policy = self.machine.policy
-        waiting_at_sshd = 0
-
-        def connected(change: int) -> None:
-            nonlocal waiting_at_sshd
-            waiting_at_sshd += change
-
-        pending: set[asyncio.Task[None]] = set()
-
-        async def once() -> None:
-            seconds, reason = await probe.knock(
-                self.spec.address, self.spec.ssh_port, policy.knock_timeout_s, connected
-            )
+        def told(seconds: float | None, reason: str) -> None:
             if seconds is None:
                 self._post(lambda: self.machine.knock_silent(self._now(), reason))
             else:
                 self._post(lambda: self.machine.knock_answered(self._now()))
 
-        try:
-            while True:
-                self._knock_now.clear()
-                if not waiting_at_sshd:
-                    task = asyncio.ensure_future(once())
-                    pending.add(task)
-                    task.add_done_callback(pending.discard)
-                with contextlib.suppress(asyncio.TimeoutError):
-                    pause_s = self.machine.knock_after_s(self._now())
-                    await within(pause_s, self._knock_now.wait())
-        finally:
-            for task in list(pending):
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+        def pause_s() -> float:
+            return self.machine.knock_after_s(self._now())
+
+        timeout_s = self.machine.policy.knock_timeout_s
+        await keep_knocking(self.spec, timeout_s, pause_s, self._knock_now, told)
 
     # -- health -------------------------------------------------------------------------------------------
 
