@@ -281,9 +281,11 @@ def main() -> None:
     took = ", ".join(f"{step.seconds:.0f} s" for step in demo.steps)
     out.print(f"\nDone in {time.monotonic() - demo.began:.0f} s (steps: {took}). The lab is still up:")
     bin_folder = Path(sys.executable).parent
-    if bin_folder.is_relative_to(CHECKOUT):
-        out.print(f"  . {bin_folder.relative_to(CHECKOUT)}/activate     once, for this shell")
+    activate = (
+        [f". {bin_folder.relative_to(CHECKOUT)}/activate"] if bin_folder.is_relative_to(CHECKOUT) else []
+    )
     for command, what in (
+        *((line, "once, for this shell") for line in activate),
         (lab_command(f"ssh {host.name}"), "look around in a Mac"),
         (f"fab tunnel --host {host.name}", "use its engine: http://127.0.0.1:" + f"{host.tunnel_port}/v1"),
         (f"ansible-playbook site.yml -l {REGION}", "converge again: nothing to change"),
