@@ -99,6 +99,7 @@ import pwd
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.ds4_part import flush_folder
 from ansible.module_utils.ds4_run import replace_file, run
 from ansible.module_utils.ds4_tree import describe, differences, problem
 
@@ -203,6 +204,9 @@ def apply(entry, found, wrong):
             os.mkdir(path, 0o700)
         os.chown(path, uid, gid)
         os.chmod(path, mode)
+        # A service refuses to start without its folder: a power cut must not take it back.
+        flush_folder(path)
+        flush_folder(os.path.dirname(path))
     elif entry["content"] is not None and ("content" in wrong or "kind" in wrong):
         replace_file(path, entry["content"].encode("utf-8"), mode, uid, gid)
     else:

@@ -38,6 +38,15 @@ def sync(descriptor):
         os.fsync(descriptor)
 
 
+def sync_folder(path):
+    """The same of a folder: its names, owner and mode."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        sync(folder)
+    finally:
+        os.close(folder)
+
+
 def read_json(path):
     """The object in a file, or None where there is none that can be read."""
     try:
@@ -56,11 +65,7 @@ def write_json(path, value):
         stream.flush()
         sync(stream.fileno())
     os.replace(temporary, path)
-    folder = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        sync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(os.path.dirname(path))
 
 
 def remove(path):
@@ -220,6 +225,8 @@ def make_kv(folder, owner, group):
         os.mkdir(folder, 0o700)
     os.chown(folder, pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid)
     os.chmod(folder, 0o700)
+    sync_folder(folder)
+    sync_folder(os.path.dirname(folder))
 
 
 def keep_kv(folder, run=ds4_run.run):
