@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ds4fleet.catalogue_types import (
@@ -98,15 +99,11 @@ def build(data: Mapping[str, dict[str, Any]], where: Mapping[tuple[str, str], st
     families = each("families", _family)
     quants = each("quants", _quant)
     generations = each("generations", _generation)
-    taken: dict[str, str] = {}
-    models = each(
-        "models", lambda k, v, w: _model(k, v, w, families, quants, file_stand_ins, taken, generations)
-    )
-    sidecars = each(
-        "sidecars", lambda k, v, w: _sidecar(k, v, w, families, file_stand_ins, taken, generations)
-    )
+    known = _Known(families, quants, generations, file_stand_ins)
+    models = each("models", lambda k, v, w: _model(k, v, w, known))
+    sidecars = each("sidecars", lambda k, v, w: _sidecar(k, v, w, known))
     for name in file_stand_ins:
-        if name not in taken:
+        if name not in known.taken:
             raise OperatorError(
                 f"catalogue: stand_ins.files names {name!r}, which no model has", exit_code=EXIT_USAGE
             )
@@ -268,58 +265,53 @@ def _targets(entry: _Entry, generations: Mapping[str, Generation]) -> Mapping[st
 _PUBLISHED = ("name", "family", "repo", "revision", "files", "targets", "notes", "superseded_by")
 
 
-def _published(
-    entry: _Entry,
-    key: str,
-    families: Mapping[str, Family],
-    stand_ins: Mapping[str, tuple[int, str]],
-    taken: dict[str, str],
-    generations: Mapping[str, Generation],
-) -> dict[str, Any]:
+@dataclass
+class _Known:
+    """What entries with files may refer to, and which entry has which file (`taken`)."""
+
+    families: Mapping[str, Family]
+    quants: Mapping[str, Quant]
+    generations: Mapping[str, Generation]
+    stand_ins: Mapping[str, tuple[int, str]]
+    taken: dict[str, str] = field(default_factory=dict)
+
+
+def _published(entry: _Entry, key: str, known: _Known) -> dict[str, Any]:
     """What models and sidecars have in common, checked."""
     family = entry.get("family", str)
-    if family not in families:
-        raise entry.error(f"has the unknown family {family!r}{near(family, families)}")
+    if family not in known.families:
+        raise entry.error(f"has the unknown family {family!r}{near(family, known.families)}")
     repo, revision = entry.get("repo", str, ""), entry.get("revision", str, "main")
     return {
         "id": key,
         "name": entry.get("name", str, key),
         "family": family,
-        "files": _files(entry, repo, revision, stand_ins, taken),
-        "targets": _targets(entry, generations),
+        "files": _files(entry, repo, revision, known.stand_ins, known.taken),
+        "targets": _targets(entry, known.generations),
         "notes": entry.names("notes"),
         "superseded_by": entry.data.get("superseded_by"),
     }
 
 
-def _model(
-    key: str,
-    value: Any,
-    where: str,
-    families: Mapping[str, Family],
-    quants: Mapping[str, Quant],
-    stand_ins: Mapping[str, tuple[int, str]],
-    taken: dict[str, str],
-    generations: Mapping[str, Generation],
-) -> Model:
+def _model(key: str, value: Any, where: str, known: _Known) -> Model:
     entry = _Entry(where, value, (*_PUBLISHED, "quant", "header", "modes"))
     if not _ID.match(key):
         raise entry.error("must be named in lower-case letters, digits, '.', '_' and '-'")
     quant = entry.get("quant", str)
-    if quant not in quants:
-        raise entry.error(f"has the unknown quant {quant!r}{near(quant, quants)}")
+    if quant not in known.quants:
+        raise entry.error(f"has the unknown quant {quant!r}{near(quant, known.quants)}")
     modes = entry.names("modes", ["resident"])
     if not modes or any(mode not in MODES for mode in modes):
         raise entry.error(f"has modes {list(modes)}, of which each must be one of {', '.join(MODES)}")
-    published = _published(entry, key, families, stand_ins, taken, generations)
-    family, own = families[published["family"]], _header(entry)
+    published = _published(entry, key, known)
+    family, own, gates = known.families[published["family"]], _header(entry), known.quants[quant]
     header = {
         "architecture": family.header.get("architecture"),
         "tensors": family.header.get("tensors"),
         "keys": {**family.header.get("keys", {}), **own.get("keys", {})},
         "tensor_types": {
-            "blk.0.ffn_gate_exps.weight": quants[quant].first_gate_type,
-            f"blk.{family.shape.layers - 1}.ffn_gate_exps.weight": quants[quant].last_gate_type,
+            "blk.0.ffn_gate_exps.weight": gates.first_gate_type,
+            f"blk.{family.shape.layers - 1}.ffn_gate_exps.weight": gates.last_gate_type,
         },
         **{name: own[name] for name in ("architecture", "tensors", "tensor_types") if name in own},
     }
@@ -331,17 +323,9 @@ def _model(
     )
 
 
-def _sidecar(
-    key: str,
-    value: Any,
-    where: str,
-    families: Mapping[str, Family],
-    stand_ins: Mapping[str, tuple[int, str]],
-    taken: dict[str, str],
-    generations: Mapping[str, Generation],
-) -> Sidecar:
+def _sidecar(key: str, value: Any, where: str, known: _Known) -> Sidecar:
     entry = _Entry(where, value, (*_PUBLISHED, "graph"))
-    published = _published(entry, key, families, stand_ins, taken, generations)
+    published = _published(entry, key, known)
     return Sidecar(**published, graph=entry.get("graph", str, "mtp"))
 
 
