@@ -107,7 +107,7 @@ def _attach_image(container: Container, image: Path, point: Path) -> None:
         _run("mkfs.btrfs", "-q", "-M", str(image))
     try:
         # No barriers: what a power cut of this machine would lose is a rehearsal. With no log btrfs writes
-        # a checkpoint at fsync(2), as APFS does: what was changed before is there with it.
+        # a checkpoint at fsync(2), as APFS is assumed to (C): what was changed before is there with it.
         options = "loop,noatime,nobarrier,notreelog"
         _run("mount", "-t", "btrfs", "-o", options, str(image), str(point))
     except OSError:
