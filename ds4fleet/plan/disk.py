@@ -21,6 +21,9 @@ SLACK_BYTES = GB
 #: The engine may write a new checkpoint before it evicts an old one, and leaves orphans after a kill
 #: (ds4.md 3.6).
 KV_SLACK_PERCENT = 25
+#: Each identity has a directory with the whole budget: what serves, and the version before, which a rollback
+#: is to find hot.
+KV_IDENTITIES = 2
 #: Kept free in the container for releases (under 0.1 GB each), logs, and what macOS wants for itself.
 SYSTEM_BYTES = 20 * GB
 #: Share of a declared SSD that a fresh macOS leaves free: formatting, system volumes, updates (C).
@@ -35,6 +38,8 @@ class Disk:
     now_bytes: int
     next_bytes: int
     kv_bytes: int
+    #: What the KV entries of the version before may take beside those of what serves.
+    kv_before_bytes: int
     refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     observed: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
@@ -50,6 +55,7 @@ class Disk:
             "now_bytes": self.now_bytes,
             "next_bytes": self.next_bytes,
             "kv_bytes": self.kv_bytes,
+            "kv_before_bytes": self.kv_before_bytes,
             "wanted_bytes": self.wanted_bytes,
         }
 
@@ -75,13 +81,28 @@ def plan_disk(
     }
     found = {purpose: _find(observation, container, name) for purpose, name in names.items()}
     available = _available(settings, observation, container, found)
-    kv_bytes = _up(kv_budget_mib * MIB * (100 + KV_SLACK_PERCENT) // 100) if kv_budget_mib else 0
-    kv_quota = _explicit(settings, "ds4_storage_kv_quota_gb") or kv_bytes
     one, two = _with_slack(now_bytes), _with_slack(2 * now_bytes)
     explicit = _explicit(settings, "ds4_storage_models_quota_gb")
+    explicit_kv = _explicit(settings, "ds4_storage_kv_quota_gb")
+    kv_one = _up(kv_budget_mib * MIB * (100 + KV_SLACK_PERCENT) // 100)
+    kv_both = KV_IDENTITIES * kv_one
+    kv_quota = explicit_kv or kv_both
     room = None if available is None else available - SYSTEM_BYTES - kv_quota
-    disk = Disk([], container, available, now_bytes, now_bytes, kv_quota)
+    if room is not None and explicit_kv is None and room < (explicit or one):
+        room, kv_quota = room + kv_both - kv_one, kv_one
+    live = int((found["kv"] or {}).get("quota_bytes") or 0) or kv_quota
+    disk = Disk([], container, available, now_bytes, now_bytes, kv_quota, max(0, live - kv_one))
     disk.observed = {purpose: found[purpose] for purpose in found}
+    if disk.kv_before_bytes < kv_one and kv_budget_mib:
+        disk.warnings.append(
+            f"the KV volume ({_gb(live)}) does not hold the entries of two versions ({_gb(kv_both)}): after"
+            " an upgrade the oldest of the version before are removed"
+        )
+    if explicit_kv is not None and explicit_kv < kv_one:
+        disk.refusals.append(
+            f"ds4_storage_kv_quota_gb {explicit_kv // GB} is less than the {_gb(kv_one)} that a budget of"
+            f" {kv_budget_mib:,} MiB needs to turn over; raise it, leave it auto, or lower ds4_kv_budget_mib"
+        )
     models_quota = explicit or two
     if explicit is not None and explicit < one:
         disk.refusals.append(
@@ -111,7 +132,7 @@ def plan_disk(
         uuid = str(have["uuid"]) if have else None
         disk.volumes.append(VolumePlan(names[purpose], purpose, container, mount_point, quota, reserve, uuid))
         if have is not None:
-            _compare(disk, names[purpose], have, quota, one if purpose == "models" else kv_quota)
+            _compare(disk, names[purpose], have, quota, one if purpose == "models" else kv_one)
     return disk
 
 

@@ -137,7 +137,7 @@ def order(
                 "weights": weights,
             },
         },
-        "kv": {"owner": user, "group": user},
+        "kv": {"owner": user, "group": user, "before_bytes": plan["disk"]["kv_before_bytes"]},
         "settings": limits(settings),
     }
 

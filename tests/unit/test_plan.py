@@ -187,7 +187,8 @@ def test_disk_holds_the_weights_of_now_and_next() -> None:
     made = plan(128, mac.bare(128))
     quota = {volume.purpose: volume.quota_bytes for volume in made.volumes}
     assert quota["models"] > 2 * 86_720_111_488
-    assert quota["kv"] > 8192 * 2**20
+    # Two directories with the whole budget each: a rollback finds the entries of the version before.
+    assert quota["kv"] > 2 * 8192 * 2**20
     assert all(volume.quota_bytes % GB == 0 for volume in made.volumes)
     assert all(volume.reserve_bytes <= volume.quota_bytes for volume in made.volumes)
 
@@ -207,6 +208,32 @@ def test_a_volume_with_another_quota_is_reported_not_recreated() -> None:
     assert made.steps == []
     assert "exists with 120 GB" in " ".join(made.warnings)
     assert not any(step.destructive for step in made.steps)
+
+
+def test_a_kv_volume_for_the_entries_of_one_version_is_kept_and_told() -> None:
+    def cut(quota_gb: int) -> HostPlan:
+        seen = mac.converged(plan(128, mac.bare(128)), 128)
+        kv = next(one for one in seen["storage"]["containers"][0]["volumes"] if one["name"] == "ds4-kv")
+        kv["quota_bytes"] = quota_gb * GB
+        return plan(128, seen)
+
+    assert plan(128, mac.bare(128)).disk["kv_before_bytes"] == 11 * GB
+    assert "oldest of the version before" not in " ".join(cut(22).warnings)
+    small = cut(12)
+    assert (small.refusals, small.steps, small.disk["kv_before_bytes"]) == ([], [], GB)
+    assert "the oldest of the version before are removed" in " ".join(small.warnings)
+    assert "has a quota of 10 GB" in " ".join(cut(10).refusals)
+
+
+def test_a_disk_that_is_nearly_full_gives_up_the_entries_of_the_version_before_first() -> None:
+    made = plan(128, mac.bare(128, free_gb=122))
+    assert made.refusals == []
+    assert made.disk["kv_bytes"] == 11 * GB and made.disk["kv_before_bytes"] == 0
+    assert "the oldest of the version before are removed" in " ".join(made.warnings)
+
+
+def test_a_kv_quota_below_its_budget_is_refused() -> None:
+    assert "ds4_storage_kv_quota_gb 5" in refusal(128, mac.bare(128), ds4_storage_kv_quota_gb=5)
 
 
 def test_hardware_that_differs_is_reported_and_the_mac_wins() -> None:

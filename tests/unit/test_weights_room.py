@@ -50,8 +50,8 @@ class TestRoom:
         seen["storage"]["containers"][0]["free_bytes"] = 100 * GB
         volumes(seen)[MODELS]["reserve_bytes"] = 0
         said = refusal(settings, seen)
-        assert "disk3 has 100 GB free, of which KV and macOS keep 30 GB" in said
-        seen["storage"]["containers"][0]["free_bytes"] = 120 * GB
+        assert "disk3 has 100 GB free, of which KV and macOS keep 41 GB" in said
+        seen["storage"]["containers"][0]["free_bytes"] = 130 * GB
         assert refusal(settings, seen) == ""
 
     def test_what_has_arrived_of_it_already_counts(self, serving: Any) -> None:

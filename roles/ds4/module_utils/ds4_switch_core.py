@@ -5,7 +5,9 @@
 A switch is ordered by the controller and carried out on the Mac by ds4-switch. Its journal says how far it
 is; whatever cut it off, the journal alone decides how it is mended. An order:
 
-  {id, run_id, kind: upgrade|rollback, target: STATE, kv: {owner, group}, settings: {...}}
+  {id, run_id, kind: upgrade|rollback, target: STATE, kv: {owner, group, before_bytes}, settings: {...}}
+
+before_bytes: what the KV entries of the version before may take once the new one is confirmed; None: all.
 
 A STATE is all that makes a version: {files: [{path, kind: file|link|absent, content, target, owner, group,
 mode}], wired_limit_mib: int|None, kv_dir, proof: {server, verify, weights}}. What a switch replaces is saved

@@ -193,12 +193,19 @@ class Switch:
         """All of the switch that can be done while the version before still serves."""
         order = self.journal["order"]
         folder = order["target"]["kv_dir"]
+        previous = ds4_switch_state.read_json(self.places.previous) or {}
+        # A version that was tried and went back has left entries that count against no budget.
+        self._drop_kv_but({folder, before["kv_dir"], previous.get("kv_dir", "")})
         if folder and folder != before["kv_dir"]:
             ds4_switch_state.make_kv(folder, order["kv"]["owner"], order["kv"]["group"])
             ds4_switch_state.drop_orphans(folder)
         swap = ds4_switch_swap.Swap(self.launchd, order["target"])
         swap.prepare()
         return swap
+
+    def _drop_kv_but(self, kept):
+        for folder in ds4_switch_state.spare_kv(self.places.kv, kept):
+            shutil.rmtree(folder, ignore_errors=True)
 
     # The switch itself.
 
@@ -273,15 +280,18 @@ class Switch:
 
     def _settle(self):
         """Clear up after a confirmed switch; whatever cut it off, it is repeated."""
-        saved, new = self.places.saved(self.journal["id"]), self.journal["order"]["target"]["kv_dir"]
+        order, saved = self.journal["order"], self.places.saved(self.journal["id"])
+        new = order["target"]["kv_dir"]
         state = ds4_switch_state.read_json(saved)
         if state is not None:
             ds4_switch_state.write_json(self.places.previous, state)
             kept = {state["kv_dir"], new} - {""}
             for folder in kept:
                 ds4_switch_state.forget_kv(folder)
-            for folder in ds4_switch_state.spare_kv(self.places.kv, kept):
-                shutil.rmtree(folder, ignore_errors=True)
+            self._drop_kv_but(kept)
+            most_bytes = order["kv"].get("before_bytes")
+            if state["kv_dir"] != new and most_bytes is not None:
+                ds4_switch_state.trim_kv(state["kv_dir"], most_bytes)
         ds4_switch_state.remove(self.places.drain)
         ds4_switch_state.remove(saved)
         self.journal["settled"] = True

@@ -264,6 +264,21 @@ def forget_kv(folder):
         shutil.rmtree(folder + leftover, ignore_errors=True)
 
 
+def trim_kv(folder, most_bytes):
+    """Remove entries of a KV directory that no server uses, longest unused first, until it holds no more."""
+    entries = []
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        facts = os.stat(os.path.join(folder, name))
+        # The engine writes the time of use into an entry, so the file's own is that too.
+        entries.append((facts.st_mtime, facts.st_size, os.path.join(folder, name)))
+    total = sum(size for _used, size, _path in entries)
+    for _used, size, path in sorted(entries):
+        if total <= most_bytes:
+            return
+        remove(path)
+        total -= size
+
+
 def spare_kv(root, kept):
     """KV directories below `root` that belong to none of the identities that are kept."""
     try:

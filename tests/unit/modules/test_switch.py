@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -225,6 +226,16 @@ class TestSaved:
         (tmp_path / (folder.name + state.BEFORE + ".partial")).mkdir()
         state.restore_kv(str(folder))
         assert [item.name for item in folder.iterdir()] == ["hot.kv"]
+
+    def test_entries_of_the_version_before_are_cut_to_what_they_may_take(self, tmp_path):
+        for number, name in enumerate(("long-unused", "unused", "used")):
+            (tmp_path / name).write_bytes(b"x" * 10)
+            os.utime(tmp_path / name, (number, number))
+        state.trim_kv(str(tmp_path), 30)
+        assert len(list(tmp_path.iterdir())) == 3
+        state.trim_kv(str(tmp_path), 19)
+        assert [item.name for item in tmp_path.iterdir()] == ["used"]
+        state.trim_kv(str(tmp_path / "nowhere"), 0)
 
     def test_only_directories_of_other_identities_are_spare(self, tmp_path):
         names = (

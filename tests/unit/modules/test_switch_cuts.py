@@ -62,7 +62,7 @@ class Mac:
             f"kv_dir={self.kv[version]}\narg=--model\narg=/models/{version}\n"
         )
 
-    def order(self, number=1):
+    def order(self, number=1, before_bytes=None):
         me = getpass.getuser()
         owner = {"owner": me, "group": self.group}
         proof = {
@@ -89,7 +89,7 @@ class Mac:
             "run_id": "run",
             "kind": "upgrade",
             "target": target,
-            "kv": owner,
+            "kv": {**owner, "before_bytes": before_bytes},
             "settings": SETTINGS,
         }
 
@@ -336,6 +336,28 @@ def test_between_two_versions_there_is_nothing_that_could_be_done_before(make_ma
     of_the_copy = ("mkdir", "chmod")
     done = [what for what in mac.while_down if what not in of_the_copy]
     assert done == [*kept, "replace", "replace", "replace", "enable", "bootstrap"]
+
+
+@pytest.mark.parametrize("ends", ["confirmed", "fails"])
+def test_entries_of_other_versions_than_now_and_before_go_with_the_next_switch(make_mac, ends):
+    mac = make_mac(False, ends)
+    before, tried = mac.root / "kv" / "flash-bbbbbbbbbbbb-abi2", mac.root / "kv" / "flash-cccccccccccc-abi2"
+    for folder in (before, tried):
+        folder.mkdir()
+    (mac.root / "var/switch/previous.json").write_text(json.dumps({"kv_dir": str(before)}))
+    switched(mac, [], power=False)
+    assert not tried.exists()
+    assert before.exists() == (ends == "fails")
+
+
+@pytest.mark.parametrize("ends", ["confirmed", "fails"])
+def test_entries_of_the_version_before_keep_to_their_budget_once_it_is_that(make_mac, ends):
+    mac = make_mac(False, ends)
+    places = ds4_switch_state.Places(str(mac.root))
+    ds4_switch_state.write_json(places.order, mac.order(before_bytes=0))
+    switched(mac, [], power=False)
+    assert (mac.kv["old"] / "hot.kv").exists() == (ends == "fails")
+    assert (mac.kv["new"] / "new.kv").exists()
 
 
 def test_a_way_back_that_fails_once_is_tried_again(make_mac):
