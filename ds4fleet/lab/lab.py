@@ -550,7 +550,7 @@ class Lab:
         self._secrets()
         self._await(lambda: not self._end_processes({}), DOWN_TIMEOUT_S, "what a crash left did not end")
         net.remove_interface(net.interface_name(self.folder))
-        loops = sorted(path.name for path in Path("/sys/block").glob("loop*"))
+        loops = sorted(path.name for path in Path("/sys/block").glob("loop*") if not _made_for_a_lab(path))
         # What `down` must know even when this process ends before it can say more.
         self._save({"hosts": state.get("hosts", {}), "loops": loops})
         with ThreadPoolExecutor() as pool, (self.folder / "log" / "supervisor.log").open("ab") as log:
@@ -787,6 +787,20 @@ def _is_below(pid: int, ancestor: int) -> bool:
             return True
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return False
+
+
+def _made_for_a_lab(loop: Path) -> bool:
+    """Whether a loop device (its folder in /sys/block) is there because some lab needed one more: another may
+    take it over and has to remove it then.
+    """
+    try:
+        image = Path((loop / "loop" / "backing_file").read_text().strip())
+        if not image.match("macs/*/storage/*.img"):
+            return False
+        owner = json.loads((image.parents[3] / "state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return loop.name not in owner.get("loops", [])
 
 
 def _remove_loops(before: list[str] | None) -> None:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,13 @@ def loop_devices() -> set[str]:
     return {path.name for path in Path("/sys/block").glob("loop*")}
 
 
+def left_behind(used: set[str], before: set[str]) -> set[str]:
+    """Devices of a lab that is gone that were not here before it; one that another lab has taken over is not
+    meant.
+    """
+    return (used & loop_devices()) - bound_loops(Path("/")) - before
+
+
 def outside() -> dict[str, object]:
     """What no lab may change: own mounts, named namespaces, listening sockets, settings."""
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
@@ -180,8 +187,7 @@ class TestEnd:
             assert interface in dict(map(reversed, socket.if_nameindex()))
         assert traces.left() == []
         assert bound_loops(lab.folder) == set()
-        # A device that was made for this lab goes with it, unless another lab has taken it over meanwhile.
-        assert traces.loops - bound_loops(Path("/")) <= loops_before
+        assert left_behind(traces.loops, loops_before) == set()
         assert interface not in [name for _, name in socket.if_nameindex()]
         assert outside() == before
         assert not lab.folder.exists()
@@ -198,8 +204,7 @@ class TestEnd:
                     continue
         assert traces.left() == []
         assert bound_loops(lab.folder) == set()
-        # A device that was made for this lab goes with it, unless another lab has taken it over meanwhile.
-        assert traces.loops - bound_loops(Path("/")) <= loops_before
+        assert left_behind(traces.loops, loops_before) == set()
         assert interface not in [name for _, name in socket.if_nameindex()]
         assert outside() == before
         assert not lab.folder.exists()
@@ -239,6 +244,21 @@ class TestSeveral:
             dial = f"exec 3<>/dev/tcp/{address(lab, 'mac-01')}/22"
             assert sh(other, "mac-01", dial).returncode != 0
         assert lab.exec("mac-01", ["/bin/echo", "here"]).stdout == "here\n"
+
+    def test_a_device_that_one_left_to_another_goes_with_that_one(self) -> None:
+        before = loop_devices()
+        with ExitStack() as first:
+            # More than a machine has devices without being asked for more.
+            other = first.enter_context(a_lab(9))
+            with a_lab(1) as lab:
+                newest = max(bound_loops(other.folder), key=lambda name: int(name.removeprefix("loop")))
+                image = Path("/sys/block", newest, "loop", "backing_file").read_text()
+                other.take_out([Path(image).parents[1].name])
+                lab.up(hosts=specs(2))
+                first.close()
+                used = bound_loops(lab.folder)
+        # Somebody else may have been quicker; where nobody is, it is the one that was left.
+        assert left_behind({newest} | used, before) == set()
 
 
 class TestTogether:
