@@ -26,6 +26,7 @@ FIRST, SECOND = MACS = ("tyo-02", "tyo-03")
 LIMIT = ",".join(MACS)
 HELD = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"
 OTHER = HELD.replace(".gguf", "-0731.gguf")
+ENTRIES = "kv/flash-cccccccccccc-abi2"
 
 
 class Controller:
@@ -182,7 +183,9 @@ def test_verify_withdraws_the_stamp_of_a_spoilt_file_and_does_not_touch_it(held:
 def test_prune_shows_asks_and_frees_what_nobody_needs(held: Controller) -> None:
     held.shell(FIRST, f"cp {HELD} {OTHER} && touch {OTHER}.part.0123 {OTHER}.part.0123.journal")
     held.shell(FIRST, f"touch {HELD}.sha-mismatch mine.gguf notes.txt")
-    free = {OTHER, f"{OTHER}.part.0123"}
+    # Entries of weights that no version here has.
+    held.shell(FIRST, f"mkdir -p /opt/ds4/{ENTRIES} && touch /opt/ds4/{ENTRIES}/1.kv")
+    free = {OTHER, f"{OTHER}.part.0123", ENTRIES}
     looked = held.json("prune")
     assert {one["name"] for one in looked["findings"] if one["state"] == "free"} == free
     said = " ".join(held.fab("prune", "--yes", ends=EXIT_REFUSED).split())
@@ -194,6 +197,7 @@ def test_prune_shows_asks_and_frees_what_nobody_needs(held: Controller) -> None:
         assert {one["name"] for one in done["findings"] if one["state"] == "freed"} == free
         kept = {HELD, f"{HELD}.stamp", f"{HELD}.manifest", f"{HELD}.sha-mismatch", "mine.gguf", "notes.txt"}
         assert kept == {name for name in held.names(FIRST) if not name.startswith(".")}
+        held.shell(FIRST, f"! test -e /opt/ds4/{ENTRIES}")
         held.fab("prune", "--wrong", "--yes")
         assert f"{HELD}.sha-mismatch" not in held.names(FIRST)
     finally:

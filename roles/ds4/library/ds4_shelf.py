@@ -20,7 +20,8 @@ options:
       - C(verified) reads files anew past the cache, giving way to a running engine, renews the stamps of
         those that are what they should be and withdraws the others'.
       - C(pruned) deletes what neither this Mac nor I(keep) needs, and says why the rest stays. What was
-        staged stays until it is used or I(staged) is true.
+        staged stays until it is used or I(staged) is true. Directories of KV entries go with the last version
+        that could use them.
     type: str
     choices: [verified, pruned]
     required: true
@@ -71,9 +72,9 @@ EXAMPLES = r"""
 RETURN = r"""
 files:
   description:
-    - Per file C(name), C(bytes), C(used), who needs it, and C(state). Verified, it is C(proven), C(wrong),
-      C(changed), C(unknown) or C(unread). Pruned, it is C(kept) or C(freed), in check mode C(free). C(why)
-      gives the reason.
+    - Per file or directory of KV entries (C(kv/...)) C(name), C(bytes), C(used), who needs it, and C(state).
+    - Verified, C(state) is C(proven), C(wrong), C(changed), C(unknown) or C(unread). Pruned, it is C(kept) or
+      C(freed), in check mode C(free). C(why) gives the reason.
   type: list
   elements: dict
   returned: success
@@ -187,7 +188,8 @@ def main():
 
 def named(folder, params):
     """The items that are asked about."""
-    return [item for item in ds4_shelf.items(folder) if not params["names"] or item.name in params["names"]]
+    found = ds4_shelf.items(folder) + ds4_shelf.kv_items(params["root"])
+    return [item for item in found if not params["names"] or item.name in params["names"]]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 # Copyright: (c) 2026, the ds4-fleet authors
 # MIT License (see LICENSE)
-"""The directory of weights as a whole: what is in it, who needs it, proven anew, and what could go.
+"""The directory of weights as a whole: what is in it, who needs it, proven anew, and what could go; and the
+directories of KV entries beside it, which belong to weights too.
 
 Only names that this role or the engine's own script make are known here; anything else in the directory is
 somebody else's and is neither read nor removed.
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import sys
 import time
@@ -20,7 +22,7 @@ import time
 from ansible.module_utils import ds4_stamp
 from ansible.module_utils.ds4_proof import MISMATCH, feed, judge
 from ansible.module_utils.ds4_switch_core import conf_values
-from ansible.module_utils.ds4_switch_state import Places, read_json, text_of
+from ansible.module_utils.ds4_switch_state import Places, read_json, spare_kv, text_of
 
 #: Read by `fab weights verify` while it looks on: {file, done_bytes, total_bytes, bytes_per_s, updated_at}.
 STATUS = "/var/run/ds4-verify.json"
@@ -29,14 +31,16 @@ _NAME = re.compile(
     r"(?:(?P<part>\.part(?:\.[0-9a-z]+(?:\.relay)?)?)(?P<journal>\.(?:journal|chunks)(?:\.new)?)?"
     r"|(?P<wrong>%s)|(?P<beside>\.(?:stamp|manifest)(?:\.new)?))?\Z" % re.escape(MISMATCH)
 )
+#: What sets a directory of KV entries apart among the names of files.
+KV = "kv/"
 #: setpriority(2) of macOS: this process with all its reads and writes gives way to everybody else's. From the
 #: manual page, not yet measured on a Mac.
 PRIO_DARWIN_PROCESS, PRIO_DARWIN_BG = 4, 0x1000
 
 
 class Item:
-    """One thing in the directory. kind: proven, unproven, part or wrong; of: the weights' name that it
-    belongs to; beside: paths of what has no meaning without it."""
+    """One thing in the directory. kind: proven, unproven, part or wrong, or kv for a directory of KV entries;
+    of: the weights' name that it belongs to; beside: paths of what has no meaning without it."""
 
     def __init__(self, name, of, kind):
         self.name = name
@@ -74,6 +78,21 @@ def items(folder):
     return [found[name] for name in sorted(found)]
 
 
+def kv_items(root):
+    """The directories of KV entries, one for each identity that was served; their names begin with KV."""
+    found = []
+    for path in spare_kv(root + "/kv", ()):
+        item = Item(_kv_name(path), _kv_name(path), "kv")
+        with os.scandir(path) as entries:
+            item.bytes = sum(entry.stat().st_blocks * 512 for entry in entries)
+        found.append(item)
+    return found
+
+
+def _kv_name(path):
+    return KV + os.path.basename(path)
+
+
 def _text(path):
     try:
         with open(path, encoding="utf-8", errors="replace") as handle:
@@ -93,17 +112,23 @@ def staged(root):
 
 
 def users(root):
-    """{name of a weights file: [who needs it]} as this Mac itself can tell, but for what is only staged."""
+    """{name of an item: [who needs it]} as this Mac itself can tell, but for what is only staged."""
     needed = {}
 
-    def need(path, why):
-        reasons = needed.setdefault(os.path.basename(path), [])
+    def need_name(name, why):
+        reasons = needed.setdefault(name, [])
         if why not in reasons:
             reasons.append(why)
 
+    def need(path, why):
+        need_name(os.path.basename(path), why)
+
     def need_all(conf, why):
-        for value in conf_values(conf)[1]["weights"]:
+        single, many = conf_values(conf)
+        for value in many["weights"]:
             need(value.partition(" ")[2], why)
+        if single.get("kv_dir"):
+            need_name(_kv_name(single["kv_dir"]), why)
 
     need_all(_text(root + "/run/server.running.conf"), "served")
     need_all(_text(root + "/etc/server.conf"), "configured")
@@ -142,6 +167,9 @@ def needless(found, needed, known, wrong):
                 result.append((item, "the whole is here"))
             elif item.of not in needed:
                 result.append((item, "nobody is waiting for it"))
+        elif item.kind == "kv":
+            if item.of not in needed:
+                result.append((item, "no version that could be served again has these entries"))
         elif item.of not in needed and (item.kind == "proven" or item.of in known):
             result.append((item, "nobody needs it"))
     return result
@@ -149,6 +177,9 @@ def needless(found, needed, known, wrong):
 
 def remove(folder, item):
     """Delete an item and what is beside it, the proof first: a file without one is never served."""
+    if item.kind == "kv":
+        shutil.rmtree(os.path.join(os.path.dirname(folder), item.name))
+        return
     for path in item.beside:
         os.unlink(path)
     os.unlink(os.path.join(folder, item.name))

@@ -25,7 +25,7 @@ def load(name):
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for folder in ("models", "run", "etc", "var/stage", "var/switch"):
+    for folder in ("models", "kv", "run", "etc", "var/stage", "var/switch"):
         (tmp_path / folder).mkdir(parents=True)
     return tmp_path
 
@@ -89,6 +89,35 @@ class TestWhatIsThere:
     def test_a_mac_without_the_directory_has_nothing(self, tmp_path):
         assert ds4_shelf.items(str(tmp_path / "models")) == []
         assert ds4_shelf.users(str(tmp_path)) == {}
+
+
+class TestEntries:
+    """Directories of KV entries are needed for as long as a version is that could use them."""
+
+    NOW, BEFORE, LONG_AGO = (f"flash-{letter * 12}-abi2" for letter in "abc")
+
+    @pytest.fixture
+    def kv(self, root):
+        for name in (self.NOW, self.BEFORE, self.LONG_AGO, "somebody's"):
+            (root / "kv" / name).mkdir()
+            (root / "kv" / name / "1.kv").write_text("entry")
+        (root / "etc" / "server.conf").write_text(f"kv_dir={root}/kv/{self.NOW}\n")
+        conf = f"kv_dir={root}/kv/{self.BEFORE}\n"
+        before = {"path": "/e/server.conf", "kind": "file", "content": conf}
+        (root / "var/switch/previous.json").write_text(json.dumps({"files": [before]}))
+        return root / "kv"
+
+    def test_those_of_now_and_before_stay_and_the_others_can_go(self, root, kv):
+        found = {item.name: item for item in ds4_shelf.kv_items(str(root))}
+        assert set(found) == {f"kv/{name}" for name in (self.NOW, self.BEFORE, self.LONG_AGO)}
+        assert all(item.bytes > 0 for item in found.values())
+        ((item, why),) = ds4_shelf.needless(found.values(), ds4_shelf.users(str(root)), (), False)
+        assert item.name == f"kv/{self.LONG_AGO}" and why
+        ds4_shelf.remove(str(root / "models"), item)
+        assert sorted(path.name for path in kv.iterdir()) == sorted((self.NOW, self.BEFORE, "somebody's"))
+
+    def test_a_mac_without_them_has_nothing(self, tmp_path):
+        assert ds4_shelf.kv_items(str(tmp_path)) == []
 
 
 class TestWhoNeedsIt:
