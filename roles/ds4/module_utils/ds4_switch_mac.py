@@ -142,6 +142,9 @@ class Switch:
             self._hold()
         except FAILURES as error:
             self._revert(str(error), getattr(error, "cause", "failed"))
+            return
+        # What goes wrong from here on is no reason to go back: it is tried again at the next start.
+        self._confirm()
 
     def _cancel(self, reason):
         order = self.journal["order"]
@@ -207,6 +210,11 @@ class Switch:
         for folder in ds4_switch_state.spare_kv(self.places.kv, kept):
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _sync_kv(self, *folders):
+        for folder in {*folders, self.places.kv}:
+            if folder and os.path.isdir(folder):
+                ds4_switch_state.sync_folder(folder)
+
     # The switch itself.
 
     def _stop(self, swap, before):
@@ -229,6 +237,8 @@ class Switch:
         self.enter("starting")
         if before["kv_dir"] != swap.state["kv_dir"]:
             ds4_switch_state.drop_orphans(before["kv_dir"])
+        # While it loads: what was removed must not come back with a power cut once this version is confirmed.
+        self._sync_kv(before["kv_dir"], swap.state["kv_dir"])
         self._up(swap)
 
     def _up(self, swap):
@@ -252,6 +262,7 @@ class Switch:
         self.journal.update(verdict=verdict, reason=reason)
 
     def _hold(self):
+        """Returns once the controller has confirmed."""
         settings = self.journal["order"]["settings"]
         _phase, deadline = ds4_switch_core.after_gate(self.journal["verdict"])
         self.enter("holding", deadline_s=settings[deadline])
@@ -262,7 +273,6 @@ class Switch:
                 self.journal["id"], answer, time.monotonic() - began, settings[deadline]
             )
             if phase == "confirmed":
-                self._confirm()
                 return
             if phase:
                 raise SwitchError(reason, "told" if answer else "unconfirmed")
@@ -292,6 +302,7 @@ class Switch:
             most_bytes = order["kv"].get("before_bytes")
             if state["kv_dir"] != new and most_bytes is not None:
                 ds4_switch_state.trim_kv(state["kv_dir"], most_bytes)
+            self._sync_kv(*kept)
         ds4_switch_state.remove(self.places.drain)
         ds4_switch_state.remove(saved)
         self.journal["settled"] = True
@@ -334,6 +345,7 @@ class Switch:
             ds4_switch_state.restore_kv(state["kv_dir"])
         swap.start()
         self._up(swap)
+        self._sync_kv(state["kv_dir"], target["kv_dir"])
         proof = state["proof"]
         ds4_switch_state.remove(self.places.drain)
         return ds4_serving.prove_serving(proof["server"], proof["verify"], proof["weights"], POLL_S)

@@ -42,6 +42,7 @@ class Mac:
         self.disabled, self.served, self.starts = False, None, 0
         self.busy = 0
         self.while_down = []
+        self.unsynced = set()
         self.kv = {"old": root / "kv" / OLD, "new": root / "kv" / (OLD if same_kv else NEW)}
         self.group = grp.getgrgid(os.getgid()).gr_name
         for folder in ("var/switch", "run", "etc", "kv"):
@@ -205,6 +206,7 @@ def make_mac(tmp_path, monkeypatch):
                 served = made[-1].served
                 writes_there = served and made[-1].kv[served] == Path(args[0]).parent
                 assert not writes_there, "an engine may still be writing it"
+                made[-1].unsynced.add(Path(args[0]).parent)
             made[-1].step(real.__name__)
             return real(*args, **options)
 
@@ -221,6 +223,20 @@ def make_mac(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
     monkeypatch.setattr(ds4_switch_state, "sync", lambda _descriptor: flushed())
     monkeypatch.setattr(os.path, "ismount", lambda _path: True)
+
+    def folder_synced(path):
+        flushed()
+        if made:
+            made[-1].unsynced.discard(Path(path))
+
+    def written(path, value):
+        if value.get("phase") in ("confirmed", "reverted"):
+            assert not made[-1].unsynced, "a power cut would bring it back"
+        write_json(path, value)
+
+    write_json = ds4_switch_state.write_json
+    monkeypatch.setattr(ds4_switch_state, "sync_folder", folder_synced)
+    monkeypatch.setattr(ds4_switch_state, "write_json", written)
 
     def ask(_server, _method, _path):
         mac = made[-1]
@@ -358,6 +374,24 @@ def test_entries_of_the_version_before_keep_to_their_budget_once_it_is_that(make
     switched(mac, [], power=False)
     assert (mac.kv["old"] / "hot.kv").exists() == (ends == "fails")
     assert (mac.kv["new"] / "new.kv").exists()
+
+
+def test_trouble_with_clearing_up_is_no_reason_to_go_back(make_mac, monkeypatch):
+    mac = make_mac(False, "confirmed")
+    forget = ds4_switch_state.forget_kv
+
+    def full_disk(folder):
+        if mac.journal["phase"] == "confirmed":
+            raise OSError("disk full")
+        forget(folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ds4_switch_state, "forget_kv", full_disk)
+        with pytest.raises(OSError, match="disk full"):
+            switched(mac, [], power=False)
+    switched(mac, [], power=False)
+    assert mac.journal["settled"] and mac.starts == 2
+    mac.whole()
 
 
 def test_a_way_back_that_fails_once_is_tried_again(make_mac):
