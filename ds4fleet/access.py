@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from ds4fleet import yaml_text
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, ansible_command, unknown_name
 
@@ -121,7 +122,7 @@ def load() -> Access:
     if not path.exists():
         return {}
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml_text.parse(path.read_text()) or {}
         found = content.get("ds4_access") or {}
         return {
             str(user): {"keys": [str(k) for k in entry["keys"]], "to": [str(t) for t in entry["to"]]}

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from ds4fleet import yaml_text
 from ds4fleet.catalogue_entries import build
 from ds4fleet.catalogue_types import (
     Catalogue,
@@ -107,7 +108,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise OperatorError(f"catalogue file {path} cannot be read: {why}", exit_code=EXIT_USAGE) from None
     try:
-        data = yaml.safe_load(text) or {}
+        data = yaml_text.parse(text) or {}
     except yaml.YAMLError as error:
         raise OperatorError(
             f"catalogue file {path} is not YAML", exit_code=EXIT_USAGE, detail=str(error)

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ds4fleet import yaml_text
 from ds4fleet.catalogue import Catalogue, Model
 from ds4fleet.estimate import GB, GIB, MIB, Estimate, ceil_mib, default_catalogue, estimate, kv_payload_bytes
 
@@ -163,7 +162,7 @@ class Verdict:
 @functools.cache
 def policy() -> Mapping[str, Any]:
     """The policy as data (memory_policy.yml)."""
-    data = yaml.safe_load(Path(__file__).with_name("memory_policy.yml").read_text(encoding="utf-8"))
+    data = yaml_text.parse(Path(__file__).with_name("memory_policy.yml").read_text(encoding="utf-8"))
     assert isinstance(data, dict)
     return data
 

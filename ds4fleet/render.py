@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 
-from ds4fleet import access
+from ds4fleet import access, yaml_text
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 
 ROLE = Path(__file__).resolve().parent.parent / "roles" / "ds4"
@@ -178,7 +177,7 @@ def role_defaults() -> Mapping[str, Any]:
     """The public defaults of the role, for those who plan without running it."""
     merged: dict[str, Any] = {}
     for path in sorted((ROLE / "defaults" / "main").glob("*.yml")):
-        merged.update(yaml.safe_load(path.read_text()) or {})
+        merged.update(yaml_text.parse(path.read_text()) or {})
     return merged
 
 

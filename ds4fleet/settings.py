@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ds4fleet import yaml_text
 
 SPECS = Path(__file__).resolve().parent.parent / "roles" / "ds4" / "meta" / "argument_specs.yml"
 
@@ -33,7 +33,7 @@ CONNECTION = frozenset(
 @cache
 def specs() -> Mapping[str, Any]:
     """The argument_specs of the role by entry point."""
-    sections: Mapping[str, Any] = yaml.safe_load(SPECS.read_text())["argument_specs"]
+    sections: Mapping[str, Any] = yaml_text.parse(SPECS.read_text())["argument_specs"]
     return sections
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from ds4fleet import yaml_text
 from ds4fleet.lab.commands.info import CommandInfo
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "lab-commands.md"
@@ -24,7 +23,7 @@ class NotReplayed:
 _NOT_REPLAYED = Path(__file__).parent / "data" / "recordings.yml"
 NOT_REPLAYED: dict[str, NotReplayed] = {
     entry["recording"]: NotReplayed(entry["recording"], entry["why"], tuple(entry.get("lacks", ())))
-    for entry in yaml.safe_load(_NOT_REPLAYED.read_text())
+    for entry in yaml_text.parse(_NOT_REPLAYED.read_text())
 }
 """By the recording's path below tests/recordings."""
 

@@ -12,8 +12,7 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from ds4fleet import yaml_text
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "lab-faults.md"
@@ -46,7 +45,7 @@ class Fault:
     """It happens once, at the moment it is asked for, and cannot be switched off."""
 
 
-FAULTS: dict[str, Fault] = {entry["name"]: Fault(**entry) for entry in yaml.safe_load(_REGISTER.read_text())}
+FAULTS: dict[str, Fault] = {entry["name"]: Fault(**entry) for entry in yaml_text.parse(_REGISTER.read_text())}
 """Every fault by name."""
 
 
