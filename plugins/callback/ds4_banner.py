@@ -31,11 +31,13 @@ from collections.abc import Callable, Mapping, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+from ansible import constants  # noqa: E402
 from ansible.plugins.callback import CallbackBase  # noqa: E402
+from ansible.release import __version__  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ds4fleet import settings  # noqa: E402
+from ds4fleet import payloads, settings  # noqa: E402
 from ds4fleet.plan.make import watch  # noqa: E402
 
 HEAD = ("host", "role", "model", "context", "result")
@@ -122,6 +124,11 @@ def layers(hosts: Mapping[str, str]) -> list[str]:
     return lines
 
 
+def _places() -> tuple[Path, Path, str]:
+    """What payloads.bring and keep ask for."""
+    return Path(constants.DEFAULT_LOCAL_TMP), Path(constants.ANSIBLE_HOME), __version__
+
+
 def _few(names: list[str]) -> str:
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     return f"{len(names)} {'Mac' if len(names) == 1 else 'Macs'} ({shown})"
@@ -139,15 +146,17 @@ class CallbackModule(CallbackBase):
         super().__init__(*args, **kwargs)
         self._shown: dict[str, str] = {}
         self._outcomes: dict[str, Outcome] = {}
+        self._code = ""
         self._check = False
         self._tags: frozenset[str] = frozenset(("all",))
         self._skipped_tags: frozenset[str] = frozenset()
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Reads the catalogue, the role's defaults and its specs: every task of every Mac is a fork of this
-        process, and would read them again."""
+        process, and would read them again. Payloads of an earlier run are not packed again."""
         settings.specs()
         watch({})
+        self._code = payloads.bring(*_places())
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Prints the banner, once for as long as the hosts stay the same."""
@@ -191,6 +200,7 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """Prints the closing table, where anything was planned or stopped."""
+        payloads.keep(*_places(), self._code)
         record = self.get_option("record")
         if record:
             outcomes = {host: outcome.record() for host, outcome in self._outcomes.items()}
