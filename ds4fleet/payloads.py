@@ -1,9 +1,8 @@
 """What Ansible sends to a Mac for a module of the role, kept from one run to the next.
 
-Ansible packs a module with all that it imports, once in each run, which is a sixth of what a run without a
-change costs here, and keeps that in a folder of the run alone. `bring` puts there what an earlier run has
-packed of the same code, `keep` puts away what this one has. Where a release of Ansible looks elsewhere, it
-packs as before; tests/unit/test_payloads.py says so.
+Ansible packs a module with all that it imports, anew in each run, and keeps that in a folder of the run
+alone. `bring` puts there what an earlier run has packed of the same code, `keep` puts away what this one has.
+Where a release of Ansible looks elsewhere, it packs as before; tests/unit/test_payloads.py says so.
 
 Folder and names: ansible/executor/module_common.py of ansible-core 2.19 to 2.21 (`ansiballz_cache`).
 """

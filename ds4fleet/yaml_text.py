@@ -1,4 +1,4 @@
-"""YAML as values, by libyaml where PyYAML has it: ten times as fast, and every command reads some."""
+"""YAML as values, by libyaml where PyYAML has it: every command reads some, and pure Python is slow at it."""
 
 from __future__ import annotations
 
