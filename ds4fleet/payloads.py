@@ -50,7 +50,7 @@ def bring(local_tmp: Path, home: Path, version: str) -> str:
         (local_tmp / _RUN).mkdir(exist_ok=True)
         for path in kept.iterdir():
             if _NAME.match(path.name):
-                shutil.copyfile(path, local_tmp / _RUN / path.name)
+                _copy(path, local_tmp / _RUN / path.name)
     return found
 
 
@@ -69,12 +69,17 @@ def keep(local_tmp: Path, home: Path, version: str, began: str) -> None:
             return
         for path in (local_tmp / _RUN).iterdir():
             if _NAME.match(path.name) and not (kept / path.name).exists():
-                partial = kept / f"{path.name}.{os.getpid()}"
-                shutil.copyfile(path, partial)
-                partial.rename(kept / path.name)
+                _copy(path, kept / path.name)
         for other in kept.parent.iterdir():
             if other != kept:
                 shutil.rmtree(other, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Half a payload never has the name of one."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}")
+    shutil.copyfile(source, partial)
+    partial.rename(target)
 
 
 def _is_ours_alone(folder: Path) -> bool:
