@@ -510,13 +510,17 @@ def controller_lock(root: Path, run_id: str, owner: str, *, take_over: bool = Fa
     """Hold the one rollout that may run from this checkout; yields the descriptor that holds it.
 
     Processes that inherit the descriptor hold the lock on when this one is killed, so that nobody starts
-    beside them. A lock whose owner died is left for `take_over`, or for the same run to go on.
+    beside them. A lock whose owner died is left for `take_over`, for the same run to go on, or for the same
+    owner where that run had not even a plan: it has begun nothing.
     Raises RolloutError (locked) that names the owner.
     """
     root.mkdir(parents=True, exist_ok=True)
     before = holder(root)
-    if before is not None and (before.alive or not (take_over or before.run_id == run_id)):
-        raise RolloutError(Code.LOCKED, f"here {before}")
+    if before is not None:
+        planned = (root / before.run_id / "plan.json").exists()
+        ours = before.run_id == run_id or (before.owner == owner and not planned)
+        if before.alive or not (take_over or ours):
+            raise RolloutError(Code.LOCKED, f"here {before}")
     with (root / "lock").open("a+") as stream:
         # Somebody who only looks (`holder`) keeps it for a moment too.
         deadline = time.monotonic() + LOOKED_AT_S

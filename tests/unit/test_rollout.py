@@ -6,6 +6,7 @@ import itertools
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -264,6 +265,22 @@ class TestControllersLock:
         with rollout.controller_lock(tmp_path, "run2", "bob@here", take_over=True):
             pass
         assert rollout.holder(tmp_path) is None
+
+    @pytest.mark.parametrize("planned", [False, True])
+    def test_a_run_of_ones_own_that_died_without_a_plan_holds_nobody_up(
+        self, tmp_path: Path, planned: bool
+    ) -> None:
+        die_holding(tmp_path, "true").communicate(timeout=30)
+        (tmp_path / "run1").mkdir()
+        if planned:
+            (tmp_path / "run1" / "plan.json").write_text("{}")
+        with pytest.raises(RolloutError), rollout.controller_lock(tmp_path, "run2", "bob@here"):
+            pass
+        with (
+            pytest.raises(RolloutError) if planned else nullcontext(),
+            rollout.controller_lock(tmp_path, "run2", "ada@here"),
+        ):
+            pass
 
     @pytest.mark.parametrize("signal", ["", "SIGKILL"])
     def test_a_process_may_hold_it_until_its_end_whatever_it_forks(self, tmp_path: Path, signal: str) -> None:
