@@ -207,7 +207,7 @@ def back(places, params):
     missing = [path for path in needed if not os.path.exists(path)]
     if missing:
         raise Refusal("%s is not here any more, so the version before cannot be gone back to" % missing[0])
-    last = ds4_switch_state.read_json(places.journal)
+    last = (ds4_switch_state.read_json(places.journal) or {}).get("order") or {}
     owner = "root"
     if state["kv_dir"] and os.path.isdir(state["kv_dir"]):
         owner = ds4_switch_state.owner_of(state["kv_dir"])
@@ -217,7 +217,7 @@ def back(places, params):
         "run_id": params["run_id"],
         "kind": "rollback",
         "target": state,
-        "kv": {"owner": owner, "group": owner, "before_bytes": last["order"]["kv"].get("before_bytes")},
+        "kv": {"owner": owner, "group": owner, "before_bytes": last.get("kv", {}).get("before_bytes")},
         "settings": params["settings"] or ds4_switch_core.SETTINGS,
     }
 

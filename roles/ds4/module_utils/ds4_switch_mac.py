@@ -295,6 +295,7 @@ class Switch:
         state = ds4_switch_state.read_json(saved)
         if state is not None:
             ds4_switch_state.write_json(self.places.previous, state)
+            self._wait_for_volumes(state)
             kept = {state["kv_dir"], new} - {""}
             for folder in kept:
                 ds4_switch_state.forget_kv(folder)
