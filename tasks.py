@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from invoke import Collection
 
+from ds4fleet import command_line
 from ds4fleet.tunnel.tasks import access, agents, jump, nearest, tunnel
 from ds4fleet.verbs import verb
 
@@ -229,3 +230,4 @@ def weights(
 
 ns = Collection(upgrade, rollback, lab, plan, status, observe, nearest, agents, access, jump, stage, weights)
 ns.add_collection(tunnel)
+command_line.check(ns)

@@ -10,6 +10,7 @@ from invoke.exceptions import ParseError
 from invoke.parser.argument import Argument
 from invoke.tasks import Task
 
+from ds4fleet import command_line
 from ds4fleet.console import operator_errors
 
 #: Short flags mean the same thing in every task; all others are spelled out.
@@ -38,7 +39,9 @@ class Words(Argument):
     @value.setter
     def value(self, word: str) -> None:
         if word in {"-h", "--help"}:
-            raise ParseError(self.usage)
+            raise command_line.Usage(self.usage)
+        if word.startswith("-"):
+            raise ParseError(f"No idea what {word!r} is!")
         if not self.words and word not in self.arity:
             near = difflib.get_close_matches(word, self.arity, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
@@ -50,6 +53,11 @@ class Verb(Task[Any]):
     """A task whose errors are one line, whose flags are spelled out, and which may take words."""
 
     arity: Mapping[str, int] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls it, unless the command line has something that no verb knows."""
+        command_line.check_again()
+        return super().__call__(*args, **kwargs)
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
         """Invoke's arguments of this task, with the sub-words in front where it takes any."""
