@@ -17,6 +17,10 @@ from ds4fleet.render import LABEL_SERVER, LABEL_WIRED, Paths
 LABEL_SWITCH = "com.ds4fleet.switch"
 #: The role's module_utils that run on the Mac without Ansible, and need nothing of it.
 LIBRARY = (
+    "ds4_json",
+    "ds4_http",
+    "ds4_models",
+    "ds4_output",
     "ds4_run",
     "ds4_parse",
     "ds4_jobs",

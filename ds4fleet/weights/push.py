@@ -139,8 +139,8 @@ def seeding(one: Errand) -> Iterator[str]:
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            with contextlib.suppress(ConnectionError):
-                Session(offered, self.rfile, self.wfile).serve()
+            with contextlib.suppress(OSError):
+                Session(offered, ds4_seed.requests(self.rfile), self.wfile).serve()
 
     class Server(socketserver.ThreadingUnixStreamServer):
         daemon_threads = True

@@ -92,16 +92,15 @@ observation:
 """
 
 import glob
-import http.client
 import json
 import os
 import platform
 import plistlib
 import time
 
+from ansible.module_utils import ds4_http, ds4_json, ds4_models, ds4_release, ds4_stamp
 from ansible.module_utils import ds4_observation as shape
 from ansible.module_utils import ds4_parse as parse
-from ansible.module_utils import ds4_release, ds4_stamp
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.ds4_proof import MISMATCH
 from ansible.module_utils.ds4_run import run_all
@@ -179,20 +178,17 @@ def updates():
 
 
 def models(listeners):
-    """Body of GET /v1/models of the first listener, or null when nobody listens or it does not answer."""
+    """{data: [{id, name, context_length}]} that the first listener offers; null when nobody listens, or for
+    an answer that is none or breaks the limits."""
     if not listeners:
         return None
-    address = listeners[0]["address"]
-    connection = http.client.HTTPConnection(
-        "127.0.0.1" if address == "*" else address, listeners[0]["port"], timeout=HTTP_TIMEOUT_S
-    )
+    address = "127.0.0.1" if listeners[0]["address"] == "*" else listeners[0]["address"]
+    limits = ds4_http.Limits(HTTP_TIMEOUT_S)
     try:
-        connection.request("GET", "/v1/models")
-        return json.loads(connection.getresponse().read().decode("utf-8"))
-    except (OSError, ValueError, http.client.HTTPException):
+        status, body = ds4_http.ask(address, listeners[0]["port"], "GET", ds4_models.PATH, limits=limits)
+        return {"data": ds4_models.parse(body)} if status == 200 else None
+    except (ds4_http.HttpError, ds4_json.JsonError):
         return None
-    finally:
-        connection.close()
 
 
 def finish_storage(storage):

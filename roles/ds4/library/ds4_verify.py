@@ -75,13 +75,16 @@ skipped_because:
 
 import os
 import pwd
-import subprocess
 import time
 
-from ansible.module_utils import ds4_answers
+from ansible.module_utils import ds4_answers, ds4_output
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.ds4_jobs import JobError, Launchd
 from ansible.module_utils.ds4_serving import VerifyError, prove_serving
+
+#: One short answer and the engine's own account of loading the model.
+SMOKE_BYTES = 1024 * 1024
+ANSWER_LETTERS = 1000
 
 
 def prove_by_hand(server, verify, user):
@@ -92,31 +95,29 @@ def prove_by_hand(server, verify, user):
     argv = server["smoke_argv"]
     began = time.monotonic()
     try:
-        done = subprocess.run(
+        done = ds4_output.run(
             argv,
+            verify["ready_s"],
+            max_bytes=SMOKE_BYTES,
             cwd=os.path.dirname(argv[0]),
             env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            timeout=verify["ready_s"],
-            check=False,
             **(drop if os.geteuid() != account.pw_uid else {}),
         )
-    except subprocess.TimeoutExpired:
-        raise VerifyError("the smoke test did not end within %d s" % verify["ready_s"]) from None
     except OSError as error:
         raise VerifyError("%s cannot be run: %s" % (argv[0], error.strerror)) from None
-    stderr = done.stderr.decode("utf-8", "replace")
-    text = done.stdout.decode("utf-8", "replace").strip()
+    if done.cut == ds4_output.LATE:
+        raise VerifyError("the smoke test did not end within %d s" % verify["ready_s"])
+    if done.cut:
+        raise VerifyError("the smoke test was ended: it printed more than %d bytes" % SMOKE_BYTES)
+    text = done.stdout.strip()
     if done.returncode != 0 or not text:
-        said = stderr.strip().splitlines()[-ds4_answers.LOG_LINES :] or ["it said nothing"]
+        said = done.stderr.strip().splitlines()[-ds4_answers.LOG_LINES :] or ["it said nothing"]
         raise VerifyError(
             "the smoke test as %s ended with status %d and %d letters (%s), the server was not started:\n%s"
             % (user, done.returncode, len(text), said[-1], "\n".join(said))
         )
-    figures = {"seconds": round(time.monotonic() - began, 2), "answer": text}
-    figures.update(ds4_answers.smoke_figures(stderr))
+    figures = {"seconds": round(time.monotonic() - began, 2), "answer": text[:ANSWER_LETTERS]}
+    figures.update(ds4_answers.smoke_figures(done.stderr))
     return figures
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import re
 
+from ansible.module_utils import ds4_json
+
 LOG_LINES = 5
 #: How `lsof -n` writes what a server is told to listen on; any other address as it is.
 LISTENS_ON = {"localhost": "127.0.0.1", "0.0.0.0": "*"}
@@ -15,14 +17,14 @@ REFUSED = 78
 
 def models(body, name, context):
     """GET /v1/models. `name` of the entries is the loaded shape; ids are aliases and say nothing."""
-    entries = body.get("data") or []
+    entries = ds4_json.objects(body.get("data"))
     if not entries:
         return ["/v1/models lists no model"]
     found = []
-    names = sorted({str(entry.get("name")) for entry in entries})
+    names = sorted({ds4_json.text(entry.get("name"), 80) or "no name" for entry in entries})
     if names != [name]:
-        found.append("the server has %s loaded, not %s" % (" and ".join(names), name))
-    contexts = sorted({entry.get("context_length") for entry in entries}, key=str)
+        found.append("the server has %s loaded, not %s" % (" and ".join(names[:4]), name))
+    contexts = sorted({ds4_json.count(entry.get("context_length")) for entry in entries}, key=str)
     if contexts != [context]:
         found.append("the server offers a context of %s tokens, not %d" % (contexts[0], context))
     return found
@@ -30,15 +32,11 @@ def models(body, name, context):
 
 def completion(body, expect):
     """POST /v1/chat/completions, not streamed: ({text, tokens, finish}, objections)."""
-    choices = body.get("choices") or [{}]
-    message = choices[0].get("message") or {}
-    content = message.get("content") or ""
-    text = content or message.get("reasoning_content") or ""
-    answer = {
-        "text": text,
-        "tokens": (body.get("usage") or {}).get("completion_tokens"),
-        "finish": choices[0].get("finish_reason"),
-    }
+    choice = next(iter(ds4_json.objects(body.get("choices"))), {})
+    message = ds4_json.child(choice, "message")
+    content = ds4_json.text(message.get("content"))
+    text = content or ds4_json.text(message.get("reasoning_content"))
+    answer = {"text": text, "tokens": tokens(body), "finish": ds4_json.text(choice.get("finish_reason"), 40)}
     if not text.strip():
         return answer, ["the answer to the test prompt is empty"]
     if expect and expect.lower() not in content.lower():
@@ -46,6 +44,11 @@ def completion(body, expect):
             "the answer to the test prompt is %r, which does not contain %r" % (content[:80], expect)
         ]
     return answer, []
+
+
+def tokens(body):
+    """How many tokens an answer has, None when it does not say so."""
+    return ds4_json.count(ds4_json.child(body, "usage").get("completion_tokens"))
 
 
 def listeners(found, host, port, pid):
@@ -86,7 +89,9 @@ def headroom(free_percent, memsize_bytes, wanted_mib):
 
 def smoke_figures(stderr):
     """`ds4: prefill: X t/s, generation: Y t/s` on stderr of the CLI, or nulls."""
-    match = re.search(r"prefill:\s*([\d.]+) t/s.*generation:\s*([\d.]+) t/s", stderr)
+    match = re.search(
+        r"prefill:\s*(\d{1,9}(?:\.\d{1,9})?) t/s.*generation:\s*(\d{1,9}(?:\.\d{1,9})?) t/s", stderr
+    )
     if not match:
         return {"prefill_tps": None, "generation_tps": None}
     return {"prefill_tps": float(match.group(1)), "generation_tps": float(match.group(2))}

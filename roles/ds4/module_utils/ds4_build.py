@@ -14,6 +14,7 @@ import tarfile
 import time
 from pathlib import Path
 
+from ansible.module_utils import ds4_output
 from ansible.module_utils.ds4_capabilities import TOPICS, flags, is_metal, targets, topics
 from ansible.module_utils.ds4_release import (
     MARKER,
@@ -41,6 +42,8 @@ GIT_OPTIONS = ["-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60", "-
 #: Without FETCH_HEAD, so that a commit that is not there leaves a mirror as it was.
 FETCH = ["fetch", "--quiet", "--no-write-fetch-head"]
 TAIL_LINES = 15
+#: As much of a build's log as its end is looked for in, and of what a built program says about itself.
+TAIL_BYTES = HELP_BYTES = 262144
 
 
 class EngineError(Exception):
@@ -117,22 +120,15 @@ class Engine:
 
     def _run(self, argv, **options):
         try:
-            return subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                universal_newlines=True,
-                errors="replace",
-                env=ENVIRONMENT,
-                timeout=self.timeout_s,
-                check=False,
-                **options,
-            )
-        except subprocess.TimeoutExpired:
-            raise EngineError("%s took longer than %d s" % (" ".join(argv[:4]), self.timeout_s)) from None
+            done = ds4_output.run(argv, self.timeout_s, **{"env": ENVIRONMENT, **options})
         except OSError as error:
             raise EngineError("%s cannot be run: %s" % (argv[0], error.strerror)) from None
+        command = " ".join(argv[:4])
+        if done.cut == ds4_output.LATE:
+            raise EngineError("%s took longer than %d s" % (command, self.timeout_s))
+        if done.cut:
+            raise EngineError("%s was ended: it printed without end" % command, done.stderr[-HELP_BYTES:])
+        return done
 
     # Releases.
 
@@ -207,7 +203,7 @@ class Engine:
                     "the build took longer than %d s; log: %s" % (self.timeout_s, log)
                 ) from None
         if done.returncode != 0:
-            lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+            lines = _end_of(log).splitlines()[-TAIL_LINES:]
             errors = [line for line in lines if "error" in line.lower()] or lines[-1:] or ["it said nothing"]
             raise EngineError(
                 "make failed with status %d (%s); what served still serves. Log on the Mac: %s, its end:\n%s"
@@ -229,7 +225,7 @@ class Engine:
         server = str(directory / "ds4-server")
 
         def ask(*argv):
-            done = self._run(list(argv), cwd=str(directory), **_as(account))
+            done = self._run(list(argv), cwd=str(directory), max_bytes=HELP_BYTES, **_as(account))
             return done.stdout + done.stderr if done.returncode == 0 else ""
 
         plain = ask(server, "--help")
@@ -283,6 +279,12 @@ class Engine:
 
 def _unknown(commit, repo):
     return "engine commit %s does not exist in %s: check ds4_engine_commit" % (commit, repo)
+
+
+def _end_of(log):
+    with log.open("rb") as handle:
+        handle.seek(max(0, os.fstat(handle.fileno()).st_size - TAIL_BYTES))
+        return handle.read(TAIL_BYTES).decode("utf-8", "replace")
 
 
 def _clear(directory):

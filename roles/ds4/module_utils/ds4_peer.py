@@ -11,9 +11,10 @@ import os
 import select
 import socket
 import subprocess
-import tempfile
+import threading
+import time
 
-from ansible.module_utils import ds4_chunks
+from ansible.module_utils import ds4_chunks, ds4_json
 from ansible.module_utils.ds4_transport import SourceError
 
 SSH = "/usr/bin/ssh"
@@ -21,8 +22,19 @@ SSH = "/usr/bin/ssh"
 AHEAD = 4
 #: A seed that waits says so each second; one that is silent for so long is gone.
 SILENT_S = 6
+#: A line that has begun is there as a whole soon after: nothing stands before it on the line.
+LINE_S = 2 * SILENT_S
+#: A chunk comes at this rate at least, after a beginning; a slower peer is as good as gone.
+SLOWEST_BYTES_PER_S = 16 * 1024
+BEGIN_S = 60
+#: A peer whose own source gives it no chunk for so long is left for another one.
+LONGEST_WAIT_S = 3600
 #: Wrong chunks from one peer before it is given up.
 MAX_WRONG = 3
+#: Its bitmap is the longest line: 4 million chunks.
+MAX_LINE = 1024 * 1024
+#: Of what ssh says only the end tells why it ended.
+TAIL_BYTES = 4096
 
 
 def ssh_argv(peer, folder):
@@ -46,6 +58,37 @@ def ssh_argv(peer, folder):
     for option in options:
         words += ["-o", option]
     return [*words, "%s@%s" % (peer["user"], peer["address"])]
+
+
+class Tail:
+    """The last bytes of what ssh says on standard error, however much that is."""
+
+    def __init__(self):
+        self._kept = bytearray()
+        self._reader = None
+
+    def follow(self, stream):
+        self._reader = threading.Thread(target=self._read, args=(stream,), daemon=True)
+        self._reader.start()
+
+    def write(self, data):
+        self._kept += data
+        del self._kept[:-TAIL_BYTES]
+
+    def last(self):
+        """The last line, once the stream has ended."""
+        if self._reader is not None:
+            self._reader.join(1)
+        said = bytes(self._kept).decode("utf-8", "replace").strip().splitlines()
+        return said[-1][:300] if said else ""
+
+    def _read(self, stream):
+        with contextlib.suppress(OSError, ValueError), stream:
+            while True:
+                piece = stream.read(TAIL_BYTES)
+                if not piece:
+                    return
+                self.write(piece)
 
 
 class Socket:
@@ -82,14 +125,13 @@ class Peer:
         self.pace = pace
         self.hold = hold
         self.asked, self.state = False, ""
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        self.errors = Tail()
         if isinstance(way, str):
             self.process = Socket(way, self.errors)
         else:
             pipe = subprocess.PIPE
-            self.process = subprocess.Popen(
-                way, stdin=pipe, stdout=pipe, stderr=self.errors, bufsize=0, cwd="/"
-            )
+            self.process = subprocess.Popen(way, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, cwd="/")
+            self.errors.follow(self.process.stderr)
         self._read = bytearray()
 
     def close(self):
@@ -99,7 +141,6 @@ class Peer:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        self.errors.close()
 
     def ask_have(self, name):
         """Ask which chunks it has; `have` gives the answer."""
@@ -117,7 +158,7 @@ class Peer:
     def have(self, total):
         """(the chunks that it has now, whether it is receiving more); `state` is what its fetch is at."""
         answer = self._answer()
-        self.state = answer.get("state", "")
+        self.state = ds4_json.text(answer.get("state"), 20)
         try:
             have = ds4_chunks.from_bitmap(answer["have"], total) if answer["chunks"] == total else set()
         except (KeyError, ValueError, TypeError):
@@ -131,6 +172,7 @@ class Peer:
         wrong bytes several times; what was committed stays. What `hold` raises ends it too.
         """
         left, asked, wrong = list(reversed(indices)), [], 0
+        gained = time.monotonic()
         while left or asked:
             self.hold()
             while left and len(asked) < AHEAD:
@@ -138,6 +180,8 @@ class Peer:
                 self._ask({"name": name, "index": asked[0], "wait": wait})
             answer = self._answer()
             if "waiting" in answer:
+                if time.monotonic() - gained > LONGEST_WAIT_S:
+                    raise SourceError("has had to wait for a chunk for %d s itself" % LONGEST_WAIT_S)
                 continue
             index = asked.pop()
             if answer.get("index") != index or not isinstance(answer.get("length"), int):
@@ -146,6 +190,7 @@ class Peer:
             if answer["length"] != length:
                 raise SourceError("its chunk %d has %d bytes, not %d" % (index, answer["length"], length))
             data = self._take(length)
+            gained = time.monotonic()
             digest = hashlib.sha256(data).hexdigest()
             if digest != answer.get("sha256"):
                 wrong += 1
@@ -163,23 +208,29 @@ class Peer:
             raise SourceError(self._why()) from None
 
     def _answer(self):
+        until = time.monotonic() + LINE_S
         while b"\n" not in self._read:
+            if len(self._read) > MAX_LINE or time.monotonic() > until:
+                raise SourceError("its answer has no end")
             self._more()
         line, _newline, self._read = self._read.partition(b"\n")
         try:
-            answer = json.loads(line)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict) or "error" in answer:
-            raise SourceError("its answer makes no sense")
+            answer = ds4_json.mapping(line, max_bytes=MAX_LINE)
+        except ds4_json.JsonError as error:
+            raise SourceError("its answer %s" % error) from None
+        if "error" in answer:
+            raise SourceError("it refused: %s" % (ds4_json.text(answer["error"], 100) or "no reason given"))
         return answer
 
     def _take(self, length):
         data, at = bytearray(length), min(length, len(self._read))
+        until = time.monotonic() + BEGIN_S + length / SLOWEST_BYTES_PER_S
         data[:at] = self._read[:at]
         del self._read[:at]
         view = memoryview(data)
         while at < length:
+            if time.monotonic() > until:
+                raise SourceError("slower than %d bytes a second" % SLOWEST_BYTES_PER_S)
             self._await()
             count = self.process.stdout.readinto(view[at:])
             if not count:
@@ -201,6 +252,5 @@ class Peer:
     def _why(self):
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(1)
-        self.errors.seek(0)
-        said = self.errors.read().decode("utf-8", "replace").strip().splitlines()
-        return "connection ended%s" % (": " + said[-1] if said else "")
+        said = self.errors.last()
+        return "connection ended%s" % (": " + said if said else "")

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import time
 
-from ansible.module_utils import ds4_stamp
+from ansible.module_utils import ds4_output, ds4_stamp
 from ansible.module_utils.ds4_part import Part, flush_folder
 from ansible.module_utils.ds4_proof import MISMATCH, judge, put_aside, sha256
 from ansible.module_utils.ds4_transport import Pace, Source, SourceError
@@ -20,7 +20,7 @@ from ansible.module_utils.ds4_transport import Pace, Source, SourceError
 STATUS = ".ds4-fetch.json"
 #: Errors of a volume that is full: its own quota or the space that it shares.
 FULL = (errno.ENOSPC, errno.EDQUOT)
-TAIL_LINES = 10
+TAIL_LINES, TAIL_BYTES = 10, 65536
 ENVIRONMENT = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C", "LC_ALL": "C", "HOME": "/var/root"}
 
 
@@ -181,22 +181,18 @@ class Placement:
         """The engine's own script; what it leaves is judged like any other file."""
         script = os.path.join(self.release_dir, "download_model.sh")
         argv = ["/bin/sh", script, self.target_name]
-        try:
-            done = subprocess.run(
-                argv,
-                cwd=self.release_dir,
-                env=dict(ENVIRONMENT, DS4_GGUF_DIR=self.folder),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=self.timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise PlacementError(
-                "download_model.sh took longer than %d s; it resumes" % self.timeout_s
-            ) from None
-        tail = " / ".join(done.stdout.decode("utf-8", "replace").strip().splitlines()[-TAIL_LINES:])
+        done = ds4_output.run(
+            argv,
+            self.timeout_s,
+            max_bytes=TAIL_BYTES,
+            only_end=True,
+            cwd=self.release_dir,
+            env=dict(ENVIRONMENT, DS4_GGUF_DIR=self.folder),
+            stderr=subprocess.STDOUT,
+        )
+        if done.cut:
+            raise PlacementError("download_model.sh took longer than %d s; it resumes" % self.timeout_s)
+        tail = " / ".join(done.stdout.strip().splitlines()[-TAIL_LINES:])
         path = wanted["path"]
         if not os.path.isfile(path):
             raise PlacementError(

@@ -16,6 +16,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from ansible.module_utils import ds4_output
+
 __metaclass__ = type
 
 TOOLS = {
@@ -54,6 +56,8 @@ TIMEOUT_S = 60
 # What a shell reports for a missing command, and GNU timeout for a late one; no tool used here has these.
 RC_MISSING = 127
 RC_TIMEOUT = 124
+# What a shell reports for a command that was killed: its output went beyond what any of them prints.
+RC_ENDLESS = 137
 
 
 class Result:
@@ -75,6 +79,8 @@ class Result:
         name = " ".join([os.path.basename(self.argv[0])] + self.argv[1:])
         if self.rc == RC_TIMEOUT:
             return "'%s' did not finish in time" % name
+        if self.rc == RC_ENDLESS:
+            return "'%s' was ended: it printed more than %d bytes" % (name, ds4_output.MAX_BYTES)
         return "'%s' failed with status %d%s" % (name, self.rc, ": " + said[0] if said else "")
 
 
@@ -94,7 +100,7 @@ def _environment():
     }
 
 
-def _start(command, stdin=None):
+def _start(command, stdin):
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
@@ -106,14 +112,9 @@ def _start(command, stdin=None):
 
 
 def _finish(process, command, deadline, stdin=None):
-    try:
-        out, err = process.communicate(stdin, timeout=max(0.01, deadline - time.monotonic()))
-        rc = process.returncode
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, err = process.communicate()
-        rc = RC_TIMEOUT
-    return Result(command, rc, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+    ended = ds4_output.finish(process, deadline, stdin)
+    rc = {ds4_output.LATE: RC_TIMEOUT, ds4_output.LONG: RC_ENDLESS}.get(ended.cut, ended.returncode)
+    return Result(command, rc, ended.stdout, ended.stderr)
 
 
 def run(tool, *args, **options):
@@ -123,19 +124,18 @@ def run(tool, *args, **options):
 
 def run_all(commands, timeout_s=TIMEOUT_S, stdin=None):
     """Run independent commands at the same time: {name: argv} in, {name: Result} out."""
-    data = stdin.encode("utf-8") if stdin is not None else None
     deadline = time.monotonic() + timeout_s
     started, results = {}, {}
     for name, command in commands.items():
         try:
-            started[name] = _start(command, data)
+            started[name] = _start(command, stdin)
         except OSError as error:
             results[name] = Result(command, RC_MISSING, "", "%s: %s" % (command[0], error.strerror))
     if started:
         # Side by side: what one prints is read while another one hangs.
         with ThreadPoolExecutor(len(started)) as readers:
             waited = {
-                name: readers.submit(_finish, process, commands[name], deadline, data)
+                name: readers.submit(_finish, process, commands[name], deadline, stdin)
                 for name, process in started.items()
             }
         results.update((name, one.result()) for name, one in waited.items())

@@ -19,7 +19,7 @@ import os
 import sys
 import time
 
-from ansible.module_utils import ds4_chunks, ds4_stamp
+from ansible.module_utils import ds4_chunks, ds4_json, ds4_stamp
 from ansible.module_utils.ds4_proof import uncached
 
 FOLDER = "/opt/ds4/var/stage"
@@ -29,8 +29,15 @@ SILENT_S = 10
 START_S = 60
 POLL_S = 0.02
 READ_BYTES = 1024 * 1024
+#: A request is the name of a file and a number.
+MAX_REQUEST = 4096
 #: Whose receiver still works on it: these states wait, the others have ended.
 AT_WORK = ("starting", "fetching", "proving", "paused")
+
+
+def requests(stream):
+    """The lines of a stream, each as it comes; one beyond MAX_REQUEST is cut off, and is no request then."""
+    return iter(lambda: stream.readline(MAX_REQUEST), b"")
 
 
 class Offered:
@@ -89,13 +96,14 @@ class Seed:
         self.load()
         for line in self.requests:
             try:
-                request = json.loads(line)
-                file = self.offered.get(request["name"])
-                index = int(request.get("index", 0))
-                wants_bitmap = bool(request.get("have"))
-            except (ValueError, KeyError, TypeError, AttributeError):
+                request = ds4_json.mapping(line, max_bytes=MAX_REQUEST)
+            except ds4_json.JsonError:
+                request = {}
+            name, index = request.get("name"), request.get("index", 0)
+            if not isinstance(name, str) or not isinstance(index, int):
                 self._say({"error": "not a request"})
                 return
+            file, wants_bitmap = self.offered.get(name), bool(request.get("have"))
             if wants_bitmap:
                 total = file.total if file else 0
                 bitmap = ds4_chunks.to_bitmap(file.have() if file else (), total)
@@ -197,7 +205,7 @@ class Seed:
 
 
 def main(folder=FOLDER):
-    with contextlib.suppress(BrokenPipeError, ConnectionError):
-        Seed(folder, sys.stdin.buffer, sys.stdout.buffer).serve()
-    # The other side is gone; there is nobody to say it to.
+    # The other side is gone, or a file that was offered: who asked sees the end of the line.
+    with contextlib.suppress(OSError):
+        Seed(folder, requests(sys.stdin.buffer), sys.stdout.buffer).serve()
     os._exit(0)

@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import socket
 import time
 
-from ansible.module_utils import ds4_answers, ds4_parse, ds4_run
+from ansible.module_utils import ds4_answers, ds4_http, ds4_json, ds4_models, ds4_parse, ds4_run
 from ansible.module_utils.ds4_jobs import Launchd
 
 POLL_S = 0.5
@@ -38,28 +36,27 @@ def tail(path):
 
 
 def ask(server, method, path, body=None, timeout_s=PROBE_TIMEOUT_S):
-    """A JSON answer of the server, None while it cannot be reached; VerifyError for any other status."""
+    """The JSON object that the server answers with, None while it cannot be reached.
+
+    timeout_s: for all of it. VerifyError for any other status, and for what is no such answer.
+    """
     host = "127.0.0.1" if server["host"] == "0.0.0.0" else server["host"]  # noqa: S104 (compared, not bound)
-    connection = http.client.HTTPConnection(host, server["port"], timeout=timeout_s)
     data = json.dumps(body).encode() if body is not None else None
+    headers = {"Content-Type": "application/json"} if data else {}
     try:
-        connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
-        answer = connection.getresponse()
-        text = answer.read().decode("utf-8", "replace")
-    except (ConnectionError, socket.timeout):
-        return None
-    except (OSError, http.client.HTTPException) as error:
-        raise VerifyError("%s %s: %s" % (method, path, error)) from None
-    finally:
-        connection.close()
-    if answer.status != 200:
-        raise VerifyError(
-            "%s %s was answered with %d: %s" % (method, path, answer.status, text[:200].strip())
+        status, said = ds4_http.ask(
+            host, server["port"], method, path, data, headers, ds4_http.Limits(timeout_s)
         )
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise VerifyError("%s %s was not answered with JSON: %s" % (method, path, text[:200])) from None
+        if status == 200:
+            return ds4_json.mapping(said)
+    except ds4_http.Unreachable:
+        return None
+    except ds4_http.HttpError as error:
+        raise VerifyError("%s %s: %s" % (method, path, error)) from None
+    except ds4_json.JsonError as error:
+        raise VerifyError("the answer to %s %s %s" % (method, path, error)) from None
+    text = said.decode("utf-8", "replace")[:200].strip()
+    raise VerifyError("%s %s was answered with %d: %s" % (method, path, status, text))
 
 
 def wait_until_ready(server, ready_s, poll_s=POLL_S):
@@ -68,7 +65,7 @@ def wait_until_ready(server, ready_s, poll_s=POLL_S):
     deadline = time.monotonic() + ready_s
     job, look_at = None, 0.0
     while True:
-        body = ask(server, "GET", "/v1/models")
+        body = ask(server, "GET", ds4_models.PATH)
         if body is not None or time.monotonic() >= look_at:
             job = launchd.look(server["label"])
             look_at = time.monotonic() + LOOK_S
@@ -91,7 +88,7 @@ def complete(server, body, prompt, max_tokens=MAX_TOKENS):
     """(chat completion, seconds) of one deterministic prompt; VerifyError when none comes."""
     began = time.monotonic()
     asked = {
-        "model": body["data"][0].get("id"),
+        "model": next((one.get("id") for one in ds4_json.objects(body.get("data"))), None),
         "messages": [{"role": "user", "content": prompt}],
         "temperature": 0,
         "max_tokens": max_tokens,

@@ -6,7 +6,15 @@ from __future__ import annotations
 
 import time
 
-from ansible.module_utils import ds4_answers, ds4_run, ds4_serving, ds4_switch_core, ds4_switch_state
+from ansible.module_utils import (
+    ds4_answers,
+    ds4_json,
+    ds4_models,
+    ds4_run,
+    ds4_serving,
+    ds4_switch_core,
+    ds4_switch_state,
+)
 
 #: A prompt whose answer is long enough to measure by, and how much of it. The better of the runs counts.
 SPEED_PROMPT = "Write the numbers from one to two hundred in words, separated by commas."
@@ -21,7 +29,7 @@ class GateError(Exception):
 def models(proof):
     """The body of /v1/models, None where nobody answers as it should."""
     try:
-        return ds4_serving.ask(proof["server"], "GET", "/v1/models")
+        return ds4_serving.ask(proof["server"], "GET", ds4_models.PATH)
     except ds4_serving.VerifyError:
         return None
 
@@ -34,7 +42,7 @@ def speed(proof):
         if body is None:
             continue
         reply, seconds = ds4_serving.complete(proof["server"], body, SPEED_PROMPT, SPEED_TOKENS)
-        tokens = (reply.get("usage") or {}).get("completion_tokens")
+        tokens = ds4_answers.tokens(reply)
         if tokens and seconds > 0:
             best = max(best or 0, round(tokens / seconds, 2))
     return best
@@ -62,9 +70,9 @@ def state_now(order, poll_s):
         body = ds4_serving.wait_until_ready(proof["server"], 10)[1]
     else:
         body = models(proof)
-    if body and body.get("data"):
-        first = body["data"][0]
-        proof = ds4_switch_core.proof_of(text, like, first.get("name"), first.get("context_length"))
+    for first in ds4_json.objects((body or {}).get("data"))[:1]:
+        name, context = ds4_json.text(first.get("name")) or None, ds4_json.count(first.get("context_length"))
+        proof = ds4_switch_core.proof_of(text, like, name, context)
     limit = ds4_run.run("sysctl", "-n", "iogpu.wired_limit_mb")
     return {
         "files": [ds4_switch_state.look(entry["path"]) for entry in order["target"]["files"]],
@@ -84,6 +92,6 @@ def stays_good(launchd, proof, pid, seconds, each_time):
         if job is None or job["pid"] != pid:
             why = ds4_answers.why_down(ds4_serving.tail(proof["server"]["log_path"]), job or {})
             raise GateError("it did not stay up: " + why)
-        if ds4_serving.ask(proof["server"], "GET", "/v1/models") is None:
+        if ds4_serving.ask(proof["server"], "GET", ds4_models.PATH) is None:
             raise GateError("it stopped answering")
         time.sleep(min(1.0, max(0.0, end - time.monotonic())))

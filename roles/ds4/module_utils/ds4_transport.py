@@ -8,6 +8,7 @@ ranges above 200 GiB are refused (ds4go 0.4.0): a request here always names both
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import ssl
@@ -17,11 +18,18 @@ import urllib.parse
 import urllib.request
 from http.client import HTTPException
 
+from ansible.module_utils import ds4_http
+
 #: A request's range. Small enough for signed links to outlive it, large enough for oceans.
 RANGE_BYTES = 256 * 1024 * 1024
 READ_BYTES = 1024 * 1024
 #: Seconds without a byte after which a connection is dead.
 STALL_S = 30
+#: A source below this rate is as good as dead; it is judged after SLOW_S seconds of reading.
+SLOWEST_BYTES_PER_S = 1024
+SLOW_S = 60
+#: Until an answer has begun, redirects and heads counted in.
+BEGIN_S = 120
 #: Failures in a row, without a single byte gained, after which a source is given up.
 MAX_FAILURES = 5
 #: A server that asks for longer than this is as good as down.
@@ -29,7 +37,7 @@ MAX_RETRY_AFTER_S = 120
 #: The certificates of macOS; its Python does not look there in every version.
 CA_FILE = "/etc/ssl/cert.pem"
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)\Z", re.A)
 
 
 class SourceError(Exception):
@@ -37,11 +45,13 @@ class SourceError(Exception):
 
 
 class _Retry(Exception):
-    """Worth another try at the same source, after `wait_s` seconds when the server said so."""
+    """Worth another try at the same source, after `wait_s` seconds when the server said so. `vain`: bytes
+    that were gained do not count."""
 
-    def __init__(self, why, wait_s=None):
+    def __init__(self, why, wait_s=None, vain=False):
         super().__init__(why)
         self.wait_s = wait_s
+        self.vain = vain
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -54,12 +64,17 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return following
 
 
-def opener():
-    """An opener that checks certificates against the system's."""
+def opener(limits):
+    """An opener for one exchange under limits, which checks certificates against the system's."""
+    return ds4_http.opener(limits, _Redirects(), context=_trusted())
+
+
+@functools.lru_cache(maxsize=None)
+def _trusted():
     context = ssl.create_default_context()
     if os.path.exists(CA_FILE):
         context.load_verify_locations(CA_FILE)
-    return urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _Redirects())
+    return context
 
 
 class Pace:
@@ -80,6 +95,31 @@ class Pace:
             self.wait(ahead_s)
 
 
+class _Slow:
+    """Reads an answer, and tells one that only trickles."""
+
+    def __init__(self):
+        self.got, self.reading_s = 0, 0.0
+
+    def gather(self, answer, most):
+        """(as many bytes as come, up to `most`; _Retry or None): why they are fewer."""
+        gathered = bytearray()
+        while len(gathered) < most:
+            began = time.monotonic()
+            try:
+                piece = answer.read1(most - len(gathered))
+            except (OSError, HTTPException, ds4_http.HttpError) as error:
+                return gathered, _Retry("connection lost: %s" % _words(error))
+            self.reading_s += time.monotonic() - began
+            if not piece:
+                return gathered, _Retry("connection closed too early")
+            gathered += piece
+            self.got += len(piece)
+            if self.reading_s > SLOW_S and self.got < SLOWEST_BYTES_PER_S * self.reading_s:
+                return gathered, _Retry("slower than %d bytes a second" % SLOWEST_BYTES_PER_S, vain=True)
+        return gathered, None
+
+
 class Source:
     """One URL of a file of known size."""
 
@@ -90,7 +130,7 @@ class Source:
         self.pace = pace or Pace(0)
         self.range_bytes = range_bytes
         self.wait = wait
-        self.opener = opener()
+        self.opener = opener
 
     def fetch(self, start, write, end=None):
         """Give bytes from `start` to `end` (that of the file when None) to `write`, in order.
@@ -109,8 +149,8 @@ class Source:
                     self.pace.spent(len(piece))
                 continue
             except _Retry as error:
-                why, wait_s = str(error), error.wait_s
-            failures = 1 if at > before else failures + 1
+                why, wait_s, vain = str(error), error.wait_s, error.vain
+            failures = 1 if at > before and not vain else failures + 1
             if failures >= MAX_FAILURES:
                 raise SourceError("%s, %d times in a row at byte %d" % (why, failures, at))
             self.wait(wait_s if wait_s is not None else min(2 ** (failures - 1), 16))
@@ -122,8 +162,9 @@ class Source:
         request.add_header("Accept-Encoding", "identity")
         if self.token and self.url.startswith("https:"):
             request.add_header("Authorization", "Bearer " + self.token)
+        limits = ds4_http.Limits(BEGIN_S, end - start, STALL_S)
         try:
-            answer = self.opener.open(request, timeout=STALL_S)
+            answer = self.opener(limits).open(request, timeout=STALL_S)
         except urllib.error.HTTPError as error:
             with error:
                 raise _judge(error.code, error.headers, self.size_bytes, self.token) from None
@@ -133,21 +174,22 @@ class Source:
                     "its certificate is not trusted: %s" % error.reason.verify_message
                 ) from None
             raise _Retry("no connection: %s" % error.reason) from None
-        except (OSError, HTTPException) as error:
-            raise _Retry("no answer: %s" % error) from None
+        except (OSError, HTTPException, ds4_http.HttpError) as error:
+            raise _Retry("no answer: %s" % _words(error)) from None
         with answer:
             self._check(answer, start, end)
+            # As long as the slowest source may take.
+            limits.allow(SLOW_S + (end - start) / SLOWEST_BYTES_PER_S)
             left = end - start
+            pace = _Slow()
             while left:
-                # An error of `write` must not pass for one of the network, so only the read is guarded.
-                try:
-                    piece = answer.read(min(READ_BYTES, left))
-                except (OSError, HTTPException) as error:
-                    raise _Retry("connection lost: %s" % (error or type(error).__name__)) from None
-                if not piece:
-                    raise _Retry("connection closed too early")
+                piece, why = pace.gather(answer, min(READ_BYTES, left))
                 left -= len(piece)
-                yield piece
+                # Outside of what guards the read: an error of who takes it is none of the network.
+                if piece:
+                    yield piece
+                if why:
+                    raise why
 
     def _check(self, answer, start, end):
         if answer.status == 200:
@@ -168,10 +210,17 @@ class Source:
             raise SourceError("it answered with another range than asked for")
 
 
+def _words(error):
+    """What went wrong. http.client's own exceptions repeat what they were sent."""
+    if isinstance(error, HTTPException):
+        return "it does not speak HTTP (%s)" % type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 def _judge(status, headers, size_bytes, token):
     """The exception that an error status means."""
     if status == 416:
-        match = re.search(r"/(\d+)$", headers.get("Content-Range", ""))
+        match = re.search(r"/(\d{1,18})$", headers.get("Content-Range", ""), re.A)
         size = match.group(1) if match else "fewer"
         return SourceError("its file has %s bytes, not %d (status 416)" % (size, size_bytes))
     if status in (401, 403):
@@ -186,11 +235,13 @@ def _judge(status, headers, size_bytes, token):
         if wait_s is not None and wait_s > MAX_RETRY_AFTER_S:
             return SourceError("it asks to come back in %d s (status %d)" % (wait_s, status))
         return _Retry("status %d" % status, wait_s)
+    if 300 <= status < 400:
+        return SourceError("it redirects without end (status %d)" % status)
     return SourceError("it refused a range (status %d)" % status)
 
 
 def _retry_after_s(value):
-    """Retry-After in seconds; its date form is taken for a minute."""
+    """Retry-After in seconds; its date form, or what is none, is taken for a minute."""
     if value is None:
         return None
-    return int(value) if value.isdigit() else 60
+    return int(value) if re.match(r"\d{1,9}\Z", value, re.A) else 60

@@ -247,7 +247,7 @@ class TestFetching:
 
         asked = []
         source = ds4_transport.Source(f"{scheme}://a.example/x", 10, token="t", wait=lambda _seconds: None)
-        source.opener = Opener()
+        source.opener = lambda limits: Opener()
         with pytest.raises(ds4_transport.SourceError, match="unplugged"):
             source.fetch(0, asked.append)
         assert set(asked) == {sent}
