@@ -94,7 +94,7 @@ class Host:
     def ssh_options(self) -> list[str]:
         """The ssh options that say who this Mac is: its key under its own name, and nothing else accepted."""
         options = [
-            f"UserKnownHostsFile={self.known_hosts}",
+            f'UserKnownHostsFile="{self.known_hosts}"',
             f"HostKeyAlias={self.name}",
             "StrictHostKeyChecking=yes",
         ]

@@ -1,82 +1,108 @@
-"""Host keys of Macs: recorded at the first contact under the inventory name, compared ever after."""
+"""Host keys of Macs: recorded at first sight under the inventory name, judged by OpenSSH ever after.
+
+First sight is when neither the files that ssh reads nor ssh itself know anything of the Mac.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import re
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ds4fleet.errors import OperatorError
-
-#: Seconds that a Mac may take to show its keys.
-SCAN_TIMEOUT_S = 15
-
-
-def fingerprint(key: str) -> str:
-    """`SHA256:...` of a public key in base64, as ssh prints it; ValueError when it is none."""
-    try:
-        digest = hashlib.sha256(base64.b64decode(key, validate=True)).digest()
-    except binascii.Error as error:
-        raise ValueError(f"no public key: {key[:20]!r}") from error
-    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
-
-
-def scan(address: str, port: int) -> dict[str, str]:
-    """What ssh-keyscan sees at an address now, as {key type: key}; {} when nobody answers."""
-    command = [
-        "ssh-keyscan",
-        "-T",
-        str(SCAN_TIMEOUT_S),
-        "-p",
-        str(port),
-        "-t",
-        "ed25519,ecdsa,rsa",
-        str(address),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=4 * SCAN_TIMEOUT_S)
-    return scanned_keys(done.stdout)
+from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
+from ds4fleet.openssh import (
+    AUTHORITY,
+    REVOKED,
+    Line,
+    Verdict,
+    Way,
+    files_of,
+    fingerprint,
+    recorded,
+    shown_keys,
+    verdict,
+)
 
 
-def scanned_keys(text: str) -> dict[str, str]:
-    """Output of ssh-keyscan as {key type: key}."""
-    return dict(re.findall(r"^[^#\s]\S*\s+((?:ssh|ecdsa)-\S+)\s+(\S+)", text, re.M))
+def to_record(way: Way, known_hosts: Path, expected: str = "") -> dict[str, str]:
+    """The Mac's keys that `known_hosts` lacks, as {type: key}; {} where it has what it needs.
 
-
-def recorded_keys(known_hosts: str, alias: str) -> dict[str, str]:
-    """Keys of an alias in a known_hosts text as {key type: key}."""
-    keys = {}
-    for line in known_hosts.splitlines():
-        fields = line.split()
-        if len(fields) >= 3 and alias in fields[0].split(","):
-            keys[fields[1]] = fields[2]
-    return keys
-
-
-def check_host_key(
-    host: str, seen: Mapping[str, str], recorded: Mapping[str, str], expected: str, known_hosts: Path
-) -> dict[str, str]:
-    """The keys to record ({} when they are); raises OperatorError for a key that is not the expected one.
-
-    seen, recorded: {type: key}. expected: a SHA256 fingerprint from the provider, or "".
+    expected: a SHA256 fingerprint from the provider, or "". Raises OperatorError for a Mac that shows another
+    key than the recorded or the expected one, and for one that does not answer (EXIT_UNREACHABLE).
     """
-    prints = {fingerprint(key): kind for kind, key in seen.items()}
-    changed = [kind for kind, key in recorded.items() if kind in seen and seen[kind] != key]
-    # No common type: whatever it is, it cannot prove to be the recorded Mac.
-    if changed or (recorded and not set(recorded) & set(seen)):
-        kind = changed[0] if changed else next(iter(recorded))
-        now = fingerprint(seen[kind]) if kind in seen else next(iter(prints))
+    lines = recorded(way.name, files_of(way, known_hosts))
+    own = _plain(line for line in lines if line.file == known_hosts)
+    if own:
+        # ssh itself compares on every connection; asking for the key again would cost one more.
+        _check_expected(way.name, own, expected)
+        return {}
+    seen = verdict(way)
+    refusal = objection(way, seen, lines)
+    if refusal is not None:
+        raise refusal
+    if seen.kind == "silent":
         raise OperatorError(
-            f"{host}: its host key has changed: recorded is {fingerprint(recorded[kind])}, it now shows"
-            f" {now}; if the Mac was set up anew, remove the lines of {host} from {known_hosts} and run"
-            " bootstrap again"
+            f"{way.name} does not answer at {way.address} port {way.port}: {seen.reason}",
+            exit_code=EXIT_UNREACHABLE,
         )
+    if seen.kind == "trusted" and any(line.marker for line in lines if line.file == known_hosts):
+        return {}
+    keys = shown_keys(way)
+    if not keys:
+        raise OperatorError(f"{way.name} showed no host key; run it again", exit_code=EXIT_UNREACHABLE)
+    if seen.kind == "trusted":
+        # By another file, an authority or DNS: what they vouch for, and nothing that is shown beside it.
+        known = {fingerprint(line.key) for line in lines if not line.marker}
+        keys = _with(keys, {seen.fingerprint, *known})
+    elif not expected and any(line.marker == AUTHORITY for line in lines):
+        raise OperatorError(
+            f"{way.name}: {_places(lines)} wants a certificate authority to vouch for it, which none does for"
+            f" {seen.fingerprint}; nothing was recorded; give ds4_host_key_fingerprint if it is right"
+        )
+    _check_expected(way.name, keys, expected)
+    revoked = {line.key for line in lines if line.marker == REVOKED}
+    # Who shows the provider's key may show one of his own beside it.
+    vouched = _with(keys, {expected}) if expected else keys
+    return {kind: key for kind, key in vouched.items() if key not in revoked}
+
+
+def objection(way: Way, seen: Verdict, lines: Sequence[Line]) -> OperatorError | None:
+    """Why ssh does not let this Mac pass, in one sentence; None where the key is not the reason."""
+    known = _plain(lines)
+    if seen.kind == "revoked":
+        return OperatorError(
+            f"{way.name}: it shows the host key {seen.fingerprint}, which is marked as revoked; nothing was"
+            " recorded and nobody logged in; set the Mac up anew"
+        )
+    if seen.kind == "changed" or (seen.kind == "unknown" and known):
+        prints = ", ".join(fingerprint(key) for key in known.values()) or "another one"
+        where = _places([line for line in lines if not line.marker]) or "what ssh knows"
+        return OperatorError(
+            f"{way.name}: its host key has changed: recorded is {prints}, it now shows {seen.fingerprint}; if"
+            f" the Mac was set up anew, remove the lines of {way.name} from {where} and run bootstrap again"
+        )
+    if seen.kind == "refused":
+        return OperatorError(
+            f"{way.name}: ssh refuses the host key {seen.fingerprint}: {seen.reason}; nothing was recorded"
+        )
+    return None
+
+
+def _check_expected(host: str, keys: Mapping[str, str], expected: str) -> None:
+    prints = [fingerprint(key) for key in keys.values()]
     if expected and expected not in prints:
         raise OperatorError(
             f"{host}: its host key is {', '.join(prints)}, but ds4_host_key_fingerprint says {expected};"
             " nothing was recorded and nobody logged in"
         )
-    return {} if recorded else dict(seen)
+
+
+def _with(keys: Mapping[str, str], prints: set[str]) -> dict[str, str]:
+    return {kind: key for kind, key in keys.items() if fingerprint(key) in prints}
+
+
+def _plain(lines: Iterable[Line]) -> dict[str, str]:
+    return {line.kind: line.key for line in lines if not line.marker}
+
+
+def _places(lines: Iterable[Line]) -> str:
+    return " and ".join(dict.fromkeys(str(line.file) for line in lines))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds4fleet import access, console
+from ds4fleet import access, console, openssh
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host, ansible_command
 from ds4fleet.render import role_defaults
@@ -80,16 +80,12 @@ def setup_of(one: Jump) -> dict[str, Any]:
 
 def host_key_lines(host: Host) -> str:
     """The known_hosts lines of a host, from the operator's own file."""
-    try:
-        lines = host.known_hosts.read_text().splitlines()
-    except OSError:
-        lines = []
-    own = [line for line in lines if line.split() and host.name in line.split()[0].split(",")]
-    if not own:
+    text = openssh.text_for(host.name, [host.known_hosts])
+    if not text:
         raise OperatorError(
             f"{host.name}: its host key is not recorded; run playbooks/bootstrap.yml for it first."
         )
-    return "".join(line + "\n" for line in own)
+    return text
 
 
 def let_in(before: access.Access, one: Jump, public_key: str) -> access.Access:

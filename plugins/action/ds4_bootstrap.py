@@ -14,7 +14,7 @@ from ansible.utils.display import Display
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ds4fleet import bootstrap, host_keys  # noqa: E402
+from ds4fleet import bootstrap, host_keys, openssh  # noqa: E402
 from ds4fleet.errors import OperatorError  # noqa: E402
 
 POLL_S = 5
@@ -70,10 +70,11 @@ class ActionModule(ActionBase):
 
     def _compare_host_key(self, known_hosts):
         """Raise OperatorError when what kept ssh away was another host key than the recorded one."""
-        seen = host_keys.scan(self._connection.get_option("host"), self._connection.get_option("port") or 22)
-        recorded = host_keys.recorded_keys(known_hosts.read_text(), self.host)
-        if seen:
-            host_keys.check_host_key(self.host, seen, recorded, "", known_hosts)
+        way = openssh.way_of(self.host, self._connection.get_option)
+        lines = openssh.recorded(self.host, openssh.files_of(way, known_hosts))
+        refusal = host_keys.objection(way, openssh.verdict(way), lines)
+        if refusal is not None:
+            raise refusal
 
     def _step(self, step):
         if self._task.check_mode:

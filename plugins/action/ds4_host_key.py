@@ -16,8 +16,8 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ds4fleet import bootstrap, host_keys  # noqa: E402
-from ds4fleet.errors import OperatorError  # noqa: E402
+from ds4fleet import bootstrap, host_keys, openssh  # noqa: E402
+from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError  # noqa: E402
 
 
 def append(path, lines):
@@ -39,28 +39,19 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         args = self._task.args
         host = task_vars["inventory_hostname"]
-        address = self._templar.template(task_vars.get("ansible_host", host))
-        port = self._templar.template(task_vars.get("ansible_port", 22))
         known_hosts = Path(args["known_hosts"]).expanduser()
-        text = known_hosts.read_text() if known_hosts.exists() else ""
-        recorded = host_keys.recorded_keys(text, host)
-        expected = args.get("fingerprint") or ""
         try:
             bootstrap.check_password_file(host, args.get("password_file") or "")
-            if recorded:
-                # ssh itself compares on every connection; asking for the key again would cost one more.
-                host_keys.check_host_key(host, recorded, recorded, expected, known_hosts)
-                return {"changed": False, "known_hosts": str(known_hosts)}
-            seen = host_keys.scan(address, port)
-            if not seen:
-                raise AnsibleConnectionFailure(f"{host} does not answer at {address} port {port}")
-            fresh = host_keys.check_host_key(host, seen, recorded, expected, known_hosts)
+            way = openssh.way_of(host, self._connection.get_option)
+            fresh = host_keys.to_record(way, known_hosts, args.get("fingerprint") or "")
         except OperatorError as error:
+            if error.exit_code == EXIT_UNREACHABLE:
+                raise AnsibleConnectionFailure(error.sentence) from None
             return {"failed": True, "msg": error.sentence}
         if not fresh:
             return {"changed": False, "known_hosts": str(known_hosts)}
         lines = "".join(f"{host} {kind} {key}\n" for kind, key in sorted(fresh.items()))
-        prints = ", ".join(f"{kind} {host_keys.fingerprint(key)}" for kind, key in sorted(fresh.items()))
+        prints = ", ".join(f"{kind} {openssh.fingerprint(key)}" for kind, key in sorted(fresh.items()))
         said = f"{host}: host key recorded at first sight: {prints}"
         if self._task.check_mode:
             said = f"{host}: host key seen, to be recorded by a run without --check: {prints}"

@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ds4fleet import render  # noqa: E402
+from ds4fleet import openssh, render  # noqa: E402
 from ds4fleet.errors import OperatorError  # noqa: E402
 from ds4fleet.fleet import Host  # noqa: E402
 from ds4fleet.weights import push, relay  # noqa: E402
@@ -39,7 +39,7 @@ class ActionModule(ActionBase):
             mac = _mac(name, plan, settings, values, answer)
             if mac is not None:
                 macs.append(mac)
-                recorded.append(Path(str(settings.get("ds4_known_hosts") or "inventory/known_hosts.txt")))
+                recorded.append(_known_hosts(settings, values))
         try:
             if not answers:
                 found = {mac.name: {} for group in relay.groups(macs) for mac in group}
@@ -47,7 +47,10 @@ class ActionModule(ActionBase):
                 found = relay.orders(macs)
         except OperatorError as error:
             return {"failed": True, "changed": False, "msg": error.sentence}
-        known = "".join(_known(path, set(found)) for path in dict.fromkeys(recorded))
+        try:
+            known = "".join(openssh.text_for(name, recorded) for name in found)
+        except OperatorError as error:
+            return {"failed": True, "changed": False, "msg": error.sentence}
         for name, part in found.items():
             user = str(everybody[name].get("ds4_seed_user") or render.role_defaults()["ds4_seed_user"])
             files, jobs = relay.entries(render.Paths.root, user)
@@ -97,8 +100,7 @@ def _pushed(macs, found, everybody):
     return [one for one in errands if one is not None]
 
 
-def _known(path, names):
-    """The lines of a known_hosts file that are about these names."""
-    path = path.expanduser()
-    lines = path.read_text().splitlines() if path.exists() else []
-    return "".join(f"{line}\n" for line in lines if set(line.split(" ", 1)[0].split(",")) & names)
+def _known_hosts(settings, values):
+    """The file with a Mac's host key, as inventory/group_vars/all/connection.yml names it."""
+    own = Path(str(values.get("inventory_dir") or "inventory")) / "known_hosts.txt"
+    return Path(str(settings.get("ds4_known_hosts") or own)).expanduser()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ds4fleet import bootstrap, host_keys
+from ds4fleet import bootstrap, openssh
 
 pytestmark = pytest.mark.lab
 HOST = "tyo-03"
@@ -111,18 +112,23 @@ class TestBootstrap:
 
 
 class TestHostKey:
-    def test_a_changed_key_is_refused_with_both_fingerprints(self, bare):
+    @pytest.mark.parametrize("form", ["in clear", "hashed"])
+    def test_a_changed_key_is_refused_with_both_fingerprints(self, bare, form):
         path = known_hosts(bare)
         recorded = path.read_text()
         other = "AAAAC3NzaC1lZDI1NTE5AAAAIBhZJ5y0Yp0gVvUTwYbFQ3pZQ7Qv0o2kCq8VQ0kq9f3S"
-        real = host_keys.recorded_keys(recorded, HOST)["ssh-ed25519"]
+        real = next(line.key for line in openssh.recorded(HOST, [path]) if line.kind == "ssh-ed25519")
         path.write_text(f"{HOST} ssh-ed25519 {other}\n")
+        if form == "hashed":
+            subprocess.run(["ssh-keygen", "-q", "-H", "-f", path], check=True, capture_output=True)
+        wrong = path.read_text()
         try:
             # Without the connection that earlier tests left open.
             alone = ("-e", "ansible_control_path=none")
             run = bare.ansible("playbooks/bootstrap.yml", HOST, *alone, check=False)
+            assert path.read_text() == wrong
         finally:
             path.write_text(recorded)
         assert run.returncode != 0
-        assert host_keys.fingerprint(other) in run.output
-        assert host_keys.fingerprint(real) in run.output
+        assert openssh.fingerprint(other) in run.output
+        assert openssh.fingerprint(real) in run.output

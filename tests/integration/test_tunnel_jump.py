@@ -24,6 +24,8 @@ from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port
 pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")
 #: A public key begins with its type.
 ED25519 = "AAAAC3NzaC1lZDI1NTE5AAAA"
+#: A host key as a whole.
+HOST_KEY = f"ssh-ed25519 {ED25519}IAEB" + "AQEB" * 10
 
 
 def python39() -> str | None:
@@ -153,7 +155,7 @@ def test_its_log_does_not_grow_for_ever(tmp_path: Path) -> None:
 class TestSetup:
     def fleet(self, tmp_path: Path, **settings: Any) -> Fleet:
         known_hosts = tmp_path / "known_hosts"
-        known_hosts.write_text("hk-01,x ssh-ed25519 AAAA\nsg-01 ssh-ed25519 BBBB\n")
+        known_hosts.write_text(f"hk-*,x {HOST_KEY}\nsg-01 {HOST_KEY}\n")
         common = {"ds4_tunnel_port": 8401, "ds4_known_hosts": str(known_hosts)}
         return Fleet(
             (
@@ -169,7 +171,7 @@ class TestSetup:
         (one,) = jump_setup.jumps_of(fleet, fleet)
         made = jump_setup.setup_of(one)
         content = {entry["path"]: entry["content"] for entry in made["files"]}
-        assert content["/opt/ds4/etc/jump_known_hosts"] == "hk-01,x ssh-ed25519 AAAA\n"
+        assert content["/opt/ds4/etc/jump_known_hosts"] == f"hk-01 {HOST_KEY}\n"
         (target,) = json.loads(content["/opt/ds4/etc/jump.json"])["targets"]
         assert (target["address"], target["key_file"]) == ("198.51.100.21", "/opt/ds4/etc/jump/key")
         assert str(tmp_path) not in json.dumps(made)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet import bootstrap, host_keys
+from ds4fleet import bootstrap
 from ds4fleet.errors import OperatorError
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBhZJ5y0Yp0gVvUTwYbFQ3pZQ7Qv0o2kCq8VQ0kq9f3S ops@example"
@@ -217,47 +217,3 @@ class TestSentences:
             "xcode-select: note: No developer tools were found, requesting install."
         )
         assert not bootstrap.lacks_python("Traceback (most recent call last):")
-
-
-class TestHostKeys:
-    FILE = Path("/k")
-    SEEN = {"ssh-ed25519": "AAAAC3NzaC1lZDI1NTE5"}
-    PRINT = host_keys.fingerprint(SEEN["ssh-ed25519"])
-
-    def test_the_fingerprint_is_the_one_that_ssh_prints(self, tmp_path):
-        (tmp_path / "key.pub").write_text(KEY + "\n")
-        done = subprocess.run(
-            ["ssh-keygen", "-lf", tmp_path / "key.pub"], capture_output=True, text=True, check=False
-        )
-        if done.returncode == 0:
-            assert done.stdout.split()[1] == host_keys.fingerprint(KEY.split()[1])
-
-    def test_first_sight_is_recorded(self):
-        assert host_keys.check_host_key("a", self.SEEN, {}, "", self.FILE) == self.SEEN
-
-    def test_the_recorded_key_needs_nothing(self):
-        assert host_keys.check_host_key("a", self.SEEN, self.SEEN, "", self.FILE) == {}
-
-    def test_a_changed_key_is_refused_with_both_fingerprints(self):
-        old = {"ssh-ed25519": "AAAAC3NzaC1lZDI1NTE6"}
-        with pytest.raises(OperatorError) as refusal:
-            host_keys.check_host_key("a", self.SEEN, old, "", self.FILE)
-        assert self.PRINT in refusal.value.sentence
-        assert host_keys.fingerprint(old["ssh-ed25519"]) in refusal.value.sentence
-
-    def test_another_type_alone_proves_nothing(self):
-        with pytest.raises(OperatorError, match="has changed"):
-            host_keys.check_host_key("a", {"ssh-rsa": "AAAAB3NzaC1y"}, self.SEEN, "", self.FILE)
-
-    def test_an_expected_fingerprint_must_match(self):
-        assert host_keys.check_host_key("a", self.SEEN, {}, self.PRINT, self.FILE) == self.SEEN
-        with pytest.raises(OperatorError, match="nothing was recorded"):
-            host_keys.check_host_key("a", self.SEEN, {}, "SHA256:other", self.FILE)
-
-    def test_scan_and_file_are_read(self):
-        scan = (
-            "# 192.0.2.1:22 SSH-2.0-OpenSSH_9.9\n192.0.2.1 ssh-ed25519 AAAA\n[192.0.2.1]:2222 ssh-rsa BBBB\n"
-        )
-        assert host_keys.scanned_keys(scan) == {"ssh-ed25519": "AAAA", "ssh-rsa": "BBBB"}
-        text = "# c\ntyo-01,192.0.2.1 ssh-ed25519 AAAA\ntyo-02 ssh-rsa CCCC\n"
-        assert host_keys.recorded_keys(text, "tyo-01") == {"ssh-ed25519": "AAAA"}
