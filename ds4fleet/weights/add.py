@@ -24,17 +24,20 @@ import yaml
 from ds4fleet import console
 from ds4fleet.catalogue import Catalogue, Family, load
 from ds4fleet.errors import EXIT_REFUSED, EXIT_USAGE, OperatorError
-from ds4fleet.role_code import ds4_gguf
+from ds4fleet.role_code import ds4_gguf, ds4_http, ds4_origin
 
 #: As much of a file as is read. What tells the family comes before the vocabulary, which fills the rest of it
 #: in published files: data of Flash q2 begins at byte 5,333,824, and the tensors are the last of its header.
 HEAD_BYTES = 1024 * 1024
-TIMEOUT_S = 30
+#: Without a byte, and for a whole answer.
+TIMEOUT_S, WHOLE_S = 30, 300
 TOKEN_HOST = "huggingface.co"
 _HUB = re.compile(r"(https?://[^/]+)/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/([^/?]+)(?:\?.*)?\Z")
 _SHA256 = re.compile(r'(?:W/)?"?([0-9a-f]{64})"?\Z')
 #: Share by which a file of a known form may differ in size from its sister: headers, imatrix metadata.
 SIZE_TOLERANCE = 0.01
+#: What can go wrong with a server, its address and a token that a header cannot carry.
+_UNREADABLE = (OSError, HTTPException, ValueError, OverflowError, ds4_origin.SourceError, ds4_http.HttpError)
 _GATE = "blk.{}.ffn_gate_exps.weight"
 
 
@@ -224,15 +227,6 @@ def from_file(path: Path, hashed: bool) -> Found:
     return Found(path.name, size, head, digest, folder=path.resolve().parent)
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows a hub's redirects to itself (a renamed repository); one to another host ends the request."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        if urllib.parse.urlsplit(newurl).netloc != urllib.parse.urlsplit(req.full_url).netloc:
-            return None
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 def from_url(url: str) -> Found:
     """What a URL shows: its first MiB by a closed range, and what a hub says of the whole."""
     parts = urllib.parse.urlsplit(url)
@@ -259,44 +253,55 @@ def from_url(url: str) -> Found:
     )
 
 
+def _opener(stays: bool = False) -> urllib.request.OpenerDirector:
+    limits = ds4_http.Limits(WHOLE_S, HEAD_BYTES, TIMEOUT_S)
+    made: urllib.request.OpenerDirector = ds4_origin.opener(limits, stays)
+    return made
+
+
 def _request(url: str, method: str) -> urllib.request.Request:
-    request = urllib.request.Request(url, method=method, headers={"Accept-Encoding": "identity"})
+    request: urllib.request.Request = ds4_origin.range_request(url, 0, HEAD_BYTES - 1)
+    request.method = method
+    if method == "HEAD":
+        request.remove_header("Range")
     token = os.environ.get("HF_TOKEN", "")
     parts = urllib.parse.urlsplit(url)
     # Others than the hub that gave the token are not to learn it.
     if token and (parts.scheme, parts.netloc) == ("https", TOKEN_HOST):
-        request.add_unredirected_header("Authorization", f"Bearer {token}")
+        request.add_unredirected_header("Authorization", ds4_origin.bearer(token))
     return request
 
 
 def _head(url: str) -> dict[str, str]:
     """The headers of the hub's own answer, which says more than that of the storage behind it."""
     try:
-        with urllib.request.build_opener(_Stay()).open(_request(url, "HEAD"), timeout=TIMEOUT_S) as answer:
+        # A renamed repository is at the same hub; a redirect to elsewhere is the answer.
+        with _opener(stays=True).open(_request(url, "HEAD"), timeout=TIMEOUT_S) as answer:
             headers = answer.headers
     except urllib.error.HTTPError as error:
+        error.close()
         if not 300 <= error.code < 400:
             raise _unreadable(url, f"status {error.code}") from None
         headers = error.headers
-    except (OSError, HTTPException) as error:
-        raise _unreadable(url, str(error)) from None
+    except _UNREADABLE as error:
+        raise _unreadable(url, ds4_origin.clip(error)) from None
     return {name.lower(): value for name, value in headers.items()}
 
 
 def _first(url: str) -> tuple[bytes, int]:
     """(the first MiB, size of the whole)."""
-    request = _request(url, "GET")
-    request.add_header("Range", f"bytes=0-{HEAD_BYTES - 1}")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            whole = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            if answer.status != 206 or not whole.isdigit():
-                raise _unreadable(url, "it does not serve ranges")
-            return answer.read(HEAD_BYTES), int(whole)
+        with _opener().open(_request(url, "GET"), timeout=TIMEOUT_S) as answer:
+            count = ds4_origin.expected_bytes(answer, 0, HEAD_BYTES, None)
+            whole = ds4_origin.whole_bytes(answer)
+            if whole is None:
+                raise _unreadable(url, "it does not say how long the file is")
+            return answer.read(count), whole
     except urllib.error.HTTPError as error:
+        error.close()
         raise _unreadable(url, f"status {error.code}") from None
-    except (OSError, HTTPException) as error:
-        raise _unreadable(url, str(error)) from None
+    except _UNREADABLE as error:
+        raise _unreadable(url, ds4_origin.clip(error)) from None
 
 
 def _unreadable(url: str, why: str) -> OperatorError:

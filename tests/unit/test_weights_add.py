@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import json
@@ -150,6 +151,9 @@ class Hub:
         self.statuses: dict[str, int] = {}
         self.linked = len(data)
         self.url = ""
+        #: Where a GET is redirected to, and headers of the storage that differ.
+        self.leads_to = "/storage/mine.gguf"
+        self.odd: dict[str, str] = {}
 
 
 @pytest.fixture
@@ -165,11 +169,12 @@ def hub(file: Path) -> Iterator[Hub]:
 
         def do_GET(self) -> None:
             if "/resolve/" in self.path:
-                self.answer(302, {"Location": "/storage/mine.gguf"})
+                self.answer(302, {"Location": made.leads_to})
                 return
             first, last = self.headers["Range"].removeprefix("bytes=").split("-")
             piece = made.data[int(first) : int(last) + 1]
-            self.answer(206, {"Content-Range": f"bytes {first}-{last}/{len(made.data)}"}, piece)
+            whole = {"Content-Range": f"bytes {first}-{last}/{len(made.data)}"}
+            self.answer(206, {**whole, **made.odd}, piece)
 
         def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
             made.asked.append((self.command, self.path, self.headers.get("Range", "")))
@@ -183,7 +188,8 @@ def hub(file: Path) -> Iterator[Hub]:
             for name, value in {**headers, **hub_says, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(OSError):  # who has seen enough hangs up
+                self.wfile.write(body)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -218,6 +224,34 @@ class TestUrl:
         with pytest.raises(OperatorError, match=why):
             add.from_url(f"{hub.url}/me/repo/resolve/main/mine.gguf")
 
+    @pytest.mark.parametrize(
+        ("leads_to", "why"),
+        [
+            ("ftp://127.0.0.1/x", "it redirects to ftp"),
+            ("file:///etc/hosts", "it redirects to file"),
+            ("http://127.0.0.1:99999/x", "makes no sense"),
+        ],
+    )
+    def test_only_the_web_is_followed(self, hub: Hub, leads_to: str, why: str) -> None:
+        hub.leads_to = leads_to
+        with pytest.raises(OperatorError, match=why):
+            add.from_url(f"{hub.url}/me/repo/resolve/main/mine.gguf")
+
+    @pytest.mark.parametrize(
+        ("odd", "why"),
+        [
+            ({"Content-Encoding": "gzip"}, "it sends the file packed"),
+            ({"Content-Range": f"bytes 1-{add.HEAD_BYTES - 1}/{SIZE}"}, "another range"),
+            ({"Content-Range": f"bytes 0-{add.HEAD_BYTES - 1}/*"}, "does not say how long"),
+        ],
+    )
+    def test_what_is_not_the_range_that_was_asked_for_is_no_header(
+        self, hub: Hub, odd: dict[str, str], why: str
+    ) -> None:
+        hub.odd = odd
+        with pytest.raises(OperatorError, match=why):
+            add.from_url(f"{hub.url}/me/repo/resolve/main/mine.gguf")
+
     def test_a_hub_and_its_storage_that_disagree_are_not_believed(self, hub: Hub) -> None:
         hub.linked += 1
         with pytest.raises(OperatorError, match="the hub says"):
@@ -237,6 +271,14 @@ def test_a_token_is_for_the_hub_that_gave_it(url: str, sent: bool, monkeypatch: 
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     request = add._request(url, "HEAD")
     assert request.unredirected_hdrs.get("Authorization") == ("Bearer hf_secret" if sent else None)
+
+
+@pytest.mark.parametrize("token", ["hf_secret\nmore", "hf_sécret"])
+def test_a_token_that_no_header_can_carry_is_a_sentence(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(OperatorError, match="its token has line ends") as refused:
+        add.from_url("https://huggingface.co/a/b/resolve/main/x.gguf")
+    assert "hf_s" not in str(refused.value)
 
 
 def test_a_local_file_is_hashed_only_when_asked(file: Path) -> None:

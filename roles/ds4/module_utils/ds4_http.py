@@ -214,6 +214,17 @@ def _connection(kind, limits, host, **options):
     return made
 
 
-def opener(limits, *handlers, context=None):
-    """urllib's opener (with its proxies, redirects and certificates) under limits, redirects counted in."""
-    return urllib.request.build_opener(_Plain(limits), _Secure(limits, context), *handlers)
+def opener(limits, redirects, context=None):
+    """urllib's opener (with its proxies and certificates) for http and https alone, under limits. `redirects`
+    is a handler; what it asks for is counted in."""
+    director = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        _Plain(limits),
+        _Secure(limits, context),
+        redirects,
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        director.add_handler(handler)
+    return director

@@ -7,14 +7,20 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
 import subprocess
 import time
 
-from ansible.module_utils import ds4_output, ds4_stamp
+from ansible.module_utils import ds4_output, ds4_stamp, ds4_token
 from ansible.module_utils.ds4_part import Part, flush_folder
 from ansible.module_utils.ds4_proof import MISMATCH, judge, put_aside, sha256
-from ansible.module_utils.ds4_transport import Pace, Source, SourceError
+from ansible.module_utils.ds4_transport import (
+    BRIEF_PATIENCE_S,
+    PATIENCE_S,
+    Busy,
+    Pace,
+    Source,
+    SourceError,
+)
 
 #: Where the progress of a running fetch can be read: {name, done_bytes, total_bytes, bytes_per_s, source}.
 STATUS = ".ds4-fetch.json"
@@ -124,22 +130,11 @@ class Placement:
         revision = (wanted.get("sha256") or "unpublished")[:12]
         part = Part(wanted["path"], revision, wanted["bytes"], on_progress=self._report)
         self._make_room(wanted, part)
-        fetched, refusals, url = 0, [], None
+        fetched, refusals, url = 0, {}, None
         try:
             part.open()
             start = part.done_bytes
-            for url in wanted["urls"]:
-                if url.startswith("file:"):
-                    refusals.append("%s: it is pushed by `fab stage`" % url)
-                    continue
-                self._progress = {"name": wanted["name"], "source": url}
-                self._progress.update(began_at=time.time(), began_bytes=part.done_bytes)
-                try:
-                    source = Source(url, wanted["bytes"], self.token(), self.pace)
-                    source.fetch(part.done_bytes, part.write)
-                    break
-                except SourceError as error:
-                    refusals.append("%s: %s" % (url, error))
+            url = self._from_any(wanted, part, refusals)
             fetched = part.done_bytes - start
         except OSError as error:
             if error.errno not in FULL:
@@ -160,7 +155,7 @@ class Placement:
                     wanted["name"],
                     part.done_bytes,
                     wanted["bytes"],
-                    "; ".join(refusals) or "there is no source",
+                    "; ".join("%s: %s" % item for item in refusals.items()) or "there is no source",
                 )
             )
         digest = part.digest.hexdigest()
@@ -176,6 +171,32 @@ class Placement:
             hashed_bytes=part.reread_bytes,
             source=url,
         )
+
+    def _from_any(self, wanted, part, refusals):
+        """Fetch the rest of a part; the URL that gave the end of it, None when no source did.
+
+        refusals: {URL: why}, filled here. One that only wants to be asked later is waited for once the others
+        have refused.
+        """
+        pushed = [url for url in wanted["urls"] if url.startswith("file:")]
+        refusals.update(dict.fromkeys(pushed, "it is pushed by `fab stage`"))
+        urls = [url for url in wanted["urls"] if url not in pushed]
+        patience_s = PATIENCE_S if len(urls) == 1 else BRIEF_PATIENCE_S
+        while urls:
+            busy = []
+            for url in urls:
+                self._progress = {"name": wanted["name"], "source": url}
+                self._progress.update(began_at=time.time(), began_bytes=part.done_bytes)
+                try:
+                    source = Source(url, wanted["bytes"], self.token(), self.pace, patience_s=patience_s)
+                    source.fetch(part.done_bytes, part.write)
+                    return url
+                except SourceError as error:
+                    refusals[url] = str(error)
+                    if isinstance(error, Busy):
+                        busy.append(url)
+            urls, patience_s = busy if patience_s < PATIENCE_S else [], PATIENCE_S
+        return None
 
     def _run_upstream(self, wanted):
         """The engine's own script; what it leaves is judged like any other file."""
@@ -247,14 +268,9 @@ class Placement:
         if not self.token_file:
             return ""
         try:
-            if stat.S_IMODE(os.stat(self.token_file).st_mode) & 0o077:
-                raise PlacementError(
-                    "token file %s can be read by others: make it mode 0600" % self.token_file
-                )
-            with open(self.token_file) as handle:
-                return handle.read().strip().rpartition("HF_TOKEN=")[2]
-        except OSError as error:
-            raise PlacementError("token file %s: %s" % (self.token_file, error.strerror)) from None
+            return ds4_token.read(self.token_file)
+        except ValueError as error:
+            raise PlacementError(str(error)) from None
 
     def settle(self, path, digest):
         """Owner, mode and stamp of a file that was just proven."""

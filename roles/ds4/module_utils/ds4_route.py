@@ -15,7 +15,16 @@ import time
 from ansible.module_utils import ds4_chunks, ds4_peer, ds4_scout
 from ansible.module_utils.ds4_placement import FULL, PlacementError
 from ansible.module_utils.ds4_progress import Aborted, Counted, Held
-from ansible.module_utils.ds4_transport import RANGE_BYTES, Pace, SourceError
+from ansible.module_utils.ds4_transport import (
+    BRIEF_PATIENCE_S,
+    MAX_RETRY_AFTER_S,
+    MAX_WAIT_S,
+    PATIENCE_S,
+    RANGE_BYTES,
+    Busy,
+    Pace,
+    SourceError,
+)
 
 #: Rounds through all sources without a byte gained, after which the fetch is given up, and the pause between.
 MAX_ROUNDS = 4
@@ -48,13 +57,13 @@ class Route:
 
     def complete(self, wanted, part, refused):
         """Fetch what is missing; returns the names of those who sent it. PlacementError when nobody does."""
-        senders, rounds, why, fresh = set(), 0, {}, not part.done
+        senders, rounds, why, fresh, waited_s = set(), 0, {}, not part.done, 0
         self.relief.end()
         most = MAX_ROUNDS_PUSHED if self.pushed in self.sources(wanted) else MAX_ROUNDS
         while part.missing():
             self._hold()
             self.state.values["state"] = "fetching"
-            before, tried = len(part.done), set(refused)
+            before, tried, busy_s = len(part.done), set(refused), 0
             while part.missing():
                 # Those behind us can only have something when this is not the first attempt, or when one
                 # of them relieves us.
@@ -73,6 +82,8 @@ class Route:
                     if isinstance(error, OSError) and error.errno in FULL:
                         raise
                     why[name] = str(error)
+                    if isinstance(error, Busy):
+                        busy_s = max(busy_s, error.wait_s, min(ROUND_S * 2**rounds, MAX_WAIT_S))
                     self.rest(name)
                     self._end_trial_of(name)
                 except Held:
@@ -83,7 +94,8 @@ class Route:
             self.state.values["reason"] = "; ".join("%s: %s" % item for item in sorted(why.items()))
             held = self.state.control()[0] == "hold"
             rounds = 0 if held or len(part.done) > before else rounds + 1
-            if rounds >= most:
+            waited_s = waited_s if rounds else 0
+            if rounds >= most and not (busy_s and waited_s < PATIENCE_S):
                 raise PlacementError(
                     "%s could not be fetched, %d of %d bytes are kept for the next run: %s"
                     % (
@@ -95,7 +107,9 @@ class Route:
                 )
             if rounds:
                 self.resting.clear()
-                self.wait(ROUND_S)
+                pause_s = min(max(busy_s, ROUND_S), MAX_RETRY_AFTER_S)
+                waited_s += pause_s
+                self._pause(pause_s)
         self.state.values["reason"] = ""
         return senders
 
@@ -104,7 +118,9 @@ class Route:
         named = []
         for url in wanted["urls"]:
             if not url.startswith("file:"):
-                named.append({"name": url.split("/")[2], "url": url})
+                host = url.split("/")[2]
+                same = sum(one.get("url", "").split("/")[2:3] == [host] for one in named)
+                named.append({"name": "%s (%d)" % (host, same + 1) if same else host, "url": url})
             elif self.pushed not in named:
                 named.append(self.pushed)
         return [*self.order["peers"], *named]
@@ -172,6 +188,9 @@ class Route:
     def _pull_url(self, source, wanted, counted, part, look):
         try:
             reader = self.source(source["url"], wanted["bytes"], self.wide)
+            reader.wait = self._wait
+            # Another source may be there, and the rounds wait for this one.
+            reader.patience_s = BRIEF_PATIENCE_S
             for first, behind in self._stretches(part):
                 self._pull_stretch(reader, first, behind, counted, part, look)
         finally:
@@ -218,6 +237,18 @@ class Route:
             else:
                 first, behind = ds4_chunks.runs(left)[0]
                 yield first, min(behind, first + most)
+
+    def _wait(self, seconds):
+        """For a source that wants it; raises Held or Aborted when the work is to stop meanwhile."""
+        self._pause(seconds)
+        self.state.check()
+
+    def _pause(self, seconds):
+        """Ends early when the operator or the window says stop."""
+        while seconds > 0 and self.state.control()[0] == "run":
+            step_s = min(1, seconds)
+            self.wait(step_s)
+            seconds -= step_s
 
     def _hold(self):
         """Wait while paused; raises Aborted."""

@@ -8,17 +8,14 @@ ranges above 200 GiB are refused (ds4go 0.4.0): a request here always names both
 
 from __future__ import annotations
 
-import functools
-import os
 import re
 import ssl
 import time
 import urllib.error
-import urllib.parse
-import urllib.request
 from http.client import HTTPException
 
-from ansible.module_utils import ds4_http
+from ansible.module_utils import ds4_http, ds4_origin
+from ansible.module_utils.ds4_origin import SourceError
 
 #: A request's range. Small enough for signed links to outlive it, large enough for oceans.
 RANGE_BYTES = 256 * 1024 * 1024
@@ -32,49 +29,41 @@ SLOW_S = 60
 BEGIN_S = 120
 #: Failures in a row, without a single byte gained, after which a source is given up.
 MAX_FAILURES = 5
+#: A source that limits how often it is asked is waited for: so long in all, without a byte gained (the hub
+#: counts requests in windows of 5 minutes), where there is another source only so long.
+PATIENCE_S = 900
+BRIEF_PATIENCE_S = 15
+#: The longest of the growing waits between two requests to it.
+MAX_WAIT_S = 64
 #: A server that asks for longer than this is as good as down.
-MAX_RETRY_AFTER_S = 120
-#: The certificates of macOS; its Python does not look there in every version.
-CA_FILE = "/etc/ssl/cert.pem"
+MAX_RETRY_AFTER_S = 330
+#: What the hub says of a file that is not everybody's (X-Error-Code).
+GATED = ("GatedRepo", "RepoNotFound")
 
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)\Z", re.A)
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+#: Seconds until the window is over: RateLimit: "resolvers";r=0;t=25 (draft-ietf-httpapi-ratelimit-headers).
+_WINDOW = re.compile(r";\s*t=([0-9]{1,9})(?![0-9])")
 
 
-class SourceError(Exception):
-    """This source will not give the file; another may. The message is one clause, without the URL."""
+class Busy(SourceError):
+    """It has the file, but limits how often it is asked; after `wait_s` seconds it may give it."""
+
+    def __init__(self, why, wait_s=0):
+        super().__init__(why)
+        self.wait_s = wait_s
 
 
 class _Retry(Exception):
-    """Worth another try at the same source, after `wait_s` seconds when the server said so. `vain`: bytes
-    that were gained do not count."""
+    """Worth another try at the same source, after `wait_s` seconds when the server said so.
 
-    def __init__(self, why, wait_s=None, vain=False):
+    is_busy: the server only wants to be asked later. vain: bytes that were gained do not count.
+    """
+
+    def __init__(self, why, wait_s=None, is_busy=False, vain=False):
         super().__init__(why)
         self.wait_s = wait_s
+        self.is_busy = is_busy
         self.vain = vain
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but a token is for the host that it was meant for."""
-
-    def redirect_request(self, request, handle, code, message, headers, url):
-        following = super().redirect_request(request, handle, code, message, headers, url)
-        if following and urllib.parse.urlsplit(url).netloc != urllib.parse.urlsplit(request.full_url).netloc:
-            following.headers.pop("Authorization", None)
-        return following
-
-
-def opener(limits):
-    """An opener for one exchange under limits, which checks certificates against the system's."""
-    return ds4_http.opener(limits, _Redirects(), context=_trusted())
-
-
-@functools.lru_cache(maxsize=None)
-def _trusted():
-    context = ssl.create_default_context()
-    if os.path.exists(CA_FILE):
-        context.load_verify_locations(CA_FILE)
-    return context
 
 
 class Pace:
@@ -108,8 +97,11 @@ class _Slow:
             began = time.monotonic()
             try:
                 piece = answer.read1(most - len(gathered))
-            except (OSError, HTTPException, ds4_http.HttpError) as error:
+            except (OSError, HTTPException, ValueError, ds4_http.HttpError) as error:
                 return gathered, _Retry("connection lost: %s" % _words(error))
+            if len(piece) > most - len(gathered):
+                # http.client takes a chunk of -1 bytes for all that comes.
+                return gathered, _Retry("connection lost: it does not speak HTTP")
             self.reading_s += time.monotonic() - began
             if not piece:
                 return gathered, _Retry("connection closed too early")
@@ -123,22 +115,33 @@ class _Slow:
 class Source:
     """One URL of a file of known size."""
 
-    def __init__(self, url, size_bytes, token="", pace=None, range_bytes=RANGE_BYTES, wait=time.sleep):
+    def __init__(
+        self,
+        url,
+        size_bytes,
+        token="",
+        pace=None,
+        range_bytes=RANGE_BYTES,
+        wait=time.sleep,
+        patience_s=PATIENCE_S,
+    ):
         self.url = url
         self.size_bytes = size_bytes
         self.token = token
         self.pace = pace or Pace(0)
         self.range_bytes = range_bytes
         self.wait = wait
-        self.opener = opener
+        self.patience_s = patience_s
+        self.opener = ds4_origin.opener
 
     def fetch(self, start, write, end=None):
         """Give bytes from `start` to `end` (that of the file when None) to `write`, in order.
 
         `write` may raise what it likes (OSError for a full disk): that ends the fetch. Raises SourceError
-        when this source cannot or will not deliver. Every byte gained resets the count of failures.
+        when this source cannot or will not deliver, Busy when it may later. Every byte gained resets the
+        count of failures. Each try begins at the source's own URL, so that a signed link is made anew.
         """
-        at, failures = start, 0
+        at, failures, asked, waited_s = start, 0, 0, 0
         end = self.size_bytes if end is None else end
         while at < end:
             before = at
@@ -149,38 +152,29 @@ class Source:
                     self.pace.spent(len(piece))
                 continue
             except _Retry as error:
-                why, wait_s, vain = str(error), error.wait_s, error.vain
-            failures = 1 if at > before and not vain else failures + 1
-            if failures >= MAX_FAILURES:
-                raise SourceError("%s, %d times in a row at byte %d" % (why, failures, at))
-            self.wait(wait_s if wait_s is not None else min(2 ** (failures - 1), 16))
+                failed = error
+            if at > before and not failed.vain:
+                failures, asked, waited_s = 0, 0, 0
+            if failed.is_busy:
+                wait_s = max(failed.wait_s or 0, min(2**asked, MAX_WAIT_S))
+                asked, waited_s = asked + 1, waited_s + wait_s
+                if waited_s > self.patience_s:
+                    why = "%s, %d times in %d s at byte %d" % (failed, asked, waited_s - wait_s, at)
+                    raise Busy(why, wait_s)
+            else:
+                failures += 1
+                if failures >= MAX_FAILURES:
+                    raise SourceError("%s, %d times in a row at byte %d" % (failed, failures, at))
+                wait_s = min(2 ** (failures - 1), 16)
+            self.wait(wait_s)
 
     def _range(self, start, end):
-        """Bytes start..end-1 in pieces; raises _Retry when the answer stops early."""
-        request = urllib.request.Request(self.url, headers={"Range": "bytes=%d-%d" % (start, end - 1)})
-        request.add_header("User-Agent", "ds4-fleet")
-        request.add_header("Accept-Encoding", "identity")
-        if self.token and self.url.startswith("https:"):
-            request.add_header("Authorization", "Bearer " + self.token)
+        """Bytes from start in pieces, end-1 at most; raises _Retry when the answer stops early."""
         limits = ds4_http.Limits(BEGIN_S, end - start, STALL_S)
-        try:
-            answer = self.opener(limits).open(request, timeout=STALL_S)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise _judge(error.code, error.headers, self.size_bytes, self.token) from None
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, ssl.SSLCertVerificationError):
-                raise SourceError(
-                    "its certificate is not trusted: %s" % error.reason.verify_message
-                ) from None
-            raise _Retry("no connection: %s" % error.reason) from None
-        except (OSError, HTTPException, ds4_http.HttpError) as error:
-            raise _Retry("no answer: %s" % _words(error)) from None
-        with answer:
-            self._check(answer, start, end)
+        with self._open(start, end, limits) as answer:
+            left = ds4_origin.expected_bytes(answer, start, end, self.size_bytes)
             # As long as the slowest source may take.
-            limits.allow(SLOW_S + (end - start) / SLOWEST_BYTES_PER_S)
-            left = end - start
+            limits.allow(SLOW_S + left / SLOWEST_BYTES_PER_S)
             pace = _Slow()
             while left:
                 piece, why = pace.gather(answer, min(READ_BYTES, left))
@@ -191,57 +185,84 @@ class Source:
                 if why:
                     raise why
 
-    def _check(self, answer, start, end):
-        if answer.status == 200:
-            # Ranges are ignored: only good when the whole file was asked for.
-            if (
-                start
-                or end != self.size_bytes
-                or answer.headers.get("Content-Length") != str(self.size_bytes)
-            ):
-                raise SourceError("it does not serve ranges")
-            return
-        match = _CONTENT_RANGE.match(answer.headers.get("Content-Range", ""))
-        if answer.status != 206 or not match:
-            raise SourceError("it answered %d without a range" % answer.status)
-        if match.group(3) not in ("*", str(self.size_bytes)):
-            raise SourceError("its file has %s bytes, not %d" % (match.group(3), self.size_bytes))
-        if int(match.group(1)) != start:
-            raise SourceError("it answered with another range than asked for")
+    def _open(self, start, end, limits):
+        """The answer to the request for a range; what is none of 2xx raises what it means."""
+        request = ds4_origin.range_request(self.url, start, end - 1, self.token)
+        try:
+            return self.opener(limits).open(request, timeout=STALL_S)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._judge(error.code, error.headers, error.geturl(), request) from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, ssl.SSLCertVerificationError):
+                raise SourceError(
+                    "its certificate is not trusted: %s" % error.reason.verify_message
+                ) from None
+            raise _Retry("no connection: %s" % _words(error.reason)) from None
+        except (OSError, HTTPException, ds4_http.HttpError) as error:
+            raise _Retry("no answer: %s" % _words(error)) from None
+        except (ValueError, OverflowError):
+            # A port above 65535, a name that is none: of the address, or of one that it redirects to.
+            raise SourceError("its address makes no sense") from None
+
+    def _judge(self, status, headers, url, request):
+        """The exception that an error status of `url` means, which may be where the source redirects to."""
+        if status == 416:
+            match = re.search(r"/([0-9]{1,19})$", headers.get("Content-Range", ""))
+            size = match.group(1) if match else "fewer"
+            return SourceError("its file has %s bytes, not %d (status 416)" % (size, self.size_bytes))
+        if status in (401, 403):
+            return self._denied(status, headers, url, request)
+        if status in (404, 410):
+            return SourceError("it does not have this file (status %d)" % status)
+        if status in (408, 425, 429) or status >= 500:
+            wait_s = _wait_s(headers)
+            if wait_s is not None and wait_s > MAX_RETRY_AFTER_S:
+                return SourceError("it asks to come back in %d s (status %d)" % (wait_s, status))
+            sentence = "it is asked too often (status %d)" if status == 429 else "status %d"
+            return _Retry(sentence % status, wait_s, status == 429 or wait_s is not None)
+        if 300 <= status < 400:
+            return SourceError("it redirects to nowhere (status %d)" % status)
+        return SourceError("it refused a range (status %d)" % status)
+
+    def _denied(self, status, headers, url, request):
+        """401 or 403. Final is what the hub itself says of a file that is not everybody's.
+
+        Anything else may be an edge of its network with a fault of its own or a link that has run out.
+        """
+        asked, answered = ds4_origin.origin(request.full_url), ds4_origin.origin(url)
+        is_gate = headers.get("X-Error-Code") in GATED
+        if asked != answered:
+            host = ds4_origin.clip(answered[1])
+            if not is_gate:
+                return _Retry("its storage %s refuses the file (status %d)" % (host, status))
+            sentence = "it redirects to %s, which wants a token (status %d); a token is for the source alone"
+            return SourceError(sentence % (host, status))
+        if status != 401 and not is_gate:
+            return _Retry("it refuses the file (status %d)" % status)
+        if request.has_header("Authorization"):
+            return SourceError("its token may not read the file (status %d)" % status)
+        if self.token:
+            return SourceError("it wants a token (status %d), which goes over https alone" % status)
+        sentence = "it wants a token (status %d): set ds4_stage_token or ds4_weights_token_file, run it again"
+        return SourceError(sentence % status)
 
 
 def _words(error):
     """What went wrong. http.client's own exceptions repeat what they were sent."""
-    if isinstance(error, HTTPException):
+    if isinstance(error, (HTTPException, ValueError)):
         return "it does not speak HTTP (%s)" % type(error).__name__
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _judge(status, headers, size_bytes, token):
-    """The exception that an error status means."""
-    if status == 416:
-        match = re.search(r"/(\d{1,18})$", headers.get("Content-Range", ""), re.A)
-        size = match.group(1) if match else "fewer"
-        return SourceError("its file has %s bytes, not %d (status 416)" % (size, size_bytes))
-    if status in (401, 403):
-        if token:
-            return SourceError("its token may not read the file (status %d)" % status)
-        sentence = "it wants a token (status %d): set ds4_stage_token or ds4_weights_token_file, run it again"
-        return SourceError(sentence % status)
-    if status in (404, 410):
-        return SourceError("it does not have this file (status %d)" % status)
-    if status in (408, 425, 429) or status >= 500:
-        wait_s = _retry_after_s(headers.get("Retry-After"))
-        if wait_s is not None and wait_s > MAX_RETRY_AFTER_S:
-            return SourceError("it asks to come back in %d s (status %d)" % (wait_s, status))
-        return _Retry("status %d" % status, wait_s)
-    if 300 <= status < 400:
-        return SourceError("it redirects without end (status %d)" % status)
-    return SourceError("it refused a range (status %d)" % status)
+def _wait_s(headers):
+    """Seconds that the server asks to wait, None when it names none."""
+    if headers.get("Retry-After") is not None:
+        return _retry_after_s(headers["Retry-After"])
+    window = _WINDOW.search(headers.get("RateLimit", ""))
+    return int(window.group(1)) if window else None
 
 
 def _retry_after_s(value):
     """Retry-After in seconds; its date form, or what is none, is taken for a minute."""
-    if value is None:
-        return None
-    return int(value) if re.match(r"\d{1,9}\Z", value, re.A) else 60
+    return float(value) if _NUMBER.fullmatch(value.strip()) else 60

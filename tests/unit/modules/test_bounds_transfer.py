@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import sys
+from email.message import Message
 
 import pytest
-from ansible.module_utils import ds4_output, ds4_seed, ds4_transport
+from ansible.module_utils import ds4_origin, ds4_output, ds4_seed, ds4_transport
 
 from tests.support import bounded, hostile
 
@@ -106,11 +107,12 @@ def test_a_mirror_that_keeps_to_no_limit_is_given_up_in_a_clause() -> None:
 )
 def test_a_range_of_odd_numbers_is_none(header, sentence) -> None:
     class Answer:
-        status, headers = 206, header
+        status, headers = 206, Message()
 
-    source = ds4_transport.Source("http://a.example/x", 4)
-    with pytest.raises(ds4_transport.SourceError, match=sentence):
-        source._check(Answer, 0, 4)
+    for name, value in header.items():
+        Answer.headers[name] = value
+    with pytest.raises(ds4_origin.SourceError, match=sentence):
+        ds4_origin.expected_bytes(Answer, 0, 4, 4)
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "\u00b2", "soon", "-1", "1e9"])
