@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,3 +172,16 @@ def test_what_is_installed_is_watched_so_that_it_can_be_removed() -> None:
     assert [job["label"] for job in jobs] == watched["labels"]
     (drop_in,) = [entry["content"] for entry in files if entry["path"] == relay.SSHD]
     assert "ForceCommand /Library" in drop_in and "{{" not in drop_in
+
+
+def test_all_that_the_programs_import_is_brought_along() -> None:
+    folder = CHECKOUT / "roles" / "ds4" / "module_utils"
+    ours = {path.stem for path in folder.glob("*.py")}
+    for name in relay.LIBRARY:
+        words = set(re.findall(r"\bds4_[a-z]+\b", "".join(_imports(folder / f"{name}.py"))))
+        assert words & ours <= set(relay.LIBRARY), name
+
+
+def _imports(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text())
+    return [ast.unparse(node) + "\n" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
