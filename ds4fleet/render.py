@@ -73,6 +73,11 @@ OTHER_BACKENDS = ("--cpu", "--cuda", "--backend")
 SMOKE_CONTEXT = 4096
 SMOKE_TOKENS = 16
 
+#: A boot job tries for so long in one run, which is more than its throttle; a tool that hangs gets longer.
+BOOT_TRY_S = 60
+BOOT_HANG_S = 120
+BOOT_THROTTLE_S = 10
+
 #: A daemon's soft limit is taken to be 256 descriptors (from memory, no recording); each client and each KV
 #: file of the engine takes one.
 OPEN_FILES = 4096
@@ -136,6 +141,24 @@ class Paths:
         return f"{self.libexec}/ds4-mounts"
 
     @property
+    def wired(self) -> str:
+        return f"{self.libexec}/ds4-wired"
+
+    @property
+    def boot(self) -> str:
+        """What the boot jobs read and leave; root's own."""
+        return f"{self.root}/boot"
+
+    @property
+    def volumes(self) -> str:
+        """The lines of /etc/fstab for our volumes, kept by ds4_storage: fstab itself may be taken away."""
+        return f"{self.boot}/volumes.conf"
+
+    def boot_state(self, job: str) -> str:
+        """KEY=VALUE at, reason and note of the boot job `mounts` or `wired`."""
+        return f"{self.boot}/{job}.state"
+
+    @property
     def rotate(self) -> str:
         return f"{self.libexec}/ds4-rotate"
 
@@ -196,6 +219,11 @@ def watched(settings: Mapping[str, Any]) -> dict[str, list[str]]:
         paths.config,
         paths.start,
         paths.mounts,
+        paths.wired,
+        paths.boot,
+        paths.volumes,
+        paths.boot_state("mounts"),
+        paths.boot_state("wired"),
         paths.rotate,
         paths.tunnel_wait,
         paths.newsyslog,
@@ -250,36 +278,35 @@ class _Renderer:
         mounts = self._mounts()
         self._dir(self.paths.root, "storage")
         self._dir(self.paths.libexec, "storage")
-        plist = self.paths.plist(LABEL_MOUNTS)
+        self._dir(self.paths.boot, "storage")
         if not mounts:
-            self._absent(LABEL_MOUNTS, "storage", self.paths.mounts)
+            self._absent(LABEL_MOUNTS, "storage", self.paths.mounts, self.paths.volumes)
             return
-        script = template("ds4-mounts.j2", mounts=mounts, wait_s=int(self.settings["ds4_start_wait_s"]))
-        self._file(self.paths.mounts, script, "storage", mode="0755")
-        self._plist(
-            LABEL_MOUNTS,
-            "storage",
-            ProgramArguments=[self.paths.mounts],
-            RunAtLoad=True,
-            ExitTimeOut=10,
-            StandardErrorPath="/var/log/ds4-mounts.log",
-            StandardOutPath="/var/log/ds4-mounts.log",
-        )
-        self._job(LABEL_MOUNTS, "loaded", [plist, self.paths.mounts], "storage")
+        self._boot_job(LABEL_MOUNTS, "storage", "mounts", self.paths.mounts)
 
     def _memory(self) -> None:
         limit_mib = self._wired_limit_mib()
         if not limit_mib:
-            self._absent(LABEL_WIRED, "memory")
+            self._absent(LABEL_WIRED, "memory", self.paths.wired)
             return
+        self._boot_job(LABEL_WIRED, "memory", "wired", self.paths.wired, str(limit_mib))
+
+    def _boot_job(self, label: str, stage: str, name: str, program: str, *arguments: str) -> None:
+        """A script that launchd starts at boot, and again until it has done its work."""
+        script = template(f"ds4-{name}.j2", paths=self.paths, job=name, try_s=BOOT_TRY_S, hang_s=BOOT_HANG_S)
+        self._file(program, script, stage, mode="0755")
         self._plist(
-            LABEL_WIRED,
-            "memory",
-            ProgramArguments=["/usr/sbin/sysctl", f"iogpu.wired_limit_mb={limit_mib}"],
+            label,
+            stage,
+            ProgramArguments=[program, *arguments],
             RunAtLoad=True,
+            KeepAlive={"SuccessfulExit": False},
+            ThrottleInterval=BOOT_THROTTLE_S,
             ExitTimeOut=10,
+            StandardErrorPath=f"/var/log/ds4-{name}.log",
+            StandardOutPath=f"/var/log/ds4-{name}.log",
         )
-        self._job(LABEL_WIRED, "loaded", [self.paths.plist(LABEL_WIRED)], "memory")
+        self._job(label, "loaded", [self.paths.plist(label), program], stage)
 
     def _service(self) -> dict[str, Any] | None:
         link = (self.plan.get("weights") or {}).get("link")
@@ -334,7 +361,8 @@ class _Renderer:
             wired_limit_mib=self._wired_limit_mib(),
             host=server["host"],
             port=server["port"],
-            wait_s=int(self.settings["ds4_start_wait_s"]),
+            # Longer than the throttle: launchd lets a job that ends sooner wait longer each time.
+            wait_s=max(int(self.settings["ds4_start_wait_s"]), server["throttle_s"]),
             arguments=server["argv"][1:],
         )
         self._file(paths.config, config, "service")

@@ -15,6 +15,24 @@ _FOLDER = str(CHECKOUT / "roles" / "ds4" / "module_utils")
 if _FOLDER not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_FOLDER)
 
-from ansible.module_utils import ds4_gguf, ds4_http, ds4_origin, ds4_parse, ds4_seed, ds4_settings, ds4_window  # noqa: E402
+from ansible.module_utils import (  # noqa: E402
+    ds4_gguf,
+    ds4_http,
+    ds4_origin,
+    ds4_parse,
+    ds4_seed,
+    ds4_settings,
+    ds4_volumes,
+    ds4_window,
+)
 
-__all__ = ["ds4_gguf", "ds4_http", "ds4_origin", "ds4_parse", "ds4_seed", "ds4_settings", "ds4_window"]
+__all__ = [
+    "ds4_gguf",
+    "ds4_http",
+    "ds4_origin",
+    "ds4_parse",
+    "ds4_seed",
+    "ds4_settings",
+    "ds4_volumes",
+    "ds4_window",
+]

@@ -14,7 +14,7 @@ from rich.table import Table
 from ds4fleet.console import table
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
 from ds4fleet.fleet import Host
-from ds4fleet.render import role_defaults
+from ds4fleet.render import Paths, role_defaults
 from ds4fleet.weights import macs
 
 _MORE_AT_ONCE_THAN_A_FLEET = 32
@@ -28,6 +28,8 @@ mark release; /usr/bin/readlink {root}/engine/current
 mark job; /bin/launchctl print system/com.ds4fleet.server 2>/dev/null
 mark models; /usr/bin/curl -sS -m 5 http://127.0.0.1:{port}/v1/models 2>/dev/null
 mark guard; /bin/cat {root}/guard/stopped 2>/dev/null
+mark mounts; /usr/bin/head -c 4096 {mounts} 2>/dev/null
+mark limit; /usr/bin/head -c 4096 {wired} 2>/dev/null
 mark now; /bin/date +%s
 """
 
@@ -48,6 +50,8 @@ class Status:
     job: str = ""
     pid: int = 0
     models: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What its boot jobs found or still wait for, while the engine answers all the same."""
     context: int = 0
 
 
@@ -70,6 +74,13 @@ def parse(host: Host, output: str) -> Status:
         trouble = f"the job is '{state}' but the engine does not answer"
         if code and code[1] != "0":
             trouble += f" (last exit code {code[1]})"
+    boot = text.get("mounts", "") + "\n" + text.get("limit", "")
+    waits = re.findall(r"^reason=(.+)$", boot, re.M)
+    notes = re.findall(r"^note=(.+)$", boot, re.M)
+    if state and not offered and waits:
+        trouble = "; ".join(waits)
+    else:
+        notes = waits + notes
     stopped = re.search(r"^reason=(.+)$", text.get("guard", ""), re.M)
     if stopped and not offered:
         trouble = f"the guard stopped the engine: {stopped[1]}"
@@ -86,6 +97,7 @@ def parse(host: Host, output: str) -> Status:
         job=state,
         pid=int(pid[1]) if pid else 0,
         models=[str(model.get("id")) for model in offered],
+        notes=notes,
         context=max((int(model.get("context_length") or 0) for model in offered), default=0),
     )
 
@@ -93,7 +105,13 @@ def parse(host: Host, output: str) -> Status:
 def ask(host: Host) -> Status:
     """Asks one Mac; a Mac that does not answer is a status too."""
     settings = {**role_defaults(), **host.vars}
-    script = _SCRIPT.format(root=settings["ds4_root"], port=settings["ds4_port"])
+    paths = Paths(settings["ds4_root"])
+    script = _SCRIPT.format(
+        root=paths.root,
+        port=settings["ds4_port"],
+        mounts=paths.boot_state("mounts"),
+        wired=paths.boot_state("wired"),
+    )
     argv = [*macs.ssh_argv(host), "/bin/sh -s"]
     silent = Status(host.name, host.region, host.layer, reachable=False)
     try:
@@ -153,6 +171,11 @@ def show(found: Sequence[Status]) -> Table:
 def troubles(found: Sequence[Status]) -> list[str]:
     """One line for each Mac that is not well, to stand below the table."""
     return [f"{status.host}: {status.trouble}" for status in found if status.trouble]
+
+
+def notes(found: Sequence[Status]) -> list[str]:
+    """One line for each thing worth knowing of a Mac, to stand below its troubles."""
+    return [f"{status.host}: {note}" for status in found for note in status.notes]
 
 
 def _span(seconds: int) -> str:

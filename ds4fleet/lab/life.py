@@ -172,6 +172,8 @@ class Machine:
 
     def _finish_boot(self, mac: Mac) -> None:
         fstab = Path("/etc/fstab")
+        if "fstab-gone" in self.faults:
+            fstab.unlink(missing_ok=True)
         for problem in storage.mount_at_boot(mac, fstab.read_text() if fstab.exists() else ""):
             self.hands.log(f"diskarbitrationd: {problem}")
         for folder in DAEMON_FOLDERS:
@@ -483,6 +485,7 @@ def live(seat: Seat, ready: int) -> NoReturn:
     Path("/proc/self/comm").write_text("launchd")
     for leftover in ("wired", "faults", "assertions"):
         shutil.rmtree(RUN / leftover, ignore_errors=True)
+    (RUN / "limit-asked").unlink(missing_ok=True)
     (RUN / "wired").mkdir(mode=0o755)
     (RUN / "wired").chmod(0o1777)
     panic = _panic_button()

@@ -17,6 +17,7 @@ import errno
 import os
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from ds4fleet.lab.model import SCALE, Container, Mac, Volume
 
 MOUNTS = Path("/.lab/storage")
 """Inside a Mac: every container's file system, by container UUID."""
+
+LATE_S, INDEXED_S = 15.0, 8.0
+"""Seconds from the boot for which the faults container-late and volume-elsewhere act."""
 
 # What an empty mixed-mode image keeps for itself, measured with btrfs-progs 6.2 on images of 50 MiB to 1 GiB:
 # 6.97, 7.13, 7.53 and 8.07 MB.
@@ -394,6 +398,18 @@ def fstab_entry(volume: Volume, text: str) -> FstabEntry | None:
     return next((e for e in entries if e.label and e.label == volume.name), None)
 
 
+def is_late(mac: Mac, volume: Volume) -> bool:
+    """Whether the container of an added volume has not come up yet (fault container-late)."""
+    if "container-late" not in mac.faults or not volume.backing:
+        return False
+    return time.time() - mac.boot.booted_at_s < LATE_S
+
+
+def is_indexed(mac: Mac) -> bool:
+    """Whether Spotlight still holds what it found below /Volumes (fault volume-elsewhere)."""
+    return "volume-elsewhere" in mac.faults and time.time() - mac.boot.booted_at_s < INDEXED_S
+
+
 def mount_at_boot(mac: Mac, fstab: str, mounts: Path = MOUNTS) -> list[str]:
     """What diskarbitrationd does at boot: mount every added volume where fstab or its name says, unless
     `noauto`.
@@ -407,13 +423,15 @@ def mount_at_boot(mac: Mac, fstab: str, mounts: Path = MOUNTS) -> list[str]:
             with contextlib.suppress(OSError):
                 leftover.rmdir()
     for container, volume in mac.all_volumes():
-        if not volume.backing or volume.mount_point or volume.locked:
+        if not volume.backing or volume.mount_point or volume.locked or is_late(mac, volume):
             continue
         entry = fstab_entry(volume, fstab)
+        if entry and "fstab-ignored" in mac.faults:
+            continue
         options = list(entry.options) if entry else []
         if "noauto" in options:
             continue
-        if not mac.quirks.fstab_at_boot:
+        if not mac.quirks.fstab_at_boot or "volume-elsewhere" in mac.faults:
             entry, options = None, []
         target = Path(entry.mount_point) if entry else default_mount_point(volume.name)
         if not entry:

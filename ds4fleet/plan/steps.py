@@ -92,7 +92,9 @@ def _engine(plan: HostPlan, seen: Mapping[str, Any] | None) -> Iterator[Step]:
 
 
 def _storage(plan: HostPlan, seen: Mapping[str, Any] | None, disk: Disk | None) -> Iterator[Step]:
-    fstab = ((seen or {}).get("storage") or {}).get("fstab") or ""
+    storage = (seen or {}).get("storage") or {}
+    # An observation of an older release does not tell what is listed.
+    texts = [text for text in (storage.get("fstab") or "", storage.get("listed")) if text is not None]
     for volume in plan.volumes:
         have = disk.observed.get(volume.purpose) if disk else None
         if have is None:
@@ -107,12 +109,13 @@ def _storage(plan: HostPlan, seen: Mapping[str, Any] | None, disk: Disk | None) 
             yield Step("storage", f"keep Spotlight off the volume {volume.name}")
         elif (have.get("root") or VOLUME_ROOT) != VOLUME_ROOT:
             yield Step("storage", f"set the owner of the root of the volume {volume.name}")
-        if not any(
-            fields[:2] == [f"UUID={volume.uuid}", volume.mount_point]
-            for fields in (line.split() for line in fstab.splitlines())
-        ):
+        if not all(_names(text, f"UUID={volume.uuid}", volume.mount_point) for text in texts):
             yield Step("storage", f"mount the volume {volume.name} at every boot")
     yield from _files_and_jobs(plan, seen, "storage")
+
+
+def _names(fstab: str, spec: str, mount_point: str) -> bool:
+    return any(line.split()[:2] == [spec, mount_point] for line in fstab.splitlines())
 
 
 def _weights(plan: HostPlan, seen: Mapping[str, Any] | None) -> Iterator[Step]:

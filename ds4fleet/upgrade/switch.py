@@ -112,7 +112,8 @@ def order(
     server, engine = plan["server"], plan["engine"]
     paths = Paths(str(settings["ds4_root"]))
     link = (plan["weights"].get("link") or {}).get("path")
-    replaced = {paths.config, paths.start, paths.plist(LABEL_SERVER), paths.plist(LABEL_WIRED), link}
+    replaced = {paths.config, paths.start, paths.plist(LABEL_SERVER), link}
+    replaced |= {paths.plist(LABEL_WIRED), paths.wired}
     files = [
         {key: entry.get(key) for key in ("path", "kind", "content", "target", "owner", "group", "mode")}
         for entry in plan["files"]

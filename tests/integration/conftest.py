@@ -214,8 +214,10 @@ def has_its_faults_on(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     here = f"{request.path.name}::{getattr(request.node, 'originalname', '')}"
     owed = {fault.name for fault in FAULTS.values() if fault.held_by == here}
     if hasattr(request.node, "callspec"):
-        # A test of several faults has one of them at a time.
-        owed &= FAULTS.keys() & {str(value) for value in request.node.callspec.params.values()} or owed
+        # A test of several faults has one of them, or a tuple of them, at a time.
+        values = request.node.callspec.params.values()
+        named = {name for value in values for name in (value if isinstance(value, tuple) else [str(value)])}
+        owed &= FAULTS.keys() & named or owed
     on: set[str] = set()
     seen: set[str] = set()
 

@@ -8,11 +8,12 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
+from ds4fleet import status
 from ds4fleet.catalogue import load
 
 pytestmark = pytest.mark.lab
@@ -44,11 +45,12 @@ def fault(lab: Any, name: str) -> Iterator[None]:
         lab.lab.fault(HOST, name, on=False)
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 60) -> None:
+def wait_for(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.1)
+    return found
 
 
 def answers(lab: Any) -> bool:
@@ -156,3 +158,37 @@ class TestOnceItServes:
             wait_for(lambda: answers(served))
         served.lab.reboot(HOST)
         wait_for(lambda: answers(served))
+
+
+@pytest.fixture(scope="module")
+def limited(served: Any) -> Any:
+    """The Mac with a wired limit that macOS forgets at a reboot."""
+    served.ansible("site.yml", HOST, "-e", "ds4_wired_limit_mib=112000")
+    return served
+
+
+class TestBoot:
+    @pytest.mark.parametrize("names", [
+        ("fstab-gone", "wired-limit-late"),
+        ("fstab-ignored", "container-late"),
+        ("volume-elsewhere",),
+    ], ids=" and ".join)  # fmt: skip
+    def test_after_a_reboot_it_serves_again_with_no_controller(self, limited: Any, names: tuple[str]) -> None:
+        with ExitStack() as faults:
+            for name in names:
+                faults.enter_context(fault(limited, name))
+            limited.lab.reboot(HOST)
+            wait_for(lambda: answers(limited))
+            mounted = limited.exec(HOST, "/sbin/mount")
+            for place in ("/opt/ds4/models", "/opt/ds4/kv"):
+                assert f" on {place} (" in mounted
+                assert place in limited.exec(HOST, "/bin/cat", "/etc/fstab")
+        # Nothing is left for a run to mend.
+        assert limited.ansible("site.yml", HOST, "-e", "ds4_wired_limit_mib=112000").changed == 0
+
+    def test_what_a_boot_job_waits_for_is_shown(self, limited: Any) -> None:
+        with fault(limited, "wired-limit-refused"):
+            limited.lab.reboot(HOST)
+            mac = limited.fleet.host(HOST)
+            wait_for(lambda: "does not take a GPU wired limit of 112000 MiB" in status.ask(mac).trouble)
+        wait_for(lambda: answers(limited))

@@ -70,6 +70,7 @@ def bare(memory_gb: int, free_gb: int | None = None, **more: Any) -> dict[str, A
         "storage": {
             "boot_container": "disk3",
             "fstab": "",
+            "listed": "",
             "containers": [
                 {
                     "reference": "disk3",
@@ -136,9 +137,9 @@ def converged(plan: HostPlan, memory_gb: int, settings: dict[str, Any] | None = 
                 "root": {"owner": "root", "group": "wheel", "mode": "0755"},
             }
         )
-        seen["storage"]["fstab"] += (
-            f"UUID=UUID-{number} {volume.mount_point} apfs rw,noauto,nobrowse,owners\n"
-        )
+        line = f"UUID=UUID-{number} {volume.mount_point} apfs rw,noauto,nobrowse,owners\n"
+        seen["storage"]["fstab"] += line
+        seen["storage"]["listed"] += line
     if plan.engine and plan.role != "jump":
         seen["engine"] = {
             "current": plan.engine.release_id,

@@ -136,6 +136,7 @@ def drifted(change: Any, memory_gb: int = 96) -> HostPlan:
         (lambda seen: seen["weights"]["files"][0].update(stamp_valid=False), "weights", "prove"),
         (lambda seen: seen["weights"].update(files=[]), "weights", "86.7 GB"),
         (lambda seen: seen["storage"].update(fstab=""), "storage", "at every boot"),
+        (lambda seen: seen["storage"].update(listed=""), "storage", "at every boot"),
         (lambda seen: a_volume(seen).update(mount_point=""), "storage", "mount"),
         (lambda seen: seen["jobs"]["com.ds4fleet.server"].update(state="waiting"), "service", "start"),
         (lambda seen: seen["jobs"]["com.ds4fleet.server"].update(disabled=True), "service", "enable"),

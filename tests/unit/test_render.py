@@ -9,6 +9,7 @@ import pytest
 
 from ds4fleet import render
 from ds4fleet.errors import OperatorError
+from ds4fleet.role_code import ds4_volumes
 
 COMMIT = "54b36ed9ba42da31b24f2d1a5feb075c2475dbb1"
 JULY = [*render.BASE_FLAGS, "--power", "--prefill-chunk", "--batched-session", "--ssd-streaming", "--dspark"]
@@ -186,17 +187,27 @@ class TestCommandLine:
 class TestMemoryAndStorage:
     def test_the_wired_limit_is_set_at_every_boot(self):
         arguments = plist(desired(), render.LABEL_WIRED)["ProgramArguments"]
-        assert arguments == ["/usr/sbin/sysctl", "iogpu.wired_limit_mb=94208"]
+        assert arguments == ["/opt/ds4/libexec/ds4-wired", "94208"]
 
     def test_a_stock_limit_needs_no_job(self):
         result = desired(memory={"wired_limit_mib": 0})
         assert job(result, render.LABEL_WIRED)["state"] == "absent"
         assert entry(result, render.Paths.plist(render.LABEL_WIRED))["kind"] == "absent"
 
-    def test_volumes_are_mounted_by_uuid_from_fstab(self):
+    def test_volumes_are_mounted_at_every_boot_by_a_list_of_our_own(self):
         script = entry(desired(), "/opt/ds4/libexec/ds4-mounts")["content"]
-        assert "/opt/ds4/models) ;;" in script and "/opt/ds4/kv) ;;" in script
-        assert 'diskutil mount -mountPoint "$dir" "${spec#UUID=}"' in script
+        assert f"list={ds4_volumes.LISTED}\n" in script
+        assert entry(desired(), "/opt/ds4/boot")["owner"] == "root"
+
+    @pytest.mark.parametrize("label", [render.LABEL_MOUNTS, render.LABEL_WIRED])
+    def test_launchd_starts_a_boot_job_again_until_it_is_done(self, label):
+        job = plist(desired(), label)
+        assert (job["RunAtLoad"], job["KeepAlive"]) == (True, {"SuccessfulExit": False})
+        assert job["ThrottleInterval"] < render.BOOT_TRY_S
+
+    def test_the_server_waits_longer_than_launchds_throttle(self):
+        config = desired({"ds4_start_wait_s": 0, "ds4_throttle_s": 30})["server"]["config"]
+        assert "wait_s=30\n" in config
 
 
 class TestTunnel:

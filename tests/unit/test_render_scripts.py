@@ -23,10 +23,6 @@ print(s.st_size, s.st_ino, int(s.st_mtime))' "$3" ;;
 esac
 """
 SYSCTL = '#!/bin/sh\ncat "$FAKE/wired" 2>/dev/null || echo 0\n'
-DISKUTIL = """#!/bin/sh
-echo "$@" >>"$FAKE/diskutil.log"
-[ ! -e "$FAKE/busy" ] && echo "$3" >>"$FAKE/mounted"
-"""
 SHA = "ab" * 32
 
 
@@ -37,7 +33,7 @@ class Mac:
         self.folder = folder
         self.fake = folder / "fake"
         self.fake.mkdir()
-        for name, text in (("stat", STAT), ("sysctl", SYSCTL), ("diskutil", DISKUTIL)):
+        for name, text in (("stat", STAT), ("sysctl", SYSCTL)):
             (self.fake / name).write_text(text)
             (self.fake / name).chmod(0o755)
         with socket.socket() as probe:
@@ -92,11 +88,8 @@ class Mac:
         text = text.replace(
             "PATH=/usr/bin:", f"FAKE={self.fake} PATH={self.fake}:{Path(sys.executable).parent}:/usr/bin:"
         )
-        text = text.replace("\nconf=", "\nexport FAKE PATH\nconf=").replace(
-            "/etc/fstab", f"{self.folder}/fstab"
-        )
         script = self.folder / "script"
-        script.write_text(text.replace("\nis_mounted()", "\nexport FAKE PATH\nis_mounted()"))
+        script.write_text(text.replace("\nconf=", "\nexport FAKE PATH\nconf="))
         argv = [shell, *(["--posix"] if shell == "bash" else []), str(script)]
         return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
 
@@ -190,26 +183,6 @@ class TestStart:
         (mac.fake / "sysctl").write_text(SYSCTL + 'echo 94208 >"$FAKE/wired"\n')
         mac.configure(wait_s=20)
         assert mac.start().returncode == 0
-
-
-class TestMounts:
-    def run(self, mac: Mac, shell: str, wait_s: int = 0) -> subprocess.CompletedProcess[str]:
-        mounts = [str(mac.weights.parent), f"{mac.root}/kv"]
-        lines = ["# comment", "UUID=OTHER /Volumes/other apfs rw"]
-        lines += [f"UUID={uuid} {mount} apfs rw" for uuid, mount in zip(("AAA", "BBB"), mounts, strict=True)]
-        (mac.folder / "fstab").write_text("\n".join(lines) + "\n")
-        return mac.run(shell, "ds4-mounts.j2", mounts=mounts, wait_s=wait_s)
-
-    @pytest.mark.parametrize("shell", SHELLS)
-    def test_it_mounts_its_own_volumes_that_are_not_mounted(self, mac, shell):
-        (mac.fake / "mounted").write_text(f"{mac.root}/kv\n")
-        assert self.run(mac, shell).returncode == 0
-        assert (mac.fake / "diskutil.log").read_text() == f"mount -mountPoint {mac.weights.parent} AAA\n"
-
-    def test_it_gives_up_with_a_status_when_a_volume_does_not_come(self, mac):
-        (mac.fake / "mounted").write_text("")
-        (mac.fake / "busy").touch()
-        assert self.run(mac, SHELLS[0]).returncode == 75
 
 
 class TestRotation:

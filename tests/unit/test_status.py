@@ -6,7 +6,7 @@ import pytest
 
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
 from ds4fleet.fleet import Host
-from ds4fleet.status import Status, exit_code, parse
+from ds4fleet.status import Status, exit_code, notes, parse
 
 HOST = Host("tyo-01", "tokyo", {})
 ANSWER = """
@@ -48,6 +48,26 @@ def test_a_job_without_an_answer_is_trouble_with_its_exit_code() -> None:
     broken = ANSWER.replace("state = running", "state = spawn scheduled\n\tlast exit code = 78: EX_CONFIG")
     broken = broken[: broken.index('{"data"')] + "\n@@now\n1\n"
     assert "78" in parse(HOST, broken).trouble
+
+
+BOOT = """@@mounts
+at=2026-11-30T12:00:00Z
+{}note=/etc/fstab did not name the volumes and does again
+@@limit
+
+@@now"""
+
+
+def test_what_a_boot_job_found_is_worth_a_note_and_no_trouble() -> None:
+    status = parse(HOST, ANSWER.replace("@@now", BOOT.format("")))
+    assert (status.trouble, status.notes) == ("", ["/etc/fstab did not name the volumes and does again"])
+    assert notes([status]) == ["tyo-01: /etc/fstab did not name the volumes and does again"]
+
+
+def test_what_a_boot_job_waits_for_is_why_the_engine_is_silent() -> None:
+    silent = ANSWER.replace('{"data":[{"id":"deepseek-v4-flash","context_length":100000}]}', "")
+    status = parse(HOST, silent.replace("@@now", BOOT.format("reason=the volume is not there yet\n")))
+    assert status.trouble == "the volume is not there yet"
 
 
 @pytest.mark.parametrize(

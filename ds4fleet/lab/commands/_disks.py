@@ -46,6 +46,8 @@ def resolve(mac: Mac, word: str) -> Target | None:
     path = str(Path(word).resolve()) if word.startswith("/") else ""
     by_name = None
     for container, volume in mac.all_volumes():
+        if storage.is_late(mac, volume):
+            continue
         device, snapshot = container.device(volume), volume.snapshot
         if name == device or word.upper() == volume.uuid:
             return Target(container=container, volume=volume)
@@ -63,6 +65,8 @@ def resolve(mac: Mac, word: str) -> Target | None:
 def load(ctx: Context) -> Mac:
     """The Mac for showing: with FileVault on, its system and data volumes are encrypted."""
     mac = ctx.peek()
+    for container in mac.containers:
+        container.volumes = [volume for volume in container.volumes if not storage.is_late(mac, volume)]
     if mac.filevault != "off":
         for volume in mac.boot_container.volumes:
             volume.filevault = volume.filevault or bool({"System", "Data"} & set(volume.roles))

@@ -243,6 +243,9 @@ def _delete_volume(ctx: Context, args: list[str]) -> int:
 
 
 _KERNEL = storage.Holder(0, "kernel", "kernel", 0, "")
+_SPOTLIGHT = storage.Holder(
+    99, "mds", "/System/Library/Frameworks/CoreServices.framework/Support/mds", 1, "/sbin/launchd"
+)
 
 
 def _holder(ctx: Context, volume: Volume) -> storage.Holder | None:
@@ -251,6 +254,8 @@ def _holder(ctx: Context, volume: Volume) -> storage.Holder | None:
     """
     if not volume.backing or "busy-volume" in ctx.faults:
         return _KERNEL
+    if storage.is_indexed(ctx.peek()):
+        return _SPOTLIGHT
     found = storage.holders(volume.mount_point)
     return found[0] if found else None
 

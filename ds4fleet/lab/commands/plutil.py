@@ -123,8 +123,16 @@ def _convert(ctx: Context, words: list[str]) -> int:
 
 
 def _extract(ctx: Context, words: list[str]) -> int:
-    path, form, rest = words[0], words[1], [w for w in words[2:] if w != "-o"]
-    data = _load(ctx, next(w for w in rest if w != "-") if rest != ["-"] else "-")
+    path, form, rest = words[0], words[1], words[2:]
+    if rest[:1] == ["-o"]:
+        if rest[1:2] != ["-"]:
+            return ctx.unsupported("-extract to a file")
+        rest = rest[2:]
+    try:
+        data = _load(ctx, rest[0])
+    except (OSError, *_PROBLEMS) as problem:
+        ctx.err(f"{rest[0]}: {problem}")
+        return 1
     try:
         for part in path.split("."):
             data = data[int(part)] if isinstance(data, list) else data[part]

@@ -85,7 +85,7 @@ def _set(ctx: Context, name: str, value: str, flags: set[str]) -> int:
         ctx.err(f"sysctl: unknown oid '{name}'")
         return 1
     bounds = sysctls.WRITABLE.get(name)
-    refused = name == "iogpu.wired_limit_mb" and "wired-limit-refused" in ctx.faults
+    refused = name == "iogpu.wired_limit_mb" and _refuses_limit(ctx)
     if not ctx.is_root or bounds is None or refused:
         ctx.err(f"sysctl: {name}={value}: Operation not permitted")
         return 1
@@ -98,6 +98,14 @@ def _set(ctx: Context, name: str, value: str, flags: set[str]) -> int:
     old = values[name]
     ctx.out(f"{old} -> {value}" if "n" in flags else f"{name}: {old} -> {value}")
     return 0
+
+
+def _refuses_limit(ctx: Context) -> bool:
+    """The faults wired-limit-refused and wired-limit-late: never, or not the first time after a boot."""
+    asked = ctx.folder / "run" / "limit-asked"
+    first = not asked.exists()
+    asked.touch()
+    return "wired-limit-refused" in ctx.faults or (first and "wired-limit-late" in ctx.faults)
 
 
 def _store(mac: Mac, name: str, value: str) -> None:

@@ -98,7 +98,7 @@ import platform
 import plistlib
 import time
 
-from ansible.module_utils import ds4_http, ds4_json, ds4_models, ds4_release, ds4_stamp
+from ansible.module_utils import ds4_http, ds4_json, ds4_models, ds4_release, ds4_stamp, ds4_volumes
 from ansible.module_utils import ds4_observation as shape
 from ansible.module_utils import ds4_parse as parse
 from ansible.module_utils.basic import AnsibleModule
@@ -111,7 +111,7 @@ from ansible.module_utils.ds4_tree import describe
 TIMEOUT_S = 30
 HTTP_TIMEOUT_S = 3
 CLT_TOOL = "usr/bin/git"
-NO_STORAGE = {"boot_container": None, "fstab": "", "containers": []}
+NO_STORAGE = {"boot_container": None, "fstab": "", "listed": "", "containers": []}
 
 
 def read_text(path):
@@ -242,7 +242,8 @@ def observe(wanted):
     boot["uptime_s"] = int(now - boot["boot_time_s"]) if boot["boot_time_s"] else None
     disabled = sections.read("disabled", parse.launchctl_disabled, results["disabled"].out, default={})
     fstab = sections.read("fstab", read_text, "/etc/fstab", default="")
-    storage = sections.read("apfs", sections.storage, fstab, default=NO_STORAGE)
+    listed = sections.read("volumes.conf", read_text, ds4_volumes.LISTED, default="")
+    storage = sections.read("apfs", sections.storage, fstab, listed, default=NO_STORAGE)
     sections.read("volumes", finish_storage, storage)
     sdk = results["sdk"].out.strip() if "sdk" in results and results["sdk"].ok else None
     return {

@@ -12,7 +12,8 @@ module: ds4_storage
 short_description: Keep APFS volumes as the plan wants them
 description:
   - Creates missing volumes in the container of V(/), with quota and reserve, and mounts them in place.
-  - Writes them into V(/etc/fstab) by UUID, turns ownership on and indexing off, and sets owners of roots.
+  - Writes them into V(/etc/fstab) by UUID, and into V(/opt/ds4/boot/volumes.conf) for the job that sees to
+    them at boot; turns ownership on and indexing off, and sets owners of roots.
   - An existing volume with another quota is reported in RV(differences) and never made anew.
 version_added: "0.1.0"
 author: ds4-fleet contributors
@@ -133,7 +134,7 @@ SENTENCES = {
     "owners": "turn ownership on for volume %s",
     "never_index": "keep Spotlight off volume %s",
     "root": "set the owner of the root of volume %s",
-    "fstab": "write volume %s into /etc/fstab",
+    "fstab": "write volume %s into /etc/fstab and the list of the boot job",
     "delete": "delete volume %s and all that is on it",
 }
 
@@ -156,11 +157,16 @@ def keep(storage, wanted, check_mode):
 
 
 def remove(storage, wanted, safe_mode, check_mode):
-    """Delete one volume, its line in fstab and its directory; sentences of what was done."""
+    """Delete one volume, its lines in fstab and in the boot job's list, and its directory; sentences of what
+    was done.
+    """
     _container, volume = volumes.find(wanted, storage.containers)
-    text = read_fstab()
-    left = volumes.without_fstab_entry(text, volume and volume["uuid"], wanted["mount_point"])
-    if volume is None and left == text:
+    texts = {path: read_fstab(path) for path in (FSTAB, volumes.LISTED)}
+    left = {
+        path: volumes.without_fstab_entry(text, volume and volume["uuid"], wanted["mount_point"])
+        for path, text in texts.items()
+    }
+    if volume is None and left == texts:
         return []
     if volume is not None and safe_mode:
         raise volumes.Refusal(
@@ -169,8 +175,9 @@ def remove(storage, wanted, safe_mode, check_mode):
     if not check_mode:
         if volume is not None:
             storage.delete(wanted, volume)
-        if left != text:
-            write_fstab(left)
+        for path in texts:
+            if left[path] != texts[path]:
+                write_fstab(left[path], path)
         if os.path.isdir(wanted["mount_point"]) and not os.listdir(wanted["mount_point"]):
             os.rmdir(wanted["mount_point"])
     return [SENTENCES["delete"] % wanted["name"]]

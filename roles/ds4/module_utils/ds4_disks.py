@@ -22,9 +22,9 @@ NEVER_INDEX = ".metadata_never_index"
 DELETE_TRIES_S = 5
 
 
-def read_fstab():
+def read_fstab(path=FSTAB):
     try:
-        with open(FSTAB, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8") as stream:
             return stream.read()
     except FileNotFoundError:
         return ""
@@ -62,6 +62,7 @@ class Storage:
             "never_index": False,
             "root": None,
             "fstab": read_fstab(),
+            "listed": read_fstab(volumes.LISTED),
         }
         if volume is not None:
             info = parse.volume_info(self.command("info", "-plist", volume["device"]).out)
@@ -118,7 +119,12 @@ class Storage:
         os.chmod(wanted["mount_point"], int(root["mode"], 8))
 
     def fstab(self, wanted, volume):
-        write_fstab(volumes.with_fstab_entry(read_fstab(), volume["uuid"], wanted["mount_point"]))
+        os.makedirs(os.path.dirname(volumes.LISTED), mode=0o755, exist_ok=True)
+        for path in (FSTAB, volumes.LISTED):
+            text = read_fstab(path)
+            after = volumes.with_fstab_entry(text, volume["uuid"], wanted["mount_point"])
+            if after != text:
+                write_fstab(after, path)
 
     def delete(self, wanted, volume):
         last = []
@@ -132,10 +138,12 @@ class Storage:
             raise volumes.Refusal(why(last[0]))
 
 
-def write_fstab(text):
-    """Replace fstab; macOS comes without one, so none is left where nothing is in it."""
+def write_fstab(text, path=FSTAB):
+    """Replace fstab, or the list of the boot job; macOS comes without one, so none is left where nothing is
+    in it.
+    """
     if not text.strip():
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(FSTAB)
+            os.unlink(path)
         return
-    replace_file(FSTAB, text.encode("utf-8"), 0o644, 0, 0)
+    replace_file(path, text.encode("utf-8"), 0o644, 0, 0)

@@ -142,8 +142,10 @@ class Sections:
             raise ValueError("sysctl does not tell hw.memsize")
         return values
 
-    def storage(self, fstab):
-        """Containers with mount points (from `mount`) and what `info` tells of the added volumes."""
+    def storage(self, fstab, listed=""):
+        """Containers with mount points (from `mount`) and what `info` tells of the added volumes; fstab,
+        listed: texts of /etc/fstab and of the boot job's list.
+        """
         mounted = {item["device"]: item for item in parse.mounts(self.text("mount"))}
         boot = self.read("boot", parse.volume_info, self.results["boot"].out, default={})
         containers = parse.apfs_containers(self.results["apfs"].out)
@@ -159,7 +161,12 @@ class Sections:
                     volume["owners_enabled"] = "noowners" not in mount["options"]
                 self._add_info(container, volume)
             del container["physical_disk"]
-        return {"boot_container": boot.get("container"), "fstab": fstab, "containers": containers}
+        return {
+            "boot_container": boot.get("container"),
+            "fstab": fstab,
+            "listed": listed,
+            "containers": containers,
+        }
 
     def _add_info(self, container, volume):
         probe = "volume " + volume["device"]

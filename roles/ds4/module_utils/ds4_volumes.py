@@ -15,6 +15,8 @@ __metaclass__ = type
 #: write per read, nosuid as nothing on it is ours to run. Without noauto diskarbitrationd mounts it here at
 #: boot by itself (one source only), and the job com.ds4fleet.mounts does where that is not so.
 FSTAB_OPTIONS = "rw,noatime,nobrowse,nosuid,owners"
+#: What com.ds4fleet.mounts goes by: the same lines in a place of ours, as an update of macOS may drop fstab.
+LISTED = "/opt/ds4/boot/volumes.conf"
 
 
 class Refusal(Exception):
@@ -98,8 +100,8 @@ def decide(wanted, volume, facts):
     """Names of the steps that are missing, in order, for a volume that should be there.
 
     volume: as found, or None. facts of that volume: {mount_point, owners_enabled, never_index, fstab: text,
-    root: {owner, group, mode} or None}.
-    Steps: create, unmount, mount, owners, never_index, root, fstab.
+    listed: text of the boot job's list, root: {owner, group, mode} or None}.
+    Steps: create, unmount, mount, owners, never_index, root, fstab (and the list).
     """
     steps = []
     if volume is None:
@@ -115,7 +117,8 @@ def decide(wanted, volume, facts):
         steps.append("never_index")
     if not in_place or facts["root"] != root_of(wanted):
         steps.append("root")
-    if with_fstab_entry(facts["fstab"], volume["uuid"], wanted["mount_point"]) != facts["fstab"]:
+    texts = [facts[key] for key in ("fstab", "listed") if key in facts]
+    if any(with_fstab_entry(text, volume["uuid"], wanted["mount_point"]) != text for text in texts):
         steps.append("fstab")
     return steps
 

@@ -44,6 +44,7 @@ def facts(**changes):
         "never_index": True,
         "root": ROOT,
         "fstab": LINE + "\n",
+        "listed": LINE + "\n",
     }
     return {**base, **changes}
 
@@ -97,6 +98,7 @@ class TestDeciding:
             (volume(), {"never_index": False}, ["never_index"]),
             (volume(), {"root": {"owner": "admin", "group": "staff", "mode": "0775"}}, ["root"]),
             (volume(), {"fstab": ""}, ["fstab"]),
+            (volume(), {"listed": ""}, ["fstab"]),
             (volume(quota_bytes=64), {}, []),
         ],
     )
