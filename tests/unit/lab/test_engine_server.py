@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,28 @@ def in_background(server: Server, path: str, body: Any) -> list[Any]:
 
     threading.Thread(target=ask, daemon=True).start()
     return answers
+
+
+def as_http(body: Any) -> bytes:
+    text = json.dumps(body)
+    return f"POST {CHAT} HTTP/1.1\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
+
+
+@contextmanager
+def said(server: Server, body: Any) -> Iterator[socket.socket]:
+    """A connection that has asked."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(as_http(body))
+        yield client
+
+
+def rest(client: socket.socket) -> bytes:
+    """What still comes until the other end closes, or breaks it off."""
+    found = b""
+    with suppress(ConnectionResetError):
+        while chunk := client.recv(65536):
+            found += chunk
+    return found
 
 
 def wait_until(true: Any, timeout_s: float = 10) -> None:
@@ -343,52 +366,58 @@ class TestEnd:
             assert server.stop() == 0
             assert rig.READY in server.log
 
-    def test_a_generation_stops_at_the_next_token(self, bench: Bench, files: Path) -> None:
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_generation_stops_at_the_next_token_and_its_client_hears_nothing_more(
+        self, bench: Bench, files: Path, stream: bool
+    ) -> None:
         bench.settings(generation_tps=10)
-        with bench.server("-m", str(files / FLASH)) as server:
-            answers = in_background(server, CHAT, user("tell me"))
+        body = {**user("tell me"), "stream": stream}
+        with bench.server("-m", str(files / FLASH)) as server, said(server, body) as client:
             server.wait_for("prompt done")
             assert server.stop() == 0
-            wait_until(lambda: answers)
-            assert json.loads(answers[0][2])["choices"][0]["finish_reason"] == "error"
+            heard = rest(client)
+            assert bool(heard) == stream
+            assert b"[DONE]" not in heard and b'finish_reason":"' not in heard and b"error" not in heard
             assert 'finish=error error="shutdown requested"' in server.log
 
-    def test_may_reads_a_prompt_to_its_end(self, may: Bench, files: Path) -> None:
-        may.settings(prefill_tps=10_000)
-        with may.server("-m", str(files / FLASH)) as server:
-            in_background(server, CHAT, user(LONG))
+    def test_prompts_that_are_read_or_wait_are_read_to_their_end_for_nobody(
+        self, bench: Bench, files: Path
+    ) -> None:
+        bench.settings(prefill_tps=6_000)
+        bodies = [{**user(f"{number} {LONG}"), "stream": bool(number)} for number in range(2)]
+        with bench.server("-m", str(files / FLASH)) as server, ExitStack() as stack:
+            clients = [stack.enter_context(said(server, bodies[0]))]
             server.wait_for("prompt start")
-            started = time.monotonic()
+            clients.append(stack.enter_context(said(server, bodies[1])))
+            # Its thread has put it into the queue long before the first one is read.
+            time.sleep(0.3)
             assert server.stop() == 0
-            assert time.monotonic() - started > 0.5
-            assert "prompt done" in server.log
+            assert server.log.partition("shutdown requested, draining")[2].count("prompt done") == 2
+            assert [rest(client) for client in clients] == [b"", b""]
 
-    def test_july_stops_between_chunks(self, july: Bench, files: Path) -> None:
+    def test_a_batched_session_stops_between_chunks(self, july: Bench, files: Path) -> None:
         july.settings(prefill_tps=10_000)
-        with july.server("-m", str(files / FLASH)) as server:
-            answers = in_background(server, CHAT, user(LONG))
+        arguments = ("-m", str(files / FLASH), "--batched-session", "2")
+        with july.server(*arguments) as server, said(server, user(LONG)) as client:
             server.wait_for("prompt start")
             assert server.stop() == 0
-            wait_until(lambda: answers)
-            assert answers[0][0] == 500
             assert "prompt done" not in server.log
+            assert rest(client) == b""
 
-    def test_new_connections_are_refused_and_open_ones_told(self, may: Bench, files: Path) -> None:
-        may.settings(prefill_tps=8_000)
-        with may.server("-m", str(files / FLASH)) as server:
-            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as early:
-                time.sleep(0.1)
-                in_background(server, CHAT, user(LONG))
-                server.wait_for("prompt start")
-                server.process.terminate()
-                server.wait_for("shutdown requested")
-                with pytest.raises(ConnectionRefusedError):
-                    server.ask("/v1/models")
-                body = json.dumps(user("2+2"))
-                early.sendall(f"POST {CHAT} HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
-                answer = early.makefile().read()
-            assert answer.splitlines()[0] == "HTTP/1.1 503 Error"
-            assert "server shutting down" in answer
+    def test_new_connections_are_refused_and_open_ones_just_end(self, bench: Bench, files: Path) -> None:
+        bench.settings(prefill_tps=8_000)
+        with (
+            bench.server("-m", str(files / FLASH)) as server,
+            socket.create_connection(("127.0.0.1", server.port), timeout=10) as early,
+            said(server, user(LONG)),
+        ):
+            server.wait_for("prompt start")
+            server.process.terminate()
+            server.wait_for("shutdown requested")
+            with pytest.raises(ConnectionRefusedError):
+                server.ask("/v1/models")
+            early.sendall(as_http(user("2+2")))
+            assert rest(early) == b""
 
     def test_a_second_signal_is_the_end(self, may: Bench, files: Path) -> None:
         may.settings(prefill_tps=1_000)

@@ -46,7 +46,7 @@ static struct {
     session *sessions;
 } server;
 
-static volatile sig_atomic_t stop_requested, listen_fd = -1;
+static volatile sig_atomic_t listen_fd = -1;
 
 static void on_stop(int sig) {
     (void)sig;
@@ -111,7 +111,8 @@ static bool prefill(const job *j, reply *p, const char *span, const char *flags,
         pthread_mutex_lock(&server.kv_mu);
         kv_maybe_continued(&server.kv, e, r->prompt_text, p->cached + done);
         pthread_mutex_unlock(&server.kv_mu);
-        if (stop_requested && DS4_GENERATION >= GEN_JULY && done < fresh) {
+        /* Only a batched session looks: a single one reads on, and so does all that is queued behind it. */
+        if (stop_requested && e->opt.sessions > 1 && done < fresh) {
             snprintf(err, size, "prefill interrupted by shutdown");
             return false;
         }
@@ -151,7 +152,7 @@ static char *generate(const job *j, reply *p, const answer *a, const char *flags
         }
         if (stop_requested || p->failed) {
             *finish = "error";
-            snprintf(err, size, "%s", p->failed ? "client stream write failed" : "shutdown requested");
+            snprintf(err, size, "%s", stop_requested ? "shutdown requested" : "client stream write failed");
             break;
         }
         size_t n = 1;
@@ -276,7 +277,7 @@ static void *session_main(void *argument) {
         if (j) server.head = j->next;
         if (!server.head) server.tail = NULL;
         pthread_mutex_unlock(&server.mu);
-        if (!j) return NULL; /* stopping, and everything queued has been answered */
+        if (!j) return NULL; /* stopping, and everything queued has been gone through */
         run_job(s, j);
         pthread_mutex_lock(&server.mu);
         j->done = true;

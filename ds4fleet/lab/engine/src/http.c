@@ -62,8 +62,11 @@ bad:
     return false;
 }
 
+volatile sig_atomic_t stop_requested;
+
 bool http_send(int fd, const void *data, size_t n) {
     for (const char *p = data; n;) {
+        if (stop_requested) return false;
         ssize_t done = send(fd, p, n, MSG_NOSIGNAL);
         if (done > 0) {
             p += done;

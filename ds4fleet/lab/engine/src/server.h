@@ -3,6 +3,7 @@
 #define SERVER_H
 
 #include <pthread.h>
+#include <signal.h>
 
 #include "ds4.h"
 
@@ -11,8 +12,10 @@ typedef struct {
     char *body;
 } http_request;
 
+extern volatile sig_atomic_t stop_requested; /* from the first signal on nothing is written to anybody */
+
 bool http_read(int fd, http_request *r);
-bool http_send(int fd, const void *data, size_t n); /* false when the client is gone or too slow */
+bool http_send(int fd, const void *data, size_t n); /* false when the client is gone or too slow, or at the stop */
 bool http_reply(int fd, bool cors, int code, const char *type, const char *body);
 bool http_error(int fd, bool cors, int code, const char *message);
 bool http_stream_headers(int fd, bool cors);
