@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 import struct
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +23,14 @@ import yaml
 
 from ds4fleet import yaml_text
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.fleet import CHECKOUT, Fleet, ansible_command, unknown_name
+from ds4fleet.fleet import CHECKOUT, Fleet, unknown_name
 
 #: Another inventory than the checkout's has its own: a file that Ansible reads with it.
 ACCESS_VARIABLE = "DS4_ACCESS_FILE"
 ACCESS_FILE = Path(
     os.environ.get(ACCESS_VARIABLE) or CHECKOUT / "inventory" / "group_vars" / "all" / "access.yml"
 )
-PLAYBOOK = "playbooks/access.yml"
+PLAYBOOK = "access"
 EVERYWHERE = "all"
 HEAD = """\
 ---
@@ -267,6 +266,6 @@ def _change(fleet: Fleet, before: Access, after: Access, yes: bool) -> int:
 
 def apply(hosts: Iterable[str]) -> int:
     """Runs the playbook on these hosts; returns its exit code."""
-    command = [*ansible_command("ansible-playbook"), PLAYBOOK, "-l", ",".join(hosts)]
-    environment = {"ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), **os.environ}
-    return subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode
+    from ds4fleet import playbook
+
+    return playbook.run(PLAYBOOK, list(hosts))

@@ -22,7 +22,7 @@ from typing import Any
 
 from ds4fleet.console import escape, operator_errors, out, table
 from ds4fleet.errors import OperatorError
-from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from ds4fleet.fleet import CHECKOUT, Fleet, Host, ansible_environment
 from ds4fleet.lab import container
 
 LAB_LIMIT = "tokyo,singapore"
@@ -63,7 +63,7 @@ class Demo:
 def environment() -> dict[str, str]:
     """The operator's environment with this Python's programs first, as `. .venv/bin/activate` makes it."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+    return {**ansible_environment(), "PATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def run(command: str, extra: Mapping[str, str] | None = None) -> None:

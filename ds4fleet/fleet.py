@@ -159,7 +159,17 @@ class Fleet:
             fleet = cls((fleet.host(host),), fleet.regions)
         if region:
             fleet = cls(fleet.in_region(region), fleet.regions)
+        if not fleet.hosts:
+            named = " and ".join(f"'{word}'" for word in (host, region, limit) if word)
+            raise OperatorError(
+                f"{named} select no Mac of the inventory." if named else "The inventory has no Mac.",
+                exit_code=EXIT_USAGE,
+            )
         return fleet
+
+    def in_regions(self, *, named: bool) -> tuple[Host, ...]:
+        """Those that playbooks are for: of a region. named: they were asked for, and none is left out."""
+        return tuple(host for host in self.hosts if host.region or named)
 
     def __iter__(self) -> Iterator[Host]:
         return iter(self.hosts)
@@ -195,11 +205,29 @@ def ansible_command(program: str) -> list[str]:
     return [str(beside)] if beside.exists() else [program]
 
 
+def ansible_environment() -> dict[str, str]:
+    """The environment for Ansible's programs, with the checkout's configuration named.
+
+    Ansible itself looks for one in the folder where it runs, and takes none where everybody may write there.
+    One that the environment names wins, as with Ansible. Raises OperatorError where there is no such file.
+    """
+    named = os.environ.get("ANSIBLE_CONFIG")
+    path = Path(named).expanduser().absolute() if named else CHECKOUT / "ansible.cfg"
+    if path.is_dir():
+        path /= "ansible.cfg"
+    if not path.is_file():
+        raise OperatorError(
+            f"{path}: this configuration of Ansible is not there; unset ANSIBLE_CONFIG, or correct it.",
+            exit_code=EXIT_USAGE,
+        )
+    return {**os.environ, "ANSIBLE_CONFIG": str(path)}
+
+
 def _ansible_inventory(arguments: Sequence[str], inventory: Sequence[Path] | None) -> dict[str, Any]:
     command = [*ansible_command("ansible-inventory"), *arguments]
     for source in inventory or ():
         command += ["-i", str(source)]
-    environment = {"ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), **os.environ, "ANSIBLE_NOCOLOR": "1"}
+    environment = {**ansible_environment(), "ANSIBLE_NOCOLOR": "1"}
     try:
         done = subprocess.run(
             command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -22,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ds4fleet import playbook
 from ds4fleet.catalogue import Catalogue, load
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.fleet import CHECKOUT, Fleet, ansible_command
+from ds4fleet.fleet import CHECKOUT, Fleet
 from ds4fleet.lab import model
 from ds4fleet.plan.make import make_plan
 
@@ -233,10 +233,10 @@ def converge(lab: Lab, facts: Mapping[str, Facts]) -> None:
     if not ready:
         return
     inventory = _inventory(lab, {host: variables(facts[host], catalogue) for host in ready})
-    _play(lab, "playbooks/bootstrap.yml", ready, inventory)
+    _play(lab, "bootstrap", ready, inventory)
     serving = [host for host in ready if variables(facts[host], catalogue)]
     if serving:
-        _play(lab, "playbooks/site.yml", serving, inventory)
+        _play(lab, "site", serving, inventory)
     for host in ready:
         drift(lab, host, facts[host])
 
@@ -250,23 +250,21 @@ def _inventory(lab: Lab, hosts: Mapping[str, Mapping[str, Any]]) -> Path:
     return folder
 
 
-def _play(lab: Lab, playbook: str, hosts: list[str], inventory: Path) -> None:
-    command = [*ansible_command("ansible-playbook"), playbook, "-l", ",".join(hosts)]
-    for source in (HOSTS, lab.inventory_path, inventory):
-        command += ["-i", str(source)]
-    log = lab.folder / "log" / f"twin-{Path(playbook).stem}.log"
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(lab.folder / "ansible")}
+def _play(lab: Lab, name: str, hosts: list[str], inventory: Path) -> None:
+    inventories = [f"--inventory={source}" for source in (HOSTS, lab.inventory_path, inventory)]
+    log = lab.folder / "log" / f"twin-{name}.log"
     with log.open("wb") as output:
-        done = subprocess.run(
-            command,
-            cwd=CHECKOUT,
-            env=environment,
+        status = playbook.run(
+            name,
+            hosts,
+            None,
+            *inventories,
+            environment={"ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(lab.folder / "ansible")},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            check=False,
         )
-    if done.returncode:
+    if status:
         raise OperatorError(f"the role could not make the twins of {', '.join(hosts)}: see {log}")
 
 

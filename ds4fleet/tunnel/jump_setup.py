@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds4fleet import access, console, openssh
+from ds4fleet import access, console, openssh, playbook
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.fleet import CHECKOUT, Fleet, Host, ansible_command
+from ds4fleet.fleet import Fleet, Host
 from ds4fleet.render import role_defaults
 from ds4fleet.tunnel import jump_files
 from ds4fleet.tunnel.asked import names_in, serving, spec_of
 
-PLAYBOOK = "playbooks/jump.yml"
+PLAYBOOK = "jump"
 PYTHON = "/usr/bin/python3"
 LOG = "/var/log/ds4/jump.log"
 NEAREST = "nearest"
@@ -106,7 +104,7 @@ def run(host: str = "", limit: str = "", yes: bool = False) -> int:
     if not console.confirm("Set this up, and let these Macs in over there?", yes=yes):
         return 1
     with tempfile.TemporaryDirectory() as folder:
-        names = ",".join(setups)
+        names = list(setups)
         status = _playbook(names, {"__ds4_jump_keys_dir": folder})
         if status != 0:
             return status
@@ -138,12 +136,8 @@ def _is_jump(host: Host) -> bool:
     return bool(host.vars.get("ds4_jump_to")) or host.vars.get("ds4_role") == "jump"
 
 
-def _playbook(limit: str, variables: dict[str, Any]) -> int:
+def _playbook(hosts: Sequence[str], variables: dict[str, Any]) -> int:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(variables, file)
         file.flush()
-        command: Sequence[str] = [
-            *ansible_command("ansible-playbook"), PLAYBOOK, "-l", limit, "-e", f"@{file.name}"
-        ]  # fmt: skip
-        environment = {"ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), **os.environ}
-        return subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode
+        return playbook.run(PLAYBOOK, hosts, Path(file.name))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json as json_module
-import os
 import socket
 import subprocess
 import sys
@@ -13,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ds4fleet.fleet import CHECKOUT, ansible_command
+from ds4fleet import console, playbook
+from ds4fleet.errors import OperatorError
 from ds4fleet.upgrade import rollout
 from ds4fleet.upgrade.rollout import Code, HostPhase, Journal, RunPhase
 
@@ -36,7 +36,7 @@ def write_run(journal: Journal, *, take_over: bool = False) -> Path:
         "waves": [len(wave.hosts) for wave in planned.waves],
     }
     path = journal.folder / "run.json"
-    path.write_text(json_module.dumps({**journal.asked(), "__ds4_rollout": run}, indent=1))
+    rollout.write_atomically(path, json_module.dumps({**journal.asked(), "__ds4_rollout": run}, indent=1))
     return path
 
 
@@ -47,8 +47,8 @@ def go(journal: Journal, lock: int, *, take_over: bool, json: bool) -> RunPhase:
     journal.append(datetime.now(UTC), phase=RunPhase.STAGING)
     record = journal.folder / "ansible.json"
     record.unlink(missing_ok=True)
-    playbook = "upgrade" if planned.kind == "upgrade" else "rollback"
-    ansible(playbook, variables, json=json, lock=lock, record=record, run_id=planned.run_id)
+    name = "upgrade" if planned.kind == "upgrade" else "rollback"
+    ansible(name, planned.hosts, variables, json=json, lock=lock, record=record, run_id=planned.run_id)
     progress = journal.progress()
     if progress.phase in (RunPhase.STAGING, RunPhase.SWITCHING):
         why = "; ".join(f"{host}: {one}" for host, one in stopped(record).items())
@@ -68,6 +68,8 @@ def call_off(journal: Journal, *, json: bool, lock: int | None = None) -> dict[s
     record = journal.folder / "call_off.json"
     record.unlink(missing_ok=True)
     run = journal.folder / "run.json"
+    if not run.exists():  # the controller was killed between a plan and this
+        run = write_run(journal)
     status = call_off_from(run, json=json, lock=lock, record=record, run_id=journal.folder.name)
     found = stopped(record)
     if status and not found:
@@ -79,14 +81,16 @@ def call_off_from(
     run: Path, *, json: bool, lock: int | None = None, record: Path | None = None, run_id: str = ""
 ) -> int:
     """The same for the Macs and the run that a file of variables names; the playbook's exit status."""
-    return ansible("upgrade", run, ["--tags", "call_off"], json=json, lock=lock, record=record, run_id=run_id)
+    hosts = json_module.loads(run.read_text())["__ds4_rollout"]["hosts"]
+    arguments = ("--tags", "call_off")
+    return ansible("upgrade", hosts, run, *arguments, json=json, lock=lock, record=record, run_id=run_id)
 
 
 def ansible(
-    playbook: str,
+    name: str,
+    hosts: Sequence[str],
     values: Path | Mapping[str, Any],
-    arguments: Sequence[str] = (),
-    *,
+    *arguments: str,
     json: bool,
     lock: int | None = None,
     record: Path | None = None,
@@ -96,31 +100,38 @@ def ansible(
 
     run_id: of the rollout that this is a part of, by right.
     """
-    environment = _environment(record)
-    if run_id:
-        environment[rollout.RUN_VARIABLE] = run_id
-    return subprocess.run(
-        _command(playbook, values, arguments),
-        cwd=CHECKOUT,
-        env=environment,
-        stdout=sys.stderr if json else None,
-        pass_fds=() if lock is None else (lock,),
-        check=False,
-    ).returncode
+    try:
+        return playbook.run(
+            name,
+            hosts,
+            values,
+            *arguments,
+            environment={**_recorded(record), **({rollout.RUN_VARIABLE: run_id} if run_id else {})},
+            stdout=sys.stderr if json else None,
+            pass_fds=() if lock is None else (lock,),
+        )
+    except OperatorError as error:
+        return console.report(error)
 
 
-def quietly(
-    playbook: str, values: Mapping[str, Any], arguments: Sequence[str], *, record: Path
-) -> subprocess.CompletedProcess[str]:
-    """Runs a playbook whose output nobody wants to see."""
-    return subprocess.run(
-        _command(playbook, values, arguments),
-        cwd=CHECKOUT,
-        env=_environment(record),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def quietly(name: str, hosts: Sequence[str], values: Mapping[str, Any], *, record: Path) -> str:
+    """Runs a playbook and returns its output, which nobody wants to see. Raises OperatorError as it does."""
+    said: str = ""
+    try:
+        with playbook.running(
+            name,
+            hosts,
+            values,
+            environment=_recorded(record),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as run:
+            said, _ = run.process.communicate()
+    except OperatorError as error:
+        error.detail = said
+        raise
+    return said
 
 
 def stopped(record: Path) -> dict[str, str]:
@@ -136,11 +147,5 @@ def stopped(record: Path) -> dict[str, str]:
     }
 
 
-def _command(playbook: str, values: Path | Mapping[str, Any], arguments: Sequence[str]) -> list[str]:
-    given = f"@{values}" if isinstance(values, Path) else json_module.dumps(dict(values))
-    return [*ansible_command("ansible-playbook"), f"playbooks/{playbook}.yml", "-e", given, *arguments]
-
-
-def _environment(record: Path | None) -> dict[str, str]:
-    found = {"ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), **os.environ}
-    return found if record is None else {**found, "DS4_RUN_RECORD": str(record)}
+def _recorded(record: Path | None) -> dict[str, str]:
+    return {} if record is None else {"DS4_RUN_RECORD": str(record.absolute())}

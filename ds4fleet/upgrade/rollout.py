@@ -414,7 +414,7 @@ class Journal:
         folder = root / rollout.run_id
         folder.mkdir(parents=True)
         (folder / "asked.json").write_text(json.dumps({"asked": dict(asked or {})}))
-        _write_atomically(folder / "plan.json", json.dumps(rollout.to_dict(), indent=1))
+        write_atomically(folder / "plan.json", json.dumps(rollout.to_dict(), indent=1))
         return cls(folder)
 
     def rollout(self) -> Rollout:
@@ -582,7 +582,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is whole or as it was before, whenever this is cut off."""
     partial = path.with_suffix(".part")
     with partial.open("w") as stream:
         stream.write(text)

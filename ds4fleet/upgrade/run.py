@@ -171,8 +171,7 @@ def abort(
     alive = held is not None and held.alive and held.run_id == journal.folder.name
     if alive and any(progress.of(host) == HostPhase.PENDING for host in journal.rollout().hosts):
         # Nobody waits for hours until weights of an aborted rollout have come.
-        macs = ["-l", ",".join(journal.rollout().hosts)]
-        play.ansible("stage", {"ds4_stage_action": "abort"}, macs, json=json)
+        play.ansible("stage", journal.rollout().hosts, {"ds4_stage_action": "abort"}, json=json)
     left = play.call_off(journal, json=json)
     if alive:
         _wait_for_the_end(root)

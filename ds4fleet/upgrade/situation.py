@@ -30,11 +30,11 @@ def observe(hosts: Sequence[Host], folder: Path) -> tuple[dict[str, Mapping[str,
     for old in folder.glob("*.json"):
         old.unlink()
     record = folder / "observe.record"
-    limit = ["-l", ",".join(host.name for host in hosts)]
-    done = play.quietly("observe", {"ds4_facts_folder": str(folder)}, limit, record=record)
+    names = [host.name for host in hosts]
+    said = play.quietly("observe", names, {"ds4_facts_folder": str(folder.absolute())}, record=record)
     found = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
     if not found:
-        raise OperatorError("No Mac answers; run `fab status`.", detail=done.stdout + done.stderr)
+        raise OperatorError("No Mac answers; run `fab status`.", detail=said)
     return found, play.stopped(record)
 
 

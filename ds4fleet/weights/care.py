@@ -14,9 +14,9 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
-from ds4fleet import console
+from ds4fleet import console, playbook
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, OperatorError
-from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from ds4fleet.fleet import Fleet, Host
 from ds4fleet.upgrade import rollout
 from ds4fleet.upgrade import run as upgrade
 from ds4fleet.weights import macs
@@ -158,28 +158,23 @@ def _run(hosts: Sequence[Host], values: Mapping[str, Any], *arguments: str, watc
     """Runs the playbook on these Macs and gathers what each found; `watched` shows how far they are."""
     with tempfile.TemporaryDirectory(prefix="ds4-weights-") as name:
         folder = Path(name)
-        command = macs.playbook(
-            "weights",
-            ",".join(one.name for one in hosts),
-            {**values, "__ds4_shelf_reports": name},
-            *arguments,
-        )
+        names = [one.name for one in hosts]
         with (folder / "output").open("w+") as output:
-            running = subprocess.Popen(
-                command, cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-            )
-            try:
+            with playbook.running(
+                "weights",
+                names,
+                {**values, "__ds4_shelf_reports": name},
+                *arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            ) as run:
                 if watched and console.out.is_terminal:
-                    _watch(hosts, running)
-                running.wait()
-            except BaseException:
-                running.terminate()
-                running.wait()
-                raise
+                    _watch(hosts, run.process)
             output.seek(0)
             said = output.read()
-        report = gather([one.name for one in hosts], folder)
-    if len(report.silent) == len(hosts) and running.returncode != EXIT_UNREACHABLE:
+        report = gather(names, folder)
+    if len(report.silent) == len(hosts) and run.status != EXIT_UNREACHABLE:
         raise OperatorError("playbooks/weights.yml did not get as far as the Macs.", detail=said)
     return report
 

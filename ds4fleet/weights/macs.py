@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ds4fleet.fleet import CHECKOUT, Host, ansible_command
+from ds4fleet import playbook
+from ds4fleet.fleet import Host
 from ds4fleet.render import role_defaults
 
 #: A cold login over an ocean takes 8 to 9 round trips; beyond this a Mac counts as silent.
@@ -47,13 +47,7 @@ def _ask(host: Host, script: str) -> str:
     return done.stdout
 
 
-def playbook(name: str, limit: str, values: Mapping[str, Any], *arguments: str) -> list[str]:
-    """The command line of a playbook (to be run in the checkout) with these extra variables."""
-    command = [*ansible_command("ansible-playbook"), f"playbooks/{name}.yml", "-e", json.dumps(dict(values))]
-    return [*command, *(["-l", limit] if limit else []), *arguments]
-
-
-def play(name: str, limit: str, values: Mapping[str, Any], *, quiet: bool = False) -> int:
-    """Runs a playbook; its exit status."""
+def play(name: str, hosts: Sequence[Host], values: Mapping[str, Any], *, quiet: bool = False) -> int:
+    """Runs a playbook on these Macs; its exit status. Raises OperatorError where it left one out."""
     out = subprocess.DEVNULL if quiet else None
-    return subprocess.run(playbook(name, limit, values), cwd=CHECKOUT, stdout=out, check=False).returncode
+    return playbook.run(name, [host.name for host in hosts], values, stdout=out)

@@ -63,7 +63,7 @@ def stage(
     wishes = [name for name, wanted in (("pause", pause), ("resume", resume), ("abort", abort)) if wanted]
     if len(wishes) + status > 1:
         raise OperatorError("choose one of --status, --pause, --resume and --abort", exit_code=EXIT_USAGE)
-    hosts = Fleet.select(limit=limit).hosts
+    hosts = Fleet.select(limit=limit).in_regions(named=bool(limit))
     if status:
         lines = look(hosts)
         if json_out:
@@ -72,14 +72,14 @@ def stage(
             console.out.print(show(lines))
         return _exit_code(lines)
     if wishes:
-        return macs.play("stage", limit, {"ds4_stage_action": wishes[0]})
+        return macs.play("stage", hosts, {"ds4_stage_action": wishes[0]})
     asked = {"ds4_model": model} if model else {}
-    code = macs.play("stage", limit, {**asked, "ds4_stage_wait": False})
+    code = macs.play("stage", hosts, {**asked, "ds4_stage_wait": False})
     if code or detach:
         return code
     lines = watch(hosts)
     if all(line.state in OVER for line in lines):
-        closed = macs.play("stage", limit, {"ds4_stage_action": "close"}, quiet=True)
+        closed = macs.play("stage", hosts, {"ds4_stage_action": "close"}, quiet=True)
         return _exit_code(lines) or closed
     return _exit_code(lines)
 
