@@ -132,3 +132,18 @@ class TestHostKey:
         assert run.returncode != 0
         assert openssh.fingerprint(other) in run.output
         assert openssh.fingerprint(real) in run.output
+
+
+class TestBeforeSite:
+    """A Mac that is bootstrapped and has had nothing else."""
+
+    def test_who_has_access_can_be_applied(self, bare):
+        # This one is too small to serve, and what only stages is not reached by tunnels.
+        as_jump = ("-e", "ds4_role=jump")
+        assert bare.ansible("playbooks/access.yml", HOST, *as_jump).changed
+        assert bare.ansible("playbooks/access.yml", HOST, *as_jump).changed == 0
+        assert "Match User _ds4tunnel" in bare.exec(HOST, "/bin/cat", "/etc/ssh/sshd_config.d/050-ds4.conf")
+
+    def test_it_can_become_a_jump_mac(self, bare):
+        bare.ansible("playbooks/jump.yml", HOST, "-e", "ds4_role=jump")
+        assert "PUBLIC" in bare.exec(HOST, "/usr/bin/ssh-keygen", "-e", "-f", "/opt/ds4/etc/jump/key.pub")
