@@ -17,13 +17,16 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ds4fleet import yaml_text
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, unknown_name
+
+if TYPE_CHECKING:
+    from ds4fleet.pending import Pending
 
 #: Another inventory than the checkout's has its own: a file that Ansible reads with it.
 ACCESS_VARIABLE = "DS4_ACCESS_FILE"
@@ -197,23 +200,27 @@ def add(user: str, key: str, host: str = "", region: str = "", yes: bool = False
     if not places:
         raise OperatorError("Where to? --region NAME, --host NAME or --region all.", exit_code=EXIT_USAGE)
     before = load()
-    return _change(fleet, before, with_user(before, user, public, places), yes)
+    what = f"add {user} {','.join(sorted(places))}"
+    return _change(fleet, before, with_user(before, user, public, places), what, places, yes)
 
 
 def remove(user: str, host: str = "", region: str = "", yes: bool = False) -> int:
     """`fab access remove`: the user opens no tunnels there any more (nowhere, when no place is named)."""
     fleet = Fleet.load()
     before = load()
-    if user not in before:
-        raise unknown_name(user, sorted(before), "user with access")
     places = places_of(fleet, host, region)
-    missing = [place for place in places if place not in before[user]["to"]]
-    if missing:
+    what = f"remove {user} {','.join(sorted(places))}"
+    begun = bool(pending(what))
+    if user not in before and not begun:
+        raise unknown_name(user, sorted(before), "user with access")
+    missing = [place for place in places if place not in before.get(user, {"to": []})["to"]]
+    if missing and not begun:
         raise OperatorError(
             f"{user} has access to {', '.join(before[user]['to'])}, not to {', '.join(missing)}.",
             exit_code=EXIT_USAGE,
         )
-    status = _change(fleet, before, without_user(before, user, places), yes)
+    after = without_user(before, user, places) if user in before else before
+    status = _change(fleet, before, after, what, places, yes)
     if status == 0:
         from ds4fleet import console
 
@@ -241,14 +248,27 @@ def show(json: bool = False) -> int:
     return 0
 
 
-def _change(fleet: Fleet, before: Access, after: Access, yes: bool) -> int:
+def pending(what: str) -> list[str]:
+    """The Macs that a change has not reached, as an earlier run was cut off."""
+    return _pending().of(what)
+
+
+def _pending() -> Pending:
+    # Here and not above, as in _change: it is of the commands alone.
+    from ds4fleet.pending import Pending
+
+    return Pending(ACCESS_FILE)
+
+
+def _change(fleet: Fleet, before: Access, after: Access, what: str, places: Sequence[str], yes: bool) -> int:
+    """Shows, asks, saves and applies; `what` names the change for a rerun, `places` those it is about."""
     # Here and not above: the plan of every run reads keys from this module and shows nothing.
     from ds4fleet import console
 
-    hosts = affected(fleet, before, after)
+    left = {*pending(what), *affected(fleet, before, after)}
     if before == after:
         console.out.print("nothing to change in the inventory; applying what it says")
-        hosts = [host.name for host in fleet]
+        left = left or {host.name for host in fleet if {host.name, host.region, EVERYWHERE} & {*places}}
     else:
         old = ACCESS_FILE.read_text() if ACCESS_FILE.exists() else ""
         name = os.path.relpath(ACCESS_FILE, CHECKOUT)
@@ -256,12 +276,23 @@ def _change(fleet: Fleet, before: Access, after: Access, yes: bool) -> int:
             difflib.unified_diff(old.splitlines(True), render(after).splitlines(True), name, name)
         )
         sys.stdout.flush()
+    hosts = [host.name for host in fleet if host.name in left]
     if not console.confirm(f"Apply this on {', '.join(hosts) or 'no host'}?", yes=yes):
         console.out.print("nothing was changed")
         return 1
+    return commit(before, after, what, hosts)
+
+
+def commit(before: Access, after: Access, what: str, hosts: Sequence[str]) -> int:
+    """Saves `after` and applies it on these hosts; until that has ended well, `what` is pending on them."""
+    kept = _pending()
+    kept.note(what, hosts)
     if before != after:
         save(after)
-    return apply(hosts) if hosts else 0
+    status = apply(hosts) if hosts else 0
+    if status == 0:
+        kept.reached(hosts)
+    return status
 
 
 def apply(hosts: Iterable[str]) -> int:

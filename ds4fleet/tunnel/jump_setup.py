@@ -105,15 +105,18 @@ def run(host: str = "", limit: str = "", yes: bool = False) -> int:
         return 1
     with tempfile.TemporaryDirectory() as folder:
         names = list(setups)
+        what = f"jump {','.join(names)}"
         status = _playbook(names, {"__ds4_jump_keys_dir": folder})
         if status != 0:
             return status
         before = after = access.load()
         for one in jumps:
             after = let_in(after, one, (Path(folder) / f"{one.host.name}.pub").read_text())
-        access.save(after)
-        targets = access.affected(everyone, before, after)
-        status = access.apply(targets) if targets else 0
+        # All that they lead to, changed or not: an earlier run may have been cut off before it came there.
+        wanted = {target.name for one in jumps for target in one.targets}
+        wanted.update(access.affected(everyone, before, after), access.pending(what))
+        targets = [target.name for target in everyone if target.name in wanted]
+        status = access.commit(before, after, what, targets)
         return status or _playbook(names, {"__ds4_jump": setups})
 
 

@@ -18,7 +18,7 @@ import pytest
 from ds4fleet import access
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host
-from ds4fleet.tunnel import jump, jump_files, jump_setup
+from ds4fleet.tunnel import home, jump, jump_files, jump_setup
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")
@@ -199,6 +199,26 @@ class TestSetup:
         before = {"alice": {"keys": [alice], "to": ["all"]}, "jump-hk-02": old}
         after = jump_setup.let_in(before, one, new)
         assert after == {"alice": before["alice"], "jump-hk-02": {"keys": [new], "to": ["sg-01"]}}
+
+    def test_a_rerun_after_a_cut_reaches_its_targets(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fleet = self.fleet(tmp_path, ds4_jump_to="sg-01")
+        monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "state"))
+        monkeypatch.setattr(access, "ACCESS_FILE", tmp_path / "access.yml")
+        monkeypatch.setattr(Fleet, "load", classmethod(lambda cls, *_: fleet))
+        applied: list[list[str]] = []
+
+        def playbook(_limit: str, values: dict[str, Any]) -> int:
+            if "__ds4_jump_keys_dir" in values:
+                (Path(values["__ds4_jump_keys_dir"]) / "hk-02.pub").write_text(HOST_KEY)
+            return 0
+
+        monkeypatch.setattr(jump_setup, "_playbook", playbook)
+        for status in (4, 0):
+            monkeypatch.setattr(access, "apply", lambda hosts, status=status: applied.append(hosts) or status)
+            assert jump_setup.run(host="hk-02", yes=True) == status
+        assert applied == [["sg-01"], ["sg-01"]]
 
     @pytest.mark.parametrize("value", ["", "hk-02", "hk-09"])
     def test_a_target_that_is_missing_unknown_or_itself_is_refused(self, tmp_path: Path, value: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from ds4fleet import access
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import Fleet, Host
+from ds4fleet.tunnel import home
 
 ALICE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGbM0KDCpTQSpZ5ZmCzyxVfnTs1ZCKLNPSfw2LIU5LZ2 alice@laptop"
 FLEET = Fleet(
@@ -26,6 +28,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(access, "ACCESS_FILE", path)
     monkeypatch.setattr(access, "CHECKOUT", tmp_path)
     monkeypatch.setattr(Fleet, "load", classmethod(lambda cls, *_: FLEET))
+    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "state"))
     return path
 
 
@@ -34,6 +37,26 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     calls: list[list[str]] = []
     monkeypatch.setattr(access, "apply", lambda hosts: calls.append(list(hosts)) or 0)
     return calls
+
+
+class Cut(Exception):
+    """The command was killed."""
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch, applied: list[list[str]]) -> Callable[[bool], None]:
+    """Whether a command is cut off when it starts the playbook."""
+
+    def switch(on: bool) -> None:
+        def apply(hosts: list[str]) -> int:
+            if on:
+                raise Cut
+            applied.append(list(hosts))
+            return 0
+
+        monkeypatch.setattr(access, "apply", apply)
+
+    return switch
 
 
 @pytest.fixture
@@ -103,6 +126,74 @@ def test_adding_and_removing_is_written_and_applied_where_it_matters(
     assert access.remove("alice", yes=True) == 0
     assert applied[-1] == ["sg-01"]
     assert access.load() == {}
+
+
+class TestARerunAfterACut:
+    """The file says so already; the Macs do not know yet."""
+
+    def test_of_add_reaches_the_macs_that_were_meant(self, store, applied, key, cut):
+        public = str(key.with_suffix(".pub"))
+        cut(True)
+        with pytest.raises(Cut):
+            access.add("alice", public, region="tokyo", yes=True)
+        cut(False)
+        assert access.add("alice", public, region="tokyo", yes=True) == 0
+        assert applied == [["tyo-01", "tyo-02"]]
+
+    def test_of_remove_reaches_the_macs_that_were_meant(self, store, applied, key, cut):
+        public = str(key.with_suffix(".pub"))
+        access.add("alice", public, host="sg-01,tyo-02", yes=True)
+        access.add("bob", public, region="all", yes=True)
+        cut(True)
+        with pytest.raises(Cut):
+            access.remove("alice", yes=True)
+        assert sorted(access.load()) == ["bob"]
+        cut(False)
+        assert access.remove("alice", yes=True) == 0
+        assert applied[-1] == ["tyo-02", "sg-01"]
+        with pytest.raises(OperatorError, match="alice"):
+            access.remove("alice", yes=True)
+
+    def test_of_a_removal_in_part(self, store, applied, key, cut):
+        access.add("alice", str(key.with_suffix(".pub")), host="sg-01,tyo-02", yes=True)
+        cut(True)
+        with pytest.raises(Cut):
+            access.remove("alice", host="sg-01", yes=True)
+        cut(False)
+        assert access.remove("alice", host="sg-01", yes=True) == 0
+        assert applied[-1] == ["sg-01"]
+
+    def test_after_a_run_that_failed_is_the_same(self, store, applied, key, monkeypatch):
+        public = str(key.with_suffix(".pub"))
+        monkeypatch.setattr(access, "apply", lambda hosts: 4)
+        assert access.add("alice", public, host="tyo-02", yes=True) == 4
+        monkeypatch.setattr(access, "apply", lambda hosts: applied.append(list(hosts)) or 0)
+        assert access.add("alice", public, host="tyo-02", yes=True) == 0
+        assert applied == [["tyo-02"]]
+
+    def test_of_what_is_done_reaches_the_places_that_it_names(self, store, applied, key):
+        public = str(key.with_suffix(".pub"))
+        for _ in range(2):
+            assert access.add("alice", public, host="sg-01", yes=True) == 0
+        assert applied == [["sg-01"], ["sg-01"]]
+
+    def test_is_over_when_another_change_has_brought_the_macs_what_the_file_says(
+        self, store, applied, key, cut
+    ):
+        public = str(key.with_suffix(".pub"))
+        cut(True)
+        with pytest.raises(Cut):
+            access.add("alice", public, region="tokyo", yes=True)
+        cut(False)
+        access.add("bob", public, host="tyo-01", yes=True)
+        assert access.pending("add alice tokyo") == ["tyo-02"]
+
+    def test_reads_nothing_from_a_spoilt_record(self, store, applied, key, tmp_path):
+        access.add("alice", str(key.with_suffix(".pub")), host="sg-01", yes=True)
+        (record,) = (tmp_path / "state").glob("pending-*")
+        for text in ("[]", "{", '{"a": 1}', ""):
+            record.write_text(text)
+            assert access.pending("add alice sg-01") == []
 
 
 def test_nothing_is_written_without_a_yes(store: Path, applied: list[list[str]], key: Path) -> None:
