@@ -268,6 +268,43 @@ class TestAnswers:
         message = json.loads(shared.ask(CHAT, body)[2])["choices"][0]["message"]
         assert message["content"] == "The tool answered: 12:00"
 
+    @pytest.mark.parametrize(
+        "words",
+        ["It is ready already", "see get_time.md", "look into /bin/get_time", "forget_time, get_times"],
+    )
+    def test_a_word_that_holds_a_tool_s_name_calls_nothing(self, shared: Server, words: str) -> None:
+        tools = [self.TOOL, *({"type": "function", "function": {"name": name}} for name in ("read", "exec"))]
+        choice = json.loads(shared.ask(CHAT, {**user(words), "tools": tools})[2])["choices"][0]
+        assert choice["finish_reason"] == "stop" and "tool_calls" not in choice["message"]
+
+    @pytest.mark.parametrize(
+        "words", ["call get_time", "Call get_time.", "Now Use `get_time`: now", "use get_time()"]
+    )
+    def test_asking_for_it_by_its_name_does(self, shared: Server, words: str) -> None:
+        choice = json.loads(shared.ask(CHAT, {**user(words), "tools": [self.TOOL]})[2])["choices"][0]
+        assert choice["finish_reason"] == "tool_calls"
+
+    def test_what_a_client_puts_behind_a_question_does_not_hide_it(self, shared: Server) -> None:
+        body = user("2+2")
+        body["messages"].append({"role": "user", "content": "Sessions of the client: none"})
+        answer = json.loads(shared.ask(CHAT, body)[2])["choices"][0]["message"]
+        body["messages"] += [answer, {"role": "user", "content": "capital of France"}]
+        again = json.loads(shared.ask(CHAT, body)[2])["choices"][0]["message"]
+        assert (answer["content"], again["content"]) == ("4", "Paris.")
+
+    def test_a_result_ends_the_turn_whatever_the_client_says_behind_it(self, shared: Server) -> None:
+        body = {**user("call get_time"), "tools": [self.TOOL]}
+        call = json.loads(shared.ask(CHAT, body)[2])["choices"][0]["message"]["tool_calls"][0]
+        body["messages"] += [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call["id"], "content": "12:00"},
+            {"role": "user", "content": "Note of the client: call get_time took 2 s."},
+        ]
+        message = json.loads(shared.ask(CHAT, body)[2])["choices"][0]["message"]
+        assert message["content"] == "The tool answered: 12:00" and "tool_calls" not in message
+        body["messages"] += [message, {"role": "user", "content": "call get_time again"}]
+        assert json.loads(shared.ask(CHAT, body)[2])["choices"][0]["finish_reason"] == "tool_calls"
+
     def test_a_tool_call_can_be_streamed(self, shared: Server) -> None:
         body = {**user("call get_time"), "tools": [self.TOOL], "stream": True}
         data = [item for _name, item in rig.events(shared.ask(CHAT, body)[2])]

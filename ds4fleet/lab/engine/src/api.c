@@ -95,11 +95,18 @@ static bool read_message(request *r, const json *list, const json *m, buf *promp
                 result = true;
             }
     if (!strcmp(role, "system") || !strcmp(role, "developer")) buf_printf(prompt, "<|System|>%s", text);
-    else if (!strcmp(role, "assistant")) buf_printf(prompt, "<|Assistant|>%s", text);
-    else buf_printf(prompt, "<|User|>%s", text);
+    else if (!strcmp(role, "assistant")) {
+        buf_printf(prompt, "<|Assistant|>%s", text);
+        replace(&r->tool_result, NULL);
+        r->answered = true;
+    } else buf_printf(prompt, "<|User|>%s", text);
     if (!strcmp(role, "user") && !result) {
-        replace(&r->last_user, text_copy(text));
-        replace(&r->tool_result, NULL); /* answered by a later turn of the user */
+        /* Clients put remarks of their own behind what was asked, and behind a tool's result. */
+        const bool more = r->last_user && !r->answered;
+        buf words = {0};
+        buf_printf(&words, "%s%s%s", more ? r->last_user : "", more ? "\n" : "", text);
+        replace(&r->last_user, words.ptr);
+        r->answered = false;
     }
     free(text);
     return ok;

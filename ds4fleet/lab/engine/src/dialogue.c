@@ -59,6 +59,30 @@ static char *plain_answer(const engine *e, const char *prompt_text, const char *
     return b.ptr;
 }
 
+static bool in_name(char c) { return isalnum((unsigned char)c) || c == '_' || c == '-'; }
+
+static bool ends_with_word(const char *start, const char *end, const char *word) {
+    const size_t n = strlen(word);
+    if ((size_t)(end - start) < n) return false;
+    for (size_t i = 0; i < n; i++)
+        if (tolower((unsigned char)(end - n)[i]) != word[i]) return false;
+    return (size_t)(end - start) == n || !in_name((end - n)[-1]);
+}
+
+/* Whether the text asks for the tool by its whole name, as "call NAME" or "use NAME": a tool may be named like
+ * any word, and what a client puts into a prompt names many. */
+static bool asks_for_tool(const char *text, const char *tool) {
+    const size_t n = strlen(tool);
+    for (const char *at = text; n > 0 && (at = strstr(at, tool)); at++) {
+        const char *before = at;
+        while (before > text && strchr(" `\"'", before[-1])) before--;
+        const char after = at[n];
+        const bool whole = before < at && !in_name(after) && !((after == '.' || after == '/') && in_name(at[n + 1]));
+        if (whole && (ends_with_word(text, before, "call") || ends_with_word(text, before, "use"))) return true;
+    }
+    return false;
+}
+
 answer dialogue_answer(const engine *e, const char *prompt_text, const char *last_user, const char *tool_result,
                        const char *const *tools, int n_tools, bool think) {
     answer a = {0};
@@ -68,7 +92,7 @@ answer dialogue_answer(const engine *e, const char *prompt_text, const char *las
         a.text = b.ptr;
     }
     for (int i = 0; !a.text && i < n_tools; i++)
-        if (strstr(last_user, tools[i])) {
+        if (asks_for_tool(last_user, tools[i])) {
             a.tool_name = text_copy(tools[i]);
             char *plain = lower(last_user), *with = after_marker(last_user, plain, "with arguments");
             json *parsed = with ? json_parse(with) : NULL;

@@ -28,6 +28,7 @@ typedef struct {
     bool stream, include_usage, think;
     int max_tokens;
     char *model, *prompt_text, *last_user, *tool_result;
+    bool answered; /* by the assistant, since the user spoke */
     char **tools;
     int n_tools;
     char *live_id; /* tool call that only the live state of this server knows */
