@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import tomlkit
 
 from ds4fleet import console
 from ds4fleet.agents import check as checking
-from ds4fleet.agents import jsonc
+from ds4fleet.agents import jsonc, proxies
 from ds4fleet.agents.clients import CLIENTS, Server, Setup, Target
 from ds4fleet.agents.write import apply, plan, settled
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
@@ -44,7 +46,7 @@ def run(
         console.err.print(console.escape(note), soft_wrap=True)
     if check:
         return _check(server)
-    setup = CLIENTS[client](server, Path.home())
+    setup = _noting_proxies(CLIENTS[client](server, Path.home()))
     if write:
         return _write(client, setup, yes)
     _show(setup)
@@ -84,24 +86,42 @@ def find_server(host: str = "", region: str = "") -> Server:
 
 
 def _least(server: Server) -> Server:
-    """What every Mac behind a region's address can do: a request may be answered by any of them."""
+    """What every Mac of the region behind an address can do: a request may be answered by any of them.
+
+    Those of `--then` answer only while the region is away: they are told of, and take nothing from it.
+    """
     open_tunnels, endpoints = view.everything()
-    members = [m["name"] for one in endpoints if one["name"] == server.name for m in one["members"]]
-    urls = {one["name"]: one["endpoint"] for one in open_tunnels if one["name"] in members}
+    members = [m for one in endpoints if one["name"] == server.name for m in one["members"]]
+    own = [m["name"] for m in members if not m.get("tier")]
+    names = [m["name"] for m in members]
+    urls = {one["name"]: one["endpoint"] for one in open_tunnels if one["name"] in names}
 
     async def ask() -> list[probe.Answer]:
         return await asyncio.gather(*(probe.ask(_port(url), MODELS_TIMEOUT_S) for url in urls.values()))
 
     answers = dict(zip(urls, asyncio.run(ask()), strict=True))
-    silent = [name for name in members if name not in answers or not answers[name].ok]
-    each = [Server.from_models(name, urls[name], one.models) for name, one in answers.items() if one.ok]
+    silent = [name for name in names if name not in answers or not answers[name].ok]
+    context = {
+        name: Server.from_models(name, urls[name], one.models).context
+        for name, one in answers.items()
+        if one.ok
+    }
     notes = [f"{', '.join(silent)}: silent now, with a context that is not known."] if silent else []
-    least = min((one.context for one in each), default=server.context)
-    if least < max([server.context, *(one.context for one in each)]):
-        contexts = ", ".join(f"{one.name} {one.context:,}" for one in each)
-        notes.append(f"The least context of the Macs behind this address is told: {contexts}.")
-    context = min(least, server.context)
-    return replace(server, context=context, output=min(server.output, context), notes=tuple(notes))
+    # With nobody of the region there, whoever answers is what is known.
+    counted = {name: context[name] for name in own if name in context} or {**context, "": server.context}
+    least = min(counted.values())
+    if least < max(counted.values()):
+        notes.append(f"The least context of the Macs behind this address is told: {_each(counted)}.")
+    later = {name: of for name, of in context.items() if name not in counted and of < least}
+    if later:
+        notes.append(
+            f"While {server.name} is away {_each(later)} answers: a conversation above that is refused there."
+        )
+    return replace(server, context=least, output=min(server.output, least), notes=tuple(notes))
+
+
+def _each(contexts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {context:,}" for name, context in contexts.items() if name)
 
 
 def _port(url: str) -> int:
@@ -112,6 +132,19 @@ def rendered(target: Target) -> str:
     """A target's content as a new file would have it."""
     changes = settled(target.changes, None)
     return tomlkit.dumps(changes) if target.form == "toml" else jsonc.merge("", changes)
+
+
+def _noting_proxies(setup: Setup) -> Setup:
+    """A client whose files have no place for NO_PROXY has to be started with it."""
+    name = proxies.taken_by(os.environ)
+    named = [*setup.environment, *(key for target in setup.files for key in target.changes.get("env", ()))]
+    if not name or "NO_PROXY" in named:
+        return setup
+    value = shlex.quote(proxies.exceptions(os.environ)["NO_PROXY"])
+    note = f"{name} is set: without NO_PROXY and no_proxy={value} this client would ask the proxy for it."
+    return replace(
+        setup, start=f"env NO_PROXY={value} no_proxy={value} {setup.start}", notes=(*setup.notes, note)
+    )
 
 
 def _show(setup: Setup) -> None:
@@ -164,5 +197,10 @@ def _check(server: Server) -> int:
         first = f"{result.first_s * 1000:.0f} ms" if result.first_s is not None else ""
         mark = "[green]works[/]" if result.ok else "[red]fails[/]"
         table.add_row(result.name, mark, first, f"{result.total_s:.1f} s", console.escape(result.note))
+    proxy = proxies.taken_by(os.environ)
+    if proxy:
+        good = False
+        said = f"{proxy} takes agents elsewhere: set NO_PROXY=127.0.0.1,localhost too"
+        table.add_row("proxy", "[red]fails[/]", "", "", console.escape(said))
     console.out.print(table)
     return 0 if good else EXIT_FAILED

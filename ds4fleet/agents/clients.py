@@ -13,12 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ds4fleet.agents import proxies
+
 #: The engine asks for no key; the clients want a non-empty one.
 KEY = "ds4"
 #: A prefill of 200k tokens took 935 s on a slow Mac (antirez/ds4 #333), a longer one behind it as much again.
 IDLE_S = 3600
 #: Claude Code and Codex start compacting before the window is full; the engine refuses what is beyond it.
 COMPACT_SHARE = 0.9
+#: Claude Code takes a smaller AUTO_COMPACT_WINDOW for this, and says so at each start (2.1.332).
+CLAUDE_LEAST_WINDOW = 100_000
+#: Of its window it keeps some 33,000 tokens free for an answer and a summary, and its first prompt has 11,000
+#: and more: below this it would summarise in every turn (2.1.332).
+CLAUDE_CRAMPED = 48_000
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,11 @@ class Setup:
     notes: tuple[str, ...] = ()
 
 
+def _no_proxy() -> dict[str, str]:
+    """What keeps a client away from the proxy of this environment, where there is one."""
+    return proxies.exceptions(os.environ) if proxies.taken_by(os.environ) else {}
+
+
 def opencode(server: Server, home: Path) -> Setup:
     """Provider `ds4` over chat completions."""
     folder = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "opencode"
@@ -161,14 +173,25 @@ def claude_code(server: Server, home: Path) -> Setup:
         "ANTHROPIC_CUSTOM_MODEL_OPTION_NAME": f"{server.title} ({server.name})",
         "API_TIMEOUT_MS": str(IDLE_S * 1000),
         "CLAUDE_STREAM_IDLE_TIMEOUT_MS": str(IDLE_S * 1000),
-        "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(server.context),
+        # Of a model that it does not know it believes a million.
+        "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(server.context),
+        "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(max(server.context, CLAUDE_LEAST_WINDOW)),
+        # Without it the system prompt begins with a line that differs from conversation to conversation, and
+        # the engine reads the first prompt of each anew.
+        "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1",
+        **_no_proxy(),
     }
+    prompt = "Its first prompt is 11,000 tokens and more; the KV cache on disk keeps them for the next one."
+    cramped = (
+        f"A context of {server.context:,} is too small for it: it would summarise in every turn; let the"
+        f" engine have {CLAUDE_CRAMPED:,} and more (ds4_context)."
+    )
     return Setup(
         (Target(path, "json", {"env": environment}),),
         start=f"env -u ANTHROPIC_API_KEY claude --settings {path}",
-        notes=("Its first prompt is about 25,000 tokens; afterwards the KV cache on disk has them.",),
+        notes=(prompt, cramped) if server.context < CLAUDE_CRAMPED else (prompt,),
     )
 
 
@@ -250,7 +273,7 @@ def openclaw(server: Server, home: Path) -> Setup:
 def openai(server: Server, home: Path) -> Setup:
     """The official SDK, by environment."""
     return Setup(
-        environment={"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": KEY},
+        environment={"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": KEY, **_no_proxy()},
         start=f"OpenAI(timeout={IDLE_S}).chat.completions.create(model={server.model!r}, stream=True, ...)",
     )
 
@@ -258,7 +281,7 @@ def openai(server: Server, home: Path) -> Setup:
 def anthropic(server: Server, home: Path) -> Setup:
     """The official SDK, by environment."""
     return Setup(
-        environment={"ANTHROPIC_BASE_URL": server.url, "ANTHROPIC_API_KEY": KEY},
+        environment={"ANTHROPIC_BASE_URL": server.url, "ANTHROPIC_API_KEY": KEY, **_no_proxy()},
         start=f"Anthropic(timeout={IDLE_S}).messages.create(model={server.model!r}, stream=True, ...)",
     )
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tomlkit
 
 from ds4fleet import agents
-from ds4fleet.agents import clients, jsonc, write
+from ds4fleet.agents import clients, jsonc, proxies, write
 from ds4fleet.agents.clients import CLIENTS, Server
 from ds4fleet.errors import OperatorError
 from ds4fleet.tunnel import probe
@@ -39,7 +41,8 @@ JULY_PRO = {
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("XDG_CONFIG_HOME", "CODEX_HOME", "OPENCLAW_CONFIG_PATH"):
+    others = ("XDG_CONFIG_HOME", "CODEX_HOME", "OPENCLAW_CONFIG_PATH")
+    for name in (*others, *(name for name in os.environ if name.lower().endswith("_proxy"))):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -91,6 +94,32 @@ class TestBehindARegionsAddress:
         server = agents.find_server()
         assert (server.context, server.notes) == (100_000, ())
 
+    def test_macs_that_answer_only_while_the_region_is_away_are_told_and_take_nothing_from_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tunnels, (endpoint,) = agents.view.everything()
+        members = [
+            {"name": "tyo-01", "tier": 0},
+            {"name": "sel-01", "tier": 1},
+            {"name": "tyo-03", "tier": 1},
+        ]
+        monkeypatch.setattr(agents.view, "everything", lambda: (tunnels, [{**endpoint, "members": members}]))
+        server = agents.find_server()
+        assert server.context == 300_000
+        silent, later = server.notes
+        assert silent.startswith("tyo-03: ")
+        assert later.startswith("While tokyo is away sel-01 10 answers")
+
+    def test_where_nobody_of_the_region_is_there_whoever_answers_counts(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tunnels, (endpoint,) = agents.view.everything()
+        members = [{"name": "tyo-03", "tier": 0}, {"name": "tyo-02", "tier": 1}]
+        monkeypatch.setattr(agents.view, "everything", lambda: (tunnels, [{**endpoint, "members": members}]))
+        monkeypatch.setattr(self, "CONTEXTS", {**self.CONTEXTS, "tokyo": 81_920})
+        server = agents.find_server()
+        assert server.context == 81_920 and server.notes[0].startswith("tyo-03: ")
+
 
 def limits(value: object) -> list[int]:
     if isinstance(value, dict):
@@ -121,6 +150,74 @@ def test_claude_code_is_told_the_address_without_v1_and_long_timeouts(tmp_path: 
     assert int(environment["CLAUDE_STREAM_IDLE_TIMEOUT_MS"]) >= 600_000
     assert environment["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] == "131072"
     assert all(isinstance(value, str) for value in environment.values())
+
+
+@pytest.mark.parametrize(
+    ("context", "window"), [(65_536, "100000"), (100_000, "100000"), (300_000, "300000")]
+)
+def test_claude_code_is_told_the_context_where_its_window_does_not_reach(
+    context: int, window: str, tmp_path: Path
+) -> None:
+    (target,) = clients.claude_code(replace(SERVER, context=context), tmp_path).files
+    environment = target.changes["env"]
+    assert environment["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == str(context)
+    assert environment["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] == window
+    assert environment["CLAUDE_CODE_ATTRIBUTION_HEADER"] == "0"
+
+
+def test_a_context_that_is_too_small_for_claude_code_is_said(tmp_path: Path) -> None:
+    for context, notes in ((32_768, 2), (65_536, 1)):
+        assert len(clients.claude_code(replace(SERVER, context=context), tmp_path).notes) == notes
+
+
+class TestAProxyInTheEnvironment:
+    """Agents would ask it for an address of this machine, and get its error page."""
+
+    @pytest.mark.parametrize(
+        ("environ", "name"),
+        [
+            ({"http_proxy": "http://p:1"}, "http_proxy"),
+            ({"HTTPS_PROXY": "http://p:1"}, "HTTPS_PROXY"),
+            ({"ALL_PROXY": "socks5://p:1", "NO_PROXY": "example.org, 10.0.0.0/8"}, "ALL_PROXY"),
+            ({"HTTP_PROXY": "http://p:1", "NO_PROXY": "localhost,127.0.0.1", "no_proxy": "x"}, "HTTP_PROXY"),
+            ({"HTTP_PROXY": "http://p:1", "NO_PROXY": "localhost,127.0.0.1"}, ""),
+            ({"HTTP_PROXY": "http://p:1", "no_proxy": "*"}, ""),
+            ({"HTTP_PROXY": ""}, ""),
+            ({}, ""),
+        ],
+    )
+    def test_it_is_seen_where_nothing_excepts_this_machine(self, environ: dict[str, str], name: str) -> None:
+        assert proxies.taken_by(environ) == name
+        assert proxies.taken_by({**environ, **proxies.exceptions(environ)}) == ""
+
+    @pytest.mark.parametrize("client", CLIENTS)
+    def test_every_client_is_kept_away_from_it_or_started_so(
+        self,
+        client: str,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setattr(agents, "find_server", lambda *_asked: SERVER)
+        monkeypatch.setattr(Path, "home", lambda: tmp_path)
+        assert agents.run(client) == 0
+        shown = capsys.readouterr()
+        assert "PROXY" not in shown.out + shown.err
+        monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
+        monkeypatch.setenv("NO_PROXY", "corp.example")
+        assert agents.run(client) == 0
+        shown = capsys.readouterr()
+        assert "corp.example,127.0.0.1,localhost" in shown.out + shown.err
+
+    def test_a_check_fails_that_drives_the_apis_as_agents_do(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(agents, "find_server", lambda *_asked: SERVER)
+        monkeypatch.setattr(agents.checking, "run", lambda _server: [])
+        assert agents.run(check=True) == 0
+        monkeypatch.setenv("ALL_PROXY", "http://proxy.example:3128")
+        assert agents.run(check=True) != 0
+        assert "ALL_PROXY takes agents elsewhere" in " ".join(capsys.readouterr().out.split())
 
 
 def test_codex_speaks_responses_and_waits_for_prefill(tmp_path: Path) -> None:
