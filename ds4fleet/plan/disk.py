@@ -123,6 +123,7 @@ def plan_disk(
             f"container {container or 'of the system'} has {_gb(available)} for us, the plan needs"
             f" {_gb(needs)} ({_gb(explicit or one)} weights, {_gb(kv_quota)} KV, {_gb(SYSTEM_BYTES)} for"
             " macOS and logs); free some, choose a smaller model, or name another ds4_storage_container"
+            f"{_in_the_way(observation, found['models'], models_dir)}"
         )
     wanted = [("models", models_dir, models_quota, min(one, models_quota))]
     if kv_quota and kv_budget_mib:
@@ -226,6 +227,22 @@ def _available(
             )
     declared = (settings.get("ds4_hardware") or {}).get("storage_gb")
     return int(declared * GB * DECLARED_FREE_PERCENT // 100) if isinstance(declared, int | float) else None
+
+
+def _in_the_way(
+    observation: Mapping[str, Any] | None, models: Mapping[str, Any] | None, models_dir: str
+) -> str:
+    """A clause about weights that lie where their volume is to be, and would be there twice for a while."""
+    if (models or {}).get("mount_point") == models_dir:
+        return ""
+    files = ((observation or {}).get("weights") or {}).get("files") or ()
+    taken = sum(int(file.get("size_bytes") or 0) for file in files)
+    if not taken:
+        return ""
+    return (
+        f"; {_gb(taken)} are weights that lie in {models_dir} already: move them to another disk and name"
+        " that in ds4_weights_sources"
+    )
 
 
 def _compare(disk: Disk, name: str, have: Mapping[str, Any], quota: int, least: int) -> None:

@@ -95,6 +95,7 @@ def _storage(plan: HostPlan, seen: Mapping[str, Any] | None, disk: Disk | None) 
     storage = (seen or {}).get("storage") or {}
     # An observation of an older release does not tell what is listed.
     texts = [text for text in (storage.get("fstab") or "", storage.get("listed")) if text is not None]
+    yield from _hidden(plan, seen, disk)
     for volume in plan.volumes:
         have = disk.observed.get(volume.purpose) if disk else None
         if have is None:
@@ -116,6 +117,19 @@ def _storage(plan: HostPlan, seen: Mapping[str, Any] | None, disk: Disk | None) 
 
 def _names(fstab: str, spec: str, mount_point: str) -> bool:
     return any(line.split()[:2] == [spec, mount_point] for line in fstab.splitlines())
+
+
+def _hidden(plan: HostPlan, seen: Mapping[str, Any] | None, disk: Disk | None) -> Iterator[Step]:
+    """Weights in the place of a volume that is not there yet: it would hide them."""
+    for volume in plan.volumes:
+        have = (disk.observed.get(volume.purpose) if disk else None) or {}
+        if have.get("mount_point") == volume.mount_point:
+            continue
+        files = ((seen or {}).get("weights") or {}).get("files") or ()
+        inside = [one for one in files if str(one["path"]).startswith(f"{volume.mount_point}/")]
+        if inside:
+            what = f"put aside what is at {volume.mount_point} now, to take it over: {len(inside)} weights"
+            yield Step("storage", what)
 
 
 def _weights(plan: HostPlan, seen: Mapping[str, Any] | None) -> Iterator[Step]:

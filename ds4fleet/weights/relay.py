@@ -34,6 +34,7 @@ SSHD = "/etc/ssh/sshd_config.d/051-ds4-seed.conf"
 STATE = ("order.json", "status.json", "control", "key", "key.pub", "known_hosts", "token.env", "slots")
 #: The role's module_utils that ds4-fetch and ds4-seed need, below libexec/lib on the Mac.
 LIBRARY = (
+    "ds4_aside",
     "ds4_chunks",
     "ds4_fetch",
     "ds4_gguf",
@@ -71,7 +72,7 @@ class Mac:
 
     files: its plan's weights.files. held: names of those that are in place and proven. part_bytes: what it
     has of the others. link_mbps: what its line is known to do, 0 when nothing is known. model: the id of what
-    the files are for.
+    the files are for. on_volume: whether `dir` is where a volume is mounted.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Mac:
     link_mbps: int = 0
     model: str = ""
     public_key: str = ""
+    on_volume: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -213,6 +215,7 @@ def _order(mac: Mac, peers: list[dict[str, Any]], sharing: int) -> dict[str, Any
     order = {
         "schema": 1,
         "dir": mac.dir,
+        "on_volume": mac.on_volume,
         "files": [{key: item[key] for key in keys} for item in mac.files],
         "peers": peers,
         "chunk_bytes": chunk_mib * MIB,

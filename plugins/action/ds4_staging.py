@@ -88,6 +88,7 @@ def _mac(name, plan, settings, values, answer):
         link_mbps=int(settings["ds4_stage_link_mbps"]),
         model=str((plan.get("model") or {}).get("id") or ""),
         public_key=str(answer.get("public_key") or ""),
+        on_volume=any(one["mount_point"] == weights["dir"] for one in plan.get("volumes") or ()),
         settings=settings,
     )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import plistlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,63 @@ class TestVolumes:
         result = apply("ds4_storage", {"volumes": [VOLUME]})
         assert result["failed"]
         assert "2 volumes named ds4-kv" in result["msg"]
+
+
+@pytest.fixture(scope="class")
+def by_hand(mac: Any) -> Iterator[None]:
+    """What TestWhatLayInThePlace.DATA is, and a note, put where the volume for weights will be."""
+    place = TestWhatLayInThePlace.PLACE
+    octal = "\\0".join(["GGUF\\003", *[""] * 19])
+    words = f"mkdir -p {place} && cd {place} && printf '{octal}' >w.gguf"
+    words += " && yes 'weights weights weights weights' | tr '\\n' ' ' | head -c 32768 >>w.gguf"
+    mac.exec(HOST, "/bin/sh", "-c", f"{words} && echo mine >notes.txt")
+    yield
+    mac.exec(HOST, "/bin/rm", "-rf", TestWhatLayInThePlace.ASIDE)
+
+
+@pytest.mark.usefixtures("by_hand")
+class TestWhatLayInThePlace:
+    """Weights that were put there before the volume was made: case 12 of what the field sent."""
+
+    PLACE, ASIDE = "/opt/ds4/models", "/opt/ds4/models.before-volume"
+    VOLUME = {"name": "ds4-models", "mount_point": PLACE, "quota_bytes": 20_000_000_000}
+    DATA = b"GGUF\3\0\0\0" + bytes(16) + b"weights " * 4096
+
+    def wanted(self, **more: Any) -> dict[str, Any]:
+        file = {"name": "w.gguf", "path": f"{self.PLACE}/w.gguf", "bytes": len(self.DATA), "header": {}}
+        digest = hashlib.sha256(self.DATA).hexdigest()
+        return {
+            "dir": self.PLACE,
+            "on_volume": True,
+            "files": [{**file, "sha256": digest, "urls": []}],
+            **more,
+        }
+
+    def test_a_rehearsal_says_that_it_would_be_put_aside(self, mac, apply):
+        assert "put aside" in apply("ds4_storage", {"volumes": [self.VOLUME]}, "--check")["steps"][0]
+        assert "w.gguf" in mac.exec(HOST, "/bin/ls", self.PLACE)
+
+    def test_nothing_is_fetched_where_the_volume_is_to_be(self, apply):
+        result = apply("ds4_weights", self.wanted())
+        assert result["failed"] and "is not mounted" in result["msg"]
+
+    def test_it_is_not_hidden_under_the_volume(self, mac, apply):
+        result = apply("ds4_storage", {"volumes": [self.VOLUME]})
+        assert self.ASIDE in result["differences"][0]
+        assert mac.exec(HOST, "/bin/ls", self.ASIDE).split() == ["notes.txt", "w.gguf"]
+        assert info(mac, volumes(mac)["ds4-models"]["DeviceIdentifier"])["MountPoint"] == self.PLACE
+
+    def test_weights_of_the_plan_are_taken_over_and_the_rest_stays(self, mac, apply):
+        (file,) = apply("ds4_weights", self.wanted())["files"]
+        assert (file["action"], file["fetched_bytes"], file["source"]) == ("adopted", 0, self.ASIDE)
+        assert mac.exec(HOST, "/bin/ls", self.ASIDE).split() == ["notes.txt"]
+        assert "w.gguf.stamp" in mac.exec(HOST, "/bin/ls", self.PLACE)
+        again = apply("ds4_storage", {"volumes": [self.VOLUME]})
+        assert not again["changed"] and self.ASIDE in again["differences"][0]
+
+    def test_the_volume_goes_and_what_was_put_aside_stays(self, mac, apply):
+        apply("ds4_storage", {"volumes": [self.VOLUME], "state": "absent", "safe_mode": False})
+        assert mac.exec(HOST, "/bin/cat", f"{self.ASIDE}/notes.txt") == "mine\n"
 
 
 class TestAccounts:

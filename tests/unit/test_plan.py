@@ -408,6 +408,17 @@ def test_a_container_without_room_is_refused_with_the_numbers() -> None:
     assert "90 GB weights, 11 GB KV, 20 GB for macOS" in text
 
 
+def test_weights_where_their_volume_is_to_be_are_put_aside_and_said_where_they_are_in_the_way() -> None:
+    by_hand = {"path": "/opt/ds4/models/w.gguf", "size_bytes": 86_700_000_000, "stamp_valid": False}
+    seen = mac.bare(128)
+    seen["weights"]["files"] = [by_hand]
+    steps = [step.what for step in plan(128, seen).steps if step.stage == "storage"]
+    assert "put aside what is at /opt/ds4/models now, to take it over: 1 weights" in steps
+    full = mac.bare(128, free_gb=90)
+    full["weights"]["files"] = [by_hand]
+    assert "87 GB are weights that lie in /opt/ds4/models already: move them" in refusal(128, full)
+
+
 def test_an_unknown_container_is_refused_with_those_there_are() -> None:
     assert "it has disk3" in refusal(128, mac.bare(128), ds4_storage_container="disk9")
 

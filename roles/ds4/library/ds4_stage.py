@@ -102,7 +102,7 @@ import json
 import os
 import time
 
-from ansible.module_utils import ds4_chunks, ds4_shelf, ds4_stamp
+from ansible.module_utils import ds4_aside, ds4_chunks, ds4_shelf, ds4_stamp
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.ds4_jobs import JobError, Launchd
 from ansible.module_utils.ds4_run import replace_file, run_all
@@ -238,9 +238,21 @@ def present(files):
         if os.path.exists(wanted["path"]):
             # Adopted once it is proven, which is faster than any line.
             part_bytes += os.stat(wanted["path"]).st_size
+        elif set_aside(wanted):
+            part_bytes += wanted["bytes"]
         elif os.path.exists(part):
             part_bytes += os.stat(part).st_blocks * 512
     return held, part_bytes
+
+
+def set_aside(wanted):
+    """Whether a file of this name and size lay here before the volume: it is taken over once it is proven."""
+    folder, name = os.path.split(wanted["path"])
+    _folder, descriptor = ds4_aside.find(folder, name, wanted["bytes"])
+    if descriptor is None:
+        return False
+    os.close(descriptor)
+    return True
 
 
 def main():

@@ -12,6 +12,8 @@ module: ds4_storage
 short_description: Keep APFS volumes as the plan wants them
 description:
   - Creates missing volumes in the container of V(/), with quota and reserve, and mounts them in place.
+  - What is in the place of a volume before it is mounted there is renamed to C(<mount point>.before-volume),
+    as it would be hidden; a place that is a link, or where another volume is mounted, is refused.
   - Writes them into V(/etc/fstab) by UUID, and into V(/opt/ds4/boot/volumes.conf) for the job that sees to
     them at boot; turns ownership on and indexing off, and sets owners of roots.
   - An existing volume with another quota is reported in RV(differences) and never made anew.
@@ -110,7 +112,8 @@ steps:
   type: list
   elements: str
 differences:
-  description: What existing volumes have otherwise than wanted and what can only be changed by hand.
+  description: What existing volumes have otherwise than wanted and what can only be changed by hand, and
+    what was put aside for them.
   returned: success
   type: list
   elements: str
@@ -118,6 +121,7 @@ differences:
 
 import os
 
+from ansible.module_utils import ds4_aside
 from ansible.module_utils import ds4_parse as parse
 from ansible.module_utils import ds4_volumes as volumes
 from ansible.module_utils.basic import AnsibleModule
@@ -128,6 +132,7 @@ LOCK = "/var/run/ds4-storage.lock"
 # Two `addVolume` at the same time spoil the owner of the new roots: one run at a time, others wait.
 LOCK_TIMEOUT_S = 300
 SENTENCES = {
+    "aside": "put aside what is in the place of volume %s",
     "create": "create volume %s and mount it",
     "unmount": "unmount volume %s from where it is",
     "mount": "mount volume %s",
@@ -142,7 +147,7 @@ SENTENCES = {
 def keep(storage, wanted, check_mode):
     """Bring one volume to what is wanted; (sentences, differences, where it is)."""
     container, volume = volumes.find(wanted, storage.containers)
-    steps = volumes.decide(wanted, volume, storage.facts(volume))
+    steps = volumes.decide(wanted, volume, storage.facts(volume, wanted["mount_point"]))
     said = volumes.differences(wanted, container, volume) if volume else []
     if volume is None:
         volumes.check_room(wanted, volumes.container_for(wanted, storage.containers, storage.boot_container))
@@ -151,6 +156,12 @@ def keep(storage, wanted, check_mode):
             getattr(storage, step)(wanted, volume)
             if step == "create":
                 _container, volume = volumes.find(wanted, storage.containers)
+    said += [
+        "what was at %s before its volume is in %s (%s): weights of the plan are taken over from there once"
+        " they are proven; move or delete the rest"
+        % (wanted["mount_point"], folder, ds4_aside.contents(folder))
+        for folder in ds4_aside.folders(wanted["mount_point"])
+    ]
     place = {"uuid": volume and volume["uuid"], "device": volume and volume["device"],
              "mount_point": wanted["mount_point"], "created": "create" in steps}  # fmt: skip
     return [SENTENCES[step] % wanted["name"] for step in steps], said, place

@@ -11,7 +11,8 @@ module: ds4_weights
 short_description: Fetch, prove, stamp and link model files
 description:
   - A file that is in place with a valid stamp costs two stat calls. One that is in place without a stamp is
-    adopted after proof. One that is missing is fetched in closed ranges, resumed where it was cut off.
+    adopted after proof, also when it lay there before the volume was mounted. One that is missing is fetched
+    in closed ranges, resumed where it was cut off.
   - Proof is size, sha256 and GGUF header. A file that fails it is kept aside as C(.sha-mismatch), is never
     linked and never served.
 version_added: "0.1.0"
@@ -57,6 +58,10 @@ options:
   token_file:
     description: File with a token for the sources, mode 0600.
     type: path
+  on_volume:
+    description: I(dir) is where a volume is mounted; nothing is put there while it is not.
+    type: bool
+    default: false
   timeout_s:
     description: Seconds that download_model.sh may take.
     type: int
@@ -99,7 +104,7 @@ files:
       description: C(kept), C(adopted), C(fetched), or in check mode C(would adopt) and C(would fetch).
       type: str
     source:
-      description: URL that delivered the last byte.
+      description: URL that delivered the last byte, or the directory that the file was taken over from.
       type: str
 linked:
   description: Whether the link was made or changed.
@@ -139,6 +144,7 @@ def main():
             "rate_limit_mbps": {"type": "int", "default": 0},
             "token_file": {"type": "path", "no_log": False},
             "timeout_s": {"type": "int", "default": 86400},
+            "on_volume": {"type": "bool", "default": False},
         },
         required_if=[("method", "upstream", ["target_name", "release_dir"])],
         supports_check_mode=True,
@@ -154,6 +160,7 @@ def main():
         rate_limit_mbps=params["rate_limit_mbps"],
         token_file=params["token_file"],
         timeout_s=params["timeout_s"],
+        on_volume=params["on_volume"],
     )
     before, after = [], []
     results = []

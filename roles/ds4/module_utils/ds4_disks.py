@@ -9,6 +9,7 @@ import grp
 import os
 import pwd
 
+from ansible.module_utils import ds4_aside
 from ansible.module_utils import ds4_parse as parse
 from ansible.module_utils import ds4_volumes as volumes
 from ansible.module_utils.ds4_run import poll, replace_file, run
@@ -54,8 +55,8 @@ class Storage:
     def reread(self):
         self.containers = parse.apfs_containers(self.command("apfs", "list", "-plist").out)
 
-    def facts(self, volume):
-        """What decide() wants to know of an existing volume."""
+    def facts(self, volume, place=""):
+        """What decide() wants to know of an existing volume, and of the place where it belongs."""
         facts = {
             "mount_point": "",
             "owners_enabled": None,
@@ -63,6 +64,7 @@ class Storage:
             "root": None,
             "fstab": read_fstab(),
             "listed": read_fstab(volumes.LISTED),
+            "beneath": "",
         }
         if volume is not None:
             info = parse.volume_info(self.command("info", "-plist", volume["device"]).out)
@@ -71,7 +73,15 @@ class Storage:
             root = describe(facts["mount_point"])
             facts["root"] = {key: root[key] for key in ("owner", "group", "mode")}
             facts["never_index"] = os.path.lexists(os.path.join(facts["mount_point"], NEVER_INDEX))
+        if place and place != facts["mount_point"]:
+            try:
+                facts["beneath"] = ds4_aside.beneath(place)
+            except ValueError as error:
+                raise volumes.Refusal(str(error)) from None
         return facts
+
+    def aside(self, wanted, _volume):
+        ds4_aside.put_aside(wanted["mount_point"])
 
     def create(self, wanted, _volume):
         container = volumes.container_for(wanted, self.containers, self.boot_container)

@@ -26,6 +26,8 @@ LOCK = "/var/run/ds4-weights.lock"
 LOCK_TIMEOUT_S = 5
 #: Trials of the whole against the catalogue.
 MAX_PROOFS = 4
+#: So long the volume may take to be mounted.
+VOLUME_S = 900
 #: The token of this order alone, brought by ds4_stage, also while the work goes on, and removed at its end.
 TOKEN = "token.env"
 
@@ -37,6 +39,7 @@ class Fetch:
         self.order = order
         self.state = state
         source = source or Source
+        self.wait = wait
         self.lent = os.path.join(folder, TOKEN)
         self.placement = Placement(folder=order["dir"], uid=0, gid=0)
         self.placement.uid, self.placement.gid = order.get("uid", 0), order.get("gid", 0)
@@ -50,6 +53,7 @@ class Fetch:
 
     def run(self):
         """All files of the order; raises PlacementError, Aborted."""
+        self._await_volume()
         for wanted in self.order["files"]:
             self.state.values["file"] = wanted["name"]
             self._bring(wanted)
@@ -57,6 +61,20 @@ class Fetch:
                 ds4_stamp.mark(wanted["path"], self.order["staged_for"])
             self.state.settled_bytes += wanted["bytes"]
             self.state.part = None
+
+    def _await_volume(self):
+        """At boot this may begin before the volume is mounted, which would hide what is written there."""
+        if not self.order.get("on_volume"):
+            return
+        for _second in range(VOLUME_S):
+            if os.path.ismount(self.order["dir"]):
+                self.state.values["reason"] = ""
+                return
+            if self.state.control()[0] == "abort":
+                raise Aborted
+            self.state.values["reason"] = "waits for the volume of %s" % self.order["dir"]
+            self.wait(1)
+        raise PlacementError("the volume of %s is not mounted; nothing was fetched" % self.order["dir"])
 
     def _token(self):
         self.placement.token_file = self.lent if os.path.exists(self.lent) else self.order.get("token_file")
@@ -69,6 +87,11 @@ class Fetch:
             adopted, hashed = self.placement.adopt(wanted)
             self.state.values["hashed_bytes"] += hashed
             look = "proven" if adopted else "missing"
+        if look == "missing":
+            self.state.values["state"] = "proving"
+            taken = self.placement.take_over(wanted)
+            self.state.values["hashed_bytes"] += taken["hashed_bytes"] if taken else 0
+            look = "proven" if taken else look
         if look == "proven":
             return
         revision = ds4_chunks.revision_of(wanted)

@@ -105,6 +105,12 @@ class Part:
         os.replace(self.path, final)
         self.discard_journal()
 
+    def discard(self):
+        """Nothing of it is worth anything."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        self.discard_journal()
+
     def discard_journal(self):
         for path in (self.journal, self.journal + ".new"):
             if os.path.exists(path):

@@ -10,7 +10,7 @@ import os
 import subprocess
 import time
 
-from ansible.module_utils import ds4_output, ds4_stamp, ds4_token
+from ansible.module_utils import ds4_aside, ds4_output, ds4_stamp, ds4_token
 from ansible.module_utils.ds4_part import Part, flush_folder
 from ansible.module_utils.ds4_proof import MISMATCH, judge, put_aside, sha256
 from ansible.module_utils.ds4_transport import (
@@ -56,6 +56,7 @@ class Placement:
         rate_limit_mbps=0,
         token_file=None,
         timeout_s=86400,
+        on_volume=False,
     ):
         self.folder = folder
         self.uid = uid
@@ -66,6 +67,7 @@ class Placement:
         self.pace = Pace(rate_limit_mbps * 1000000)
         self.token_file = token_file
         self.timeout_s = timeout_s
+        self.on_volume = on_volume
         self.status_path = os.path.join(folder, STATUS)
         self._progress = None
 
@@ -92,6 +94,8 @@ class Placement:
         if state == "proven":
             stamp, _valid = ds4_stamp.read(wanted["path"])
             return _result(wanted, "kept", stamp["sha256"])
+        if self.on_volume and not os.path.ismount(self.folder):
+            raise PlacementError("the volume of %s is not mounted; nothing is put in its place" % self.folder)
         if not os.path.isdir(self.folder):
             raise PlacementError("weights directory %s does not exist: is its volume mounted?" % self.folder)
         hashed_bytes = 0
@@ -99,6 +103,9 @@ class Placement:
             adopted, hashed_bytes = self.adopt(wanted)
             if adopted:
                 return dict(adopted, hashed_bytes=hashed_bytes)
+        taken = self.take_over(wanted)
+        if taken:
+            return dict(taken, hashed_bytes=taken["hashed_bytes"] + hashed_bytes)
         fetch = self._run_upstream if self.method == "upstream" else self._fetch
         result = fetch(wanted)
         return dict(result, hashed_bytes=result["hashed_bytes"] + hashed_bytes)
@@ -114,6 +121,42 @@ class Placement:
             return None, size if digest else 0
         self.settle(path, digest)
         return _result(wanted, "adopted", digest), size
+
+    def take_over(self, wanted):
+        """The result for a file that lay in the place of the volume before it was mounted; None without one.
+
+        It is proven on its way into the volume, and deleted where it was once it is in place. A wrong one
+        stays where it is.
+        """
+        folder, source = ds4_aside.find(self.folder, wanted["name"], wanted["bytes"])
+        if source is None:
+            return None
+        part = Part(wanted["path"], "before-volume", wanted["bytes"], on_progress=self._report)
+        self._progress = {"name": wanted["name"], "source": folder, "began_at": time.time(), "began_bytes": 0}
+        try:
+            self._make_room(wanted, part)
+            ds4_aside.copy(source, part.open())
+        except (NoRoom, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in FULL:
+                sentence = "%s cannot be taken over from %s: %s"
+                raise PlacementError(sentence % (wanted["name"], folder, error.strerror)) from None
+            sentence = (
+                "%s has no room for %s, which lies in %s and needs %d bytes: make room, or move that file to"
+                " another disk and name that in ds4_weights_sources"
+            )
+            raise NoRoom(sentence % (self.folder, wanted["name"], folder, wanted["bytes"])) from None
+        finally:
+            os.close(source)
+            part.close()
+            self._clear_status()
+        digest = part.digest.hexdigest()
+        if part.done_bytes < wanted["bytes"] or judge(part.path, wanted, digest):
+            part.discard()
+            return None
+        part.place(wanted["path"])
+        self.settle(wanted["path"], digest)
+        ds4_aside.forget(folder, wanted["name"])
+        return dict(_result(wanted, "adopted", digest), hashed_bytes=wanted["bytes"], source=folder)
 
     def _fetch(self, wanted):
         try:

@@ -100,12 +100,13 @@ def decide(wanted, volume, facts):
     """Names of the steps that are missing, in order, for a volume that should be there.
 
     volume: as found, or None. facts of that volume: {mount_point, owners_enabled, never_index, fstab: text,
-    listed: text of the boot job's list, root: {owner, group, mode} or None}.
-    Steps: create, unmount, mount, owners, never_index, root, fstab (and the list).
+    listed: text of the boot job's list, root: {owner, group, mode} or None, beneath: what is in its place
+    while it is not there, "" for nothing}.
+    Steps: aside, create, unmount, mount, owners, never_index, root, fstab (and the list).
     """
-    steps = []
+    steps = ["aside"] if facts.get("beneath") else []
     if volume is None:
-        return ["create", "owners", "never_index", "root", "fstab"]
+        return [*steps, "create", "owners", "never_index", "root", "fstab"]
     if volume["locked"]:
         raise Refusal("volume %s is locked: unlock it with diskutil apfs unlockVolume" % volume["name"])
     in_place = facts["mount_point"] == wanted["mount_point"]

@@ -100,6 +100,12 @@ class TestDeciding:
             (volume(), {"fstab": ""}, ["fstab"]),
             (volume(), {"listed": ""}, ["fstab"]),
             (volume(quota_bytes=64), {}, []),
+            (None, {"beneath": "1 entry"}, ["aside", "create", "owners", "never_index", "root", "fstab"]),
+            (
+                volume(),
+                {"mount_point": "", "beneath": "1 entry"},
+                ["aside", "mount", "owners", "never_index", "root"],
+            ),
         ],
     )
     def test_only_what_is_missing(self, found, known, steps):
