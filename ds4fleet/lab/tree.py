@@ -44,6 +44,9 @@ _HOST_TOOLS: dict[str, str] = {
     "/usr/sbin": "chown chroot sshd visudo",
 }
 _ALIASES = {"/bin/sh": "bash", "/bin/zsh": "zsh", "/usr/bin/chgrp": "chgrp", "/usr/bin/tput": "tput"}
+#: What the host's PAM runs by its full path to compare a password: Linux-PAM 1.6 and newer do so for root too
+#: (before, only for others). Where it stands was decided when PAM was compiled.
+_PAM_HELPERS = ("/usr/sbin/unix_chkpwd", "/sbin/unix_chkpwd")
 _HOST_FOLDERS = ("/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin")
 
 #: Tools that are stubs of xcode-select in /usr/bin until the Command Line Tools are there.
@@ -141,6 +144,9 @@ def _seams(root: Path, host_python: Path) -> None:
             _link(root / "usr/share" / name, f"{HOST}/usr/share/{name}")
     _link(root / "usr/share/zoneinfo", "/var/db/timezone/zoneinfo")
     _link(root / "private/var/db/timezone/zoneinfo", f"{HOST}/usr/share/zoneinfo")
+    for path in _PAM_HELPERS:
+        if helper := host_tool(Path(path).name):
+            _link(root / path[1:], helper)
     for folder in ("/usr/libexec/sudo",):
         if Path(folder).is_dir():
             _link(root / folder[1:], HOST + folder)

@@ -5,6 +5,7 @@ chain on demand.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -65,6 +66,18 @@ def test_links_to_the_host_lead_to_files_that_exist(root: Path) -> None:
             if target.startswith(tree.HOST) and not Path(target.removeprefix(tree.HOST)).exists():
                 dangling.append(str(path))
     assert dangling == []
+
+
+def test_what_the_hosts_pam_runs_to_compare_a_password_is_where_pam_looks_for_it(root: Path) -> None:
+    named = {
+        found.decode()
+        for module in Path("/usr/lib").glob("*-linux-gnu/security/pam_unix.so")
+        for found in re.findall(rb"/(?:usr/)?s?bin/unix_chkpwd", module.read_bytes())
+    }
+    assert named, "no pam_unix.so here"
+    for path in named:
+        target = str((root / path[1:]).readlink())
+        assert os.access(target.removeprefix(tree.HOST), os.X_OK)
 
 
 def test_people_in_the_directory_are_people_for_getpwnam(root: Path) -> None:
