@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from invoke import Collection
 
-from ds4fleet import command_line
+from ds4fleet import command_line, locales
 from ds4fleet.tunnel.tasks import access, agents, jump, nearest, tunnel
 from ds4fleet.verbs import verb
 
 if TYPE_CHECKING:
     from invoke import Context
+
+locales.use_one_that_exists()
 
 LAB_WORDS = {
     **dict.fromkeys(("up", "down", "status", "reset", "faults"), 0),

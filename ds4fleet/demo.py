@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ds4fleet import locales
 from ds4fleet.console import escape, operator_errors, out, table
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host, ansible_environment
@@ -259,6 +260,7 @@ def main() -> None:
     """Runs the demo; leaves the lab up. On macOS it runs itself in a Linux container."""
     if container.wanted():
         sys.exit(container.run(["make", "demo"], say=lambda line: out.print(f"[bold]$ {escape(line)}[/]")))
+    locales.use_one_that_exists()
     demo = Demo()
     with demo.step("Boot simulated Macs: bare, as a rental hands them over"):
         run(lab_command(f"up --limit {LAB_LIMIT}"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
+from ds4fleet import locales
 from ds4fleet.fleet import CHECKOUT
 
 os.chdir(CHECKOUT)
+locales.use_one_that_exists()
 # A developer's own Ansible settings must not decide whether a test passes.
 for _name in [name for name in os.environ if name.startswith("ANSIBLE_")]:
     del os.environ[_name]
