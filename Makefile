@@ -1,4 +1,4 @@
-# make setup | demo | test | test-unit | lint | types | test-lab | test-matrix | molecule | bench-* | clean
+# make setup | demo | test | test-unit | lint | types | test-lab | test-matrix | molecule | fresh | bench-* | clean
 SHELL := /bin/sh
 VENV ?= .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -8,7 +8,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 BENCHES := bench-converge bench-lab bench-stage bench-tunnel bench-upgrade
 
-.PHONY: setup demo test test-setup lint types test-unit test-lab test-matrix molecule bench $(BENCHES) clean
+.PHONY: setup demo test test-setup lint types test-unit test-lab test-matrix molecule fresh bench $(BENCHES) clean
 .DEFAULT_GOAL := help
 # Everything wants what setup makes, and a measurement wants the machine for itself.
 .NOTPARALLEL:
@@ -17,7 +17,8 @@ BENCHES := bench-converge bench-lab bench-stage bench-tunnel bench-upgrade
 help:
 	@echo 'make setup            prepare this machine: system packages, .venv from pinned requirements'
 	@echo 'make demo             from bare simulated Macs to an answered prompt'
-	@echo 'make test             all checks; its parts: test-setup lint types test-unit test-matrix molecule test-lab'
+	@echo 'make test             all checks; its parts: test-setup lint types test-unit test-matrix molecule fresh test-lab'
+	@echo 'make fresh            make demo on a minimal Debian of another release; RELEASE=trixie COMMAND="make test"'
 	@echo 'make bench-converge   seconds and ssh channels of a run of site.yml, in the lab'
 	@echo 'make bench-lab        what a lab costs, and how honest its lines are'
 	@echo 'make bench-stage      a model to all Macs of a region, beside other ways'
@@ -52,6 +53,10 @@ test-matrix:
 
 molecule:
 	@scripts/check molecule
+
+# The Debian that this machine is not, or RELEASE; make demo, or COMMAND.
+fresh: test-setup
+	@if [ -n "$(RELEASE)" ]; then scripts/fresh $(RELEASE) $(COMMAND); else scripts/check fresh $(COMMAND); fi
 
 test-lab:
 	@scripts/check lab
