@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 
@@ -492,17 +492,28 @@ def holder(root: Path) -> Holder | None:
     path = root / "lock"
     if not path.exists():
         return None
-    with path.open() as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            alive = False
-        except BlockingIOError:
-            alive = True
-        try:
-            known = json.loads(stream.read())
-            return Holder(known["run_id"], known["owner"], int(known["pid"]), known["since"], alive)
-        except (ValueError, KeyError, TypeError):
-            return Holder("a rollout", "somebody", 0, "just now", alive) if alive else None
+    # Who takes it says a moment later who it is; who gives it back takes the name away a moment before.
+    deadline = time.monotonic() + LOOKED_AT_S
+    while True:
+        with path.open() as stream:
+            alive = _is_locked(stream)
+            try:
+                known = json.loads(stream.read())
+                return Holder(known["run_id"], known["owner"], int(known["pid"]), known["since"], alive)
+            except (ValueError, KeyError, TypeError):
+                if not alive:
+                    return None
+        if time.monotonic() >= deadline:
+            return Holder("a rollout", "somebody", 0, "just now", True)
+        time.sleep(POLL_S)
+
+
+def _is_locked(stream: IO[str]) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 @contextmanager

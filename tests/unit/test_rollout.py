@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
+import json
 import re
 import subprocess
 import sys
+import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -237,6 +240,34 @@ class TestControllersLock:
                 ):
                     pass
         assert rollout.holder(tmp_path) is None
+
+    def test_one_that_has_just_taken_it_is_named_once_it_says_who_it_is(self, tmp_path: Path) -> None:
+        known = {"run_id": "run1", "owner": "ada@here", "pid": 4711, "since": "now"}
+        path = tmp_path / "lock"
+        with path.open("a+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            says = threading.Timer(0.2, path.write_text, [json.dumps(known)])
+            says.start()
+            held = rollout.holder(tmp_path)
+            says.join()
+        assert held is not None and (held.owner, held.pid, held.alive) == ("ada@here", 4711, True)
+
+    def test_one_that_is_just_being_given_back_is_free(self, tmp_path: Path) -> None:
+        with (tmp_path / "lock").open("a+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            ends = threading.Timer(0.2, fcntl.flock, [stream, fcntl.LOCK_UN])
+            ends.start()
+            assert rollout.holder(tmp_path) is None
+            ends.join()
+
+    def test_one_that_does_not_say_who_it_is_is_somebody(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rollout, "LOOKED_AT_S", 0.1)
+        with (tmp_path / "lock").open("a+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            held = rollout.holder(tmp_path)
+        assert held is not None and held.owner == "somebody" and held.alive
 
     def test_what_it_started_holds_it_on_when_it_is_killed(self, tmp_path: Path) -> None:
         child = die_holding(tmp_path, "cat", stdin=subprocess.PIPE)
