@@ -189,7 +189,9 @@ class Link:
 
     async def _knock(self) -> None:
         def told(seconds: float | None, reason: str) -> None:
-            if seconds is None:
+            if isinstance(reason, probe.TurnedAway):
+                self._post(lambda: self.machine.turned_away(self._now(), reason))
+            elif seconds is None:
                 self._post(lambda: self.machine.knock_silent(self._now(), reason))
             else:
                 self._post(lambda: self.machine.knock_answered(self._now()))
@@ -317,7 +319,8 @@ class Link:
         if "PTY allocation request failed" in line:
             self.terminal = False  # the next round goes without
             self._say("the account gives no terminal: streamed tokens may wait for a round trip")
-        if not self._stderr or self._stderr[-1] != line:
+        # Told to end, ssh says so (OpenSSH 10); that is no news.
+        if self.machine.state is not State.STOPPED and (not self._stderr or self._stderr[-1] != line):
             self._say(f"ssh: {line}")
         self._stderr.append(line)
 

@@ -91,6 +91,7 @@ class Machine:
     _deadline: float | None = None
     _bad_answers: int = 0
     _silent: bool = False
+    _turned_away: bool = False
 
     # -- what happened ------------------------------------------------------------------------------------
 
@@ -129,6 +130,22 @@ class Machine:
         if self.state is State.GAVE_UP:
             self._deadline = self.retry_at = None  # the knocks tell when there is something to try
         return []
+
+    def turned_away(self, now: float, reason: str) -> list[Order]:
+        """sshd said instead of its banner that it lets nobody in from here for now: it is there, and each
+        question makes that last longer. The next round logs in without one.
+        """
+        if self.state not in (State.KNOCKING, State.WAITING, State.GAVE_UP):
+            return []
+        self.reason = reason
+        self._turned_away = True
+        back = self.state is State.GAVE_UP and self._silent
+        self._silent = False
+        if back:
+            self.failures = 0
+        if back or self.state is State.KNOCKING:
+            return [Order.STOP_KNOCKING, *self._failed(now, silent=False)]
+        return [Order.STOP_KNOCKING]
 
     def ssh_ended(self, now: float, reason: str, permanent: bool = False) -> list[Order]:
         """The ssh child is gone."""
@@ -235,13 +252,13 @@ class Machine:
         self._silent = False
         if self.lost_at is None:
             self.lost_at = now
-        if not self.knockable:
+        if not self.knockable or self._turned_away:
             return self._connect(now)
         self._enter(State.KNOCKING, now, now + self.policy.silence_s)
         return [Order.START_KNOCKING]
 
     def _connect(self, now: float) -> list[Order]:
-        self._silent = False
+        self._silent = self._turned_away = False
         self.stood_at = None
         self._enter(State.CONNECTING, now, now + self.policy.connect_s)
         return [Order.START_SSH]
@@ -255,9 +272,10 @@ class Machine:
         self.failures += 1
         self._enter(State.WAITING, now, now + wait_s)
         self._silent = silent
-        return [] if knocking or not self.knockable else [Order.START_KNOCKING]
+        return [] if knocking or not self.knockable or self._turned_away else [Order.START_KNOCKING]
 
     def _give_up(self, now: float, listen: bool, knocking: bool = False) -> list[Order]:
         self._enter(State.GAVE_UP, now, now + self.policy.late_s if listen and not knocking else None)
         self._silent = knocking
-        return [Order.START_KNOCKING] if listen and self.knockable and not knocking else []
+        asks = listen and self.knockable and not knocking and not self._turned_away
+        return [Order.START_KNOCKING] if asks else []

@@ -101,10 +101,22 @@ def _words(error: Exception) -> str:
     return os.strerror(number) if number else str(error)
 
 
+class TurnedAway(str):
+    """Why an sshd that answers lets nobody in from here for now."""
+
+
+#: What sshd says instead of its banner (since OpenSSH 9.8; seen with 10.0).
+_TURNED_AWAY = {
+    b"Not allowed at this time": "too many logins from here failed or were left (PerSourcePenalties)",
+    b"Exceeded MaxStartups": "too many logins are under way there (MaxStartups)",
+}
+
+
 async def knock(
     address: str, port: int, timeout_s: float, connected: Callable[[int], None] = lambda change: None
 ) -> tuple[float | None, str]:
-    """(seconds to connect: one round trip, ""), or (None, why not) when sshd did not send its banner in time.
+    """(seconds to connect: one round trip, ""), or (None, why not) when sshd did not send its banner in time;
+    the reason is a TurnedAway where sshd said that it lets nobody in.
 
     An open port is not enough: launchd holds sshd's port open long before sshd can answer. `connected` is
     called with 1 once the port is open and with -1 afterwards: then a busy sshd has BANNER_TIMEOUT_S.
@@ -131,6 +143,9 @@ async def knock(
     finally:
         connected(-1)
         writer.close()
+    if line.strip() in _TURNED_AWAY:
+        why = _TURNED_AWAY[line.strip()]
+        return None, TurnedAway(f"{address} port {port} turns us away for a while: {why}")
     if not line.startswith(b"SSH-"):
         return None, f"{address} port {port} does not speak ssh"
     return took_s, ""

@@ -148,6 +148,32 @@ def test_an_sshd_that_answers_but_refuses_is_not_hammered() -> None:
     assert machine.knock_after_s(0.5) == Policy().knock_slow_s
 
 
+def test_an_sshd_that_turns_us_away_is_logged_in_to_at_the_next_turn_and_not_asked_before() -> None:
+    machine = Machine()
+    machine.start(0)
+    assert machine.turned_away(0.1, "turns us away") == [Order.STOP_KNOCKING]
+    assert (machine.state, machine.retry_at, machine.reason) == (State.WAITING, 1.1, "turns us away")
+    assert machine.tick(1.1) == [Order.START_SSH]
+    # It still does, as ssh's end does not tell: asked once, and then the same again.
+    assert machine.ssh_ended(1.2, "connection closed by the other side") == [Order.START_KNOCKING]
+    assert machine.turned_away(1.3, "turns us away") == [Order.STOP_KNOCKING]
+    assert machine.reason == "turns us away"
+    assert machine.tick(5.2) == [Order.START_SSH]
+    machine.healthy(5.5)
+    assert machine.ssh_ended(100, "killed") == [Order.START_KNOCKING]
+
+
+def test_a_host_that_returns_and_turns_us_away_is_tried_again_soon() -> None:
+    machine = Machine(Policy(backoff_s=(1,), silence_s=1))
+    machine.start(0)
+    for now in (1.0, 2.0):
+        machine.tick(now)
+        machine.knock_silent(now, "no answer")
+    assert machine.state is State.GAVE_UP and machine.retry_at is None
+    assert machine.turned_away(50, "turns us away") == [Order.STOP_KNOCKING]
+    assert (machine.state, machine.retry_at) == (State.WAITING, 51)
+
+
 def test_a_refusing_host_that_went_away_and_came_back_is_tried_at_once() -> None:
     machine = Machine()
     machine.start(0)

@@ -77,6 +77,23 @@ def test_a_port_where_nobody_listens_is_told_in_the_systems_words() -> None:
     assert (seconds, reason) == (None, f"nothing listens on 127.0.0.1 port {port}")
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [("Not allowed at this time", "PerSourcePenalties"), ("Exceeded MaxStartups", "MaxStartups")],
+)
+def test_an_sshd_that_lets_nobody_in_for_now_is_not_taken_for_another_service(line: str, why: str) -> None:
+    async def turn_away(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"{line}\r\n".encode())
+
+    async def ask() -> tuple[float | None, str]:
+        async with peer(turn_away) as port:
+            return await probe.knock("127.0.0.1", port, 10)
+
+    seconds, reason = asyncio.run(ask())
+    assert seconds is None and isinstance(reason, probe.TurnedAway)
+    assert "turns us away for a while: " in reason and f"({why})" in reason
+
+
 def test_a_network_error_names_no_python(monkeypatch: pytest.MonkeyPatch) -> None:
     async def unreachable(*_: object) -> None:
         raise OSError(errno.ENETUNREACH, "Connect call failed ('192.0.2.21', 22)")
