@@ -12,9 +12,14 @@ from typing import Any
 import pytest
 
 from ds4fleet.fleet import CHECKOUT
+from ds4fleet.tunnel import ssh
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")]
 
+#: Far from the 25 ms and more for which an event waits on this link where small pieces are collected.
+A_LITTLE_MS = 12
+#: Plain `ssh -L` of OpenSSH 9.2 lets events wait, that of 10.0 at both ends does not (measured, both).
+LETS_WAIT = (9, 2)
 WIRE, PLAIN, OURS, ENDPOINT = "no tunnel", "ssh -L", "fab tunnel --host", "fab tunnel --region"
 
 
@@ -34,22 +39,23 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     return rows
 
 
-def test_the_link_is_honest_and_plain_ssh_shows_the_effect(figures: dict[str, dict[str, Any]]) -> None:
+def test_the_link_is_honest_and_plain_ssh_shows_the_effect_where_it_has_it(
+    figures: dict[str, dict[str, Any]],
+) -> None:
     assert figures[WIRE]["event_ms_p50"] >= 49
-    assert figures[PLAIN]["event_ms_p50"] >= figures[WIRE]["event_ms_p50"] + 25
+    if ssh.client_version() <= LETS_WAIT:
+        assert figures[PLAIN]["event_ms_p50"] >= figures[WIRE]["event_ms_p50"] + 2 * A_LITTLE_MS
 
 
 @pytest.mark.parametrize("name", [OURS, ENDPOINT])
 def test_an_event_does_not_wait_for_the_acknowledgement_of_the_one_before(
     figures: dict[str, dict[str, Any]], name: str
 ) -> None:
-    waits = figures[PLAIN]["event_ms_p50"] - figures[WIRE]["event_ms_p50"]
-    assert figures[name]["event_ms_p50"] <= figures[WIRE]["event_ms_p50"] + waits / 4
+    assert figures[name]["event_ms_p50"] <= figures[WIRE]["event_ms_p50"] + A_LITTLE_MS
 
 
 @pytest.mark.parametrize("name", [OURS, ENDPOINT])
 def test_a_new_request_costs_two_round_trips_as_on_the_wire(
     figures: dict[str, dict[str, Any]], name: str
 ) -> None:
-    assert figures[PLAIN]["small_ms_p50"] >= 1.4 * figures[WIRE]["small_ms_p50"]  # three of them
     assert figures[name]["small_ms_p50"] <= 1.2 * figures[WIRE]["small_ms_p50"]

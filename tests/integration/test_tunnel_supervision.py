@@ -99,9 +99,10 @@ async def lived(link: Link) -> None:
         await asyncio.sleep(0.01)
 
 
-async def dropped(link: Link) -> None:
-    drops = link.machine.drops
+async def dropped(link: Link, timeout_s: float = 10) -> None:
+    drops, began = link.machine.drops, time.monotonic()
     while link.machine.drops == drops and link.state is State.UP:
+        assert time.monotonic() - began < timeout_s, f"{link.snapshot()} is not dropped"
         await asyncio.sleep(0.005)
 
 

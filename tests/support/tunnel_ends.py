@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ds4fleet.tunnel import ssh
 from ds4fleet.tunnel.spec import TunnelSpec
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
@@ -36,6 +37,8 @@ AllowAgentForwarding no
 MaxStartups 200
 LogLevel VERBOSE
 """
+#: All ends of a test have one address, so that an sshd since OpenSSH 9.8 would turn away what a test hurries.
+_PENALTIES = "PerSourcePenalties no\n"
 
 
 #: Ports of this process of the tests: below those that the kernel gives to outgoing connections, which would
@@ -113,6 +116,9 @@ class Sshd:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd refuses to run as root without it
         config = self.folder / "sshd_config"
         config.write_text(CONFIG.format(folder=self.folder, engine_port=self.engine_port))
+        banner = subprocess.run([SSHD, "-V"], capture_output=True, text=True, check=False).stderr
+        if ssh.parse_version(banner) >= (9, 8):
+            config.write_text(config.read_text() + _PENALTIES)
         log = (self.folder / "sshd.log").open("ab")
         self.process = subprocess.Popen(
             [SSHD, "-D", "-e", "-f", str(config), "-p", str(self.port), "-o", "ListenAddress=127.0.0.1"],
@@ -126,11 +132,14 @@ class Sshd:
         return self
 
     def sessions(self) -> list[int]:
-        """Process ids of the children that serve connections now."""
+        """Process ids of all that serves connections now; from OpenSSH 10 on two for each, also for root."""
         assert self.process is not None
         listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
         pairs = [tuple(map(int, line.split())) for line in listing.stdout.splitlines()]
-        return [pid for pid, parent in pairs if parent == self.process.pid]
+        found = [self.process.pid]
+        for one in found:
+            found += [pid for pid, parent in pairs if parent == one]
+        return found[1:]
 
     def drop_connections(self, number: int = 9) -> None:
         """Kills every connection, not the listener."""
