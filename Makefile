@@ -1,4 +1,4 @@
-# make setup | demo | test | test-unit | lint | types | test-lab | test-matrix | molecule | fresh | bench-* | clean
+# make setup | demo | test | test-unit | lint | types | test-lab | test-matrix | molecule | fresh | flaky | bench-* | clean
 SHELL := /bin/sh
 VENV ?= .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -8,7 +8,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 BENCHES := bench-converge bench-lab bench-stage bench-tunnel bench-upgrade
 
-.PHONY: setup demo test test-setup lint types test-unit test-lab test-matrix molecule fresh bench $(BENCHES) clean
+.PHONY: setup demo test test-setup lint types test-unit test-lab test-matrix molecule fresh flaky bench $(BENCHES) clean
 .DEFAULT_GOAL := help
 # Everything wants what setup makes, and a measurement wants the machine for itself.
 .NOTPARALLEL:
@@ -19,6 +19,7 @@ help:
 	@echo 'make demo             from bare simulated Macs to an answered prompt'
 	@echo 'make test             all checks; its parts: test-setup lint types test-unit test-matrix molecule fresh test-lab'
 	@echo 'make fresh            make demo on a minimal Debian of another release; RELEASE=trixie COMMAND="make test"'
+	@echo 'make flaky            the lab tests ten times, and which of them fail; DS4_FLAKY_RUNS=3'
 	@echo 'make bench-converge   seconds and ssh channels of a run of site.yml, in the lab'
 	@echo 'make bench-lab        what a lab costs, and how honest its lines are'
 	@echo 'make bench-stage      a model to all Macs of a region, beside other ways'
@@ -60,6 +61,9 @@ fresh: test-setup
 
 test-lab:
 	@scripts/check lab
+
+flaky: test-setup
+	@scripts/flaky $(ARGS)
 
 # All of them, one after the other: about half an hour. ARGS="--json" and the like go to the one that is named.
 bench: $(BENCHES)

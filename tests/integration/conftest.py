@@ -51,8 +51,10 @@ def group_of(name: str) -> str:
     return SHARED if name in SHARING else name
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes longest comes first, unless the order is to be one of chance."""
+    if config.pluginmanager.has_plugin("randomly"):
+        return
     items.sort(key=lambda item: -SECONDS.get(group_of(item.path.stem), 0))
 
 
@@ -139,6 +141,23 @@ class TestLab:
         if check and done.returncode != 0:
             pytest.fail(f"{host}: {' '.join(argv)} ended with {done.returncode}: {done.stderr}")
         return str(done.stdout)
+
+    def another_mac(self, host: str) -> None:
+        """A bare Mac in the place of `host`, and nothing is known here of the one before."""
+        self.lab.reset(host)
+        known_hosts = Path(self.fleet.host(host).vars["ds4_known_hosts"])
+        if known_hosts.exists():
+            command = ["ssh-keygen", "-q", "-R", host, "-f", str(known_hosts)]
+            subprocess.run(command, check=True, capture_output=True)
+            if not known_hosts.read_text().strip():
+                known_hosts.unlink()
+        # Ansible would ask the connection to the one before, which nobody answers.
+        for control in (self.folder / "cp").glob("*"):
+            control.unlink()
+
+    def has(self, host: str, path: str) -> bool:
+        """Whether a path exists on a Mac."""
+        return bool(self.lab.exec(host, ["/bin/ls", "-d", path]).returncode == 0)
 
     def ssh(self, host: str, command: str) -> subprocess.CompletedProcess[str]:
         """Runs a command as the administrator, over ssh with the inventory's key and host key."""

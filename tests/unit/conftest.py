@@ -19,6 +19,8 @@ SECONDS = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes longest comes first, unless the order is to be one of chance."""
+    if config.pluginmanager.has_plugin("randomly"):
+        return
     items.sort(key=lambda item: -SECONDS.get(item.path.stem, 0))
