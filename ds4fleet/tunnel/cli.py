@@ -15,8 +15,8 @@ from typing import Any
 
 from ds4fleet import console
 from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
-from ds4fleet.fleet import CHECKOUT, Host
-from ds4fleet.tunnel import home, persist, ports, ssh
+from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from ds4fleet.tunnel import belonging, home, persist, ports, ssh
 from ds4fleet.tunnel.asked import spec_of
 from ds4fleet.tunnel.endpoint import EndpointSpec
 from ds4fleet.tunnel.hold import Holder, Job, Taken
@@ -71,7 +71,7 @@ def open_tunnel(
 
 
 def stop(names: Sequence[str] | None = None, forget: bool = False) -> int:
-    """`fab tunnel.stop`: ends the tunnels named (hosts or regions), or all; nothing of them is left.
+    """Ends the tunnels named (hosts or regions), or all of this user; nothing of them is left.
 
     forget  also remove what --persist installed
     """
@@ -95,6 +95,17 @@ def stop(names: Sequence[str] | None = None, forget: bool = False) -> int:
             console.out.print(f"{path.stem}: forgotten")
     if not wanted:
         console.out.print("no tunnels")
+    return 0
+
+
+def stop_all_of(fleet: Fleet, forget: bool = False) -> int:
+    """`fab tunnel.stop` by itself: ends those that this inventory names; others are only told."""
+    ours, others = belonging.sort(fleet, kept=forget)
+    for sentence in others:
+        console.out.print(console.escape(sentence), soft_wrap=True)
+    if ours:
+        return stop(ours, forget=forget)
+    console.out.print("no tunnels" if not others else "no tunnels of this inventory")
     return 0
 
 

@@ -47,11 +47,13 @@ def tunnel_status(
 
 @verb(name="stop")
 def tunnel_stop(_: Context, host: str = "", region: str = "", forget: bool = False) -> None:
-    """End tunnels: --host, --region, or all; --forget also removes what --persist installed"""
+    """End tunnels: --host, --region, or all of this inventory; --forget removes what --persist installed"""
+    from ds4fleet.fleet import Fleet
     from ds4fleet.tunnel import cli
     from ds4fleet.tunnel.asked import names_in
 
-    sys.exit(cli.stop(names_in(f"{host},{region}") or None, forget=forget))
+    named = names_in(f"{host},{region}")
+    sys.exit(cli.stop(named, forget=forget) if named else cli.stop_all_of(Fleet.load(), forget=forget))
 
 
 @verb(name="logs")

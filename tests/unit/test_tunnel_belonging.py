@@ -1,0 +1,124 @@
+"""`fab tunnel.stop` without a name: the tunnels of this inventory, and nobody else's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from ds4fleet.tunnel import cli, home, persist, tasks
+from ds4fleet.tunnel.asked import spec_of
+from ds4fleet.tunnel.endpoint import EndpointSpec
+from ds4fleet.tunnel.hold import Job
+from tests.support.tunnel_ends import free_port, wait_until
+
+
+def host(name: str, port: int, region: str = "tokyo") -> Host:
+    """Nobody listens there: the tunnel is tried for ever."""
+    settings = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ds4_tunnel_port": port}
+    return Host(name, region, {**settings, "ds4_region_port": port + 1})
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    return Fleet((host("tyo-01", free_port()), host("sel-01", free_port(), "seoul")), ("tokyo", "seoul"))
+
+
+@pytest.fixture
+def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Job], None]]:
+    """A function that starts a process as `fab tunnel --background` does, for whichever inventory."""
+    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "s"))
+    started: list[subprocess.Popen[str]] = []
+
+    def start(job: Job) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ds4fleet.tunnel.hold"], cwd=CHECKOUT, stdin=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(job.to_dict()))
+        process.stdin.close()
+        names = {spec.name for spec in job.tunnels} | ({job.endpoint.name} if job.endpoint else set())
+        wait_until(lambda: names <= held(), 30, f"the holder of {names}")
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(30)
+
+
+def held() -> set[str]:
+    return {record.name for record in home.all_held()}
+
+
+def test_those_of_other_inventories_go_on(
+    fleet: Fleet, hold: Callable[[Job], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = [spec_of(one) for one in fleet]
+    hold(Job(tuple(own)))
+    # Another checkout: a Mac that is not in this inventory.
+    hold(Job((replace(own[0], name="lab-07", local_port=free_port()),)))
+    assert cli.stop_all_of(fleet) == 0
+    assert held() == {"lab-07"}
+    said = capsys.readouterr().out
+    assert "tyo-01: stopped" in said and "sel-01: stopped" in said
+    assert "lab-07: left alone, process" in said and "--host or --region ends it" in said
+    assert cli.stop_all_of(fleet) == 0
+    assert "no tunnels of this inventory" in capsys.readouterr().out and held() == {"lab-07"}
+    assert cli.stop(["lab-07"]) == 0 and held() == set()
+
+
+def test_a_mac_of_the_same_name_elsewhere_is_another_one(
+    fleet: Fleet, hold: Callable[[Job], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hold(Job((replace(spec_of(fleet.host("tyo-01")), address="127.0.0.2"),)))
+    assert cli.stop_all_of(fleet) == 0
+    assert "tyo-01: left alone" in capsys.readouterr().out and held() == {"tyo-01"}
+
+
+def test_an_address_of_a_region_is_told_apart_by_its_port(
+    fleet: Fleet, hold: Callable[[Job], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = spec_of(fleet.host("tyo-01"))
+    ours = EndpointSpec(name="tokyo", port=spec.local_port + 1, members=(("tyo-01", 0),))
+    theirs = EndpointSpec(name="seoul", port=free_port(), members=(("sel-09", 0),))
+    hold(Job((spec,), endpoint=ours))
+    hold(Job((replace(spec, name="sel-09", local_port=free_port()),), endpoint=theirs))
+    assert cli.stop_all_of(fleet) == 0
+    assert held() == {"seoul", "sel-09"} and "seoul: left alone" in capsys.readouterr().out
+
+
+def test_what_others_have_installed_stays(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "s"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(persist, "_run", lambda command, failure, check=True: None)
+    spec = spec_of(fleet.host("tyo-01"))
+    persist.install("tyo-01", Job((spec,)))
+    persist.install("lab-07", Job((replace(spec, name="lab-07"),)))
+    persist.install("sel-01", Job((replace(spec, name="sel-01", address="127.0.0.2"),)))
+    persist.job_path("odd").write_text("{")
+    assert cli.stop_all_of(fleet, forget=True) == 0
+    assert not persist.installed("tyo-01") and persist.installed("lab-07") and persist.installed("sel-01")
+    assert persist.job_path("odd").exists() and "tyo-01: stopped; forgotten" in capsys.readouterr().out
+
+
+def test_the_verb_asks_the_inventory_only_where_no_name_is_given(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(Fleet, "load", lambda: fleet)
+    monkeypatch.setattr(cli, "stop", lambda names, forget: asked.append(names) or 0)
+    monkeypatch.setattr(cli, "stop_all_of", lambda of, forget: asked.append(of) or 0)
+    for given in ({}, {"host": "gone-01"}, {"region": "tokyo"}):
+        with pytest.raises(SystemExit):
+            tasks.tunnel_stop.body(None, **given)
+    assert asked == [fleet, ["gone-01"], ["tokyo"]]
