@@ -22,7 +22,7 @@ _SCRIPT = """\
 for name in lock journal previous; do
   printf '\\n@@%s\\n' "$name"; /bin/cat {folder}/"$name".json 2>/dev/null
 done
-printf '\\n@@drain\\n'; /bin/cat {root}/run/drain.json 2>/dev/null
+printf '\\n@@drain\\n'; /bin/cat {folder}/drain.json 2>/dev/null
 printf '\\n@@conf\\n'; /bin/cat {root}/etc/server.conf 2>/dev/null
 printf '\\n@@end\\n'
 """

@@ -79,7 +79,7 @@ def _trouble(seen: Mapping[str, Any]) -> str:
         return "its guard stopped the engine"
     if not (seen.get("server") or {}).get("models"):
         return "its engine does not answer"
-    return "it is drained" if there("/opt/ds4/run/drain.json") else ""
+    return "it is drained" if there("/opt/ds4/var/switch/drain.json") else ""
 
 
 def settings_of(host: Host) -> dict[str, Any]:

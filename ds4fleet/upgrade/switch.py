@@ -22,6 +22,7 @@ LIBRARY = (
     "ds4_models",
     "ds4_output",
     "ds4_run",
+    "ds4_safe",
     "ds4_parse",
     "ds4_jobs",
     "ds4_answers",
@@ -32,7 +33,7 @@ LIBRARY = (
     "ds4_switch_swap",
     "ds4_switch_mac",
 )
-_STATE = ("order", "answer", "journal", "lock", "previous")
+_STATE = ("order", "answer", "journal", "lock", "previous", "drain")
 
 
 def program(root: str) -> str:
@@ -52,7 +53,7 @@ def _dirs(root: str) -> list[str]:
 def watched(root: str) -> dict[str, list[str]]:
     """Paths and labels to observe on every Mac, in the order in which they would be made."""
     kept = [f"{folder(root)}/{name}.json" for name in _STATE]
-    kept += [f"{folder(root)}/running", f"{folder(root)}/saved", f"{root}/run/drain.json"]
+    kept += [f"{folder(root)}/running", f"{folder(root)}/saved"]
     files = [*_dirs(root), *kept, *library(root, LIBRARY), program(root), Paths.plist(LABEL_SWITCH)]
     return {"files": files, "labels": [LABEL_SWITCH]}
 

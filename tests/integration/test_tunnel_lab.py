@@ -320,7 +320,7 @@ class TestLoss:
 
     def test_a_draining_mac_says_so(self, lab: Any, tunnel: Host) -> None:
         assert not snapshot()["draining"]
-        drain = "/opt/ds4/run/drain.json"
+        drain = "/opt/ds4/var/switch/drain.json"
         lab.exec(MAC, "/bin/sh", "-c", f"echo '{{\"draining\": true}}' > {drain} && chmod 644 {drain}")
         try:
             wait_until(lambda: bool(snapshot()["draining"]), 20, "the drain to be told")
@@ -456,7 +456,7 @@ def test_no_request_fails_while_a_region_is_drained_and_restarted_mac_by_mac(
     threads = [threading.Thread(target=load) for _ in range(3)]
     for thread in threads:
         thread.start()
-    drain = "/opt/ds4/run/drain.json"
+    drain = "/opt/ds4/var/switch/drain.json"
     try:
         for host in hosts:
             converged.exec(host.name, "/bin/sh", "-c", f"echo '{{\"draining\": true}}' > {drain}")

@@ -187,7 +187,7 @@ class TestARolloutInProgress:
         assert [mac["phase"] for mac in controller.report["hosts"]] == ["done", "staged"]
         assert pids(controller)[SECOND] == untouched
         for name in MACS:
-            assert "drain.json" not in controller.lab.exec(name, "/bin/ls", "/opt/ds4/run")
+            assert "drain.json" not in controller.lab.exec(name, "/bin/ls", "/opt/ds4/var/switch")
         # Nothing is removed before the rollout is through.
         assert OLD_RELEASE in releases(controller, FIRST)
 

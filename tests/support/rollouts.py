@@ -136,7 +136,7 @@ class Controller:
         journal = self.journal(host)
         assert journal["phase"] in ("confirmed", "reverted", "cancelled"), journal["reason"]
         assert journal.get("settled", True), journal
-        assert "drain.json" not in self.lab.exec(host, "/bin/ls", "/opt/ds4/run")
+        assert "drain.json" not in self.lab.exec(host, "/bin/ls", "/opt/ds4/run", "/opt/ds4/var/switch")
         places = (KV, "/opt/ds4/engine", "/opt/ds4/etc", "/opt/ds4/libexec", "/Library/LaunchDaemons")
         left = self.lab.exec(host, "/usr/bin/find", *places, "-maxdepth", "2")
         wrong = (".before-switch", ".spoilt", ".kv.tmp.", ".ds4-new")

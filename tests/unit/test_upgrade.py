@@ -291,7 +291,7 @@ class TestPlan:
             (
                 {
                     "server": {"models": {"data": [1]}},
-                    "files": {"/opt/ds4/run/drain.json": {"kind": "file"}},
+                    "files": {"/opt/ds4/var/switch/drain.json": {"kind": "file"}},
                 },
                 "it is drained",
             ),

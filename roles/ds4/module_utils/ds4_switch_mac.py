@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import time
 
 from ansible.module_utils import (
     ds4_parse,
     ds4_run,
+    ds4_safe,
     ds4_serving,
     ds4_switch_core,
     ds4_switch_gate,
@@ -150,7 +150,7 @@ class Switch:
         order = self.journal["order"]
         if ds4_switch_core.problem(order) is None:
             ds4_switch_state.forget_prepared(order["target"]["files"])
-        ds4_switch_state.remove(self.places.drain)
+        ds4_switch_state.end_drain(self.places)
         self.enter("cancelled", reason=reason)
 
     # Before anything is touched.
@@ -158,11 +158,9 @@ class Switch:
     def _drain(self):
         order, settings = self.journal["order"], self.journal["order"]["settings"]
         self.enter("draining")
-        ds4_switch_state.write_json(
-            self.places.drain,
-            {"draining": True, "run_id": order["run_id"], "since": round(time.time(), 2)},
+        ds4_switch_state.tell_drain(
+            self.places, {"draining": True, "run_id": order["run_id"], "since": round(time.time(), 2)}
         )
-        os.chmod(self.places.drain, 0o644)
         began = time.monotonic()
         idle = 0
         # The tunnels tell their clients within told_s; before that a quiet moment says nothing.
@@ -208,7 +206,7 @@ class Switch:
 
     def _drop_kv_but(self, kept):
         for folder in ds4_switch_state.spare_kv(self.places.kv, kept):
-            shutil.rmtree(folder, ignore_errors=True)
+            ds4_safe.remove_tree(folder)
 
     def _sync_kv(self, *folders):
         for folder in {*folders, self.places.kv}:
@@ -223,7 +221,8 @@ class Switch:
         folder = swap.state["kv_dir"]
         if folder and folder == before["kv_dir"]:
             ds4_switch_state.drop_orphans(folder)
-            ds4_switch_state.keep_kv(folder)
+            kv = self.journal["order"]["kv"]
+            ds4_switch_state.keep_kv(folder, kv["owner"], kv["group"])
 
     def _down(self, swap):
         self.note("down")
@@ -304,7 +303,7 @@ class Switch:
             if state["kv_dir"] != new and most_bytes is not None:
                 ds4_switch_state.trim_kv(state["kv_dir"], most_bytes)
             self._sync_kv(*kept)
-        ds4_switch_state.remove(self.places.drain)
+        ds4_switch_state.end_drain(self.places)
         ds4_switch_state.remove(saved)
         self.journal["settled"] = True
         self.note("settled")
@@ -323,7 +322,7 @@ class Switch:
                 if way < WAYS_BACK:
                     self.note("way back failed", why=str(error))
                     continue
-                ds4_switch_state.remove(self.places.drain)
+                ds4_switch_state.end_drain(self.places)
                 self.enter("stuck", reason="%s; the way back failed: %s" % (reason, error))
             else:
                 self.enter("reverted", back=figures)
@@ -343,12 +342,13 @@ class Switch:
         for folder in {state["kv_dir"], target["kv_dir"]}:
             ds4_switch_state.drop_orphans(folder)
         if state["kv_dir"] and state["kv_dir"] == target["kv_dir"]:
-            ds4_switch_state.restore_kv(state["kv_dir"])
+            kv = self.journal["order"]["kv"]
+            ds4_switch_state.restore_kv(state["kv_dir"], kv["owner"], kv["group"])
         swap.start()
         self._up(swap)
         self._sync_kv(state["kv_dir"], target["kv_dir"])
         proof = state["proof"]
-        ds4_switch_state.remove(self.places.drain)
+        ds4_switch_state.end_drain(self.places)
         return ds4_serving.prove_serving(proof["server"], proof["verify"], proof["weights"], POLL_S)
 
     def _kill_what_hangs(self, *proofs):

@@ -3,7 +3,9 @@
 """A version as files, links, wired limit and KV directory: saved, put in place, put back. And the journal.
 
 Below /opt/ds4/var/switch (root 0755): order.json, answer.json, journal.json, lock.json, previous.json (the
-STATE that a rollback goes to) and saved/<order id>.json (what the running switch replaces).
+STATE that a rollback goes to), drain.json (for the tunnels, while the Mac is drained) and
+saved/<order id>.json (what the running switch replaces). The KV directories are the service user's own, so
+what is done in them goes by ds4_safe.
 """
 
 from __future__ import annotations
@@ -16,10 +18,9 @@ import json
 import os
 import pwd
 import re
-import shutil
 import stat
 
-from ansible.module_utils import ds4_run
+from ansible.module_utils import ds4_run, ds4_safe
 
 #: fcntl(2) of macOS: onto the medium, not just into the drive's cache, which fsync there leaves it in.
 F_FULLFSYNC = 51
@@ -28,6 +29,10 @@ ORPHAN = re.compile(r"\.kv\.tmp\.\d+$")
 BEFORE = ".before-switch"
 #: What is prepared, beside its place.
 BESIDE = ".ds4-new"
+#: An order holds a Mac's files in base64, a journal its order.
+MAX_STATE_BYTES = 64 << 20
+#: More entries than a budget of KV has; beyond it a directory is somebody's mischief and gets no clone.
+MAX_KV_ENTRIES = 100000
 
 
 def sync(descriptor):
@@ -50,28 +55,22 @@ def sync_folder(path):
 def read_json(path):
     """The object in a file, or None where there is none that can be read."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            value = json.load(stream)
+        value = json.loads(ds4_safe.read(path, MAX_STATE_BYTES).decode("utf-8"))
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
 
 
 def write_json(path, value):
-    """Replace a file as a whole; it is on the disk, and so is its name, when this returns."""
-    temporary = path + ".new"
-    with open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1, sort_keys=True)
-        stream.flush()
-        sync(stream.fileno())
-    os.replace(temporary, path)
+    """Replace a file as a whole, for all to read; file and name are on the disk when this returns."""
+    data = json.dumps(value, indent=1, sort_keys=True).encode("utf-8")
+    ds4_safe.replace(path, data, 0o644, flush=sync)
     sync_folder(os.path.dirname(path))
 
 
 def remove(path):
     """Remove a file if it is there."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    ds4_safe.remove(path)
 
 
 class Places:
@@ -86,12 +85,29 @@ class Places:
         self.lock = self.var + "/lock.json"
         self.previous = self.var + "/previous.json"
         self.running = self.var + "/running"
-        self.drain = root + "/run/drain.json"
+        self.drain = self.var + "/drain.json"
+        #: Where sessions of tunnels look that began before the state had moved.
+        self.old_drain = root + "/run/drain.json"
         self.kv = root + "/kv"
 
     def saved(self, order_id):
         """The file with the STATE that an order replaces."""
         return "%s/saved/%s.json" % (self.var, order_id)
+
+
+def tell_drain(places, value):
+    """Have the tunnels say that this Mac is drained."""
+    write_json(places.drain, value)
+    with contextlib.suppress(OSError):
+        # The service user's directory: what it does there with the message hurts nobody but itself.
+        write_json(places.old_drain, value)
+
+
+def end_drain(places):
+    """The Mac takes work again."""
+    remove(places.drain)
+    with contextlib.suppress(OSError):
+        remove(places.old_drain)
 
 
 def forget_saved(places, order_id):
@@ -203,15 +219,18 @@ def forget_prepared(files):
 def orphans(folder):
     """Paths of unfinished KV files in a directory that no server uses now."""
     try:
-        return sorted(os.path.join(folder, name) for name in os.listdir(folder) if ORPHAN.search(name))
+        with ds4_safe.folder(folder) as here:
+            found = ds4_safe.files(here, MAX_KV_ENTRIES)
     except OSError:
         return []
+    return sorted(os.path.join(folder, name) for name in found if ORPHAN.search(name))
 
 
 def drop_orphans(folder):
     """Remove them; "" is no directory."""
     for path in orphans(folder) if folder else ():
-        remove(path)
+        with contextlib.suppress(OSError):
+            remove(path)
 
 
 def owner_of(path):
@@ -221,62 +240,82 @@ def owner_of(path):
 
 def make_kv(folder, owner, group):
     """The KV directory of an identity, for the service user alone; the entries in it stay."""
-    if not os.path.isdir(folder):
-        os.mkdir(folder, 0o700)
-    os.chown(folder, pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid)
-    os.chmod(folder, 0o700)
+    _own_kv(folder, owner, group)
     sync_folder(folder)
     sync_folder(os.path.dirname(folder))
 
 
-def keep_kv(folder, run=ds4_run.run):
+def _own_kv(folder, owner, group):
+    uid, gid = _number(pwd.getpwnam, owner, "pw_uid"), _number(grp.getgrnam, group, "gr_gid")
+    ds4_safe.keep_folder(folder, 0o700, uid, gid, flush=None)
+
+
+def keep_kv(folder, owner, group, run=ds4_run.run):
     """Clone a KV directory beside itself, so that a return finds it as it was. Clones take no space.
 
-    The clone gets its name only when it is whole. Returns False where there was nothing to keep.
+    Root's while it is copied, so that nobody puts a link or FIFO in the way; what is in it otherwise than
+    plain files gets no clone. The clone gets its name only when it is whole. Returns False where there was
+    nothing to keep.
     """
     if not os.path.isdir(folder):
         return False
     partial = folder + BEFORE + ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(folder + BEFORE, ignore_errors=True)
-    result = run("cp", "-cRp", folder, partial)
-    if not result.ok:
-        shutil.rmtree(partial, ignore_errors=True)
-        return False
-    os.rename(partial, folder + BEFORE)
+    ds4_safe.remove_tree(partial)
+    ds4_safe.remove_tree(folder + BEFORE)
+    ds4_safe.keep_folder(folder, 0o700, os.geteuid(), flush=None)
+    try:
+        if not _holds_only_files(folder) or not run("cp", "-cRp", folder, partial).ok:
+            ds4_safe.remove_tree(partial)
+            return False
+        os.rename(partial, folder + BEFORE)
+    finally:
+        # No flush while there is no server: restore_kv mends what a cut leaves.
+        _own_kv(folder, owner, group)
     return True
 
 
-def restore_kv(folder):
+def _holds_only_files(folder):
+    with ds4_safe.folder(folder) as here:
+        found = ds4_safe.names(here, MAX_KV_ENTRIES)
+        return len(found) < MAX_KV_ENTRIES and len(ds4_safe.files(here, MAX_KV_ENTRIES)) == len(found)
+
+
+def restore_kv(folder, owner, group):
     """Put back what keep_kv kept, if it did; may be cut off and repeated at any point."""
     kept, spoilt = folder + BEFORE, folder + ".spoilt"
     if os.path.isdir(kept):
         if os.path.isdir(folder):
-            shutil.rmtree(spoilt, ignore_errors=True)
+            ds4_safe.remove_tree(spoilt)
             os.rename(folder, spoilt)
         os.rename(kept, folder)
+    if os.path.isdir(folder):
+        # A clone, and what a cut left while it was cloned, are root's.
+        make_kv(folder, owner, group)
     forget_kv(folder)
 
 
 def forget_kv(folder):
     """Remove the clone and what else a switch can leave beside a KV directory."""
     for leftover in (BEFORE, BEFORE + ".partial", ".spoilt"):
-        shutil.rmtree(folder + leftover, ignore_errors=True)
+        ds4_safe.remove_tree(folder + leftover)
 
 
 def trim_kv(folder, most_bytes):
     """Remove entries of a KV directory that no server uses, longest unused first, until it holds no more."""
-    entries = []
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        facts = os.stat(os.path.join(folder, name))
-        # The engine writes the time of use into an entry, so the file's own is that too.
-        entries.append((facts.st_mtime, facts.st_size, os.path.join(folder, name)))
-    total = sum(size for _used, size, _path in entries)
-    for _used, size, path in sorted(entries):
-        if total <= most_bytes:
-            return
-        remove(path)
-        total -= size
+    try:
+        with ds4_safe.folder(folder) as here:
+            found = ds4_safe.files(here, MAX_KV_ENTRIES)
+            # The engine writes the time of use into an entry, so the file's own is that too.
+            entries = [(facts.st_mtime, facts.st_size, name) for name, facts in found.items()]
+            total = sum(size for _used, size, _name in entries)
+            for _used, size, name in sorted(entries):
+                if total <= most_bytes:
+                    return
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=here)
+                total -= size
+    except (FileNotFoundError, NotADirectoryError):
+        return
 
 
 def spare_kv(root, kept):
@@ -286,4 +325,4 @@ def spare_kv(root, kept):
     except OSError:
         return []
     found = [os.path.join(root, name) for name in names if re.match(r"[a-z]+-[0-9a-f]{12}(-abi\d+)?$", name)]
-    return [path for path in found if path not in kept and os.path.isdir(path)]
+    return [path for path in found if path not in kept and os.path.isdir(path) and not os.path.islink(path)]

@@ -1,9 +1,13 @@
 """What a switch does next by its journal, how it is judged, and that what it saves comes back."""
 
 import base64
+import getpass
+import grp
 import itertools
 import json
 import os
+import stat
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,8 @@ from ansible.module_utils import ds4_switch_core as core
 from ansible.module_utils import ds4_switch_state as state
 
 SETTINGS = dict(core.SETTINGS)
+#: Owner and group of what the tests write.
+ME = (getpass.getuser(), grp.getgrgid(os.getgid()).gr_name)
 NOW = 1_800_000_000.0
 CONF = """# Written by ds4-fleet
 release=aaaaaaaaaaaa
@@ -198,6 +204,74 @@ class TestSaved:
         path.write_text('{"a"')
         assert state.read_json(str(path)) is None
 
+    @pytest.mark.parametrize("name", ["drain.json", "drain.json.new"])
+    @pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "directory"])
+    def test_a_drain_is_told_whatever_the_service_user_puts_in_the_way(self, tmp_path, name, kind):
+        """It owns the directory where sessions of tunnels look that are older than the move of the state."""
+        for folder in ("var/switch", "run"):
+            (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / "run").chmod(0o777)
+        victim, way = tmp_path / "sudoers", tmp_path / "run" / name
+        if kind != "dangling link":
+            victim.write_text("root")
+            victim.chmod(0o440)
+        if "link" in kind:
+            way.symlink_to(victim)
+        elif kind == "fifo":
+            os.mkfifo(way)
+        else:
+            way.mkdir()
+        places = state.Places(str(tmp_path))
+        state.tell_drain(places, {"draining": True})
+        assert state.read_json(places.drain) == {"draining": True}
+        assert stat.S_IMODE(Path(places.drain).stat().st_mode) == 0o644
+        state.end_drain(places)
+        assert not Path(places.drain).exists()
+        if kind == "dangling link":
+            assert not victim.exists()
+        else:
+            assert victim.read_text() == "root" and stat.S_IMODE(victim.stat().st_mode) == 0o440
+
+    @pytest.mark.parametrize("kind", ["link", "fifo", "directory", "second name"])
+    def test_entries_that_are_no_files_stop_nothing_that_is_done_to_a_kv_directory(self, tmp_path, kind):
+        folder, victim = tmp_path / "flash-0123456789ab", tmp_path / "victim"
+        folder.mkdir()
+        folder.chmod(0o777)
+        victim.write_text("x" * 100)
+        for way in (folder / "a.kv", folder / "b.kv.tmp.1"):
+            if kind == "link":
+                way.symlink_to(victim)
+            elif kind == "fifo":
+                os.mkfifo(way)
+            elif kind == "directory":
+                way.mkdir()
+            else:
+                os.link(victim, way)
+        (folder / "c.kv").write_text("hot")
+        state.drop_orphans(str(folder))
+        state.trim_kv(str(folder), 2)
+        assert not (folder / "c.kv").exists()
+        copied = []
+        assert not state.keep_kv(str(folder), *ME, run=lambda *words: copied.append(words))
+        assert not copied, "cp would stop at a FIFO and take what a second name leads to"
+        state.forget_kv(str(folder))
+        assert victim.read_text() == "x" * 100
+
+    def test_a_kv_directory_is_roots_alone_while_it_is_copied(self, tmp_path):
+        folder = tmp_path / "flash-0123456789ab"
+        folder.mkdir()
+        (folder / "a.kv").write_text("hot")
+        found = []
+
+        def cp(_tool, _options, source, target):
+            facts = Path(source).stat()
+            found.append((facts.st_uid, stat.S_IMODE(facts.st_mode)))
+            Path(target).mkdir()
+            return namedtuple("Said", "ok")(True)
+
+        assert state.keep_kv(str(folder), *ME, run=cp)
+        assert found == [(os.geteuid(), 0o700)]
+
     def test_only_unfinished_kv_files_are_orphans(self, tmp_path):
         for name in ("a.kv", "b.kv.tmp.12", "c.kv.tmp.x", "notes"):
             (tmp_path / name).write_text("x")
@@ -215,7 +289,7 @@ class TestSaved:
         if cut != "not at all":
             folder.rename(tmp_path / (folder.name + ".spoilt"))
         for _time in range(2):
-            state.restore_kv(str(folder))
+            state.restore_kv(str(folder), *ME)
             assert [item.name for item in tmp_path.iterdir()] == [folder.name]
             assert [item.name for item in folder.iterdir()] == ["old.kv"]
 
@@ -224,7 +298,7 @@ class TestSaved:
         folder.mkdir()
         (folder / "hot.kv").write_text("hot")
         (tmp_path / (folder.name + state.BEFORE + ".partial")).mkdir()
-        state.restore_kv(str(folder))
+        state.restore_kv(str(folder), *ME)
         assert [item.name for item in folder.iterdir()] == ["hot.kv"]
 
     def test_entries_of_the_version_before_are_cut_to_what_they_may_take(self, tmp_path):
