@@ -48,6 +48,7 @@ LIBRARY = (
     "ds4_proof",
     "ds4_route",
     "ds4_run",
+    "ds4_safe",
     "ds4_scout",
     "ds4_seed",
     "ds4_stamp",
