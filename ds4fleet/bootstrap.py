@@ -258,7 +258,11 @@ def _tools_step(probe: Probe) -> Step | None:
     script = f"""\
 {_PATH}
 set -eu
-touch {TRIGGER_FILE}
+# Everybody may write there: a file of a name that nobody foresees gets this one, unless something has it.
+rm -rf {TRIGGER_FILE}
+new=$(/usr/bin/mktemp /tmp/ds4-XXXXXXXX)
+ln -n "$new" {TRIGGER_FILE}
+rm -f "$new"
 label=$(/usr/sbin/softwareupdate -l 2>/dev/null \\
   | sed -n 's/^[[:space:]]*\\*[[:space:]]*Label:[[:space:]]*\\(Command Line Tools.*\\)$/\\1/p' \\
   | sed 's/[[:space:]]*$//' | awk '{{ v = $0; gsub(/[^0-9]+/, " ", v); split(v, n, " ");

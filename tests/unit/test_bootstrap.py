@@ -1,5 +1,7 @@
 """What a bare Mac still needs, decided from one read-only answer; and host keys that are checked."""
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -167,7 +169,18 @@ class TestScripts:
             ("COMPOSED_list__older_label_format.txt", "Command Line Tools for Xcode-16.4"),
         ],
     )
-    def test_the_newest_label_is_chosen_in_both_formats(self, tmp_path, listing, label):
+    @pytest.mark.parametrize("planted", ["", "file", "link", "link to a directory", "fifo", "directory"])
+    def test_the_newest_label_is_chosen_in_both_formats(self, tmp_path, listing, label, planted):
+        outside, trigger = tmp_path / "outside", tmp_path / "trigger"
+        outside.mkdir()
+        if planted == "file":
+            trigger.touch()
+        elif planted == "fifo":
+            os.mkfifo(trigger)
+        elif planted == "directory":
+            (trigger / "full").mkdir(parents=True)
+        elif planted:
+            trigger.symlink_to(outside if "directory" in planted else outside / "made")
         recording = Path(__file__).parents[1] / "recordings" / "softwareupdate" / listing
         log = tmp_path / "log"
         fake = tmp_path / "softwareupdate"
@@ -179,7 +192,8 @@ class TestScripts:
         for path, here in [
             ("/usr/sbin/softwareupdate", fake),
             ("/usr/bin/xcode-select", "true"),
-            (bootstrap.TRIGGER_FILE, tmp_path / "trigger"),
+            (bootstrap.TRIGGER_FILE, trigger),
+            ("/usr/bin/mktemp", shutil.which("mktemp")),
             (bootstrap.TOOLS_LOG, log),
             (bootstrap.TOOLS_PID, tmp_path / "pid"),
         ]:
@@ -187,7 +201,7 @@ class TestScripts:
         done = subprocess.run(["sh", "-c", script + "wait\n"], capture_output=True, text=True, check=True)
         assert done.stdout == label + "\n"
         assert log.read_text() == f"-i {label}\nds4-fleet: finished with status 0\n"
-        assert not (tmp_path / "trigger").exists()
+        assert not trigger.exists() and not list(outside.iterdir())
 
 
 class TestSentences:
