@@ -23,6 +23,7 @@ LIBRARY = (
     "ds4_output",
     "ds4_run",
     "ds4_safe",
+    "ds4_clear",
     "ds4_parse",
     "ds4_jobs",
     "ds4_answers",

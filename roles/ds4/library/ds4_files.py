@@ -24,7 +24,9 @@ options:
     required: true
     suboptions:
       path:
-        description: Absolute path. Links on the way (V(/etc), V(/var), V(/tmp)) are followed, at its end not.
+        description:
+          - Absolute path. Links on the way (V(/etc), V(/var), V(/tmp)) are followed where root alone can have
+            made them, at its end not.
         type: path
         required: true
       kind:
@@ -93,17 +95,14 @@ kept:
   elements: str
 """
 
-import grp
 import os
-import pwd
 import tempfile
 
+from ansible.module_utils import ds4_safe
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.ds4_part import flush_folder
-from ansible.module_utils.ds4_run import replace_file, run
+from ansible.module_utils.ds4_install import apply, ids
+from ansible.module_utils.ds4_run import run
 from ansible.module_utils.ds4_tree import describe, differences, problem
-
-DEFAULT_MODES = {"file": 0o644, "dir": 0o755}
 
 
 class Refusal(Exception):
@@ -118,7 +117,7 @@ def checker(kind):
             # The whole configuration must hold with the drop-in; the main file comes first, because a Match
             # block of ours would swallow what follows it.
             with tempfile.NamedTemporaryFile("w", suffix=".conf") as whole:
-                whole.write("Include /etc/ssh/sshd_config\n" + read(path))
+                whole.write("Include /etc/ssh/sshd_config\n" + ds4_safe.text(path))
                 whole.flush()
                 result = run("sshd", "-t", "-f", whole.name)
         elif kind == "sudoers":
@@ -146,19 +145,18 @@ def validate(entry):
             raise Refusal("%s was not written: %s" % (entry["path"], error)) from error
 
 
-def ids(entry):
-    """(uid, gid) of an entry, -1 where it names none; Refusal for a name that this Mac does not have."""
+def check_owners(entry):
+    """Refusal for a name of an account or group that this Mac does not have."""
     try:
-        uid = pwd.getpwnam(entry["owner"]).pw_uid if entry["owner"] else -1
-        gid = grp.getgrnam(entry["group"]).gr_gid if entry["group"] else -1
+        ids(entry)
     except KeyError as error:
         raise Refusal("%s: %s" % (entry["path"], error.args[0])) from error
-    return uid, gid
 
 
-def read(path):
-    with open(path, encoding="utf-8", errors="replace") as stream:
-        return stream.read()
+def names(path):
+    """What is in a directory, as far as it matters to whether it may go."""
+    with ds4_safe.folder(path) as here:
+        return ds4_safe.names(here)
 
 
 def diff(entry, found, wrong):
@@ -173,51 +171,9 @@ def diff(entry, found, wrong):
         "after": "".join("%s: %s\n" % (key, after[key]) for key in before if before[key] != after[key]),
     }]  # fmt: skip
     if entry["kind"] == "file" and entry["content"] is not None and ("content" in wrong or "kind" in wrong):
-        old = read(path) if found["kind"] == "file" else ""
+        old = ds4_safe.text(path) if found["kind"] == "file" else ""
         shown.append({"before_header": path, "after_header": path, "before": old, "after": entry["content"]})
     return shown
-
-
-def apply(entry, found, wrong):
-    """Make the change. Returns false for a directory that is to go and is not empty."""
-    path, kind = entry["path"], entry["kind"]
-    if kind == "absent":
-        if found["kind"] != "dir":
-            os.unlink(path)
-        elif os.listdir(path):
-            return False
-        else:
-            os.rmdir(path)
-        return True
-    uid, gid = ids(entry)
-    mode = (
-        int(entry["mode"], 8) if entry["mode"] else int(found["mode"] or "0", 8) or DEFAULT_MODES.get(kind, 0)
-    )
-    if kind == "link":
-        temporary = path + ".ds4-new"
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        os.symlink(entry["target"], temporary)
-        os.replace(temporary, path)
-    elif kind == "dir":
-        if found["kind"] == "absent":
-            os.mkdir(path, 0o700)
-        os.chown(path, uid, gid)
-        os.chmod(path, mode)
-        # A service refuses to start without its folder: a power cut must not take it back.
-        flush_folder(path)
-        flush_folder(os.path.dirname(path))
-    elif entry["content"] is not None and ("content" in wrong or "kind" in wrong):
-        replace_file(path, entry["content"].encode("utf-8"), mode, uid, gid)
-    else:
-        # Content that is not ours, such as a log that launchd holds open: same inode, never a rename.
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            os.fchown(handle, uid, gid)
-            os.fchmod(handle, mode)
-        finally:
-            os.close(handle)
-    return True
 
 
 def work(module):
@@ -231,15 +187,15 @@ def work(module):
         wrong = differences(entry, found)
         if not wrong:
             continue
-        if entry["kind"] == "absent" and found["kind"] == "dir" and os.listdir(entry["path"]):
+        if entry["kind"] == "absent" and found["kind"] == "dir":
             removed = {item["path"] for item, _found, _wrong in pending if item["kind"] == "absent"}
-            if any(os.path.join(entry["path"], name) not in removed for name in os.listdir(entry["path"])):
+            if any(os.path.join(entry["path"], name) not in removed for name in names(entry["path"])):
                 result["kept"].append(entry["path"])
                 continue
         if entry["validate"] and "content" in wrong + (["content"] if "kind" in wrong else []):
             validate(entry)
         if not module.check_mode:
-            ids(entry)
+            check_owners(entry)
         pending.append((entry, found, wrong))
     for entry, found, wrong in pending:
         result["diff"] += diff(entry, found, wrong)

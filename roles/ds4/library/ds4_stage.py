@@ -105,7 +105,8 @@ import time
 from ansible.module_utils import ds4_aside, ds4_chunks, ds4_shelf, ds4_stamp
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.ds4_jobs import JobError, Launchd
-from ansible.module_utils.ds4_run import replace_file, run_all
+from ansible.module_utils.ds4_run import run_all
+from ansible.module_utils.ds4_safe import replace
 
 KEYGEN = "/usr/bin/ssh-keygen"
 LABEL = "com.ds4fleet.fetch"
@@ -141,7 +142,7 @@ class Stage:
             pass
         self.changed = True
         if not self.dry:
-            replace_file(path, text.encode(), mode, 0, 0)
+            replace(path, text.encode(), mode, 0, 0)
 
     def read(self, name):
         try:

@@ -11,8 +11,9 @@ import pwd
 
 from ansible.module_utils import ds4_aside
 from ansible.module_utils import ds4_parse as parse
+from ansible.module_utils import ds4_safe
 from ansible.module_utils import ds4_volumes as volumes
-from ansible.module_utils.ds4_run import poll, replace_file, run
+from ansible.module_utils.ds4_run import poll, run
 from ansible.module_utils.ds4_tree import describe
 
 __metaclass__ = type
@@ -25,8 +26,7 @@ DELETE_TRIES_S = 5
 
 def read_fstab(path=FSTAB):
     try:
-        with open(path, encoding="utf-8") as stream:
-            return stream.read()
+        return ds4_safe.read(path).decode("utf-8")
     except FileNotFoundError:
         return ""
 
@@ -112,8 +112,10 @@ class Storage:
             self.command("enableOwnership", wanted["mount_point"])
 
     def never_index(self, wanted, _volume):
-        with open(os.path.join(wanted["mount_point"], NEVER_INDEX), "a", encoding="ascii"):
-            pass
+        # A volume may come with anything on it, so the marker is neither followed nor waited for.
+        marker = os.path.join(wanted["mount_point"], NEVER_INDEX)
+        if not os.path.lexists(marker):
+            os.close(ds4_safe.open_file(marker, os.O_WRONLY | os.O_CREAT, 0o644))
         states = parse.mdutil(run("mdutil", "-s", wanted["mount_point"]).out)
         if states.get(wanted["mount_point"]) is not False:
             # The marker holds by itself; a failing mdutil (Spotlight switched off) is no reason to stop.
@@ -125,8 +127,7 @@ class Storage:
             uid, gid = pwd.getpwnam(root["owner"]).pw_uid, grp.getgrnam(root["group"]).gr_gid
         except KeyError as error:
             raise volumes.Refusal("volume %s: %s" % (wanted["name"], error.args[0])) from error
-        os.chown(wanted["mount_point"], uid, gid)
-        os.chmod(wanted["mount_point"], int(root["mode"], 8))
+        ds4_safe.keep_folder(wanted["mount_point"], int(root["mode"], 8), uid, gid)
 
     def fstab(self, wanted, volume):
         os.makedirs(os.path.dirname(volumes.LISTED), mode=0o755, exist_ok=True)
@@ -156,4 +157,4 @@ def write_fstab(text, path=FSTAB):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         return
-    replace_file(path, text.encode("utf-8"), 0o644, 0, 0)
+    ds4_safe.replace(path, text.encode("utf-8"), 0o644, 0, 0)

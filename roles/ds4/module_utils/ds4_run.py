@@ -170,27 +170,3 @@ def locked(path, timeout_s=TIMEOUT_S):
         yield
     finally:
         os.close(handle)
-
-
-def replace_file(path, data, mode, uid=-1, gid=-1, check=None):
-    """Write bytes to a new file beside path, let check(temporary path) object by raising, then rename.
-
-    A reader sees the old file or the new one, never a part; owner and mode are set before it appears.
-    """
-    folder = os.path.dirname(os.path.realpath(path))
-    # The leading dot and the tilde keep a leftover out of sudoers.d, sshd_config.d and newsyslog.d.
-    handle, temporary = tempfile.mkstemp(prefix=".ds4-", suffix="~", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fchown(stream.fileno(), uid, gid)
-            os.fchmod(stream.fileno(), mode)
-            os.fsync(stream.fileno())
-        if check is not None:
-            check(temporary)
-        os.replace(temporary, os.path.join(folder, os.path.basename(path)))
-    except BaseException:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        raise

@@ -96,10 +96,30 @@ def _target(here, name, path):
 
 
 @contextlib.contextmanager
+def below(here, name, path=""):
+    """The descriptor of a directory in one that is open; Unsafe, which names `path`, for anything else."""
+    try:
+        inner = os.open(name, _FOLDER, dir_fd=here)
+    except OSError as error:
+        if error.errno in _LINKS:
+            raise Unsafe(path or name, "is not a directory") from None
+        raise
+    try:
+        yield inner
+    finally:
+        os.close(inner)
+
+
+@contextlib.contextmanager
 def place(path):
-    """(descriptor of the directory, name in it) of a path."""
-    with folder(os.path.dirname(path)) as here:
-        yield here, os.path.basename(path)
+    """(descriptor of the directory, name in it) of a path, which is what errors name."""
+    try:
+        with folder(os.path.dirname(path)) as here:
+            yield here, os.path.basename(path)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = path
+        raise
 
 
 def open_file(path, flags=os.O_RDONLY, mode=0o600):
@@ -178,21 +198,13 @@ def keep_folder(path, mode, uid=-1, gid=-1, flush=os.fsync):
     with place(path) as (parent, name):
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=parent)
-        try:
-            here = os.open(name, _FOLDER, dir_fd=parent)
-        except OSError as error:
-            if error.errno in _LINKS:
-                raise Unsafe(path, "is not a directory") from None
-            raise
-        try:
+        with below(parent, name, path) as here:
             check_owner(path, parent, here, uid)
             os.fchown(here, uid, gid)
             os.fchmod(here, mode)
             if flush is not None:
                 flush(here)
                 flush(parent)
-        finally:
-            os.close(here)
 
 
 def check_owner(path, parent, handle, uid):
@@ -230,92 +242,3 @@ def remove(path):
     """Remove a file, link, FIFO or socket if it is there."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), place(path) as (here, name):
         os.unlink(name, dir_fd=here)
-
-
-def remove_tree(path):
-    """Remove whatever is at a path, however deep and whoever writes to it meanwhile; whether there was any.
-
-    A directory is taken from its owner before it is emptied, and what is in its directories comes up to its
-    top: two descriptors and no recursion, whatever the depth.
-    """
-    try:
-        with place(path) as (parent, name):
-            if not _is_folder(parent, name):
-                _unlink(parent, name)
-                return True
-            top = os.open(name, _FOLDER, dir_fd=parent)
-            try:
-                _take(top)
-                _empty(top, path)
-            finally:
-                os.close(top)
-            os.rmdir(name, dir_fd=parent)
-            return True
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def _is_folder(here, name):
-    return stat.S_ISDIR(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode)
-
-
-def _take(here):
-    """From now on nobody else makes names in this directory."""
-    os.fchown(here, os.geteuid(), -1)
-    os.fchmod(here, 0o700)
-
-
-def _empty(top, path):
-    device = os.fstat(top).st_dev
-    while True:
-        found = names(top)
-        if not found:
-            return
-        for name in found:
-            if not _is_folder(top, name):
-                _unlink(top, name)
-                continue
-            inner = os.open(name, _FOLDER, dir_fd=top)
-            try:
-                if os.fstat(inner).st_dev != device:
-                    raise Unsafe(path, "has a volume mounted at %s" % name)
-                _take(inner)
-                _lift(inner, top)
-            finally:
-                os.close(inner)
-            os.rmdir(name, dir_fd=top)
-
-
-def _lift(inner, top):
-    """Empty a directory: files go, directories come up to `top`."""
-    while True:
-        found = names(inner)
-        if not found:
-            return
-        for name in found:
-            if _is_folder(inner, name):
-                os.rename(name, temporary_name(), src_dir_fd=inner, dst_dir_fd=top)
-            else:
-                _unlink(inner, name)
-
-
-def _unlink(here, name):
-    try:
-        os.unlink(name, dir_fd=here)
-    except PermissionError:
-        _thaw(here, name)
-        os.unlink(name, dir_fd=here)
-
-
-def _thaw(here, name):
-    """Take off the flag of macOS by which an owner keeps even root from removing a file (chflags uchg)."""
-    if not hasattr(os, "lchflags"):
-        raise PermissionError(errno.EPERM, "cannot be removed", name)
-    before = os.open(".", os.O_RDONLY)
-    try:
-        # Python has no fchflags and no dir_fd for this; the directory is root's by now, so the name holds.
-        os.fchdir(here)
-        os.lchflags(name, 0)
-    finally:
-        os.fchdir(before)
-        os.close(before)

@@ -13,9 +13,9 @@ import os
 import time
 
 from ansible.module_utils import (
+    ds4_clear,
     ds4_parse,
     ds4_run,
-    ds4_safe,
     ds4_serving,
     ds4_switch_core,
     ds4_switch_gate,
@@ -206,7 +206,7 @@ class Switch:
 
     def _drop_kv_but(self, kept):
         for folder in ds4_switch_state.spare_kv(self.places.kv, kept):
-            ds4_safe.remove_tree(folder)
+            ds4_clear.remove_tree(folder)
 
     def _sync_kv(self, *folders):
         for folder in {*folders, self.places.kv}:

@@ -20,7 +20,7 @@ import pwd
 import re
 import stat
 
-from ansible.module_utils import ds4_run, ds4_safe
+from ansible.module_utils import ds4_clear, ds4_run, ds4_safe
 
 #: fcntl(2) of macOS: onto the medium, not just into the drive's cache, which fsync there leaves it in.
 F_FULLFSYNC = 51
@@ -260,12 +260,12 @@ def keep_kv(folder, owner, group, run=ds4_run.run):
     if not os.path.isdir(folder):
         return False
     partial = folder + BEFORE + ".partial"
-    ds4_safe.remove_tree(partial)
-    ds4_safe.remove_tree(folder + BEFORE)
+    ds4_clear.remove_tree(partial)
+    ds4_clear.remove_tree(folder + BEFORE)
     ds4_safe.keep_folder(folder, 0o700, os.geteuid(), flush=None)
     try:
         if not _holds_only_files(folder) or not run("cp", "-cRp", folder, partial).ok:
-            ds4_safe.remove_tree(partial)
+            ds4_clear.remove_tree(partial)
             return False
         os.rename(partial, folder + BEFORE)
     finally:
@@ -285,7 +285,7 @@ def restore_kv(folder, owner, group):
     kept, spoilt = folder + BEFORE, folder + ".spoilt"
     if os.path.isdir(kept):
         if os.path.isdir(folder):
-            ds4_safe.remove_tree(spoilt)
+            ds4_clear.remove_tree(spoilt)
             os.rename(folder, spoilt)
         os.rename(kept, folder)
     if os.path.isdir(folder):
@@ -297,7 +297,7 @@ def restore_kv(folder, owner, group):
 def forget_kv(folder):
     """Remove the clone and what else a switch can leave beside a KV directory."""
     for leftover in (BEFORE, BEFORE + ".partial", ".spoilt"):
-        ds4_safe.remove_tree(folder + leftover)
+        ds4_clear.remove_tree(folder + leftover)
 
 
 def trim_kv(folder, most_bytes):

@@ -4,11 +4,14 @@
 
 from __future__ import absolute_import, annotations, division, print_function
 
+import contextlib
 import grp
 import hashlib
 import os
 import pwd
 import stat
+
+from ansible.module_utils import ds4_safe
 
 __metaclass__ = type
 
@@ -27,24 +30,32 @@ def describe(path):
     """Kind, content hash, mode, owner and target of one path; links are not followed at its end."""
     entry = {"kind": "absent", "sha256": None, "mode": None, "owner": None, "group": None, "target": None}
     try:
-        found = os.lstat(path)
+        with ds4_safe.place(path) as (here, name):
+            _fill(entry, here, name or ".", path)
     except (FileNotFoundError, NotADirectoryError):
         return entry
+    return entry
+
+
+def _fill(entry, here, name, path):
+    found = os.stat(name, dir_fd=here, follow_symlinks=False)
+    mode = found.st_mode
+    if stat.S_ISLNK(mode):
+        entry.update(kind="link", target=os.readlink(name, dir_fd=here))
+    else:
+        entry["kind"] = "dir" if stat.S_ISDIR(mode) else "file"
     entry.update(
-        mode="%04o" % stat.S_IMODE(found.st_mode),
+        mode="%04o" % stat.S_IMODE(mode),
         owner=name_of(pwd.getpwuid, found.st_uid),
         group=name_of(grp.getgrgid, found.st_gid),
     )
-    if stat.S_ISLNK(found.st_mode):
-        entry.update(kind="link", target=os.readlink(path))
-    elif stat.S_ISDIR(found.st_mode):
-        entry["kind"] = "dir"
-    else:
-        entry["kind"] = "file"
-        if stat.S_ISREG(found.st_mode) and found.st_size <= HASHED_FILE_BYTES:
-            with open(path, "rb") as stream:
-                entry["sha256"] = hashlib.sha256(stream.read()).hexdigest()
-    return entry
+    if stat.S_ISREG(mode) and found.st_size <= HASHED_FILE_BYTES:
+        # Somebody may have put something else there since, or goes on writing: it has no hash then.
+        with contextlib.suppress(ds4_safe.Unsafe):
+            with os.fdopen(ds4_safe.open_at(here, name, path), "rb") as stream:
+                content = stream.read(HASHED_FILE_BYTES + 1)
+            if len(content) <= HASHED_FILE_BYTES:
+                entry["sha256"] = hashlib.sha256(content).hexdigest()
 
 
 def problem(entry, found):

@@ -1,9 +1,10 @@
 """Comparing and writing files: only what differs, checked first, atomically, in one batch."""
 
+import os
 import stat
 
 import pytest
-from ansible.module_utils import ds4_run, ds4_tree
+from ansible.module_utils import ds4_install, ds4_run, ds4_safe, ds4_tree
 
 
 def entry(path, **changes):
@@ -73,24 +74,115 @@ class TestComparing:
         assert bool(ds4_tree.problem({"path": "/x", "kind": wanted}, {"kind": is_now})) is refused
 
 
+class TestWhereOthersMayWrite:
+    """A directory that all may write to stands for one of the service user's."""
+
+    @pytest.fixture
+    def run(self, tmp_path):
+        folder = tmp_path / "run"
+        folder.mkdir()
+        folder.chmod(0o777)
+        return folder
+
+    @pytest.fixture
+    def outside(self, tmp_path):
+        folder = tmp_path / "etc"
+        folder.mkdir(mode=0o755)
+        (folder / "sudoers").write_text("root")
+        (folder / "sudoers").chmod(0o440)
+        yield folder
+        assert [path.name for path in folder.iterdir()] == ["sudoers"]
+        assert (folder / "sudoers").read_text() == "root"
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / "sudoers")]
+        assert modes == [0o755, 0o440]
+
+    def converge(self, wanted, swap=lambda: None):
+        """As ds4_files does; `swap` comes between the look and the change."""
+        found = ds4_tree.describe(wanted["path"])
+        wrong = ds4_tree.differences(wanted, found)
+        swap()
+        return ds4_install.apply(wanted, found, wrong)
+
+    def test_a_directory_that_is_swapped_for_a_link_is_not_given_away(self, run, outside):
+        (run / "tmp").mkdir()
+        wanted = entry(run / "tmp", kind="dir", mode="0700")
+
+        def swap():
+            (run / "tmp").rmdir()
+            (run / "tmp").symlink_to(outside)
+
+        with pytest.raises(OSError, match="is not a directory"):
+            self.converge(wanted, swap)
+
+    @pytest.mark.parametrize("kind", ["link", "second name", "fifo"])
+    def test_a_file_that_is_swapped_is_neither_written_nor_owned(self, run, outside, kind):
+        log = run / "log"
+        log.touch()
+
+        def swap():
+            log.unlink()
+            if kind == "link":
+                log.symlink_to(outside / "sudoers")
+            elif kind == "fifo":
+                os.mkfifo(log)
+            else:
+                os.link(outside / "sudoers", log)
+
+        with pytest.raises(OSError, match="is not a file|has another name"):
+            self.converge(entry(log, content=None, mode="0600"), swap)
+
+    @pytest.mark.parametrize("kind", ["file", "link", "absent"])
+    def test_what_is_on_the_way_is_not_followed(self, run, outside, kind):
+        (run / "way").symlink_to(outside)
+        wanted = entry(run / "way" / "sudoers", kind=kind, content="x", target="x")
+        nothing = dict.fromkeys(("sha256", "mode", "owner", "group", "target"), None)
+        with pytest.raises(OSError, match="which root did not make"):
+            ds4_install.apply(wanted, {"kind": "file", **nothing}, ["content"])
+        with pytest.raises(OSError, match="which root did not make"):
+            ds4_tree.describe(wanted["path"])
+
+    def test_a_directory_that_fills_up_meanwhile_stays(self, run):
+        (run / "d").mkdir()
+        wanted = entry(run / "d", kind="absent")
+        assert self.converge(wanted, (run / "d" / "new").touch) is False
+        assert (run / "d" / "new").exists()
+
+    def test_a_fifo_has_no_hash_and_stops_nobody(self, run, monkeypatch):
+        os.mkfifo(run / "conf")
+        assert ds4_tree.describe(str(run / "conf"))["sha256"] is None
+        (run / "conf").unlink()
+        (run / "conf").write_text("x")
+        looked = os.stat
+
+        def swap(path, **options):
+            facts = looked(path, **options)
+            if path == "conf" and options.get("dir_fd") is not None:
+                (run / "conf").unlink()
+                os.mkfifo(run / "conf")
+            return facts
+
+        monkeypatch.setattr(os, "stat", swap)
+        assert ds4_tree.describe(str(run / "conf"))["sha256"] is None
+
+
 class TestReplacing:
     def test_the_new_file_has_its_mode_and_leaves_nothing_beside_it(self, tmp_path):
         path = tmp_path / "f"
         path.write_text("old")
-        ds4_run.replace_file(str(path), b"new", 0o600)
+        ds4_safe.replace(str(path), b"new", 0o600)
         assert path.read_text() == "new"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert [item.name for item in tmp_path.iterdir()] == ["f"]
 
-    def test_a_check_that_objects_leaves_the_old_file(self, tmp_path):
+    def test_what_cannot_be_written_leaves_the_old_file(self, tmp_path):
         path = tmp_path / "f"
         path.write_text("old")
 
-        def object_to(temporary):
-            raise ValueError(temporary)
+        def full_disk(_handle):
+            raise OSError("disk full")
 
-        with pytest.raises(ValueError):
-            ds4_run.replace_file(str(path), b"new", 0o600, check=object_to)
+        with pytest.raises(OSError, match="disk full"):
+            ds4_safe.replace(str(path), b"new", 0o600, flush=full_disk)
         assert path.read_text() == "old"
         assert [item.name for item in tmp_path.iterdir()] == ["f"]
 

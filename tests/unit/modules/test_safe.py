@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible.module_utils import ds4_clear as clear
 from ansible.module_utils import ds4_safe as safe
 
 MODULE_UTILS = str(Path(safe.__file__).parent)
@@ -108,14 +109,14 @@ class TestWhateverIsPlanted:
 
     def test_removing_it_removes_nothing_else(self, shared, outside, kind):
         plant(shared / "x", kind, outside)
-        assert safe.remove_tree(str(shared / "x"))
+        assert clear.remove_tree(str(shared / "x"))
         assert not list(shared.iterdir()) and untouched(outside)
-        assert not safe.remove_tree(str(shared / "x"))
+        assert not clear.remove_tree(str(shared / "x"))
 
     def test_it_is_removed_with_the_directory_that_it_is_in(self, shared, outside, kind):
         (shared / "deep" / "deeper").mkdir(parents=True)
         plant(shared / "deep" / "deeper" / "x", kind, outside)
-        assert safe.remove_tree(str(shared))
+        assert clear.remove_tree(str(shared))
         assert not shared.exists() and untouched(outside)
 
 
@@ -151,7 +152,7 @@ class TestTheWay:
         for path in ("/way/x", "/none/x", "/x"):
             for _time in range(3):
                 safe.text(str(shared) + path)
-                safe.remove_tree(str(shared) + path) if path != "/way/x" else None
+                clear.remove_tree(str(shared) + path) if path != "/way/x" else None
         assert len(list(Path("/dev/fd").iterdir())) == before
 
 
@@ -179,7 +180,7 @@ class TestLimits:
             os.close(here)
             here = inner
         os.close(here)
-        script = "from ansible.module_utils import ds4_safe; print(ds4_safe.remove_tree(%r))" % str(shared)
+        script = "from ansible.module_utils import ds4_clear; print(ds4_clear.remove_tree(%r))" % str(shared)
         code = "import ansible.module_utils as m; m.__path__.append(%r); %s" % (MODULE_UTILS, script)
 
         def few():
@@ -214,5 +215,5 @@ class TestWhatBelongsToAThirdOne:
             os.chown(folder, 4001, 4001)
             folder.chmod(0o700)
         (inner / "f").touch()
-        assert safe.remove_tree(str(shared))
+        assert clear.remove_tree(str(shared))
         assert not shared.exists()
