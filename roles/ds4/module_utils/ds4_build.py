@@ -8,14 +8,15 @@ import contextlib
 import json
 import os
 import pwd
-import shutil
+import signal
 import subprocess
 import tarfile
 import time
 from pathlib import Path
 
-from ansible.module_utils import ds4_output
+from ansible.module_utils import ds4_clear, ds4_output, ds4_safe
 from ansible.module_utils.ds4_capabilities import TOPICS, flags, is_metal, targets, topics
+from ansible.module_utils.ds4_made import TooMuch, gather
 from ansible.module_utils.ds4_release import (
     MARKER,
     linked_id,
@@ -27,6 +28,7 @@ from ansible.module_utils.ds4_release import (
 
 GIT = "/usr/bin/git"
 MAKE = "/usr/bin/make"
+TAR = "/usr/bin/tar"
 OTOOL = "/usr/bin/otool"
 XCRUN = "/usr/bin/xcrun"
 #: What launchd gives a daemon; sudo's environment must not decide what is built.
@@ -104,7 +106,8 @@ class Engine:
             partial.rename(self.mirror)
             return done.stdout.strip()
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _clear(partial)
             with contextlib.suppress(OSError):
                 for folder in made:
                     folder.rmdir()
@@ -133,21 +136,28 @@ class Engine:
     # Releases.
 
     def build(self, commit, make_args, user):
-        """Build `commit` beside the others and return its marker; a build that fails leaves only its log."""
+        """Build `commit` beside the others and return its marker; a build that fails leaves only its log.
+
+        The account makes what it makes in a tree of its own. The release is one that root unpacked, with
+        copies of the files that were made: nothing in it was ever the account's, who may still hold its own
+        open.
+        """
         name = release_id(commit)
         partial = self.releases / (name + ".partial")
+        work = self.releases / (name + ".build.partial")
         log = self.releases / (name + ".build.log")
         self.releases.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _clear(partial)
+        for folder in (partial, work):
+            _clear(folder)
         account = pwd.getpwnam(user)
+        archive = self.releases / (commit + ".tar")
         try:
-            self._unpack(commit, partial)
-            _own(partial, account.pw_uid, account.pw_gid)
-            self._make(partial, make_args, account, log)
+            self._unpack(commit, archive, partial)
+            self._make(work, archive, make_args, account, log)
+            gather(str(work / "tree"), str(partial))
+            _clear(work)
             self._prove_metal(partial / "ds4-server", log)
             capabilities = self._probe(partial, account)
-            _clear(partial / ".build-tmp")
-            _own(partial, 0, 0)
             sdk = self._run([XCRUN, "--show-sdk-version"])
             marker = {
                 "id": name,
@@ -164,50 +174,54 @@ class Engine:
             _clear(final)
             partial.rename(final)
             return marker
+        except TooMuch as error:
+            raise EngineError("the build of engine commit %s left %s" % (commit, error)) from None
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
-    def _unpack(self, commit, target):
-        archive = self.releases / (commit + ".tar")
-        try:
-            done = self._git(self.mirror, "archive", "--format=tar", "--output=" + str(archive), commit)
-            if done.returncode != 0:
-                raise EngineError("engine commit %s cannot be unpacked: %s" % (commit, done.stderr.strip()))
-            with tarfile.open(archive) as tar:
-                tar.extractall(str(target))
-        finally:
+            for folder in (partial, work):
+                with contextlib.suppress(OSError):
+                    _clear(folder)
             if archive.exists():
                 archive.unlink()
 
-    def _make(self, directory, make_args, account, log):
-        temporary = directory / ".build-tmp"
-        temporary.mkdir(mode=0o700)
-        os.chown(temporary, account.pw_uid, account.pw_gid)
+    def _unpack(self, commit, archive, target):
+        done = self._git(self.mirror, "archive", "--format=tar", "--output=" + str(archive), commit)
+        if done.returncode != 0:
+            raise EngineError("engine commit %s cannot be unpacked: %s" % (commit, done.stderr.strip()))
+        with tarfile.open(archive) as tar:
+            tar.extractall(str(target))
+
+    def _make(self, work, archive, make_args, account, log):
+        """Unpack and make in `work`/tree, by the account, which owns that and nothing around it."""
+        work.mkdir(mode=0o755)
+        tree, temporary = work / "tree", work / "tmp"
+        for folder in (tree, temporary):
+            ds4_safe.keep_folder(str(folder), 0o755, account.pw_uid, account.pw_gid)
         environment = dict(ENVIRONMENT, HOME=str(temporary), TMPDIR=str(temporary))
+        where = {"cwd": str(tree), "env": environment, **_as(account)}
+        done = self._run([TAR, "-xf", str(archive)], max_bytes=TAIL_BYTES, **where)
+        if done.returncode != 0:
+            raise EngineError("%s cannot unpack the engine: %s" % (account.pw_name, done.stderr.strip()))
         argv = [MAKE, "-j%d" % (os.cpu_count() or 1), *make_args]
-        with log.open("w") as output:
+        with log.open("wb") as output:
+            options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+            making = subprocess.Popen(argv, start_new_session=True, **options, **where)
             try:
-                done = subprocess.run(
-                    argv,
-                    cwd=str(directory),
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    timeout=self.timeout_s,
-                    check=False,
-                    **_as(account),
-                )
+                status = making.wait(self.timeout_s)
             except subprocess.TimeoutExpired:
                 raise EngineError(
                     "the build took longer than %d s; log: %s" % (self.timeout_s, log)
                 ) from None
-        if done.returncode != 0:
+            finally:
+                if making.returncode is None:
+                    # Make with all that it has started.
+                    os.killpg(making.pid, signal.SIGKILL)
+                    making.wait()
+        if status != 0:
             lines = _end_of(log).splitlines()[-TAIL_LINES:]
             errors = [line for line in lines if "error" in line.lower()] or lines[-1:] or ["it said nothing"]
             raise EngineError(
                 "make failed with status %d (%s); what served still serves. Log on the Mac: %s, its end:\n%s"
-                % (done.returncode, errors[0].strip(), log, "\n".join(lines)),
+                % (status, errors[0].strip(), log, "\n".join(lines)),
             )
 
     def _prove_metal(self, binary, log):
@@ -281,19 +295,9 @@ def _unknown(commit, repo):
     return "engine commit %s does not exist in %s: check ds4_engine_commit" % (commit, repo)
 
 
-def _end_of(log):
-    with log.open("rb") as handle:
-        handle.seek(max(0, os.fstat(handle.fileno()).st_size - TAIL_BYTES))
-        return handle.read(TAIL_BYTES).decode("utf-8", "replace")
-
-
 def _clear(directory):
     """Nothing is there any more: what cannot be removed is an error, nothing to build upon."""
-    try:
-        shutil.rmtree(directory)
-    except FileNotFoundError:
-        if directory.exists():
-            raise
+    ds4_clear.remove_tree(str(directory))
 
 
 def _as(account):
@@ -303,7 +307,7 @@ def _as(account):
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
-def _own(directory, uid, gid):
-    for folder, folders, files in os.walk(str(directory)):
-        for path in [folder] + [os.path.join(folder, name) for name in folders + files]:
-            os.chown(path, uid, gid, follow_symlinks=False)
+def _end_of(log):
+    with log.open("rb") as handle:
+        handle.seek(max(0, os.fstat(handle.fileno()).st_size - TAIL_BYTES))
+        return handle.read(TAIL_BYTES).decode("utf-8", "replace")

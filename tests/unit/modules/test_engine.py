@@ -7,10 +7,11 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import ds4_build
+from ansible.module_utils import ds4_build, ds4_made
 from ansible.module_utils.ds4_release import linked_id, list_releases, read_marker
 
 pytestmark = pytest.mark.skipif(
@@ -82,6 +83,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ds4_build.Engine:
     monkeypatch.setattr(ds4_build, "OTOOL", str(otool))
     monkeypatch.setattr(ds4_build, "GIT", shutil.which("git"))
     monkeypatch.setattr(ds4_build, "MAKE", shutil.which("make"))
+    monkeypatch.setattr(ds4_build, "TAR", shutil.which("tar"))
     monkeypatch.setattr(ds4_build, "XCRUN", "/bin/false")
     monkeypatch.setitem(ds4_build.ENVIRONMENT, "PATH", os.environ["PATH"])
     return ds4_build.Engine(tmp_path / "engine", 60)
@@ -167,16 +169,96 @@ def test_a_build_that_fails_leaves_the_release_that_serves(engine, upstream, mak
     assert not list(engine.releases.glob("*.partial"))
 
 
+class TestAHostileBuild:
+    """What the account does to its own tree while and after it builds is not in the release."""
+
+    def build(self, engine, upstream, *recipe):
+        makefile = METAL + "".join(f"\t{line}\n" for line in recipe)
+        full = engine.fetch(str(upstream), commit(upstream, makefile))
+        engine.build(full, [], builder())
+        return engine.releases / full[:12]
+
+    def test_files_of_the_commit_stay_those_of_the_commit(self, engine, upstream):
+        """Root runs download_model.sh."""
+        release = self.build(
+            engine, upstream, "echo evil >>download_model.sh", "rm Makefile; ln -s /etc/passwd Makefile"
+        )
+        assert (release / "download_model.sh").read_text() == DOWNLOAD
+        assert not (release / "Makefile").is_symlink()
+
+    def test_only_files_are_taken_and_none_is_the_accounts(self, engine, upstream, tmp_path):
+        secret = tmp_path / "secret"
+        secret.write_text("secret")
+        release = self.build(
+            engine,
+            upstream,
+            f"ln -s {secret} a; mkfifo b; ln -s {tmp_path} c; mkdir -p d/e; echo x >d/e/f",
+            f"ln {secret} g || true; chmod 4755 ds4-server",
+        )
+        made = {str(path.relative_to(release)) for path in release.rglob("*")}
+        assert made == {
+            "Makefile",
+            "server.sh",
+            "download_model.sh",
+            "ds4-server",
+            "d",
+            "d/e",
+            "d/e/f",
+            ".ds4-fleet.json",
+        }
+        assert stat.S_IMODE((release / "ds4-server").stat().st_mode) == 0o755
+        assert {path.stat().st_uid for path in release.rglob("*")} == {os.geteuid()}
+
+    def test_a_process_that_it_leaves_behind_changes_nothing_and_holds_nobody_up(self, engine, upstream):
+        release = self.build(
+            engine, upstream, "(exec 3>>ds4-server; cd .; sleep 2; echo evil >&3) >/dev/null 2>&1 &"
+        )
+        before = (release / "ds4-server").read_bytes()
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            assert (release / "ds4-server").read_bytes() == before
+            time.sleep(0.2)
+        assert not list(engine.releases.glob("*.partial"))
+
+    @pytest.mark.parametrize(
+        ("what", "recipe"),
+        [
+            ("files", "for i in 1 2 3 4 5; do touch $${i}1 $${i}2 $${i}3 $${i}4 $${i}5; done"),
+            ("bytes", "dd if=/dev/zero of=big bs=1 count=0 seek=1099511627776"),
+            ("deeper", "mkdir -p 1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16/17"),
+        ],
+    )
+    def test_more_than_a_build_can_leave_is_refused(self, engine, upstream, monkeypatch, what, recipe):
+        monkeypatch.setattr(ds4_made, "MOST_FILES", 25)
+        monkeypatch.setattr(ds4_made, "MOST_BYTES", 1 << 20)
+        with pytest.raises(ds4_build.EngineError, match=what):
+            self.build(engine, upstream, recipe)
+        assert list_releases(engine.root) == [] and not list(engine.releases.glob("*.partial"))
+
+    def test_a_help_text_without_end_is_one_sentence(self, engine, upstream):
+        with pytest.raises(ds4_build.EngineError, match="--help was ended: it printed without end"):
+            self.build(engine, upstream, "printf '#!/bin/sh\\n# METAL\\nexec yes\\n' >ds4-server")
+
+    def test_a_build_that_never_ends_is_ended_with_all_that_it_started(self, engine, upstream):
+        forever = f"sleep 86400.{os.getpid()}"
+        full = engine.fetch(str(upstream), commit(upstream, METAL + f"\t{forever} & wait\n"))
+        engine.timeout_s = 2
+        with pytest.raises(ds4_build.EngineError, match="the build took longer than 2 s"):
+            engine.build(full, [], builder())
+        processes = subprocess.run(["ps", "-axo", "args"], capture_output=True, text=True, check=True).stdout
+        assert forever not in processes
+        assert not list(engine.releases.glob("*.partial"))
+
+
 def test_nothing_is_built_upon_what_could_not_be_removed(engine, upstream, monkeypatch):
     full = engine.fetch(str(upstream), commit(upstream, METAL))
     rest = engine.releases / (full[:12] + ".partial") / "rest"
     rest.mkdir(parents=True)
 
-    def stays(path, ignore_errors=False):
-        if not ignore_errors:
-            raise PermissionError(1, "Operation not permitted", str(path))
+    def stays(path):
+        raise PermissionError(1, "Operation not permitted", str(path))
 
-    monkeypatch.setattr(ds4_build.shutil, "rmtree", stays)
+    monkeypatch.setattr(ds4_build.ds4_clear, "remove_tree", stays)
     with pytest.raises(PermissionError):
         engine.build(full, [], builder())
     assert list_releases(engine.root) == []
