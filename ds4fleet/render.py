@@ -112,6 +112,10 @@ class Paths:
         return f"{self.root}/run"
 
     @property
+    def var(self) -> str:
+        return f"{self.root}/var"
+
+    @property
     def models(self) -> str:
         return f"{self.root}/models"
 
@@ -125,8 +129,11 @@ class Paths:
 
     @property
     def running_config(self) -> str:
-        """Copy of the configuration that ds4-start makes just before it becomes the server."""
-        return f"{self.run}/server.running.conf"
+        """Copy of the configuration that ds4-start makes just before it becomes the server.
+
+        The file is the service user's, its directory root's: nobody puts a link or FIFO in its place.
+        """
+        return f"{self.var}/server.running.conf"
 
     @property
     def lock(self) -> str:
@@ -213,6 +220,8 @@ def watched(settings: Mapping[str, Any]) -> dict[str, list[str]]:
         paths.libexec,
         paths.run,
         f"{paths.run}/tmp",
+        paths.var,
+        paths.running_config,
         paths.logs,
         paths.log,
         paths.archive_log,
@@ -321,6 +330,8 @@ class _Renderer:
         self._dir(paths.etc, "service")
         self._dir(paths.run, "service", owner=user, group=user, mode="0755")
         self._dir(f"{paths.run}/tmp", "service", owner=user, group=user, mode="0700")
+        self._dir(paths.var, "service")
+        self._file(paths.running_config, None, "service", owner=user, group=user, mode="0644")
         self._dir(paths.logs, "service")
         self._file(paths.log, None, "service", owner=user, group=user, mode="0640")
         if server["kv_dir"]:

@@ -21,7 +21,7 @@ done
 for name in current previous; do
   printf '@@%s %s\\n' "$name" "$(/usr/bin/readlink "{root}/engine/$name/ds4flash.gguf")"
 done
-printf '@@served\\n'; /bin/cat {root}/run/server.running.conf 2>/dev/null
+printf '@@served\\n'; /usr/bin/head -c 65536 {root}/var/server.running.conf 2>/dev/null
 printf '\\n@@planned\\n'; /bin/cat {root}/etc/server.conf 2>/dev/null
 printf '\\n@@now '; /bin/date +%s
 """

@@ -56,7 +56,7 @@ def runs_until_the_lab_ends(mac: TestLab, argv: list[str]) -> None:
 
 
 def context(mac: TestLab) -> str:
-    lines = mac.exec("sg-02", "/bin/cat", "/opt/ds4/run/server.running.conf").splitlines()
+    lines = mac.exec("sg-02", "/bin/cat", "/opt/ds4/var/server.running.conf").splitlines()
     return lines[lines.index("arg=--ctx") + 1].removeprefix("arg=")
 
 

@@ -166,7 +166,7 @@ def test_verify_withdraws_the_stamp_of_a_spoilt_file_and_does_not_touch_it(held:
     spoil = f"printf X | dd of={HELD} bs=1 seek=5000000 conv=notrunc 2>/dev/null && touch -r kept {HELD}"
     held.shell(FIRST, spoil)
     held.shell(
-        FIRST, f"mkdir -p /opt/ds4/run; echo 'weights=0 {MODELS}/{HELD}' >/opt/ds4/run/server.running.conf"
+        FIRST, f"mkdir -p /opt/ds4/var; echo 'weights=0 {MODELS}/{HELD}' >/opt/ds4/var/server.running.conf"
     )
     assert held.json("list")[0]["kind"] == "proven"
     try:
@@ -176,7 +176,7 @@ def test_verify_withdraws_the_stamp_of_a_spoilt_file_and_does_not_touch_it(held:
         assert f"{HELD}.stamp" not in held.names(FIRST) and HELD in held.names(FIRST)
         assert f"{HELD}.stamp" in held.names(SECOND)
     finally:
-        held.shell(FIRST, f"cat kept >{HELD}; rm -f kept kept.stamp /opt/ds4/run/server.running.conf")
+        held.shell(FIRST, f"cat kept >{HELD}; rm -f kept kept.stamp /opt/ds4/var/server.running.conf")
     held.fab("verify")
 
 

@@ -52,7 +52,7 @@ options:
   running_config:
     description: Copy of the configuration that the running server was started with.
     type: str
-    default: /opt/ds4/run/server.running.conf
+    default: /opt/ds4/var/server.running.conf
   switch_dir:
     description: Where ds4-switch keeps the lock of a rollout and its journal.
     type: str
@@ -302,7 +302,7 @@ def main():
             "engine_root": {"type": "str", "default": "/opt/ds4/engine"},
             "models_dir": {"type": "str", "default": "/opt/ds4/models"},
             "port": {"type": "int", "default": 8000},
-            "running_config": {"type": "str", "default": "/opt/ds4/run/server.running.conf"},
+            "running_config": {"type": "str", "default": "/opt/ds4/var/server.running.conf"},
             "switch_dir": {"type": "str", "default": "/opt/ds4/var/switch"},
         },
         supports_check_mode=True,

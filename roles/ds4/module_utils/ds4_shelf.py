@@ -14,15 +14,14 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import stat
 import sys
 import time
 
-from ansible.module_utils import ds4_stamp
+from ansible.module_utils import ds4_clear, ds4_safe, ds4_stamp
 from ansible.module_utils.ds4_proof import MISMATCH, feed, judge
 from ansible.module_utils.ds4_switch_core import conf_values
-from ansible.module_utils.ds4_switch_state import Places, read_json, spare_kv, text_of
+from ansible.module_utils.ds4_switch_state import MAX_KV_ENTRIES, Places, read_json, spare_kv, text_of
 
 #: Read by `fab weights verify` while it looks on: {file, done_bytes, total_bytes, bytes_per_s, updated_at}.
 STATUS = "/var/run/ds4-verify.json"
@@ -83,22 +82,16 @@ def kv_items(root):
     found = []
     for path in spare_kv(root + "/kv", ()):
         item = Item(_kv_name(path), _kv_name(path), "kv")
-        with os.scandir(path) as entries:
-            item.bytes = sum(entry.stat().st_blocks * 512 for entry in entries)
+        # The service user's own: whatever is in there is no reason to say nothing about the weights.
+        with contextlib.suppress(OSError), ds4_safe.folder(path) as here:
+            entries = ds4_safe.files(here, MAX_KV_ENTRIES).values()
+            item.bytes = sum(facts.st_blocks * 512 for facts in entries)
         found.append(item)
     return found
 
 
 def _kv_name(path):
     return KV + os.path.basename(path)
-
-
-def _text(path):
-    try:
-        with open(path, encoding="utf-8", errors="replace") as handle:
-            return handle.read()
-    except OSError:
-        return ""
 
 
 def staged(root):
@@ -130,8 +123,10 @@ def users(root):
         if single.get("kv_dir"):
             need_name(_kv_name(single["kv_dir"]), why)
 
-    need_all(_text(root + "/run/server.running.conf"), "served")
-    need_all(_text(root + "/etc/server.conf"), "configured")
+    # The second one is what a server wrote that was started before the copy had moved.
+    for running in ("var", "run"):
+        need_all(ds4_safe.text("%s/%s/server.running.conf" % (root, running)), "served")
+    need_all(ds4_safe.text(root + "/etc/server.conf"), "configured")
     for which in ("current", "previous"):
         with contextlib.suppress(OSError):
             need(os.readlink("%s/engine/%s/ds4flash.gguf" % (root, which)), which + " release")
@@ -178,7 +173,7 @@ def needless(found, needed, known, wrong):
 def remove(folder, item):
     """Delete an item and what is beside it, the proof first: a file without one is never served."""
     if item.kind == "kv":
-        shutil.rmtree(os.path.join(os.path.dirname(folder), item.name))
+        ds4_clear.remove_tree(os.path.join(os.path.dirname(folder), item.name))
         return
     for path in item.beside:
         os.unlink(path)

@@ -116,6 +116,19 @@ class TestEntries:
         ds4_shelf.remove(str(root / "models"), item)
         assert sorted(path.name for path in kv.iterdir()) == sorted((self.NOW, self.BEFORE, "somebody's"))
 
+    def test_what_is_no_entry_in_them_neither_stops_nor_counts(self, root):
+        folder = root / "kv" / self.NOW
+        folder.mkdir()
+        folder.chmod(0o777)
+        os.mkfifo(folder / "a.kv")
+        (folder / "b.kv").symlink_to("nowhere")
+        (folder / "c.kv").mkdir()
+        (folder / "d.kv").write_bytes(b"x" * 4096)
+        (found,) = ds4_shelf.kv_items(str(root))
+        assert found.bytes == (folder / "d.kv").stat().st_blocks * 512
+        ds4_shelf.remove(str(root / "models"), found)
+        assert not folder.exists()
+
     def test_a_mac_without_them_has_nothing(self, tmp_path):
         assert ds4_shelf.kv_items(str(tmp_path)) == []
 
@@ -138,6 +151,26 @@ class TestWhoNeedsIt:
             "e.gguf": ["version before"],
             "f.gguf": ["being staged"],
         }
+
+    def test_the_copy_is_found_where_it_is_now(self, root):
+        (root / "var" / "server.running.conf").write_text("weights=aa /m/a.gguf\nkv_dir=/k/flash-1\n")
+        assert ds4_shelf.users(str(root)) == {"a.gguf": ["served"], "kv/flash-1": ["served"]}
+
+    @pytest.mark.parametrize("kind", ["fifo", "dangling link", "directory", "endless"])
+    def test_what_the_service_user_puts_in_its_place_stops_nobody(self, root, kind):
+        path = root / "run" / "server.running.conf"
+        (root / "run").chmod(0o777)
+        (root / "etc" / "server.conf").write_text("weights=bb /m/b.gguf\n")
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "dangling link":
+            path.symlink_to(root / "nowhere")
+        elif kind == "directory":
+            path.mkdir()
+        else:
+            path.touch()
+            os.truncate(path, 1 << 40)
+        assert ds4_shelf.users(str(root)) == {"b.gguf": ["configured"]}
 
     def test_a_rollout_that_has_the_mac_is_named(self, root):
         assert ds4_shelf.held_by(str(root)) == ""
