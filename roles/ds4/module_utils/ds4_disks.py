@@ -9,9 +9,8 @@ import grp
 import os
 import pwd
 
-from ansible.module_utils import ds4_aside
+from ansible.module_utils import ds4_aside, ds4_safe
 from ansible.module_utils import ds4_parse as parse
-from ansible.module_utils import ds4_safe
 from ansible.module_utils import ds4_volumes as volumes
 from ansible.module_utils.ds4_run import poll, run
 from ansible.module_utils.ds4_tree import describe
