@@ -162,9 +162,13 @@ def _seams(root: Path, host_python: Path) -> None:
 
 
 def host_tool(name: str) -> str | None:
-    """Where the host's tool `name` is inside a Mac (/.lab/host/...), or None when this host has none."""
-    for folder in _HOST_FOLDERS:
-        path = Path(folder, name)
+    """Where the host's tool `name` is inside a Mac (/.lab/host/...), or None when this host has none.
+
+    Ubuntu 25.10 and newer have rewritten ones by the usual names (sudo-rs, uutils, where all are one program
+    that goes by what it is called); those that the lab knows are beside them as sudo.ws, gnuls, gnucp ...
+    """
+    names = (f"{name}.ws", f"gnu{name}", name)
+    for path in (Path(folder, one) for one in names for folder in _HOST_FOLDERS):
         if path.exists():
             real = os.path.realpath(path)
             # /bin/sh and friends may be links out of /usr; only /usr of the host is visible in a Mac.

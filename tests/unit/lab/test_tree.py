@@ -68,6 +68,24 @@ def test_links_to_the_host_lead_to_files_that_exist(root: Path) -> None:
     assert dangling == []
 
 
+def test_where_the_usual_tools_are_rewritten_ones_the_mac_gets_those_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sudo-rs", "sudo.ws", "coreutils", "gnudate", "sort"):
+        (tmp_path / name).write_text("")
+    for name, target in (("sudo", "sudo-rs"), ("date", "coreutils")):
+        (tmp_path / name).symlink_to(target)
+    monkeypatch.setattr(tree, "_HOST_FOLDERS", (str(tmp_path),))
+    found = {name: tree.host_tool(name) for name in ("sudo", "date", "sort", "none")}
+    place = f"{tree.HOST}/usr{tmp_path}"
+    assert found == {
+        "sudo": f"{place}/sudo.ws",
+        "date": f"{place}/gnudate",
+        "sort": f"{place}/sort",
+        "none": None,
+    }
+
+
 def test_what_the_hosts_pam_runs_to_compare_a_password_is_where_pam_looks_for_it(root: Path) -> None:
     named = {
         found.decode()
