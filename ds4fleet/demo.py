@@ -6,7 +6,6 @@ Every step is the real command in a subprocess, printed before it runs; nothing 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import signal
@@ -25,6 +24,7 @@ from ds4fleet.console import escape, operator_errors, out, table
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host, ansible_environment
 from ds4fleet.lab import container
+from ds4fleet.role_code import ds4_http, ds4_json, ds4_models
 
 LAB_LIMIT = "tokyo,singapore"
 REGION = "tokyo"
@@ -35,6 +35,8 @@ TUNNEL_TIMEOUT_S = 60.0
 TUNNEL_UP = ": up at "
 #: The engine may prefill for long before its first event; a stuck stream still has to end.
 STREAM_TIMEOUT_S = 300.0
+STREAM_BYTES = 4 * 1024 * 1024
+MODELS_TIMEOUT_S = 5.0
 
 
 @dataclass
@@ -141,28 +143,28 @@ def tell(lines: Iterable[str], up: threading.Event) -> None:
 
 def answers(endpoint: str) -> bool:
     """Whether an engine answers GET /v1/models at `endpoint`."""
-    try:
-        return bool(models(endpoint))
-    except (OSError, http.client.HTTPException, ValueError):
-        return False
+    return bool(models(endpoint))
 
 
 def models(endpoint: str) -> list[str]:
-    """The model ids that the engine at `endpoint` offers."""
-    connection = http.client.HTTPConnection(endpoint.removeprefix("http://"), timeout=5)
-    with contextlib.closing(connection):
-        connection.request("GET", "/v1/models")
-        answer = connection.getresponse()
-        if answer.status != 200:
-            return []
-        body = json.loads(answer.read())
-    return [str(model["id"]) for model in body.get("data", [])]
+    """The model ids that the engine at `endpoint` offers; [] for whatever is no such answer."""
+    try:
+        limits = ds4_http.Limits(MODELS_TIMEOUT_S)
+        status, body = ds4_http.ask(*_place(endpoint), "GET", ds4_models.PATH, limits=limits)
+        return [model["id"] for model in ds4_models.parse(body)] if status == 200 else []
+    except (ds4_http.HttpError, ds4_json.JsonError):
+        return []
+
+
+def _place(endpoint: str) -> tuple[str, int]:
+    host, _, port = endpoint.removeprefix("http://").rpartition(":")
+    return host, int(port)
 
 
 def stream_chat(endpoint: str, prompt: str) -> Iterator[tuple[str, str]]:
     """One streamed chat completion; yields ("thought" or "answer", text) piece by piece as they arrive.
 
-    Raises OperatorError when the engine refuses or the stream ends before its [DONE].
+    Raises OperatorError when the engine refuses, sends what is no answer, or ends before its [DONE].
     """
     offered = models(endpoint)
     if not offered:
@@ -174,27 +176,36 @@ def stream_chat(endpoint: str, prompt: str) -> Iterator[tuple[str, str]]:
         "temperature": 0,
         "max_tokens": 200,
     }
-    connection = http.client.HTTPConnection(endpoint.removeprefix("http://"), timeout=STREAM_TIMEOUT_S)
-    with contextlib.closing(connection):
-        connection.request(
-            "POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"}
-        )
-        answer = connection.getresponse()
-        if answer.status != 200:
-            text = answer.read(500).decode(errors="replace").strip()
-            raise OperatorError(f"The engine at {endpoint} refused the prompt with {answer.status}: {text}")
-        for line in answer:
-            event = line.decode(errors="replace").strip().removeprefix("data:").strip()
-            if not line.startswith(b"data:"):
-                continue
-            if event == "[DONE]":
-                return
-            for choice in json.loads(event).get("choices", []):
-                delta = choice.get("delta") or {}
-                for kind, key in (("thought", "reasoning_content"), ("answer", "content")):
-                    if delta.get(key):
-                        yield kind, str(delta[key])
+    headers = {"Content-Type": "application/json"}
+    limits = ds4_http.Limits(STREAM_TIMEOUT_S, STREAM_BYTES)
+    path = "/v1/chat/completions"
+    try:
+        with ds4_http.asking(*_place(endpoint), "POST", path, json.dumps(body), headers, limits) as answer:
+            if answer.status != 200:
+                text = answer.said().strip()[:500]
+                raise OperatorError(
+                    f"The engine at {endpoint} refused the prompt with {answer.status}: {text}"
+                )
+            for line in answer.lines():
+                event = line.removeprefix(b"data:").strip()
+                if event == b"[DONE]":
+                    return
+                if line.startswith(b"data:"):
+                    yield from _pieces(ds4_json.mapping(event))
+    except ds4_http.HttpError as error:
+        raise OperatorError(f"The answer from {endpoint} broke off: {error}.") from error
+    except ds4_json.JsonError as error:
+        raise OperatorError(f"An event from {endpoint} {error}.") from error
     raise OperatorError(f"The answer from {endpoint} broke off before its end.")
+
+
+def _pieces(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The pieces of text in one event of a streamed chat completion."""
+    for choice in ds4_json.objects(event.get("choices")):
+        delta = ds4_json.child(choice, "delta")
+        for kind, key in (("thought", "reasoning_content"), ("answer", "content")):
+            if isinstance(delta.get(key), str) and delta[key]:
+                yield kind, delta[key]
 
 
 def ask(endpoint: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +10,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ds4fleet.agents.clients import KEY, Server
+from ds4fleet.role_code import ds4_http, ds4_json
 
-CONNECT_TIMEOUT_S = 10.0
+#: For a whole answer, its prefill on a slow Mac counted in.
 ANSWER_TIMEOUT_S = 900.0
+#: A stream of MAX_TOKENS has some hundred bytes for each.
+ANSWER_BYTES = 16 * 1024 * 1024
 MAX_TOKENS = 256
+MESSAGE_LETTERS = 200
 QUESTION = "Answer with one word: which colour has a clear sky?"
 TOOL_QUESTION = "What is the weather in Tokyo? Call get_weather."
 TOOL = {
@@ -69,46 +72,48 @@ class Api:
         return self._ask("POST", path, body)
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Reply:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout_s)
         began = time.monotonic()
         headers = {"Authorization": f"Bearer {KEY}", "x-api-key": KEY, "Content-Type": "application/json"}
+        data = json.dumps(body) if body is not None else None
+        limits = ds4_http.Limits(self.timeout_s, ANSWER_BYTES)
         try:
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-            response = connection.getresponse()
-            if response.status != 200:
-                raise Failed(f"HTTP {response.status}: {_message(response.read(4096))}")
-            if not (body or {}).get("stream"):
-                return Reply(json.loads(response.read()), [], None)
-            first_s = None
-            events = []
-            for event in _events(response):
-                if first_s is None and _has_text(event):
-                    first_s = time.monotonic() - began
-                events.append(event)
-            return Reply(None, events, first_s)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Failed(f"{type(error).__name__}: {error}") from error
-        finally:
-            connection.close()
+            with ds4_http.asking(self.host, self.port, method, path, data, headers, limits) as response:
+                if response.status != 200:
+                    raise Failed(f"HTTP {response.status}: {_message(response.said())}")
+                if not (body or {}).get("stream"):
+                    return Reply(ds4_json.mapping(response.body(), max_bytes=ANSWER_BYTES), [], None)
+                first_s = None
+                events = []
+                for event in _events(response.lines()):
+                    if first_s is None and _has_text(event):
+                        first_s = time.monotonic() - began
+                    events.append(event)
+                return Reply(None, events, first_s)
+        except ds4_http.HttpError as error:
+            raise Failed(str(error)) from error
+        except ds4_json.JsonError as error:
+            raise Failed(f"the answer {error}") from error
 
 
-def _message(body: bytes) -> str:
+def _message(said: str) -> str:
+    """What an error's body says, as the API has it or by its beginning."""
     try:
-        return str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return body.decode(errors="replace")[:120]
+        return str(ds4_json.mapping(said)["error"]["message"])[:MESSAGE_LETTERS]
+    except (ds4_json.JsonError, KeyError, TypeError):
+        return said[:MESSAGE_LETTERS]
 
 
-def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+def _events(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
     """The data of each server-sent event; comments (`: prefill`) only keep the connection alive."""
-    for line in response:
+    for line in lines:
         if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
-            yield json.loads(line[6:])
+            yield ds4_json.mapping(line[6:])
 
 
 def _has_text(event: dict[str, Any]) -> bool:
-    if event.get("choices"):
-        delta = event["choices"][0].get("delta") or {}
+    choices = ds4_json.objects(event.get("choices"))
+    if choices:
+        delta = ds4_json.child(choices[0], "delta")
         return any(delta.get(key) for key in ("content", "reasoning_content", "tool_calls"))
     kind = str(event.get("type", ""))
     return kind.endswith(".delta") or kind == "content_block_delta"
@@ -132,8 +137,9 @@ def run(server: Server, timeout_s: float = ANSWER_TIMEOUT_S) -> Iterator[Result]
             yield Result(name, True, first_s, time.monotonic() - began, note)
         except Failed as error:
             yield Result(name, False, None, time.monotonic() - began, str(error))
-        except (KeyError, IndexError, TypeError) as error:
-            yield Result(name, False, None, time.monotonic() - began, f"the answer lacks {error}")
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            # A part of it that is not there, or is of another type than every client expects.
+            yield Result(name, False, None, time.monotonic() - began, f"the answer lacks a part: {error}")
 
 
 def _models(api: Api, server: Server) -> tuple[float | None, str]:

@@ -7,6 +7,7 @@ clients' documentation as of October 2026; docs/agents.md names what was taken f
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ds4fleet.agents import proxies
+from ds4fleet.role_code import ds4_json, ds4_plain
 
+#: Ids go into files and command lines of other programs.
+ID = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,199}\Z", re.A)
 #: The engine asks for no key; the clients want a non-empty one.
 KEY = "ds4"
 #: A prefill of 200k tokens took 935 s on a slow Mac (antirez/ds4 #333), a longer one behind it as much again.
@@ -53,16 +57,19 @@ class Server:
     def from_models(cls, name: str, url: str, models: Any) -> Server:
         """Reads a /v1/models body. Since July it lists aliases of both families; `name` tells which is
         loaded. Raises ValueError when the body says nothing useful."""
-        try:
-            entries = list(models["data"])
-            loaded = str(entries[0].get("name") or entries[0]["id"])
-            slug = loaded.lower().replace(" ", "-")
-            entry = next((e for e in entries if e["id"] == slug), entries[0])
-            context = int(entry.get("context_length") or entry["top_provider"]["context_length"])
-            most = int((entry.get("top_provider") or {}).get("max_completion_tokens") or context)
-            return cls(name, url, str(entry["id"]), loaded, context, min(most, context))
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ValueError("the model list has no id and context") from error
+        entries = ds4_json.objects(models.get("data") if isinstance(models, Mapping) else None)
+        if not entries:
+            raise ValueError("the model list has no id and context")
+        loaded = ds4_plain.line(entries[0].get("name") or entries[0].get("id"), 80)
+        slug = loaded.lower().replace(" ", "-")
+        entry = next((one for one in entries if one.get("id") == slug), entries[0])
+        provider = ds4_json.child(entry, "top_provider")
+        context = ds4_json.count(entry.get("context_length") or provider.get("context_length"))
+        most = ds4_json.count(provider.get("max_completion_tokens")) or context
+        model = ds4_json.text(entry.get("id"))
+        if not context or not most or not ID.match(model):
+            raise ValueError("the model list has no id and context that a client could use")
+        return cls(name, url, model, loaded, context, min(most, context))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ds4fleet.render import ROLE
 from ds4fleet.tunnel.spec import TunnelSpec
 
 #: Modules that make up the package on a jump Mac.
@@ -28,6 +29,8 @@ CARRIED = (
     "wire",
     "within",
 )
+#: Of the role's module_utils; the controller has them under the same names.
+SHARED = ("ds4_json", "ds4_plain")
 PACKAGE = "ds4_tunnel"
 LABEL = "com.ds4fleet.jump"
 #: First local port of the tunnels behind the endpoint; nobody else uses them on a jump Mac.
@@ -56,7 +59,7 @@ def config(
 def watched(root: str) -> dict[str, list[str]]:
     """Paths and labels that a jump Mac may have, in the order in which they would be made."""
     package = f"{root}/libexec/{PACKAGE}"
-    modules = [f"{package}/{name}.py" for name in ("__init__", *CARRIED)]
+    modules = [f"{package}/{name}.py" for name in ("__init__", *CARRIED, *SHARED)]
     keys = [f"{root}/etc/jump", f"{root}/etc/jump/key", f"{root}/etc/jump/key.pub"]
     settings = [f"{root}/etc/jump.json", f"{root}/etc/jump_known_hosts"]
     return {"files": [*keys, package, *modules, *settings, plist_path()], "labels": [LABEL]}
@@ -80,6 +83,7 @@ def desired(
     texts = {
         f"{package}/__init__.py": '"""The tunnel supervisor of ds4-fleet."""\n',
         **{f"{package}/{name}.py": (Path(__file__).parent / f"{name}.py").read_text() for name in CARRIED},
+        **{f"{package}/{name}.py": (ROLE / "module_utils" / f"{name}.py").read_text() for name in SHARED},
         f"{root}/etc/jump.json": json.dumps(settings, indent=1, sort_keys=True) + "\n",
         f"{root}/etc/jump_known_hosts": host_keys,
     }

@@ -6,7 +6,6 @@ import asyncio
 import collections
 import contextlib
 import fcntl
-import json
 import os
 import pty
 import signal
@@ -15,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import ports, probe, ssh
+from . import ds4_json, ds4_plain, ports, probe, ssh
 from .knocking import keep_knocking
 from .machine import Machine, Order, Policy, State
 from .spec import TunnelSpec
@@ -23,6 +22,10 @@ from .within import within
 
 STATE_MARK = "ds4-state "  # the forced command prints one such line whenever the Mac's drain state changes
 STOP_GRACE_S = 2.0
+#: An engine lists one model under a few aliases.
+MOST_MODELS = 100
+#: Of a line that ssh or the far side says; a state line has about 100.
+LINE_LETTERS = 2000
 
 Listener = Callable[["Link", str], None]
 
@@ -299,17 +302,18 @@ class Link:
                 continue
             if not line:
                 return
-            use(line.decode(errors="replace").strip())
+            # Nothing of it has a meaning for a terminal, wherever it goes from here.
+            use(ds4_plain.line(line.decode(errors="replace").strip(), LINE_LETTERS))
 
     def _heard(self, line: str) -> None:
         _, mark, payload = line.partition(STATE_MARK)
         if not mark:
             return
         try:
-            state = json.loads(payload)
-        except ValueError:
+            state = ds4_json.mapping(payload)
+        except ds4_json.JsonError:
             return
-        if isinstance(state, dict) and state != self.host_state:
+        if state != self.host_state:
             self.host_state = state
             self._say("draining" if self.draining else "serving")
 
@@ -341,8 +345,8 @@ class Link:
 
 
 def model_ids(models: Any) -> list[str]:
-    """Ids in a /v1/models body; [] when there is none."""
+    """Ids in a /v1/models body, to be shown; [] when there is none."""
     try:
-        return [str(entry["id"]) for entry in models["data"]]
+        return [ds4_plain.line(entry["id"], 200) for entry in models["data"][:MOST_MODELS]]
     except (KeyError, TypeError):
         return []

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from . import ds4_json
 from .within import within
 
 MODELS_PATH = "/v1/models"  # answered by the engine's client thread even while it generates
@@ -49,15 +49,27 @@ async def ask(port: int, timeout_s: float, host: str = "127.0.0.1", path: str = 
         return Answer("silent", f"no answer within {timeout_s:g} s", time.monotonic() - began)
     except (OSError, EOFError) as error:
         return Answer("closed", f"the engine's port on the Mac is closed ({_words(error)})")
+    except _NoHttp as error:
+        return Answer("bad", f"what answers does not speak HTTP ({error})", time.monotonic() - began)
+    except Exception as error:
+        # A question that is never answered would leave the tunnel in its state for ever.
+        return Answer("bad", f"the answer cannot be read ({type(error).__name__})", time.monotonic() - began)
     latency_s = time.monotonic() - began
     if status != 200:
         return Answer("bad", f"HTTP {status}", latency_s)
     try:
-        models = json.loads(body)
-        models["data"][0]["id"]
-    except (ValueError, KeyError, IndexError, TypeError):
+        said = ds4_json.loads(body, max_bytes=BODY_LIMIT_BYTES)
+    except ds4_json.JsonError as error:
+        return Answer("bad", f"the answer {error}", latency_s)
+    listed = ds4_json.objects(said.get("data")) if isinstance(said, dict) else []
+    data = [one for one in listed if isinstance(one.get("id"), str)]
+    if not data:
         return Answer("bad", "the answer is not a model list", latency_s)
-    return Answer("ok", "", latency_s, models)
+    return Answer("ok", "", latency_s, {**said, "data": data})
+
+
+class _NoHttp(Exception):
+    """What came is no HTTP, or more of it than anybody needs; a clause."""
 
 
 async def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
@@ -67,29 +79,42 @@ async def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
         writer.write(request.encode())
         await writer.drain()
         head = await reader.readuntil(b"\r\n\r\n")
-        status = int(head.split(b" ", 2)[1])
-        length = content_length(head)
-        if length is None:
-            body = await reader.read(BODY_LIMIT_BYTES)
-            while chunk := await reader.read(BODY_LIMIT_BYTES):
-                body += chunk
-        else:
-            body = await reader.readexactly(min(length, BODY_LIMIT_BYTES))
-        return status, body
-    except (ValueError, IndexError, asyncio.LimitOverrunError) as error:
-        raise OSError(f"not HTTP: {error}") from error
+        protocol, status_text = head.split(b"\r\n", 1)[0].decode("ascii", "replace").split()[:2]
+        status = ds4_json.count(status_text)
+        if not protocol.startswith("HTTP/1.") or status is None:
+            raise _NoHttp("it has no status")
+        if status != 200:
+            return status, b""
+        return status, await _body(reader, content_length(head))
+    except asyncio.LimitOverrunError as error:
+        raise _NoHttp("its head has no end") from error
+    except ValueError as error:
+        raise _NoHttp("its head makes no sense") from error
     finally:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
 
 
+async def _body(reader: asyncio.StreamReader, length: int | None) -> bytes:
+    """What is left of an answer, to its end or one byte beyond the limit."""
+    if length is not None:
+        return await reader.readexactly(min(length, BODY_LIMIT_BYTES + 1))
+    body = b""
+    while len(body) <= BODY_LIMIT_BYTES and (chunk := await reader.read(BODY_LIMIT_BYTES + 1 - len(body))):
+        body += chunk
+    return body
+
+
 def content_length(head: bytes) -> int | None:
-    """Content-Length of an HTTP head, None when it has none."""
+    """Content-Length of an HTTP head, None when it has none. Raises ValueError for what is no length."""
     for line in head.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
         if name.strip().lower() == b"content-length":
-            return int(value)
+            length = ds4_json.count(value.decode("ascii", "replace").strip())
+            if length is None:
+                raise ValueError("its length is none")
+            return length
     return None
 
 

@@ -12,7 +12,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from ds4fleet.tunnel import nearest, probe
+from ds4fleet.tunnel.link import Link
 from ds4fleet.tunnel.spec import TunnelSpec
+from tests.support import bounded, hostile
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -53,8 +55,8 @@ MODELS = b'{"data": [{"id": "m"}]}'
         (b"HTTP/1.1 200 OK\r\nContent-Length: 23\r\n\r\n" + MODELS, "ok", ""),
         (b"HTTP/1.1 503 Gone\r\n\r\n", "bad", "HTTP 503"),
         (b"HTTP/1.1 200 OK\r\n\r\n[]", "bad", "not a model list"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "closed", "not HTTP"),
-        (b"x" * 200_000, "closed", "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "bad", "not speak HTTP"),
+        (b"x" * 200_000, "bad", "not speak HTTP"),
         (b"", "closed", r"closed \(connection dropped\)$"),
     ],
 )
@@ -67,6 +69,48 @@ def test_every_answer_of_the_port_has_an_outcome(words: bytes, outcome: str, rea
     assert answer.outcome == outcome
 
     assert re.search(reason, answer.reason)
+
+
+ASK = """
+import asyncio, time
+from ds4fleet.tunnel import probe
+async def ask(port):
+    began = time.monotonic()
+    answer = await probe.ask(port, 1)
+    return [answer.outcome, answer.reason, time.monotonic() - began]
+tell({name: asyncio.run(ask(port)) for name, port in given.items()})
+"""
+
+
+def test_whatever_answers_is_known_for_what_it_is_in_time_and_in_a_clause() -> None:
+    with hostile.serving() as ports:
+        found = bounded.run(ASK, ports)
+    assert found.pop("good")[0] == "ok"
+    for name, (outcome, reason, took_s) in found.items():
+        assert outcome in ("bad", "closed", "silent") and "\n" not in reason and len(reason) < 120, name
+        # The deadline of the test's own child is what a hang would meet.
+        assert took_s < 20, name
+    assert found["deep"][1] == "the answer is nested deeper than 32 levels"
+    assert found["beyond-all-bounds"][1] == "the answer has a number beyond all bounds"
+    assert found["many-digits"][1] == "the answer has a number of 5000 digits"
+    assert found["endless-body"][1] == "the answer is longer than 1048576 bytes"
+
+
+@pytest.mark.parametrize("payload", [*hostile.BODIES.values(), b"5", b'"draining"'])
+def test_a_state_of_the_mac_that_is_none_changes_nothing(payload: bytes) -> None:
+    link = Link(TunnelSpec("sg-01", "127.0.0.1", "u", 1))
+    link._heard("ds4-state " + payload.decode(errors="replace"))
+    assert not link.draining
+    link._heard('ds4-state {"draining": true}')
+    assert link.draining
+
+
+def test_a_fault_of_ours_leaves_no_tunnel_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def get(*_: object) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(probe, "_get", get)
+    assert asyncio.run(probe.ask(1, 1)).reason == "the answer cannot be read (RecursionError)"
 
 
 def test_a_port_where_nobody_listens_is_told_in_the_systems_words() -> None:
