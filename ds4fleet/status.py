@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
 from rich.table import Table
 
@@ -15,10 +14,11 @@ from ds4fleet.console import table
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
 from ds4fleet.fleet import Host
 from ds4fleet.render import Paths, role_defaults
+from ds4fleet.role_code import ds4_json, ds4_models
 from ds4fleet.weights import macs
 
 _MORE_AT_ONCE_THAN_A_FLEET = 32
-#: Each answer stands between marks, so that no tool's output can be taken for another's.
+#: Each answer stands behind a mark of macs.hear, so that no tool's output can be taken for another's.
 _SCRIPT = """\
 mark() {{ printf '\\n@@%s\\n' "$1"; }}
 mark macos; /usr/bin/sw_vers -productVersion
@@ -26,7 +26,7 @@ mark boot; /usr/sbin/sysctl -n kern.boottime
 mark wired; /usr/sbin/sysctl -n iogpu.wired_limit_mb
 mark release; /usr/bin/readlink {root}/engine/current
 mark job; /bin/launchctl print system/com.ds4fleet.server 2>/dev/null
-mark models; /usr/bin/curl -sS -m 5 http://127.0.0.1:{port}/v1/models 2>/dev/null
+mark models; /usr/bin/curl -sS -m 5 http://127.0.0.1:{port}/v1/models 2>/dev/null | /usr/bin/head -c {most}
 mark guard; /bin/cat {root}/guard/stopped 2>/dev/null
 mark mounts; /usr/bin/head -c 4096 {mounts} 2>/dev/null
 mark limit; /usr/bin/head -c 4096 {wired} 2>/dev/null
@@ -59,29 +59,28 @@ def parse(host: Host, output: str) -> Status:
     """The status of a Mac from the script's output."""
     parts = dict(re.findall(r"^@@(\w+)\n(.*?)(?=\n@@|\Z)", output, re.M | re.S))
     text = {name: part.strip() for name, part in parts.items()}
-    booted = re.search(r"sec = (\d+)", text.get("boot", ""))
-    now = text.get("now", "")
-    job = re.search(r"^\s*state = (.+)$", text.get("job", ""), re.M)
-    pid = re.search(r"^\s*pid = (\d+)$", text.get("job", ""), re.M)
-    code = re.search(r"^\s*last exit code = (\d+)", text.get("job", ""), re.M)
-    try:
-        offered = json.loads(text.get("models", "") or "{}").get("data", [])
-    except ValueError:
-        offered = []
+    booted = re.search(r"sec = (\d{1,18})", text.get("boot", ""))
+    now_s = ds4_json.count(text.get("now"))
+    job = re.search(r"^\s*state = (.{1,100})$", text.get("job", ""), re.M)
+    pid = re.search(r"^\s*pid = (\d{1,18})$", text.get("job", ""), re.M)
+    code = re.search(r"^\s*last exit code = (\d{1,18})", text.get("job", ""), re.M)
+    offered, odd = _offered(text.get("models", ""))
     state = job[1] if job else ""
     trouble = ""
     if state and not offered:
         trouble = f"the job is '{state}' but the engine does not answer"
+        if odd:
+            trouble = f"the job is '{state}' but the answer at the engine's port {odd}"
         if code and code[1] != "0":
             trouble += f" (last exit code {code[1]})"
     boot = text.get("mounts", "") + "\n" + text.get("limit", "")
-    waits = re.findall(r"^reason=(.+)$", boot, re.M)
-    notes = re.findall(r"^note=(.+)$", boot, re.M)
+    waits = re.findall(r"^reason=(.{1,500})$", boot, re.M)
+    notes = re.findall(r"^note=(.{1,500})$", boot, re.M)
     if state and not offered and waits:
         trouble = "; ".join(waits)
     else:
         notes = waits + notes
-    stopped = re.search(r"^reason=(.+)$", text.get("guard", ""), re.M)
+    stopped = re.search(r"^reason=(.{1,500})$", text.get("guard", ""), re.M)
     if stopped and not offered:
         trouble = f"the guard stopped the engine: {stopped[1]}"
     return Status(
@@ -90,16 +89,24 @@ def parse(host: Host, output: str) -> Status:
         layer=host.layer,
         reachable=True,
         trouble=trouble,
-        macos=text.get("macos", ""),
-        up_s=int(now) - int(booted[1]) if booted and now.isdigit() else 0,
-        wired_limit_mib=int(text["wired"]) if text.get("wired", "").isdigit() else 0,
-        release=text.get("release", "").rpartition("/")[2],
+        macos=text.get("macos", "")[:40],
+        up_s=now_s - int(booted[1]) if booted and now_s else 0,
+        wired_limit_mib=ds4_json.count(text.get("wired")) or 0,
+        release=text.get("release", "").rpartition("/")[2][:80],
         job=state,
         pid=int(pid[1]) if pid else 0,
-        models=[str(model.get("id")) for model in offered],
+        models=[str(model["id"]) for model in offered],
         notes=notes,
-        context=max((int(model.get("context_length") or 0) for model in offered), default=0),
+        context=max((int(model["context_length"] or 0) for model in offered), default=0),
     )
+
+
+def _offered(body: str) -> tuple[list[dict[str, Any]], str]:
+    """(the models of a /v1/models body, what is wrong with it); nothing at all is wrong with no body."""
+    try:
+        return (ds4_models.parse(body), "") if body else ([], "")
+    except ds4_json.JsonError as error:
+        return [], str(error)
 
 
 def ask(host: Host) -> Status:
@@ -109,26 +116,14 @@ def ask(host: Host) -> Status:
     script = _SCRIPT.format(
         root=paths.root,
         port=settings["ds4_port"],
+        most=ds4_json.MAX_BYTES + 1,
         mounts=paths.boot_state("mounts"),
         wired=paths.boot_state("wired"),
     )
-    argv = [*macs.ssh_argv(host), "/bin/sh -s"]
-    silent = Status(host.name, host.region, host.layer, reachable=False)
-    try:
-        done = subprocess.run(
-            argv,
-            input=script,
-            capture_output=True,
-            text=True,
-            timeout=3 * macs.CONNECT_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Status(**{**asdict(silent), "trouble": "logged in, then silent"})
-    if "@@now" not in done.stdout:
-        lines = done.stderr.strip().splitlines() or ["no answer"]
-        return Status(**{**asdict(silent), "trouble": lines[-1]})
-    return parse(host, done.stdout)
+    answer, why = macs.hear(host, script)
+    if "@@now" not in answer:
+        return Status(host.name, host.region, host.layer, reachable=False, trouble=why)
+    return parse(host, answer)
 
 
 def ask_all(hosts: Sequence[Host]) -> list[Status]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from typing import Any
 from ds4fleet.catalogue import Catalogue, load
 from ds4fleet.fleet import Host
 from ds4fleet.render import Paths
+from ds4fleet.role_code import ds4_json
 from ds4fleet.upgrade.rollout import Version
 from ds4fleet.upgrade.switch import folder
-from ds4fleet.weights.macs import ask
+from ds4fleet.weights.macs import ANSWER_BYTES, ask
 
 #: Each answer stands behind its mark. All of it may be read by everybody, so sudo is not needed.
 _SCRIPT = """\
@@ -112,14 +112,14 @@ def _before(state: Mapping[str, Any] | None, known: Catalogue) -> Version | None
         config = (state or {})["proof"]["server"]["config_path"]
         entry = next(item for item in (state or {})["files"] if item["path"] == config)
         text = base64.b64decode(entry["base64"]).decode() if "base64" in entry else entry["content"]
-    except (KeyError, StopIteration, ValueError):
+    except (KeyError, StopIteration, ValueError, TypeError):
         return None
     return version_of(text, known)
 
 
 def _json(text: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(text)
-    except ValueError:
+        found: dict[str, Any] = ds4_json.mapping(text, max_bytes=ANSWER_BYTES)
+    except ds4_json.JsonError:
         return None
-    return found if isinstance(found, dict) else None
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,15 @@ from rich.table import Table
 from ds4fleet import console, playbook
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, OperatorError
 from ds4fleet.fleet import Fleet, Host
+from ds4fleet.role_code import ds4_json
 from ds4fleet.upgrade import rollout
 from ds4fleet.upgrade import run as upgrade
 from ds4fleet.weights import macs
 
 GB = 10**9
 MB = 10**6
+#: What a Mac may have reported of its files.
+REPORT_BYTES = 16 * 1024 * 1024
 #: Between two looks at how far the Macs are.
 LOOK_S = 2
 #: ds4_shelf.STATUS in the role.
@@ -187,16 +189,32 @@ def gather(hosts: Sequence[str], folder: Path) -> Report:
         if not path.exists():
             report.silent.append(host)
             continue
-        told = json.loads(path.read_text())
-        if "files" not in told:
-            report.refusals[host] = str(told.get("msg", "it failed"))
+        try:
+            told = ds4_json.mapping(path.read_bytes(), max_bytes=REPORT_BYTES)
+            if "files" not in told:
+                report.refusals[host] = str(told.get("msg", "it failed"))
+                continue
+            findings = [_finding(host, file) for file in told["files"]]
+            safe, held_by = bool(told["safe_mode"]), str(told["held_by"] or "")
+        except (ds4_json.JsonError, KeyError, TypeError):
+            report.refusals[host] = "what it reported makes no sense"
             continue
-        if told["safe_mode"]:
+        if safe:
             report.safe.append(host)
-        if told["held_by"]:
-            report.refusals[host] = str(told["held_by"])
-        report.findings.extend(Finding(host=host, **file) for file in told["files"])
+        if held_by:
+            report.refusals[host] = held_by
+        report.findings.extend(findings)
     return report
+
+
+def _finding(host: str, told: Mapping[str, Any]) -> Finding:
+    """One file as a Mac tells of it. Raises KeyError or TypeError."""
+    size = ds4_json.count(told["bytes"])
+    used = told.get("used", [])
+    if size is None or not isinstance(used, list):
+        raise TypeError("not a finding")
+    words = [str(told["name"]), str(told["state"]), str(told.get("why", ""))]
+    return Finding(host, words[0], size, words[1], words[2], [str(one) for one in used])
 
 
 def _watch(hosts: Sequence[Host], running: subprocess.Popen[bytes]) -> None:
@@ -211,16 +229,20 @@ def _progress(hosts: Sequence[Host], answers: Sequence[str]) -> Table:
     shown = console.table("", "host", "reads", "done", "of", "rate")
     for host, answer in zip(hosts, answers, strict=True):
         try:
-            said: Mapping[str, Any] = json.loads(answer)
-        except ValueError:
+            said = ds4_json.mapping(answer)
+        except ds4_json.JsonError:
+            said = {}
+        numbers = ("done_bytes", "total_bytes", "bytes_per_s")
+        done, total, rate = (ds4_json.count(said.get(name)) or 0 for name in numbers)
+        if not total:
             shown.add_row(host.name, "-", "-", "-", "-")
             continue
         shown.add_row(
             host.name,
-            str(said["file"]),
-            f"{100 * said['done_bytes'] / max(1, said['total_bytes']):.1f} %",
-            f"{said['total_bytes'] / GB:,.2f} GB",
-            f"{said['bytes_per_s'] / MB:,.0f} MB/s",
+            ds4_json.text(said.get("file"), 200),
+            f"{100 * done / total:.1f} %",
+            f"{total / GB:,.2f} GB",
+            f"{rate / MB:,.0f} MB/s",
         )
     return shown
 

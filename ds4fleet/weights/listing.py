@@ -68,7 +68,7 @@ def files_of(host: str, output: str) -> list[File]:
     links = dict(re.findall(r"^@@(current|previous) (.+)$", listed, re.M))
     found = []
     for size, inode, seconds, name, stamp in re.findall(
-        r"^@@file (\d+) (\d+) (\d+) (.+)\n((?:\w+=.*\n)*)", listed, re.M
+        r"^@@file (\d{1,18}) (\d{1,18}) (\d{1,18}) (.+)\n((?:\w+=.*\n)*)", listed, re.M
     ):
         facts = dict(line.split("=", 1) for line in stamp.splitlines())
         stamped = (facts.get("size_bytes"), facts.get("inode"), facts.get("mtime_ns", "")[:-9])

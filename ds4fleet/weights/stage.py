@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from rich.live import Live
 from rich.table import Table
@@ -14,6 +12,7 @@ from rich.table import Table
 from ds4fleet import console
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.fleet import Fleet, Host
+from ds4fleet.role_code import ds4_json
 from ds4fleet.weights import macs
 from ds4fleet.weights.relay import FOLDER
 
@@ -25,6 +24,8 @@ SILENT_S = 10
 LOST_S = 300
 OVER = ("done", "failed", "aborted", "-")
 LOST = {"no answer", "stopped"}
+#: Of each text that a Mac's status has.
+WORDS_LETTERS = 500
 MB = 10**6
 GB = 10**9
 
@@ -115,21 +116,28 @@ def line_of(host: str, output: str) -> Line:
     if not mark:
         return Line(host, "no answer")
     try:
-        said: Mapping[str, Any] = json.loads(text)
-    except ValueError:
+        said = ds4_json.mapping(text)
+    except ds4_json.JsonError:
         return Line(host, "-")
-    state = str(said["state"])
-    if state not in OVER and int(now) - int(said["updated_at"]) > SILENT_S:
+
+    def count(name: str) -> int:
+        return int(ds4_json.count(said.get(name)) or 0)
+
+    def words(name: str) -> str:
+        return str(ds4_json.text(said.get(name), WORDS_LETTERS))
+
+    state = words("state") or "-"
+    if state not in OVER and (ds4_json.count(now.strip()) or 0) - count("updated_at") > SILENT_S:
         state = "stopped"
     return Line(
         host,
         state,
-        str(said["file"]),
-        int(said["done_bytes"]),
-        int(said["total_bytes"]),
-        int(said["bytes_per_s"]),
-        str(said["source"]),
-        str(said["error"] or said["reason"]),
+        words("file"),
+        count("done_bytes"),
+        count("total_bytes"),
+        count("bytes_per_s"),
+        words("source"),
+        words("error") or words("reason"),
     )
 
 

@@ -42,6 +42,7 @@ def once(answer: bytes) -> Callable[[Say], None]:
 
 
 KIB = b" " * 1024
+RANGE = b"HTTP/1.1 206 Part\r\nContent-Range: bytes 0-3999/4000\r\n"
 #: What never ends, or ends otherwise than it should.
 STREAMS: dict[str, Callable[[Say], None]] = {
     "endless-body": endless(JSON + b"\r\n[", KIB * 64),
@@ -58,6 +59,9 @@ STREAMS: dict[str, Callable[[Say], None]] = {
     "endless-chunk-size": endless(JSON + b"Transfer-Encoding: chunked\r\n\r\n", b"0" * 65536),
     "bad-chunk-size": once(JSON + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
     "huge-chunk": endless(JSON + b"Transfer-Encoding: chunked\r\n\r\nffffffffffff\r\n", KIB * 64),
+    "endless-range": endless(RANGE + b"\r\n", KIB * 64),
+    "trickle-range": endless(RANGE + b"Content-Length: 4000\r\n\r\n", b" ", TRICKLE_S),
+    "odd-range": once(b"HTTP/1.1 206 Part\r\nContent-Range: bytes 0-1/" + b"9" * 5000 + b"\r\n\r\n{}"),
     "short-body": once(JSON + b"Content-Length: 100\r\n\r\n{}"),
     "odd-length": once(JSON + b"Content-Length: -5\r\n\r\n{}"),
     "long-length": once(JSON + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n{}"),

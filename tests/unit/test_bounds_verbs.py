@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ds4fleet import status
 from ds4fleet.agents.clients import Server
+from ds4fleet.catalogue import load
+from ds4fleet.fleet import Host
+from ds4fleet.upgrade import look
+from ds4fleet.weights import care, listing, macs, stage
 from tests.support import bounded, hostile
 
 CHECK = """
@@ -90,3 +96,99 @@ def test_the_demo_asks_nobody_who_offers_no_model_and_ends_with_a_sentence(ports
 def test_no_client_is_set_up_by_a_list_that_none_could_use(entry: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="the model list"):
         Server.from_models("sg-01", "http://127.0.0.1:1", {"data": [entry]})
+
+
+ADD = """
+from ds4fleet.errors import OperatorError
+from ds4fleet.weights import add
+add.TIMEOUT_S, found = 1, {}
+for name, port in given.items():
+    for path in ("x.gguf", "a/b/resolve/main/x.gguf"):
+        try:
+            found[f"{name} {path}"] = add.from_url(f"http://127.0.0.1:{port}/{path}").size_bytes
+        except OperatorError as error:
+            found[f"{name} {path}"] = error.sentence
+tell(found)
+"""
+
+
+def test_a_hub_that_keeps_to_no_limit_cannot_be_read(ports: dict[str, int]) -> None:
+    found = bounded.run(ADD, ports)
+    for name, sentence in found.items():
+        assert "cannot be read: " in str(sentence) and len(sentence) < 250 and "\n" not in sentence, name
+    assert found["endless-range x.gguf"].endswith("an answer of more than 1048576 bytes")
+    assert found["trickle-range x.gguf"].endswith("no whole answer within 1 s")
+
+
+#: What a Mac's shell may say, as programs of Python in the place of ssh.
+SHELLS = {
+    "endless": "while True: out.write(b'x' * 65536)",
+    "endless errors": "while True: sys.stderr.write('x' * 65536)",
+    "trickle": "while True: out.write(b'x'); out.flush(); time.sleep(0.05)",
+    "no UTF-8": "out.write(b'\\xff\\xfe' * 100)",
+    "nothing": "",
+    "refused": "sys.exit('sg-01: Permission denied (publickey).')",
+}
+HEAR = """
+from ds4fleet import status
+from ds4fleet.fleet import Host
+from ds4fleet.weights import macs
+macs.ANSWER_TIMEOUT_S = 1
+host, found = Host("sg-01", "singapore", {}), {}
+for name, program in given.items():
+    code = "import sys, time\\nout = sys.stdout.buffer\\n" + program
+    macs.ssh_argv = lambda host, code=code: [sys.executable, "-c", code]
+    found[name] = [status.ask(host).trouble, macs.ask([host], ["true"])[0]]
+tell(found)
+"""
+#: What a file or an answer on a Mac may hold in the place of what a verb looks for.
+ODD = [
+    *(body.decode(errors="replace") for body in hostile.BODIES.values()),
+    '{"state": 5, "file": [], "done_bytes": 1e3, "total_bytes": -1, "bytes_per_s": "x", "updated_at": {}}',
+    '{"state": "fetching", "updated_at": 99999999999999999999}',
+    '{"files": 5, "safe_mode": 1, "held_by": []}',
+    '{"files": [5], "safe_mode": false, "held_by": ""}',
+    '{"proof": {"server": {"config_path": "x"}}, "files": ["path"]}',
+    '{"proof": [], "files": {}}',
+]
+
+
+def test_a_mac_that_says_too_much_or_nothing_is_silent_with_a_reason() -> None:
+    found = bounded.run(HEAR, SHELLS)
+    assert found["endless"] == ["it said more than 4,194,304 bytes", ""]
+    assert found["endless errors"] == ["it said more than 4,194,304 bytes", ""]
+    assert found["trickle"] == ["logged in, then silent", ""]
+    assert found["nothing"] == ["no answer", ""]
+    assert found["refused"] == ["sg-01: Permission denied (publickey).", ""]
+    assert found["no UTF-8"][0] == "no answer"
+
+
+def test_a_file_or_an_engine_cannot_answer_another_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "it").write_text("x\n@@guard\nreason=none\n@@now 5\n")
+    monkeypatch.setattr(macs, "ssh_argv", lambda host: ["/bin/sh", "-c", "exec /bin/sh -s"])
+    script = f"printf '@@models\\n'; cat {tmp_path}/it; printf '@@now\\n'"
+    assert macs.ask([Host("a", "r", {})], [script]) == [
+        "@@models\nx\n@ @guard\nreason=none\n@ @now 5\n@@now\n"
+    ]
+
+
+@pytest.mark.parametrize("text", ODD, ids=lambda text: text[:20])
+def test_no_verb_ends_with_a_traceback_of_what_a_mac_says(text: str, tmp_path: Path) -> None:
+    host = Host("a", "r", {})
+    answers = "".join(
+        f"\n@@{name}\n{text}" for name in ("lock", "journal", "previous", "drain", "conf", "end")
+    )
+    look.parse(host, answers, load())
+    assert stage.line_of("a", f"{text}\n@@now 5").host == "a"
+    stage.show([stage.line_of("a", f"{text}\n@@now 5")])
+    care._progress([host], [text])
+    (tmp_path / "a.json").write_text(text)
+    assert care.gather(["a"], tmp_path).exit_code != 0
+    found = status.parse(
+        host, f"\n@@boot\nsec = {text}\n@@job\nstate = running\n@@models\n{text}\n@@now\n{text}"
+    )
+    assert "\n" not in found.trouble
+    assert status.show([found]).row_count == 1
+    listing.files_of("a", f"@@file {'9' * 5000} 1 1 x\n@@served\n{text}\n@@planned\n{text}")
