@@ -92,9 +92,9 @@ def status(_: Context, host: str = "", region: str = "", limit: str = "", json: 
     else:
         console.out.print(library.show(found))
         for line in library.troubles(found):
-            console.out.print(console.escape(line), style="red", soft_wrap=True)
+            console.out.print(line, style="red", soft_wrap=True)
         for line in library.notes(found):
-            console.out.print(console.escape(line), style="yellow", soft_wrap=True)
+            console.out.print(line, style="yellow", soft_wrap=True)
     sys.exit(library.exit_code(found))
 
 

@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 import struct
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,10 +271,8 @@ def _change(fleet: Fleet, before: Access, after: Access, what: str, places: Sequ
     else:
         old = ACCESS_FILE.read_text() if ACCESS_FILE.exists() else ""
         name = os.path.relpath(ACCESS_FILE, CHECKOUT)
-        sys.stdout.writelines(
-            difflib.unified_diff(old.splitlines(True), render(after).splitlines(True), name, name)
-        )
-        sys.stdout.flush()
+        lines = difflib.unified_diff(old.splitlines(True), render(after).splitlines(True), name, name)
+        console.write("".join(lines))
     hosts = [host.name for host in fleet if host.name in left]
     if not console.confirm(f"Apply this on {', '.join(hosts) or 'no host'}?", yes=yes):
         console.out.print("nothing was changed")

@@ -1,4 +1,9 @@
-"""What the operator sees: one console for people, JSON for machines, one line for an error."""
+"""What the operator sees: one console for people, JSON for machines, one line for an error.
+
+This is the border for all text of Macs, engines, peers and file names: what is printed here is taken
+literally. There is no markup, and nothing that a terminal would obey gets through (ds4_plain); colours are
+given beside a text, by `style` or `styled`.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +11,88 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.role_code import ds4_plain
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+
+class PlainConsole(Console):
+    """rich's console, for text that others wrote."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A string as it is measured and shown."""
+        return super().render_str(ds4_plain.text(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Everything goes through here, what came as Text too; rich's own control codes are apart from it."""
+        for segment in super().render(renderable, options):
+            shown = segment.text if segment.control else ds4_plain.text(segment.text)
+            yield segment if shown == segment.text else Segment(shown, segment.style)
+
+
+class PlainTable(Table):
+    """A table whose cells are one line each, and nothing but their letters."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Strings are taken literally; `styled` gives one a colour."""
+        super().add_row(*(styled(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
 #: Where people read. Wide enough for a fleet's table when nobody looks (a pipe, a log).
-out = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 140)
+out = PlainConsole(soft_wrap=False, width=None if sys.stdout.isatty() else 140)
 #: Where errors and hints go, so that --json stays clean.
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = PlainConsole(stderr=True, soft_wrap=True)
 
 
-def table(title: str, *columns: str) -> Table:
+def table(title: str, *columns: str) -> PlainTable:
     """An empty table in the house's look."""
-    made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    made = PlainTable(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
 
 
+def styled(text: object, style: str = "") -> Text:
+    """One line of a text in a style of rich (`red`, `bold cyan`); nothing of it is markup."""
+    return Text(ds4_plain.line(text), style=style)
+
+
+def write(text: str, *, error: bool = False) -> None:
+    """A block as it is, without wrapping: a file, a difference, a command to be copied."""
+    stream = sys.stderr if error else sys.stdout
+    stream.write(ds4_plain.text(text))
+    stream.flush()
+
+
+def line(text: object) -> str:
+    """A text of others as a part of a line: its own line breaks stand there as letters."""
+    return str(ds4_plain.line(text))
+
+
 def print_json(value: Any) -> None:
     """`value` as JSON on standard output, nothing else."""
-    sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+    print_json_line(value, indent=2, sort_keys=True)
+
+
+def print_json_line(value: Any, **layout: Any) -> None:
+    """The same on one line, for who reads one after the other."""
+    # The one sign beyond the letters of ASCII that JSON leaves as it is.
+    text = json.dumps(value, default=str, **layout).replace("\x7f", "\\u007f")
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def confirm(question: str, *, yes: bool = False) -> bool:
@@ -42,20 +101,15 @@ def confirm(question: str, *, yes: bool = False) -> bool:
         return True
     if not sys.stdin.isatty():
         raise OperatorError(f"{question} Nobody is there to ask: add --yes.", exit_code=EXIT_USAGE)
-    return out.input(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
+    return out.input(f"{question} [y/N] ", markup=False, emoji=False).strip().lower() in {"y", "yes"}
 
 
 def report(error: OperatorError) -> int:
     """Prints the error's sentence (and its detail when DS4_VERBOSE is set); returns the exit code."""
-    err.print(f"[bold red]error:[/] {escape(error.sentence)}")
+    err.print(Text.assemble(("error:", "bold red"), " ", ds4_plain.text(error.sentence)))
     if error.detail and os.environ.get("DS4_VERBOSE"):
-        err.print(escape(error.detail.rstrip()))
+        err.print(error.detail.rstrip())
     return error.exit_code
-
-
-def escape(text: str) -> str:
-    """Text from elsewhere, safe to print between rich's markup."""
-    return text.replace("[", "\\[")
 
 
 def operator_errors(function: Callable[P, R]) -> Callable[P, R]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ds4fleet import locales
-from ds4fleet.console import escape, operator_errors, out, table
+from ds4fleet.console import operator_errors, out, styled, table
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host, ansible_environment
 from ds4fleet.lab import container
@@ -57,7 +57,7 @@ class Demo:
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[None]:
         """A context that says what comes and remembers how long it took."""
-        out.print(f"\n[bold cyan]{len(self.steps) + 1}. {title}[/]")
+        out.print(f"\n{len(self.steps) + 1}. {title}", style="bold cyan")
         start = time.monotonic()
         yield
         self.steps.append(Step(title, time.monotonic() - start))
@@ -71,7 +71,7 @@ def environment() -> dict[str, str]:
 
 def run(command: str, extra: Mapping[str, str] | None = None) -> None:
     """Runs a command as typed, output shown as it comes. Raises OperatorError when it fails."""
-    out.print(f"[bold]$ {escape(command)}[/]")
+    out.print(f"$ {command}", style="bold")
     done = subprocess.run(command.split(), cwd=CHECKOUT, env={**environment(), **(extra or {})}, check=False)
     if done.returncode != 0:
         raise OperatorError(
@@ -99,7 +99,7 @@ def tunnel(host: Host) -> Iterator[str]:
         yield endpoint
         return
     command = f"fab tunnel --host {host.name}"
-    out.print(f"[bold]$ {command}[/]")
+    out.print(f"$ {command}", style="bold")
     child = subprocess.Popen(
         command.split(),
         cwd=CHECKOUT,
@@ -136,7 +136,7 @@ def tunnel(host: Host) -> Iterator[str]:
 def tell(lines: Iterable[str], up: threading.Event) -> None:
     """Prints what `fab tunnel` says; `up` is set once it says that the engine answers."""
     for line in lines:
-        out.print(escape(line.rstrip("\n")), soft_wrap=True)
+        out.print(line.rstrip("\n"), soft_wrap=True)
         if TUNNEL_UP in line:
             up.set()
 
@@ -210,7 +210,7 @@ def _pieces(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def ask(endpoint: str) -> None:
     """Sends the prompt and prints the answer as it streams, with the time to its first piece."""
-    out.print(f"[dim]{PROMPT}[/]")
+    out.print(PROMPT, style="dim")
     start = time.monotonic()
     first: float | None = None
     pieces = 0
@@ -220,13 +220,14 @@ def ask(endpoint: str) -> None:
         pieces += 1
         if before and kind != before:
             out.print()
-        out.print(escape(piece), end="", style="dim italic" if kind == "thought" else "bold", soft_wrap=True)
+        out.print(piece, end="", style="dim italic" if kind == "thought" else "bold", soft_wrap=True)
         before = kind
     out.print()
     if first is None:
         raise OperatorError(f"The engine at {endpoint} answered with nothing.")
     out.print(
-        f"[dim]{pieces} pieces, the first after {first:.2f} s, all in {time.monotonic() - start:.1f} s[/]"
+        f"{pieces} pieces, the first after {first:.2f} s, all in {time.monotonic() - start:.1f} s",
+        style="dim",
     )
 
 
@@ -244,7 +245,7 @@ def closing_table(fleet: Fleet, record: Mapping[str, Mapping[str, Any]], asked: 
         limit = (plan.get("memory") or {}).get("wired_limit_mib") or 0
         serves = plan.get("role") in {"serve", "stream"}
         shown.add_row(
-            f"[bold]{host.name}[/]" if host.name == asked else host.name,
+            styled(host.name, "bold" if host.name == asked else ""),
             str(plan.get("role") or "-"),
             model,
             f"{context:,}" if context else "-",
@@ -252,7 +253,7 @@ def closing_table(fleet: Fleet, record: Mapping[str, Mapping[str, Any]], asked: 
             f"{limit:,} MiB" if limit else "stock",
             f"http://127.0.0.1:{host.tunnel_port}/v1" if serves else "-",
             f"{outcome['seconds']:.0f}",
-            str(len(outcome["changed"])) if not outcome["stopped"] else escape(outcome["stopped"]),
+            str(len(outcome["changed"])) if not outcome["stopped"] else outcome["stopped"],
         )
     out.print(shown)
 
@@ -270,7 +271,7 @@ def serving(fleet: Fleet, record: Mapping[str, Mapping[str, Any]]) -> Host:
 def main() -> None:
     """Runs the demo; leaves the lab up. On macOS it runs itself in a Linux container."""
     if container.wanted():
-        sys.exit(container.run(["make", "demo"], say=lambda line: out.print(f"[bold]$ {escape(line)}[/]")))
+        sys.exit(container.run(["make", "demo"], say=lambda line: out.print(f"$ {line}", style="bold")))
     locales.use_one_that_exists()
     demo = Demo()
     with demo.step("Boot simulated Macs: bare, as a rental hands them over"):

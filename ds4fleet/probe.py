@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ds4fleet.lab import stock
+from ds4fleet.markdown import block, code, inline
 
 DISKUTIL = "ds4fleet/lab/commands/diskutil.py"
 PARSERS = "roles/ds4/module_utils/ds4_parse.py"
@@ -117,8 +118,10 @@ def report(
     lines = [
         f"# Probe of {host}",
         "",
-        f"{machine.get('model')}, {machine.get('chip')}, macOS {macos.get('version')} "
-        f"({macos.get('build')}), {observation.get('observed_at')}. "
+        inline(
+            f"{machine.get('model')}, {machine.get('chip')}, macOS {macos.get('version')} "
+            f"({macos.get('build')}), {observation.get('observed_at')}. "
+        )
         + (
             "With trials on a volume, a daemon and a user."
             if write
@@ -131,26 +134,26 @@ def report(
     if found:
         lines += ["| what | assumed | found | change |", "| --- | --- | --- | --- |"]
         lines += [
-            f"| {one.name} | {_cell(one.assumed)} | {_cell(one.found)} | {one.change} |" for one in found
+            f"| {inline(one.name)} | {inline(one.assumed)} | {inline(one.found)} | {one.change} |"
+            for one in found
         ]
     else:
         lines.append("None.")
     lines += ["", "## Answers", ""]
-    lines += [f"- {name}: {_text(value)}" for name, value in sorted(told["answers"].items())] or ["None."]
+    lines += [_item(name, value) for name, value in sorted(told["answers"].items())] or ["None."]
     lines += ["", "## Also seen", ""]
-    lines += [f"- {name}: {_text(value)}" for name, value in sorted(told["findings"].items())]
+    lines += [_item(name, value) for name, value in sorted(told["findings"].items())]
     lines += ["", "## Not answered", ""]
-    lines += [f"- {name}: {why}" for name, why in sorted(told["unanswered"].items())] or ["Nothing."]
+    lines += [_item(name, why) for name, why in sorted(told["unanswered"].items())] or ["Nothing."]
     lines += ["", f"## Parsers: {len(told['parsers'])} commands", ""]
     for parser in told["parsers"]:
         verdict = parser["problem"] or "fits"
-        lines.append(f"- `{parser['command']}` (status {parser['rc']}): {verdict}")
+        lines.append(f"- {code(parser['command'])} (status {inline(parser['rc'])}): {inline(verdict)}")
         for stream in ("out", "err"):
             if parser[stream]:
-                lines += ["", f"  {stream}, for a recording:", "", "  ```text"]
-                lines += [f"  {line}" for line in parser[stream].splitlines()] + ["  ```", ""]
+                lines += ["", f"  {stream}, for a recording:", "", *block(parser[stream], "  "), ""]
     if told["left"]:
-        lines += ["", "## Left behind", "", *(f"- {what}" for what in told["left"])]
+        lines += ["", "## Left behind", "", *(f"- {inline(what)}" for what in told["left"])]
     return "\n".join(lines) + "\n"
 
 
@@ -158,5 +161,5 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _item(name: str, value: Any) -> str:
+    return f"- {inline(name)}: {inline(_text(value))}"

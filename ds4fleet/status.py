@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ds4fleet.console import table
+from ds4fleet.console import line, styled, table
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
 from ds4fleet.fleet import Host
 from ds4fleet.render import Paths, role_defaults
@@ -145,9 +145,9 @@ def show(found: Sequence[Status]) -> Table:
     shown = table("", *columns)
     for status in found:
         if not status.reachable:
-            shown.add_row(status.host, status.region, status.layer, "[red]no answer[/]")
+            shown.add_row(status.host, status.region, status.layer, styled("no answer", "red"))
             continue
-        serves = ", ".join(status.models) or ("[red]no answer[/]" if status.trouble else "-")
+        serves = ", ".join(status.models) or (styled("no answer", "red") if status.trouble else "-")
         shown.add_row(
             status.host,
             status.region,
@@ -165,12 +165,12 @@ def show(found: Sequence[Status]) -> Table:
 
 def troubles(found: Sequence[Status]) -> list[str]:
     """One line for each Mac that is not well, to stand below the table."""
-    return [f"{status.host}: {status.trouble}" for status in found if status.trouble]
+    return [f"{status.host}: {line(status.trouble)}" for status in found if status.trouble]
 
 
 def notes(found: Sequence[Status]) -> list[str]:
     """One line for each thing worth knowing of a Mac, to stand below its troubles."""
-    return [f"{status.host}: {note}" for status in found for note in status.notes]
+    return [f"{status.host}: {line(note)}" for status in found for note in status.notes]
 
 
 def _span(seconds: int) -> str:

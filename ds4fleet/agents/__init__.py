@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +42,7 @@ def run(
         raise OperatorError(f"Which client? --client {'|'.join(CLIENTS)}, or --check.", exit_code=EXIT_USAGE)
     server = find_server(host, region)
     for note in server.notes:
-        console.err.print(console.escape(note), soft_wrap=True)
+        console.err.print(note, soft_wrap=True)
     if check:
         return _check(server)
     setup = _noting_proxies(CLIENTS[client](server, Path.home()))
@@ -153,16 +152,16 @@ def _show(setup: Setup) -> None:
         mark = "#" if target.form == "toml" else "//"
         lines += [f"{mark} {target.path}", rendered(target).rstrip(), ""]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in setup.environment.items()]
-    sys.stdout.write("\n".join(lines).rstrip() + "\n")
+    console.write("\n".join(lines).rstrip() + "\n")
     if setup.files:
         console.err.print("add --write to merge this into your files (the difference is shown first)")
     _hints(setup)
 
 
 def _hints(setup: Setup) -> None:
-    console.err.print(f"start: {console.escape(setup.start)}")
+    console.err.print(f"start: {setup.start}")
     for note in setup.notes:
-        console.err.print(console.escape(note))
+        console.err.print(note)
 
 
 def _write(client: str, setup: Setup, yes: bool) -> int:
@@ -176,8 +175,7 @@ def _write(client: str, setup: Setup, yes: bool) -> int:
         console.out.print(f"{client}: nothing to change")
         return 0
     for change in changes:
-        sys.stdout.write(change.diff())
-    sys.stdout.flush()
+        console.write(change.diff())
     if not console.confirm("Write this?", yes=yes):
         console.out.print("nothing was written")
         return EXIT_FAILED
@@ -195,12 +193,12 @@ def _check(server: Server) -> int:
     for result in checking.run(server):
         good &= result.ok
         first = f"{result.first_s * 1000:.0f} ms" if result.first_s is not None else ""
-        mark = "[green]works[/]" if result.ok else "[red]fails[/]"
-        table.add_row(result.name, mark, first, f"{result.total_s:.1f} s", console.escape(result.note))
+        mark = console.styled("works", "green") if result.ok else console.styled("fails", "red")
+        table.add_row(result.name, mark, first, f"{result.total_s:.1f} s", result.note)
     proxy = proxies.taken_by(os.environ)
     if proxy:
         good = False
         said = f"{proxy} takes agents elsewhere: set NO_PROXY=127.0.0.1,localhost too"
-        table.add_row("proxy", "[red]fails[/]", "", "", console.escape(said))
+        table.add_row("proxy", console.styled("fails", "red"), "", "", said)
     console.out.print(table)
     return 0 if good else EXIT_FAILED

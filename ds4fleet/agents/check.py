@@ -192,9 +192,9 @@ def _tool_call(api: Api, server: Server) -> tuple[float | None, str]:
     if not call.get("id") or call["function"]["name"] != TOOL["name"]:
         raise Failed("the call has no id or another name")
     try:
-        json.loads(call["function"]["arguments"])
-    except ValueError as error:
-        raise Failed(f"the call's arguments are no JSON: {error}") from error
+        ds4_json.mapping(call["function"]["arguments"])
+    except ds4_json.JsonError as error:
+        raise Failed(f"what the call has for arguments {error}") from error
     answered = [
         *messages,
         {key: value for key, value in first.items() if value is not None},

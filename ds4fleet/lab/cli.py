@@ -87,7 +87,7 @@ def _in_container(verb: str, limit: str, from_facts: Path | None) -> int:
         words += ["--limit", limit]
     if from_facts:
         words += ["--from", container.inside(from_facts)]
-    return container.run(words, say=lambda line: console.out.print(f"$ {console.escape(line)}"), stays=True)
+    return container.run(words, say=lambda line: console.out.print(f"$ {line}"), stays=True)
 
 
 def specs(limit: str = "") -> list[HostSpec]:
@@ -216,6 +216,6 @@ def _timed(text: str, action: Callable[[], None]) -> None:
 def _table(rows: Sequence[MacStatus]) -> None:
     table = Table("host", "region", "address", "state", "boots", "faults", box=None)
     for row in rows:
-        state = "[green]up[/]" if row.running else "[red]off[/]"
+        state = console.styled("up", "green") if row.running else console.styled("off", "red")
         table.add_row(row.name, row.region, row.address, state, str(row.boots), ", ".join(row.faults))
     console.out.print(table)

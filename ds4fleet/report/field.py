@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ds4fleet import console
 from ds4fleet.catalogue import Catalogue
 from ds4fleet.errors import EXIT_USAGE
 from ds4fleet.estimate import default_catalogue
@@ -239,20 +240,20 @@ def main(argv: Sequence[str]) -> int:
     0 when that is at least 97 %, EXIT_USAGE without a readable file.
     """
     if len(argv) != 1:
-        print("usage: python -m ds4fleet.report.field REPORTS.json", file=sys.stderr)
+        console.err.print("usage: python -m ds4fleet.report.field REPORTS.json")
         return EXIT_USAGE
     try:
         reports = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        print(f"{argv[0]} cannot be read: {error}", file=sys.stderr)
+        console.err.print(f"{argv[0]} cannot be read: {error}")
         return EXIT_USAGE
     agree, differ, aside = judge_all(reports)
     for title, group in (("agrees", agree), ("DIFFERS", differ), ("aside", aside)):
         for one in group:
-            print(f"{title:8} {one.label}: {one.observed!r}; {one.predicted or '-'}: {one.why}")
+            console.write(f"{title:8} {one.label}: {one.observed!r}; {one.predicted or '-'}: {one.why}\n")
     judged = len(agree) + len(differ)
     share = 100 * len(agree) / judged if judged else 100.0
-    print(f"{len(agree)} of {judged} judged reports agree ({share:.1f} %), {len(aside)} put aside")
+    console.write(f"{len(agree)} of {judged} judged reports agree ({share:.1f} %), {len(aside)} put aside\n")
     return 0 if share >= 97 else 1
 
 

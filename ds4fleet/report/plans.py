@@ -4,7 +4,6 @@ could do.
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,12 @@ from ds4fleet.fleet import Fleet, Host
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.types import HostPlan
 from ds4fleet.report import what_if as purchase
+from ds4fleet.role_code import ds4_json
 
 #: Where `fab observe` keeps what it saw; used when it is there, so that limits and disks are the live ones.
 FACTS = Path("facts")
+#: Of one Mac; a Mac wrote what is in it.
+FACTS_BYTES = 16 * 1024 * 1024
 GB = 10**9
 
 
@@ -80,10 +82,10 @@ def observation(facts: Path, name: str) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        data = json_module.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise OperatorError(f"{path} is not JSON; observe again (fab observe) or remove it") from None
-    seen = data.get("observation", data) if isinstance(data, dict) else None
+        data = ds4_json.mapping(path.read_bytes(), max_bytes=FACTS_BYTES)
+    except ds4_json.JsonError as error:
+        raise OperatorError(f"{path} {error}; observe again (fab observe) or remove it") from None
+    seen = data.get("observation", data)
     if not isinstance(seen, dict) or "memory" not in seen:
         raise OperatorError(f"{path} is not an observation; observe again (fab observe) or remove it")
     return seen
@@ -95,9 +97,9 @@ def print_plans(plans: Sequence[HostPlan]) -> None:
     for title, pick in (("Refused", "refusals"), ("Differences", "differences"), ("To know", "warnings")):
         lines = list(dict.fromkeys(_said(plan, text) for plan in plans for text in getattr(plan, pick)))
         if lines:
-            console.out.print(f"\n[bold]{title}[/]")
+            console.out.print(f"\n{title}", style="bold")
             for line in lines:
-                console.out.print(f"  {console.escape(line)}")
+                console.out.print(f"  {console.line(line)}")
     if any(plan.speed for plan in plans):
         console.out.print(
             "\nSpeeds were published elsewhere for the same chip, not measured here"

@@ -51,7 +51,7 @@ def open_tunnel(
     if dry_run:
         ipv6 = ports.has_ipv6_loopback()
         for spec in specs:
-            sys.stdout.write(ssh.printable(ssh.command(spec, ssh.client_version(), ipv6)) + "\n")
+            console.write(ssh.printable(ssh.command(spec, ssh.client_version(), ipv6)) + "\n")
         return 0
     if keep:
         _refuse_held(specs, endpoint)
@@ -148,9 +148,9 @@ def _introduce(job: Job) -> None:
         rows.insert(0, (job.endpoint.name, job.endpoint.url, "--region"))
         commands.insert(0, "")
     for (name, url, option), command in zip(rows, commands, strict=True):
-        console.out.print(f"[bold]{name}[/]  {url}/v1", soft_wrap=True)
+        console.out.print(console.styled(name, "bold"), f" {url}/v1", soft_wrap=True)
         if command:
-            console.out.print(f"  ssh   {console.escape(command)}", soft_wrap=True)
+            console.out.print(f"  ssh   {command}", soft_wrap=True)
         how = f"fab tunnel.stop {option} {name}"
         console.out.print(f"  stop  {how if job.background else f'Ctrl-C here, or {how}'}", soft_wrap=True)
 
@@ -187,7 +187,7 @@ def _endpoint_already(endpoint: EndpointSpec) -> bool:
 
 def _in_foreground(job: Job) -> int:
     def say(name: str, text: str) -> None:
-        console.out.print(f"{time.strftime('%H:%M:%S')} {name}: {console.escape(text)}", soft_wrap=True)
+        console.out.print(f"{time.strftime('%H:%M:%S')} {name}: {console.line(text)}", soft_wrap=True)
 
     async def hold() -> list[str]:
         holder = Holder(job, say)
@@ -273,7 +273,7 @@ def _report_when_settled(job: Job, alive: Callable[[], None]) -> int:
         time.sleep(0.05)  # polls a process of ours, bounded by the deadline
     for tunnel in tunnels:
         note = f": {tunnel['reason']}" if tunnel["reason"] else ""
-        console.out.print(f"{tunnel['name']}: {tunnel['state']}{console.escape(note)}", soft_wrap=True)
+        console.out.print(f"{tunnel['name']}: {tunnel['state']}{console.line(note)}", soft_wrap=True)
     up = [tunnel for tunnel in tunnels if tunnel["state"] == State.UP.value]
     fine = len(up) == len(names) or (job.endpoint is not None and bool(up))
     return 0 if fine else EXIT_UNREACHABLE

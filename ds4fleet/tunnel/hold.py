@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ds4fleet.tunnel import home, ports
+from ds4fleet.tunnel import ds4_plain, home, ports
 from ds4fleet.tunnel.endpoint import Endpoint, EndpointSpec
 from ds4fleet.tunnel.link import Link
 from ds4fleet.tunnel.machine import Policy, State
@@ -203,8 +203,8 @@ class Holder:
     def _note(self, name: str, text: str) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         with contextlib.suppress(OSError):  # a full disk must not end a tunnel
-            home.write_log(name, f"{stamp} {text}")
-        self.say(name, text)
+            home.write_log(name, f"{stamp} {ds4_plain.line(text)}")
+        self.say(name, ds4_plain.line(text))
 
     # -- the control socket -------------------------------------------------------------------------------
 
@@ -252,7 +252,7 @@ def main() -> int:
         try:
             await Holder(job).run()
         except Taken as error:
-            sys.stderr.write(f"{error}\n")
+            sys.stderr.write(f"{ds4_plain.line(error)}\n")
             return 1
         return 0
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import ds4_plain
 from .endpoint import Endpoint, EndpointSpec
 from .link import Link
 from .machine import State
@@ -65,7 +66,7 @@ def _log(name: str, text: str) -> None:
     # launchd opens its log for appending, so it can be emptied in place; nobody else rotates it.
     if os.fstat(sys.stdout.fileno()).st_size > LOG_LIMIT_BYTES:
         os.ftruncate(sys.stdout.fileno(), 0)
-    sys.stdout.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {name}: {text}\n")
+    sys.stdout.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {name}: {ds4_plain.line(text)}\n")
     sys.stdout.flush()
 
 

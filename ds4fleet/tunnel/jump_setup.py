@@ -127,7 +127,7 @@ def _reachable(hosts: Sequence[Host]) -> list[Host]:
         try:
             host_key_lines(host)
         except OperatorError as error:
-            console.err.print(console.escape(f"left out: {error}"), soft_wrap=True)
+            console.err.print(f"left out: {error}", soft_wrap=True)
         else:
             known.append(host)
     if not known:

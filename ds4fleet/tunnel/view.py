@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as encoding
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,8 +28,7 @@ def status(names: Sequence[str] = (), json: bool = False, watch: bool = False) -
     if json:
         while watch:
             tunnels, endpoints = everything(names)
-            sys.stdout.write(encoding.dumps({"tunnels": tunnels, "endpoints": endpoints}) + "\n")
-            sys.stdout.flush()
+            console.print_json_line({"tunnels": tunnels, "endpoints": endpoints})
             time.sleep(WATCH_EVERY_S)  # the pace of a display, not a wait for something
         tunnels, endpoints = everything(names)
         console.print_json({"tunnels": tunnels, "endpoints": endpoints})
@@ -61,9 +58,8 @@ def logs(names: Sequence[str] = (), lines: int = 40, follow: bool = False) -> in
         text = path.read_text(errors="replace")
         offsets[path] = len(text.encode())
         for line in text.splitlines()[-lines:]:
-            sys.stdout.write(f"{path.stem}: {line}\n")
+            console.write(f"{path.stem}: {console.line(line)}\n")
     while follow:
-        sys.stdout.flush()
         time.sleep(WATCH_EVERY_S)  # the pace of a display, not a wait for something
         for path, offset in offsets.items():
             size = path.stat().st_size if path.exists() else 0
@@ -72,7 +68,7 @@ def logs(names: Sequence[str] = (), lines: int = 40, follow: bool = False) -> in
                 news = log.read()
             offsets[path] = size
             for line in news.decode(errors="replace").splitlines():
-                sys.stdout.write(f"{path.stem}: {line}\n")
+                console.write(f"{path.stem}: {console.line(line)}\n")
     return 0
 
 
@@ -105,7 +101,7 @@ def show_nearest(hosts: Iterable[Host], json: bool = False) -> int:
         table = console.table("", "region", "round trip", "nearest host", "")
         for row in rows:
             trip = f"{row.rtt_s * 1000:.1f} ms" if row.rtt_s is not None else "-"
-            table.add_row(row.region, trip, row.name, console.escape(row.reason))
+            table.add_row(row.region, trip, row.name, row.reason)
         console.out.print(table)
     return 0 if any(row.rtt_s is not None for row in rows) else EXIT_UNREACHABLE
 
@@ -131,11 +127,11 @@ def _status_table(names: Sequence[str]) -> Table:
         last = ", ".join(tunnel["models"]) if tunnel["state"] == State.UP.value else tunnel["reason"]
         table.add_row(
             tunnel["name"],
-            f"[{colour}]{state}[/]",
+            console.styled(state, colour),
             _duration(tunnel["for_s"]),
             f"{tunnel['endpoint']}/v1",
             latency,
-            console.escape(last),
+            last,
             f"pid {tunnel['pid']}",
         )
     return table

@@ -43,7 +43,7 @@ def show_plan(planned: Rollout) -> Table:
         f" of switching in {len(planned.waves)} waves of at most {_macs(most)},"
         " and what answers under way take"
     )
-    shown.caption = "\n".join([summary, *(console.escape(note) for note in planned.notes)])
+    shown.caption = "\n".join([summary, *planned.notes])
     shown.caption_justify = "left"
     return shown
 
@@ -162,7 +162,7 @@ def show(record: Mapping[str, Any]) -> Table:
             figure(before.get("headroom_mib")),
             figure(after.get("headroom_mib")),
             str(mac["reverts"]),
-            console.escape(str(mac["why"]).partition("\n")[0]),
+            str(mac["why"]).partition("\n")[0],
         )
     for skip in record["skipped"]:
         shown.add_row(skip["host"], "skipped", skip["reason"])
@@ -182,7 +182,7 @@ def show_macs(looks: Sequence[Look], run_id: str) -> Table:
     shown = console.table("", "host", "serves", "last switch", "", "lock")
     for one in looks:
         if not one.reachable:
-            shown.add_row(one.host, "[red]no answer[/]")
+            shown.add_row(one.host, console.styled("no answer", "red"))
             continue
         state = f"{one.phase}{', drained' if one.drained else ''}" if one.phase or one.drained else "-"
         held = str(one.lock) if one.lock else "-"
@@ -191,7 +191,7 @@ def show_macs(looks: Sequence[Look], run_id: str) -> Table:
             one.serves.short() if one.serves else "-",
             one.run_id or "-",
             state,
-            f"[yellow]{console.escape(held)}[/]" if one.lock and one.lock.run_id != run_id else held,
+            console.styled(held, "yellow" if one.lock and one.lock.run_id != run_id else ""),
         )
     return shown
 

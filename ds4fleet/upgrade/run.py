@@ -181,7 +181,7 @@ def abort(
     if not json:
         for host, why in left.items():
             told = f"{host}: {KEEPS_ITS_LOCK}" if host in silent else f"{host}: {why}"
-            console.out.print(console.escape(told), style="red", soft_wrap=True)
+            console.out.print(console.line(told), style="red", soft_wrap=True)
     return EXIT_UNREACHABLE if silent else EXIT_FAILED if left else 0
 
 
@@ -204,7 +204,7 @@ def status(*, limit: str = "", json: bool = False, root: Path = ROLLOUTS) -> int
     else:
         console.out.print("No rollout was started from here yet.")
     if held:
-        console.out.print(console.escape(f"The lock here: {held}."))
+        console.out.print(f"The lock here: {held}.")
     console.out.print(reports.show_macs(looks, record["run_id"] if record else ""))
     return 0
 
@@ -332,7 +332,7 @@ def _print(record: Mapping[str, Any]) -> None:
     console.out.print(reports.show(record))
     why = reports.reason(record)
     if why:
-        console.out.print(console.escape(why), soft_wrap=True)
+        console.out.print(console.line(why), soft_wrap=True)
 
 
 def _last(root: Path) -> Journal:

@@ -69,7 +69,7 @@ def add(where: str, *, model_id: str, quant: str = "", hashed: bool = False, jso
     if json_out:
         console.print_json({"models": {model_id: entry}, "unknown": unknown})
         return 0
-    console.out.print(render(model_id, entry, unknown), markup=False, soft_wrap=True, end="")
+    console.out.print(render(model_id, entry, unknown), soft_wrap=True, end="")
     return 0
 
 

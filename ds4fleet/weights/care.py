@@ -77,7 +77,7 @@ def verify(
     _show(report, json_out, "")
     if not json_out:
         for sentence in advice(report.findings):
-            console.out.print(console.escape(sentence), style="red", soft_wrap=True)
+            console.out.print(console.line(sentence), style="red", soft_wrap=True)
     return report.exit_code
 
 
@@ -254,13 +254,13 @@ def _show(report: Report, json_out: bool, caption: str) -> None:
     shown = console.table("", "host", "file", "size", "state", "why", "used by")
     for one in report.findings:
         size, used = f"{one.bytes / GB:,.2f} GB", ", ".join(one.used) or "-"
-        shown.add_row(one.host, one.name, size, one.state, console.escape(one.why) or "-", used)
+        shown.add_row(one.host, one.name, size, one.state, one.why or "-", used)
     shown.caption, shown.caption_justify = caption or None, "left"
     console.out.print(shown)
     for host in report.silent:
         console.out.print(f"{host}: no answer", style="red")
     for host, sentence in report.refusals.items():
-        console.out.print(f"{host}: {console.escape(sentence)}", style="red", soft_wrap=True)
+        console.out.print(f"{host}: {console.line(sentence)}", style="red", soft_wrap=True)
 
 
 def _summary(findings: Sequence[Finding], state: str) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ds4fleet.fleet import CHECKOUT, Host
-from ds4fleet.role_code import ds4_seed
+from ds4fleet.role_code import ds4_output, ds4_peer, ds4_plain, ds4_seed
 from ds4fleet.tunnel.home import state_dir
 from ds4fleet.weights import macs
 from ds4fleet.weights.relay import FOLDER
@@ -33,6 +33,8 @@ from ds4fleet.weights.sources import PUSHED, directory_of
 #: Failed connections in a row for so long end the push; the Mac waits about as long (ds4_route).
 PATIENCE_S = 1200
 LONGEST_PAUSE_S = 30
+#: Of what ssh says when it ends.
+SAID_BYTES = 4096
 #: Until the order has to be on the Mac: all Macs get theirs in one step of the play.
 ORDER_S = 300
 #: Variables of a host that say how it is reached.
@@ -182,21 +184,36 @@ def connect(one: Errand, local: str, script: str, over: threading.Event) -> int:
     options = ["ExitOnForwardFailure=yes", "ServerAliveInterval=5", "ServerAliveCountMax=3", "Compression=no"]
     words = [word for option in options for word in ("-o", option)]
     # sshd does not replace the socket that a lost connection has left.
-    gone = subprocess.run(
-        [*macs.ssh_argv(one.host), f"/bin/rm -f {one.socket}"], stdin=subprocess.DEVNULL, check=False
+    gone = ds4_output.run(
+        [*macs.ssh_argv(one.host), f"/bin/rm -f {one.socket}"],
+        macs.ANSWER_TIMEOUT_S,
+        max_bytes=SAID_BYTES,
+        only_end=True,
     )
     if gone.returncode:
-        return gone.returncode
+        tell(one, "ssh", (gone.stderr.strip().splitlines() or ["no answer"])[-1])
+        return int(gone.returncode)
     way = [*macs.ssh_argv(one.host, *words, "-R", f"{one.socket}:{local}"), "/bin/sh -s"]
-    with subprocess.Popen(way, stdin=subprocess.PIPE, text=True) as ssh:
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(way, stdin=pipe, stdout=nowhere, stderr=pipe, bufsize=0) as ssh:
         assert ssh.stdin is not None
+        said = ds4_peer.Tail()
+        said.follow(ssh.stderr)
         with contextlib.suppress(BrokenPipeError):
-            ssh.stdin.write(script)
+            ssh.stdin.write(script.encode())
             ssh.stdin.close()
         while ssh.poll() is None:
             if over.wait(0.5):
                 ssh.terminate()
+        if ssh.returncode and said.last():
+            tell(one, "ssh", said.last())
         return ssh.returncode
+
+
+def tell(one: Errand, what: str, sentence: str) -> None:
+    """A line of the log."""
+    stamp = time.strftime("%F %T")
+    print(f"{stamp} {one.host.name} {one.order_id}: {what}: {ds4_plain.line(sentence)}", flush=True)
 
 
 @contextlib.contextmanager
@@ -231,7 +248,7 @@ def main() -> None:
 
     def end(one: Errand) -> None:
         how = run(one, over)
-        print(f"{time.strftime('%F %T')} {one.host.name} {one.order_id}: {how}", flush=True)
+        tell(one, "end", how)
 
     threads = [threading.Thread(target=end, args=(one,)) for one in errands]
     for thread in threads:

@@ -155,7 +155,7 @@ def show(lines: Sequence[Line]) -> Table:
             f"{line.bytes_per_s / MB:,.1f} MB/s" if line.bytes_per_s else "-",
             time_left,
             line.source or "-",
-            console.escape(line.note),
+            line.note,
         )
     return shown
 

@@ -11,7 +11,9 @@ short_description: Tell the lab from real Macs, and sum a run up in one table
 description:
   - At the start of a playbook prints which of its hosts are simulated and which are real.
   - At its end prints one line per planned host, with role, model, context, and what changed or was refused.
-  - Leaves the default output of Ansible as it is.
+  - Leaves the default output of Ansible as it is, except that nothing which a Mac, an engine or a file name
+    puts into it does anything at the terminal; control characters and marks that turn text around are shown
+    escaped, as C(\x1b).
 requirements:
   - enable in configuration (C(callbacks_enabled))
 options:
@@ -37,8 +39,9 @@ from ansible.release import __version__  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ds4fleet import payloads, settings  # noqa: E402
+from ds4fleet import ansible_output, payloads, settings  # noqa: E402
 from ds4fleet.plan.make import watch  # noqa: E402
+from ds4fleet.role_code import ds4_plain  # noqa: E402
 
 HEAD = ("host", "role", "model", "context", "result")
 
@@ -95,6 +98,7 @@ class Outcome:
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as left-aligned lines; the last column keeps its length."""
+    rows = [[ds4_plain.line(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     lines = []
     for row in rows:
@@ -144,6 +148,7 @@ class CallbackModule(CallbackBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        ansible_output.guard(self._display)
         self._shown: dict[str, str] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._code = ""

@@ -85,7 +85,7 @@ def test_an_engine_that_answers_works(results: Any) -> None:
             "tool call",
             ("/v1/chat/completions", False, True),
             message(tool_calls=[{"id": "1", "function": {"name": "get_weather", "arguments": "{"}}]),
-            "no JSON",
+            "not JSON",
         ),
         (
             "responses",

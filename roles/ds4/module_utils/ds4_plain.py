@@ -28,7 +28,9 @@ def _name(found):
         return "\\n"
     if number == 9:
         return "\\t"
-    return "\\x%02x" % number if number < 256 else "\\u%04x" % number if number < 65536 else "\\U%08x" % number
+    return (
+        "\\x%02x" % number if number < 256 else "\\u%04x" % number if number < 65536 else "\\U%08x" % number
+    )
 
 
 def text(value):
@@ -40,14 +42,3 @@ def line(value, most=None):
     """One line, of at most so many characters: nothing of it does anything."""
     shown = _SIGN_OR_BREAK.sub(_name, str(value))
     return shown if most is None or len(shown) <= most else shown[: most - 1] + "\u2026"
-
-
-def each(value):
-    """The same value with all the texts in its lists and dicts as text() shows them."""
-    if isinstance(value, str):
-        return text(value)
-    if isinstance(value, (list, tuple)):
-        return [each(one) for one in value]
-    if isinstance(value, dict):
-        return {each(name): each(one) for name, one in value.items()}
-    return value

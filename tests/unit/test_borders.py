@@ -1,0 +1,149 @@
+"""The borders are the only ways in and out: what others say is read within limits, and shown escaped.
+
+Found by reading the source; what a border lets through is the matter of its own tests.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CONTROLLER = sorted(
+    path
+    for path in [*Path("ds4fleet").rglob("*.py"), *Path("plugins").rglob("*.py"), Path("tasks.py")]
+    # Simulated Macs say what they are told to; what is seen of them goes through the verbs.
+    if not path.is_relative_to("ds4fleet/lab")
+)
+ON_THE_MAC = [
+    path
+    for name in ("library", "module_utils", "files")
+    for path in sorted(Path("roles/ds4", name).glob("*.py"))
+]
+BOTH = [*CONTROLLER, *ON_THE_MAC]
+
+#: Who may write to a stream by itself, and what: (file, function).
+WRITERS = {
+    ("ds4fleet/command_line.py", "check"): "how a verb is written",
+    ("ds4fleet/console.py", "write"): "the border",
+    ("ds4fleet/console.py", "print_json_line"): "the border for JSON",
+    ("ds4fleet/tunnel/hold.py", "hold"): "a line that ds4_plain has seen, into the log of the background",
+    ("ds4fleet/tunnel/jump.py", "_log"): "a line that ds4_plain has seen, into launchd's log",
+    ("ds4fleet/tunnel/jump.py", "main"): "its own configuration, into launchd's log",
+    ("ds4fleet/weights/push.py", "tell"): "a line that ds4_plain has seen, into the log of what is pushed",
+}
+#: Who may let a program use the terminal itself, and why that is no way around the border: (file, function).
+INHERITING = {
+    ("ds4fleet/access.py", "apply"): "ansible-playbook, whose display is guarded",
+    ("ds4fleet/demo.py", "run"): "our own commands",
+    ("ds4fleet/demo.py", "tunnel"): "errors of fab tunnel",
+    ("ds4fleet/observe.py", "run"): "ansible-playbook, whose display is guarded",
+    ("ds4fleet/tunnel/jump_setup.py", "_playbook"): "ansible-playbook, whose display is guarded",
+    ("ds4fleet/upgrade/play.py", "ansible"): "ansible-playbook, whose display is guarded",
+    ("ds4fleet/weights/macs.py", "play"): "ansible-playbook, whose display is guarded",
+}
+#: Who may parse JSON without limits, as this machine's or root's own files and processes wrote it.
+OWN_JSON = {
+    "ds4fleet/demo.py": "the record of our own run",
+    "ds4fleet/fleet.py": "ansible-inventory",
+    "ds4fleet/report/field.py": "a file that a developer names",
+    "ds4fleet/speed.py": "data of the package",
+    "ds4fleet/agents/jsonc.py": "configuration files of the operator",
+    "ds4fleet/tunnel/hold.py": "the job, and the control socket of this user",
+    "ds4fleet/tunnel/home.py": "records and control sockets of this user",
+    "ds4fleet/tunnel/jump.py": "its own configuration",
+    "ds4fleet/upgrade/play.py": "the record of our own run",
+    "ds4fleet/upgrade/rollout.py": "journals of the controller",
+    "ds4fleet/upgrade/situation.py": "facts that the playbook has just written",
+    "ds4fleet/weights/push.py": "the order on standard input",
+    "plugins/callback/ds4_banner.py": "a copy of what is in memory",
+    "plugins/action/ds4_plan.py": "a copy of what is in memory",
+    "roles/ds4/files/ds4-guard.py": "its own state",
+    "roles/ds4/library/ds4_observe.py": "root's own files",
+    "roles/ds4/library/ds4_stage.py": "root's own files",
+    "roles/ds4/module_utils/ds4_chunks.py": "root's own journal",
+    "roles/ds4/module_utils/ds4_fetch.py": "root's own order",
+    "roles/ds4/module_utils/ds4_json.py": "the border",
+    "roles/ds4/module_utils/ds4_part.py": "root's own journal",
+    "roles/ds4/module_utils/ds4_questions.py": "a script of ours that asks Metal",
+    "roles/ds4/module_utils/ds4_release.py": "root's own marker",
+    "roles/ds4/module_utils/ds4_seed.py": "root's own order",
+    "roles/ds4/module_utils/ds4_switch_state.py": "root's own files",
+}
+
+
+def calls(path: Path) -> Iterator[tuple[str, str, ast.Call]]:
+    """(innermost function around it or "", dotted name of what is called, the call) of a file."""
+
+    def walk(node: ast.AST, within: str) -> Iterator[tuple[str, str, ast.Call]]:
+        for child in ast.iter_child_nodes(node):
+            inner = child.name if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) else within
+            if isinstance(child, ast.Call):
+                yield inner, ast.unparse(child.func), child
+            yield from walk(child, inner)
+
+    return walk(ast.parse(path.read_text()), "")
+
+
+@pytest.mark.parametrize("path", CONTROLLER, ids=str)
+class TestWhatIsShown:
+    def test_nothing_writes_to_a_stream_but_the_border(self, path: Path) -> None:
+        streams = {
+            f"sys.{stream}.{verb}" for stream in ("stdout", "stderr") for verb in ("write", "writelines")
+        }
+        streams |= {f"sys.{stream}.buffer.write" for stream in ("stdout", "stderr")} | {"print"}
+        writers = {within for within, name, _call in calls(path) if name in streams}
+        assert {within for within in writers if (str(path), within) not in WRITERS} == set()
+
+    def test_there_is_one_kind_of_console_and_of_table(self, path: Path) -> None:
+        if path == Path("ds4fleet/console.py"):
+            return
+        made = {name.rpartition(".")[2] for _within, name, _call in calls(path)}
+        assert (
+            made & {"Console", "Table", "from_markup", "from_ansi", "Panel", "Prompt", "render_markup"}
+            == set()
+        )
+        assert not any(one.arg in ("markup", "emoji") for *_, call in calls(path) for one in call.keywords)
+
+    def test_colours_stand_beside_a_text_and_not_in_it(self, path: Path) -> None:
+        texts = [one.value for one in ast.walk(ast.parse(path.read_text())) if isinstance(one, ast.Constant)]
+        assert [text for text in texts if isinstance(text, str) and ("[/]" in text or "[/bold" in text)] == []
+
+    def test_no_program_gets_the_terminal_but_those_that_are_guarded(self, path: Path) -> None:
+        inheriting = set()
+        for within, name, call in calls(path):
+            given = {one.arg for one in call.keywords}
+            if name in ("os.system", "subprocess.call", "subprocess.check_call", "os.execvp", "pty.spawn"):
+                inheriting.add(within)
+            if name in ("subprocess.run", "subprocess.Popen", "asyncio.create_subprocess_exec"):
+                taken = "capture_output" in given or {"stdout", "stderr"} <= given
+                if not taken and (str(path), within) not in INHERITING:
+                    inheriting.add(within)
+        assert inheriting == set()
+
+
+@pytest.mark.parametrize("path", BOTH, ids=str)
+class TestWhatIsRead:
+    def test_json_of_others_is_parsed_within_limits(self, path: Path) -> None:
+        parsers = {"json.load", "json.loads", "json_module.loads", "json_module.load", "encoding.loads"}
+        if any(name in parsers for _within, name, _call in calls(path)):
+            assert str(path) in OWN_JSON
+
+    def test_http_is_read_within_limits(self, path: Path) -> None:
+        if path.name == "ds4_http.py":
+            return
+        readers = {"HTTPConnection", "HTTPSConnection", "urlopen", "urlretrieve", "build_opener"}
+        assert {name.rpartition(".")[2] for _within, name, _call in calls(path)} & readers == set()
+
+
+def test_the_lists_name_nobody_who_is_gone() -> None:
+    named = {path for path, _function in (*WRITERS, *INHERITING)} | set(OWN_JSON)
+    assert {name for name in named if not Path(name).exists()} == set()
+    for path, function in (*WRITERS, *INHERITING):
+        assert any(within == function for within, _name, _call in calls(Path(path))), (path, function)
+    for path in OWN_JSON:
+        assert any(
+            name.rpartition(".")[2] in ("load", "loads") for _within, name, _call in calls(Path(path))
+        ), path
