@@ -24,7 +24,7 @@ import yaml
 from ds4fleet import console
 from ds4fleet.catalogue import Catalogue, Family, load
 from ds4fleet.errors import EXIT_REFUSED, EXIT_USAGE, OperatorError
-from ds4fleet.role_code import ds4_gguf, ds4_http, ds4_origin
+from ds4fleet.role_code import ds4_gguf, ds4_http, ds4_json, ds4_origin
 
 #: As much of a file as is read. What tells the family comes before the vocabulary, which fills the rest of it
 #: in published files: data of Flash q2 begins at byte 5,333,824, and the tensors are the last of its header.
@@ -238,8 +238,8 @@ def from_url(url: str) -> Found:
         url = f"{hub[1]}/{hub[2]}/resolve/{hub[3]}/{hub[4]}"
     said = _head(url) if hub else {}
     head, size = _first(url)
-    linked = str(said.get("x-linked-size", ""))
-    if linked.isdigit() and int(linked) != size:
+    linked = ds4_json.count(said.get("x-linked-size"))
+    if linked is not None and linked != size:
         raise OperatorError(f"{url}: the hub says {linked} bytes, what it delivers has {size}")
     digest = _SHA256.match(str(said.get("x-linked-etag", "")))
     return Found(
