@@ -106,7 +106,7 @@ def confirm(question: str, *, yes: bool = False) -> bool:
 
 def report(error: OperatorError) -> int:
     """Prints the error's sentence (and its detail when DS4_VERBOSE is set); returns the exit code."""
-    err.print(Text.assemble(("error:", "bold red"), " ", ds4_plain.text(error.sentence)))
+    err.print(Text.assemble(("error:", "bold red"), " ", ds4_plain.line(error.sentence)))
     if error.detail and os.environ.get("DS4_VERBOSE"):
         err.print(error.detail.rstrip())
     return error.exit_code

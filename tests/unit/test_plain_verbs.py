@@ -82,8 +82,9 @@ class TestTheConsole:
 
     def test_an_error_and_its_detail(self, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DS4_VERBOSE", "1")
-        console.report(OperatorError(EVIL, detail=EVIL_LINES))
-        assert is_safe(said := shown()) and holds(said) and said.startswith("error: ")
+        console.report(OperatorError(EVIL_LINES, detail=EVIL))
+        assert is_safe(said := shown()) and holds(said)
+        assert said.startswith("error: ") and said.count("\n") == 2
 
     def test_a_question(self, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
