@@ -13,6 +13,7 @@ import pytest
 
 from ds4fleet.tunnel import nearest, probe
 from ds4fleet.tunnel.link import Link
+from ds4fleet.tunnel.machine import State
 from ds4fleet.tunnel.spec import TunnelSpec
 from tests.support import bounded, hostile
 
@@ -161,3 +162,19 @@ def test_a_host_that_takes_the_connection_and_says_nothing_holds_nobody_up(
     assert (first.name, first.reason) == ("there", "")
     assert (last.name, last.rtt_s) == ("mute", None)
     assert "no answer within" in last.reason
+
+
+@pytest.mark.parametrize("outcome", ["bad", "closed", "silent", "ok"])
+def test_no_answer_leaves_a_tunnel_at_connecting(outcome: str) -> None:
+    async def states() -> tuple[State, State]:
+        link = Link(TunnelSpec("sg-01", "127.0.0.1", "u", 1))
+        link.machine.start(link._now())
+        link.machine.knock_answered(link._now())
+        before = link.state
+        link._digest(probe.Answer(outcome, "why", 0.1, {"data": [{"id": "m"}]}))
+        link._events.get_nowait()()
+        return before, link.state
+
+    before, after = asyncio.run(states())
+    assert before is State.CONNECTING
+    assert after is (State.UP if outcome == "ok" else State.UNHEALTHY)
