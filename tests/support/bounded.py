@@ -13,10 +13,11 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 MEMORY_BYTES = 400 * 1024 * 1024
 TIME_S = 60
-_HEAD = """
+#: What the code may count on.
+HEAD = """
 import json, sys
 import ansible.module_utils
-ansible.module_utils.__path__.append({folder!r})
+ansible.module_utils.__path__.append("roles/ds4/module_utils")
 given = json.loads(sys.argv[1])
 tell = lambda value: print("TOLD" + json.dumps(value))
 """
@@ -25,9 +26,8 @@ tell = lambda value: print("TOLD" + json.dumps(value))
 def run(code: str, given: Any = None) -> Any:
     """What `code` gives to its function `tell`. It finds `given`, the role's module_utils and the checkout's
     packages. Fails with what it said when it told nothing."""
-    head = _HEAD.format(folder=str(ROOT / "roles" / "ds4" / "module_utils"))
     done = subprocess.run(
-        [sys.executable, "-c", head + code, json.dumps(given)],
+        [sys.executable, "-c", HEAD + code, json.dumps(given)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,

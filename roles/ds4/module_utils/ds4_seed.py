@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 
@@ -31,6 +32,9 @@ POLL_S = 0.02
 READ_BYTES = 1024 * 1024
 #: A request is the name of a file and a number.
 MAX_REQUEST = 4096
+#: As a peer takes chunks (ds4_peer), so they are given.
+SLOWEST_BYTES_PER_S = 16 * 1024
+BEGIN_S = 60
 #: Whose receiver still works on it: these states wait, the others have ended.
 AT_WORK = ("starting", "fetching", "proving", "paused")
 
@@ -38,6 +42,17 @@ AT_WORK = ("starting", "fetching", "proving", "paused")
 def requests(stream):
     """The lines of a stream, each as it comes; one beyond MAX_REQUEST is cut off, and is no request then."""
     return iter(lambda: stream.readline(MAX_REQUEST), b"")
+
+
+@contextlib.contextmanager
+def in_time(count):
+    """Ends this process when so many bytes are not taken at SLOWEST_BYTES_PER_S: who asked and does not read
+    keeps no slot."""
+    signal.alarm(int(BEGIN_S + count / SLOWEST_BYTES_PER_S))
+    try:
+        yield
+    finally:
+        signal.alarm(0)
 
 
 class Offered:
@@ -73,12 +88,21 @@ class Offered:
 class Seed:
     """One session. `folder` holds order.json, status.json and slots/."""
 
-    def __init__(self, folder, requests, answers, clock=time.time, wait=time.sleep):
+    def __init__(
+        self,
+        folder,
+        requests,
+        answers,
+        clock=time.time,
+        wait=time.sleep,
+        in_time=lambda count: contextlib.nullcontext(),
+    ):
         self.folder = folder
         self.requests = requests
         self.answers = answers
         self.clock = clock
         self.wait = wait
+        self.in_time = in_time
         self.slots = 0
         self.offered = {}
 
@@ -139,7 +163,7 @@ class Seed:
             uncached(handle)
             if digest is None:
                 digest = hashlib.sha256(os.pread(handle, length, start)).hexdigest()
-            with self._slot(index):
+            with self._slot(index), self.in_time(length):
                 self._say({"index": index, "length": length, "sha256": digest})
                 at = start
                 while at < start + length:
@@ -207,5 +231,5 @@ class Seed:
 def main(folder=FOLDER):
     # The other side is gone, or a file that was offered: who asked sees the end of the line.
     with contextlib.suppress(OSError):
-        Seed(folder, requests(sys.stdin.buffer), sys.stdout.buffer).serve()
+        Seed(folder, requests(sys.stdin.buffer), sys.stdout.buffer, in_time=in_time).serve()
     os._exit(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 from email.message import Message
 
@@ -88,6 +89,32 @@ def test_a_seed_answers_what_is_no_request_with_one_line(tmp_path, request_line)
     asked, said = io.BytesIO(request_line + b"\n"), io.BytesIO()
     ds4_seed.Seed(str(tmp_path), ds4_seed.requests(asked), said).serve()
     assert json.loads(said.getvalue()) == {"error": "not a request"}
+
+
+SEED = """
+import pathlib, subprocess
+folder = pathlib.Path(given["folder"])
+(folder / "slots").mkdir()
+(folder / "slots" / "0").touch()
+(folder / "w").write_bytes(bytes(1 << 20))
+wanted = {"name": "w", "path": str(folder / "w"), "sha256": None, "bytes": 1 << 20}
+(folder / "order.json").write_text(json.dumps({"seed_slots": 1, "chunk_bytes": 1 << 20, "files": [wanted]}))
+code = given["head"] + '''
+from ansible.module_utils import ds4_seed
+ds4_seed.BEGIN_S, ds4_seed.SLOWEST_BYTES_PER_S = 1, 1 << 30
+ds4_seed.Offered.is_proven = lambda self: True
+ds4_seed.main(sys.argv[2])
+'''
+argv = [sys.executable, "-c", code, "{}", str(folder)]
+seed = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+seed.stdin.write(b'{"name": "w", "index": 0}\\n')
+seed.stdin.flush()
+tell(seed.wait(30))
+"""
+
+
+def test_who_asks_and_does_not_read_keeps_no_slot(tmp_path) -> None:
+    assert bounded.run(SEED, {"head": bounded.HEAD, "folder": str(tmp_path)}) == -signal.SIGALRM
 
 
 def test_a_mirror_that_keeps_to_no_limit_is_given_up_in_a_clause() -> None:
