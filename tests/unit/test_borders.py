@@ -36,19 +36,17 @@ WRITERS = {
 }
 #: Who may let a program use the terminal itself, and why that is no way around the border: (file, function).
 INHERITING = {
-    ("ds4fleet/access.py", "apply"): "ansible-playbook, whose display is guarded",
     ("ds4fleet/demo.py", "run"): "our own commands",
     ("ds4fleet/demo.py", "tunnel"): "errors of fab tunnel",
-    ("ds4fleet/observe.py", "run"): "ansible-playbook, whose display is guarded",
-    ("ds4fleet/tunnel/jump_setup.py", "_playbook"): "ansible-playbook, whose display is guarded",
-    ("ds4fleet/upgrade/play.py", "ansible"): "ansible-playbook, whose display is guarded",
-    ("ds4fleet/weights/macs.py", "play"): "ansible-playbook, whose display is guarded",
+    ("ds4fleet/playbook.py", "running"): "ansible-playbook, whose display is guarded",
 }
 #: Who may parse JSON without limits, as this machine's or root's own files and processes wrote it.
 OWN_JSON = {
     "ds4fleet/demo.py": "the record of our own run",
     "ds4fleet/fleet.py": "ansible-inventory",
     "ds4fleet/report/field.py": "a file that a developer names",
+    "ds4fleet/pending.py": "what this machine has yet to do",
+    "ds4fleet/playbook.py": "a count of Macs by our own callback",
     "ds4fleet/speed.py": "data of the package",
     "ds4fleet/agents/jsonc.py": "configuration files of the operator",
     "ds4fleet/tunnel/hold.py": "the job, and the control socket of this user",
