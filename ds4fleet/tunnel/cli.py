@@ -102,7 +102,7 @@ def stop_all_of(fleet: Fleet, forget: bool = False) -> int:
     """`fab tunnel.stop` by itself: ends those that this inventory names; others are only told."""
     ours, others = belonging.sort(fleet, kept=forget)
     for sentence in others:
-        console.out.print(console.escape(sentence), soft_wrap=True)
+        console.out.print(sentence, soft_wrap=True)
     if ours:
         return stop(ours, forget=forget)
     console.out.print("no tunnels" if not others else "no tunnels of this inventory")
