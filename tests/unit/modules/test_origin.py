@@ -88,6 +88,8 @@ def secure(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> I
     """Makes servers that speak TLS and are trusted."""
     key, made = certificate
     monkeypatch.setenv("SSL_CERT_FILE", str(made))
+    # A test before may have had certificates read.
+    ds4_origin._trusted.cache_clear()
     with contextlib.ExitStack() as stack:
 
         def make() -> Server:
@@ -96,6 +98,7 @@ def secure(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> I
             return stack.enter_context(serving("https", context))
 
         yield make
+    ds4_origin._trusted.cache_clear()
 
 
 @pytest.fixture
