@@ -16,9 +16,24 @@ HOST = "tyo-03"
 
 
 @pytest.fixture(scope="module")
-def bare(make_lab: Callable[..., Any]) -> Any:
-    """One bare Mac. The tests of this file run in order, from bare to bootstrapped."""
+def rental(make_lab: Callable[..., Any]) -> Any:
     return make_lab(HOST)
+
+
+@pytest.fixture
+def bare(rental: Any) -> Any:
+    """One bare Mac."""
+    if known_hosts(rental).exists() or rental.has(HOST, bootstrap.SUDOERS_FILE):
+        rental.another_mac(HOST)
+    return rental
+
+
+@pytest.fixture
+def ready(rental: Any) -> Any:
+    """The Mac after bootstrap."""
+    if not rental.has(HOST, bootstrap.SUDOERS_FILE):
+        rental.ansible("playbooks/bootstrap.yml", HOST)
+    return rental
 
 
 def known_hosts(lab: Any) -> Path:
@@ -75,46 +90,49 @@ class TestBootstrap:
     def test_it_makes_the_mac_manageable_and_shows_no_password(self, bare):
         # The label in the form of macOS 15; every other lab has the newer one.
         bare.lab.fault(HOST, "older-tools-label", True)
-        run = bare.ansible("playbooks/bootstrap.yml", HOST, "-vvv")
+        try:
+            run = bare.ansible("playbooks/bootstrap.yml", HOST, "-vvv")
+        finally:
+            bare.lab.fault(HOST, "older-tools-label", False)
         assert bare.lab.password not in run.output
         assert run.changed >= 2
 
-    def test_key_login_and_sudo_need_no_password(self, bare):
-        done = bare.ssh(HOST, "sudo -n id -u")
+    def test_key_login_and_sudo_need_no_password(self, ready):
+        done = ready.ssh(HOST, "sudo -n id -u")
         assert done.stdout.strip() == "0", done.stderr
 
-    def test_the_drop_in_has_the_right_owner_and_mode(self, bare):
-        line = bare.exec(HOST, "/bin/ls", "-l", bootstrap.SUDOERS_FILE).split()
+    def test_the_drop_in_has_the_right_owner_and_mode(self, ready):
+        line = ready.exec(HOST, "/bin/ls", "-l", bootstrap.SUDOERS_FILE).split()
         assert (line[0][:10], line[2], line[3]) == ("-r--r-----", "root", "wheel")
 
-    def test_the_tools_are_selected_and_the_trigger_is_gone(self, bare):
-        assert bare.exec(HOST, "/usr/bin/xcode-select", "-p").strip() == bootstrap.TOOLS_DIR
-        assert bare.lab.exec(HOST, ["/bin/ls", bootstrap.TRIGGER_FILE]).returncode != 0
+    def test_the_tools_are_selected_and_the_trigger_is_gone(self, ready):
+        assert ready.exec(HOST, "/usr/bin/xcode-select", "-p").strip() == bootstrap.TOOLS_DIR
+        assert ready.lab.exec(HOST, ["/bin/ls", bootstrap.TRIGGER_FILE]).returncode != 0
 
-    def test_it_stays_awake_and_does_not_update_itself(self, bare):
-        power = bare.exec(HOST, "/usr/bin/pmset", "-g")
+    def test_it_stays_awake_and_does_not_update_itself(self, ready):
+        power = ready.exec(HOST, "/usr/bin/pmset", "-g")
         settings = dict(line.split()[:2] for line in power.splitlines() if len(line.split()) == 2)
         assert (settings["sleep"], settings["autorestart"]) == ("0", "1")
         for key in bootstrap.UPDATE_KEYS:
-            assert bare.exec(HOST, "/usr/bin/defaults", "read", bootstrap.UPDATE_DOMAIN, key).strip() == "0"
+            assert ready.exec(HOST, "/usr/bin/defaults", "read", bootstrap.UPDATE_DOMAIN, key).strip() == "0"
 
-    def test_the_second_run_changes_nothing(self, bare):
-        run = bare.ansible("playbooks/bootstrap.yml", HOST, "--diff")
+    def test_the_second_run_changes_nothing(self, ready):
+        run = ready.ansible("playbooks/bootstrap.yml", HOST, "--diff")
         assert run.changed == 0
         assert "Install the Command Line Tools" not in run.output.split("skipping")[0]
 
-    def test_a_rehearsal_of_a_ready_mac_has_nothing_to_say(self, bare):
-        assert bare.ansible("playbooks/bootstrap.yml", HOST, "--check").changed == 0
+    def test_a_rehearsal_of_a_ready_mac_has_nothing_to_say(self, ready):
+        assert ready.ansible("playbooks/bootstrap.yml", HOST, "--check").changed == 0
 
-    def test_the_password_is_not_needed_any_more(self, bare):
-        run = bare.ansible("playbooks/bootstrap.yml", HOST, "-e", "ds4_bootstrap_password_file=''")
+    def test_the_password_is_not_needed_any_more(self, ready):
+        run = ready.ansible("playbooks/bootstrap.yml", HOST, "-e", "ds4_bootstrap_password_file=''")
         assert run.changed == 0
 
 
 class TestHostKey:
     @pytest.mark.parametrize("form", ["in clear", "hashed"])
-    def test_a_changed_key_is_refused_with_both_fingerprints(self, bare, form):
-        path = known_hosts(bare)
+    def test_a_changed_key_is_refused_with_both_fingerprints(self, ready, form):
+        path = known_hosts(ready)
         recorded = path.read_text()
         other = "AAAAC3NzaC1lZDI1NTE5AAAAIBhZJ5y0Yp0gVvUTwYbFQ3pZQ7Qv0o2kCq8VQ0kq9f3S"
         real = next(line.key for line in openssh.recorded(HOST, [path]) if line.kind == "ssh-ed25519")
@@ -123,9 +141,9 @@ class TestHostKey:
             subprocess.run(["ssh-keygen", "-q", "-H", "-f", path], check=True, capture_output=True)
         wrong = path.read_text()
         try:
-            # Without the connection that earlier tests left open.
+            # Without the connection that is open already.
             alone = ("-e", "ansible_control_path=none")
-            run = bare.ansible("playbooks/bootstrap.yml", HOST, *alone, check=False)
+            run = ready.ansible("playbooks/bootstrap.yml", HOST, *alone, check=False)
             assert path.read_text() == wrong
         finally:
             path.write_text(recorded)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from ds4fleet.errors import OperatorError
-from ds4fleet.lab import HostSpec, Lab
+from ds4fleet.lab import HostSpec, Lab, preflight
 from ds4fleet.lab.faults import FAULTS
 from ds4fleet.lab.lab import CHECKOUT
 
@@ -32,6 +32,12 @@ HARDWARE = {
     "storage_gb": 2000,
     "form": "Mac mini",
 }
+#: What both systems have in /etc, a Mac its own.
+OF_A_MACS_ETC = [
+    name
+    for name in ("fstab", "group", "hosts", "localtime", "pam.d", "passwd", "shadow", "ssh", "ssl", "sudoers")
+    if Path("/etc", name).exists()
+]
 DAEMON = "/Library/LaunchDaemons/org.example.job.plist"
 
 
@@ -53,9 +59,19 @@ def a_lab(count: int) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+def booted() -> Iterator[Lab]:
     with a_lab(2) as started:
         yield started
+
+
+@pytest.fixture
+def lab(booted: Lab) -> Lab:
+    """Two Macs that are awake and stay so, however long a test takes."""
+    for host in ("mac-01", "mac-02"):
+        with booted.locked_mac(host) as mac:
+            mac.power.settings["sleep"] = 0
+        press_a_key(booted, host)
+    return booted
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
@@ -163,18 +179,29 @@ def left_behind(used: set[str], before: set[str]) -> set[str]:
 
 
 def outside() -> dict[str, object]:
-    """What no lab may change: own mounts, named namespaces, listening sockets, settings."""
+    """What no lab may change: own mounts, named namespaces, settings, the operator's home. Of /etc what a Mac
+    has too, and of /run not what sshd wants: other tests, and people, are at work on this machine meanwhile.
+    """
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return {
         "mounts": mounts,
         "netns": sorted(str(path) for path in Path("/run").glob("netns/*")),
-        "etc": {path.name: path.lstat().st_mtime_ns for path in Path("/etc").iterdir()},
-        "run": sorted(path.name for path in Path("/run").iterdir()),
+        "etc": {name: Path("/etc", name).lstat().st_mtime_ns for name in OF_A_MACS_ETC},
+        "run": sorted({path.name for path in Path("/run").iterdir()} - {"sshd"}),
         "forward": Path("/proc/sys/net/ipv4/ip_forward").read_text(),
         "home": sorted(path.name for path in Path.home().iterdir()),
     }
 
 
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of the operator's that nobody else uses."""
+    preflight.remote_python()  # may be one in the true home, and is remembered
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("home")
 class TestEnd:
     def test_down_leaves_nothing(self) -> None:
         before, loops_before = outside(), loop_devices()
@@ -261,6 +288,7 @@ class TestSeveral:
         assert left_behind({newest} | used, before) == set()
 
 
+@pytest.mark.usefixtures("home")
 class TestTogether:
     def test_commands_at_the_same_time_make_one_lab(self) -> None:
         folder = Path(tempfile.mkdtemp(prefix="ds4-core-"))
@@ -397,11 +425,15 @@ class TestSleep:
 
     @pytest.fixture
     def idle(self, lab: Lab) -> Iterator[Lab]:
+        for host in ("mac-01", "mac-02"):
+            sh(lab, host, "rm -f /private/tmp/ticks")
+            with lab.locked_mac(host) as mac:
+                mac.power.settings["sleep"] = 1
         yield lab
         for host in ("mac-01", "mac-02"):
             with lab.locked_mac(host) as mac:
                 mac.power.minute_s = 60.0
-                mac.power.settings.update(sleep=1, womp=1)
+                mac.power.settings.update(sleep=0, womp=1)
             press_a_key(lab, host)
             sh(lab, host, f"launchctl bootout system/org.example.job; rm -f {DAEMON} /var/log/job.log")
 

@@ -20,15 +20,42 @@ pytestmark = pytest.mark.lab
 MAY = "8d576642c39b9a2d782a80159ba84ef5a81c0b81"
 PYTHON = "/Library/Developer/CommandLineTools/usr/bin/python3"
 SERVER = "com.ds4fleet.server"
+#: Of the guard of these tests.
+GUARDS_NOTE = "/private/tmp/guard/stopped"
 
 
 @pytest.fixture(scope="module")
 def mac(make_lab: Callable[..., TestLab]) -> TestLab:
-    """sg-02, 96 GB, serving with the May engine and all the context that it allows."""
+    """sg-02, 96 GB, bootstrapped."""
     made = make_lab("sg-02")
     made.ansible("playbooks/bootstrap.yml", "sg-02")
-    made.ansible("site.yml", "sg-02", "-e", f"ds4_engine_commit={MAY}")
     return made
+
+
+@pytest.fixture
+def may(mac: TestLab) -> TestLab:
+    """The Mac, serving with the May engine and all the context that it allows."""
+    if not serves(mac) or context(mac) != "200000":
+        mac.ansible("site.yml", "sg-02", "-e", f"ds4_engine_commit={MAY}")
+    return mac
+
+
+@pytest.fixture
+def serving(mac: TestLab) -> TestLab:
+    """The Mac, serving with any engine."""
+    if not serves(mac):
+        mac.ansible("site.yml", "sg-02")
+    return mac
+
+
+@pytest.fixture
+def stopped(mac: TestLab) -> TestLab:
+    """The Mac whose engine the guard has stopped."""
+    if not mac.has("sg-02", GUARDS_NOTE) or serves(mac):
+        if not serves(mac):
+            mac.ansible("site.yml", "sg-02")
+        let_the_guard_stop(mac, "memory-pressure")
+    return mac
 
 
 def job(mac: TestLab, label: str) -> dict[str, str]:
@@ -55,42 +82,58 @@ def runs_until_the_lab_ends(mac: TestLab, argv: list[str]) -> None:
         mac.lab.exec("sg-02", argv)
 
 
+def serves(mac: TestLab) -> bool:
+    return mac.has("sg-02", f"/Library/LaunchDaemons/{SERVER}.plist") and "pid" in job(mac, SERVER)
+
+
+def let_the_guard_stop(mac: TestLab, fault: str) -> None:
+    """The fault is on until the guard stops the engine."""
+    mac.exec("sg-02", "/bin/rm", "-rf", "/private/tmp/guard")
+    mac.lab.fault("sg-02", fault)
+    try:
+        # A second guard, in more of a hurry than the job: the same code, state of its own.
+        mac.exec("sg-02", "/bin/mkdir", "-p", "/private/tmp/guard")
+        hurried = [PYTHON, "/opt/ds4/libexec/ds4-guard", "run", SERVER]
+        hurried += [f"/Library/LaunchDaemons/{SERVER}.plist", "/private/tmp/guard"]
+        hurried += ["interval_s=0.3", "empty_s=3", "calm_s=3"]
+        threading.Thread(target=runs_until_the_lab_ends, args=(mac, hurried), daemon=True).start()
+        note = until(lambda: mac.exec("sg-02", "/bin/cat", GUARDS_NOTE, check=False))
+        assert "reason=memory pressure is critical and next to nothing has been free" in note
+        until(lambda: job(mac, SERVER).get("pid") is None)
+        assert job(mac, SERVER)["last exit code"] == "0"
+    finally:
+        mac.lab.fault("sg-02", fault, False)
+        mac.exec(
+            "sg-02", "/bin/sh", "-c", "kill $(pgrep -f 'ds4-guard run .* /private/tmp/guard')", check=False
+        )
+
+
 def context(mac: TestLab) -> str:
     lines = mac.exec("sg-02", "/bin/cat", "/opt/ds4/var/server.running.conf").splitlines()
     return lines[lines.index("arg=--ctx") + 1].removeprefix("arg=")
 
 
-def test_an_upgrade_that_no_longer_fits_is_refused_before_the_server_stops(mac: TestLab) -> None:
-    before = job(mac, SERVER)
-    assert context(mac) == "200000"
-    run = mac.ansible("site.yml", "sg-02", "-e", "ds4_context=200000", check=False)
+def test_an_upgrade_that_no_longer_fits_is_refused_before_the_server_stops(may: TestLab) -> None:
+    before = job(may, SERVER)
+    assert context(may) == "200000"
+    run = may.ansible("site.yml", "sg-02", "-e", "ds4_context=200000", check=False)
     assert run.returncode != 0
     assert "lower the context to 126,720" in run.output
-    assert job(mac, SERVER)["pid"] == before["pid"]
+    assert job(may, SERVER)["pid"] == before["pid"]
 
 
-def test_an_upgrade_with_an_automatic_context_lowers_it(mac: TestLab) -> None:
-    run = mac.ansible("site.yml", "sg-02")
+def test_an_upgrade_with_an_automatic_context_lowers_it(may: TestLab) -> None:
+    run = may.ansible("site.yml", "sg-02")
     assert "the context goes from 200,000 to 81,920" in " ".join(run.output.split())
-    assert context(mac) == "81920"
-    assert mac.ansible("site.yml", "sg-02").changed == 0
+    assert context(may) == "81920"
+    assert may.ansible("site.yml", "sg-02").changed == 0
 
 
-def test_the_guard_stops_the_engine_cleanly_and_says_why(mac: TestLab) -> None:
-    assert job(mac, "com.ds4fleet.guard")["state"] == "running"
-    mac.lab.fault("sg-02", "memory-pressure")
-    # A second guard, in more of a hurry than the job: the same code, state of its own.
-    mac.exec("sg-02", "/bin/mkdir", "-p", "/private/tmp/guard")
-    hurried = [PYTHON, "/opt/ds4/libexec/ds4-guard", "run", SERVER, f"/Library/LaunchDaemons/{SERVER}.plist"]
-    hurried += ["/private/tmp/guard", "interval_s=0.3", "empty_s=3", "calm_s=3"]
-    threading.Thread(target=runs_until_the_lab_ends, args=(mac, hurried), daemon=True).start()
-    note = until(lambda: mac.exec("sg-02", "/bin/cat", "/private/tmp/guard/stopped", check=False))
-    assert "reason=memory pressure is critical and next to nothing has been free" in note
-    stopped = until(lambda: (found := job(mac, SERVER)).get("pid") is None and found)
-    assert stopped["last exit code"] == "0"
-    mac.lab.fault("sg-02", "memory-pressure", False)
+def test_the_guard_stops_the_engine_cleanly_and_says_why(serving: TestLab) -> None:
+    assert job(serving, "com.ds4fleet.guard")["state"] == "running"
+    let_the_guard_stop(serving, "memory-pressure")
 
 
-def test_what_the_guard_stopped_is_started_by_the_next_run(mac: TestLab) -> None:
-    mac.ansible("site.yml", "sg-02")
-    assert job(mac, SERVER)["state"] == "running"
+def test_what_the_guard_stopped_is_started_by_the_next_run(stopped: TestLab) -> None:
+    stopped.ansible("site.yml", "sg-02")
+    assert job(stopped, SERVER)["state"] == "running"

@@ -11,6 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.lab
 HOST, STAGE = "tyo-02", "tyo-03"
+SERVER = "/Library/LaunchDaemons/com.ds4fleet.server.plist"
 #: Holds the engine's port for a minute and says by which process.
 OCCUPY = """
 import os, socket, time
@@ -29,11 +30,51 @@ time.sleep(60)
 
 
 @pytest.fixture(scope="module")
-def fresh(make_lab: Callable[..., Any]) -> Any:
-    """One Mac that needs a raised wired limit, bootstrapped and nothing more. The tests run in order."""
+def mac(make_lab: Callable[..., Any]) -> Any:
+    """One Mac that needs a raised wired limit, bootstrapped."""
     lab = make_lab("hk-01")
     lab.ansible("playbooks/bootstrap.yml", "hk-01")
     return lab
+
+
+@pytest.fixture
+def untouched(mac: Any) -> Any:
+    """The Mac, bootstrapped and nothing more."""
+    return only_bootstrapped(mac, *found(mac, "hk-01"))
+
+
+@pytest.fixture
+def fresh(mac: Any) -> Any:
+    """The same, perhaps with sources of the engine from runs that were refused."""
+    engine = ("/opt/ds4/engine/", "/opt/ds4/engine")
+    return only_bootstrapped(
+        mac, *(path for path in found(mac, "hk-01") if not path.startswith(engine) and path != "/opt/ds4")
+    )
+
+
+def only_bootstrapped(mac: Any, *left: str) -> Any:
+    """The Mac, or another one in its place where something is left on it."""
+    if left:
+        mac.another_mac("hk-01")
+        mac.ansible("playbooks/bootstrap.yml", "hk-01")
+    return mac
+
+
+@pytest.fixture
+def served(mac: Any) -> Any:
+    """The Mac with its engine, serving."""
+    if not mac.has("hk-01", SERVER):
+        mac.ansible("site.yml", "hk-01")
+    return mac
+
+
+@pytest.fixture
+def kept(mac: Any) -> Any:
+    """The Mac after it served: its weights and its engine are there, and nothing runs."""
+    if mac.has("hk-01", SERVER) or not mac.has("hk-01", "/opt/ds4/engine/current"):
+        mac.ansible("site.yml", "hk-01")
+        mac.ansible("playbooks/decommission.yml", "hk-01")
+    return mac
 
 
 def found(lab: Any, host: str) -> set[str]:
@@ -47,11 +88,11 @@ def ask(lab: Any, host: str, path: str, *curl: str) -> Any:
 
 
 class TestFirstRun:
-    def test_a_rehearsal_runs_through_on_a_bare_mac_and_changes_nothing(self, fresh):
-        run = fresh.ansible("site.yml", "hk-01", "--check", "--diff")
+    def test_a_rehearsal_runs_through_on_a_bare_mac_and_changes_nothing(self, untouched):
+        run = untouched.ansible("site.yml", "hk-01", "--check", "--diff")
         assert run.changed > 5
         assert "com.ds4fleet.server.plist" in run.output
-        assert found(fresh, "hk-01") == set()
+        assert found(untouched, "hk-01") == set()
 
     @pytest.mark.parametrize(
         ("setting", "sentence"),
@@ -89,36 +130,36 @@ class TestFirstRun:
         assert {entry["name"] for entry in listed} == {"DeepSeek V4 Flash"}
         assert int(fresh.exec("hk-01", "/usr/sbin/sysctl", "-n", "iogpu.wired_limit_mb")) > 82703
 
-    def test_a_second_run_changes_nothing(self, fresh):
-        run = fresh.ansible("site.yml", "hk-01", "-vvv")
+    def test_a_second_run_changes_nothing(self, served):
+        run = served.ansible("site.yml", "hk-01", "-vvv")
         assert run.changed == 0
         assert run.output.count("SSH: EXEC") == 1
 
-    def test_it_serves_again_after_a_reboot_without_us(self, fresh):
-        fresh.lab.reboot("hk-01")
+    def test_it_serves_again_after_a_reboot_without_us(self, served):
+        served.lab.reboot("hk-01")
         patient = ("--retry", "60", "--retry-delay", "1", "--retry-connrefused")
-        assert ask(fresh, "hk-01", "/v1/models", *patient)["data"]
-        assert fresh.ansible("site.yml", "hk-01").changed == 0
+        assert ask(served, "hk-01", "/v1/models", *patient)["data"]
+        assert served.ansible("site.yml", "hk-01").changed == 0
 
-    def test_without_safe_mode_off_decommissioning_keeps_weights_and_engine(self, fresh):
-        fresh.ansible("playbooks/decommission.yml", "hk-01")
-        left = found(fresh, "hk-01")
+    def test_without_safe_mode_off_decommissioning_keeps_weights_and_engine(self, served):
+        served.ansible("playbooks/decommission.yml", "hk-01")
+        left = found(served, "hk-01")
         assert not [path for path in left if "com.ds4fleet" in path or path.endswith("server.conf")]
         assert [path for path in left if path.endswith(".gguf.stamp")]
         assert "/opt/ds4/engine/current" in left
-        run = fresh.ansible("playbooks/decommission.yml", "hk-01")
+        run = served.ansible("playbooks/decommission.yml", "hk-01")
         assert run.changed == 0
 
-    def test_what_was_kept_is_taken_up_again(self, fresh):
-        before = len((fresh.folder / "world" / "requests.jsonl").read_text().splitlines())
-        fresh.ansible("site.yml", "hk-01")
-        after = (fresh.folder / "world" / "requests.jsonl").read_text().splitlines()
+    def test_what_was_kept_is_taken_up_again(self, kept):
+        before = len((kept.folder / "world" / "requests.jsonl").read_text().splitlines())
+        kept.ansible("site.yml", "hk-01")
+        after = (kept.folder / "world" / "requests.jsonl").read_text().splitlines()
         assert [line for line in after[before:] if ".gguf" in line] == []
 
-    def test_with_safe_mode_off_nothing_is_left(self, fresh):
-        fresh.ansible("playbooks/decommission.yml", "hk-01", "-e", '{"ds4_safe_mode": false}')
-        assert found(fresh, "hk-01") == set()
-        assert fresh.exec("hk-01", "/usr/sbin/sysctl", "-n", "iogpu.wired_limit_mb").strip() == "0"
+    def test_with_safe_mode_off_nothing_is_left(self, served):
+        served.ansible("playbooks/decommission.yml", "hk-01", "-e", '{"ds4_safe_mode": false}')
+        assert found(served, "hk-01") == set()
+        assert served.exec("hk-01", "/usr/sbin/sysctl", "-n", "iogpu.wired_limit_mb").strip() == "0"
 
 
 class TestConverged:

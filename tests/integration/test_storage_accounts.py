@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import plistlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ VOLUME = {"name": "ds4-kv", "mount_point": MOUNT, "quota_bytes": 20_000_000_000}
 
 @pytest.fixture(scope="module")
 def mac(make_lab: Callable[..., Any]) -> Any:
-    """One Mac, bootstrapped and nothing more. The tests of each class run in order."""
+    """One Mac, bootstrapped."""
     lab = make_lab(HOST)
     lab.ansible("playbooks/bootstrap.yml", HOST)
     return lab
@@ -72,7 +72,34 @@ def info(mac: Any, what: str) -> dict[str, Any]:
     return plistlib.loads(mac.exec(HOST, "/usr/sbin/diskutil", "info", "-plist", what).encode())
 
 
-class TestVolumes:
+def remove(mac: Any, wanted: Mapping[str, Any]) -> None:
+    """There is no volume of that name any more, and nothing that names it or lies in its place."""
+    listed = plistlib.loads(mac.exec(HOST, "/usr/sbin/diskutil", "apfs", "list", "-plist").encode())
+    for volume in (volume for box in listed["Containers"] for volume in box["Volumes"]):
+        if volume["Name"] == wanted["name"]:
+            mac.exec(HOST, "/usr/sbin/diskutil", "apfs", "deleteVolume", volume["APFSVolumeUUID"])
+    place = wanted["mount_point"]
+    mac.exec(HOST, "/bin/sh", "-c", f"sed -i '' '\\| {place} |d' /etc/fstab; rm -rf {place}", check=False)
+
+
+@pytest.fixture
+def no_volume(mac: Any) -> None:
+    """There is no volume of that name."""
+    remove(mac, VOLUME)
+
+
+@pytest.fixture
+def volume(mac: Any, apply: Callable[..., dict[str, Any]], request: pytest.FixtureRequest) -> None:
+    """The volume is there, at its place, with data."""
+    printed = mac.exec(HOST, "/usr/sbin/diskutil", "list")
+    if printed.count(VOLUME["name"]) != 1 or f"on {MOUNT} (" not in mac.exec(HOST, "/sbin/mount"):
+        request.getfixturevalue("no_volume")
+        apply("ds4_storage", {"volumes": [VOLUME]})
+    mac.exec(HOST, "/bin/sh", "-c", f"echo precious >{MOUNT}/data")
+
+
+@pytest.mark.usefixtures("no_volume")
+class TestANewVolume:
     def test_a_rehearsal_says_it_would_create_and_does_not(self, mac, apply):
         result = apply("ds4_storage", {"volumes": [VOLUME]}, "--check")
         assert result["changed"]
@@ -89,11 +116,22 @@ class TestVolumes:
         assert mac.exec(HOST, "/bin/ls", "-ld", MOUNT).split()[2:4] == ["root", "wheel"]
         mac.exec(HOST, "/bin/ls", f"{MOUNT}/.metadata_never_index")
 
+    def test_created_but_not_mounted_is_recovered(self, mac, apply):
+        mac.lab.fault(HOST, "volume-not-mounted", True)
+        try:
+            apply("ds4_storage", {"volumes": [VOLUME]})
+        finally:
+            mac.lab.fault(HOST, "volume-not-mounted", False)
+        assert info(mac, volumes(mac)["ds4-kv"]["DeviceIdentifier"])["MountPoint"] == MOUNT
+        assert not apply("ds4_storage", {"volumes": [VOLUME]})["changed"]
+
+
+@pytest.mark.usefixtures("volume")
+class TestAVolume:
     def test_again_changes_nothing(self, apply):
         assert not apply("ds4_storage", {"volumes": [VOLUME]})["changed"]
 
     def test_another_quota_is_reported_and_the_data_stays(self, mac, apply):
-        mac.exec(HOST, "/bin/sh", "-c", f"echo precious >{MOUNT}/data")
         result = apply("ds4_storage", {"volumes": [{**VOLUME, "quota_bytes": 30_000_000_000}]})
         assert not result["changed"]
         assert "cannot be changed" in result["differences"][0]
@@ -135,15 +173,6 @@ class TestVolumes:
         assert MOUNT not in mac.exec(HOST, "/bin/cat", "/etc/fstab", check=False)
         assert not apply("ds4_storage", gone)["changed"]
 
-    def test_created_but_not_mounted_is_recovered(self, mac, apply):
-        mac.lab.fault(HOST, "volume-not-mounted", True)
-        try:
-            apply("ds4_storage", {"volumes": [VOLUME]})
-        finally:
-            mac.lab.fault(HOST, "volume-not-mounted", False)
-        assert info(mac, volumes(mac)["ds4-kv"]["DeviceIdentifier"])["MountPoint"] == MOUNT
-        assert not apply("ds4_storage", {"volumes": [VOLUME]})["changed"]
-
     def test_a_name_that_is_taken_twice_is_refused(self, mac, apply):
         container = info(mac, "/")["APFSContainerReference"]
         mac.exec(HOST, "/usr/sbin/diskutil", "apfs", "addVolume", container, "APFS", "ds4-kv", "-nomount")
@@ -152,69 +181,108 @@ class TestVolumes:
         assert "2 volumes named ds4-kv" in result["msg"]
 
 
-@pytest.fixture(scope="class")
-def by_hand(mac: Any) -> Iterator[None]:
+PLACE, ASIDE = "/opt/ds4/models", "/opt/ds4/models.before-volume"
+WEIGHTS_VOLUME = {"name": "ds4-models", "mount_point": PLACE, "quota_bytes": 20_000_000_000}
+
+
+@pytest.fixture
+def by_hand(mac: Any) -> None:
     """What TestWhatLayInThePlace.DATA is, and a note, put where the volume for weights will be."""
-    place = TestWhatLayInThePlace.PLACE
+    remove(mac, WEIGHTS_VOLUME)
     octal = "\\0".join(["GGUF\\003", *[""] * 19])
-    words = f"mkdir -p {place} && cd {place} && printf '{octal}' >w.gguf"
+    words = f"rm -rf {ASIDE} && mkdir -p {PLACE} && cd {PLACE} && printf '{octal}' >w.gguf"
     words += " && yes 'weights weights weights weights' | tr '\\n' ' ' | head -c 32768 >>w.gguf"
     mac.exec(HOST, "/bin/sh", "-c", f"{words} && echo mine >notes.txt")
-    yield
-    mac.exec(HOST, "/bin/rm", "-rf", TestWhatLayInThePlace.ASIDE)
 
 
-@pytest.mark.usefixtures("by_hand")
+@pytest.fixture
+def put_aside(mac: Any, by_hand: None, apply: Callable[..., dict[str, Any]]) -> None:
+    """The same after the volume was mounted in its place."""
+    apply("ds4_storage", {"volumes": [WEIGHTS_VOLUME]})
+
+
 class TestWhatLayInThePlace:
     """Weights that were put there before the volume was made: case 12 of what the field sent."""
 
-    PLACE, ASIDE = "/opt/ds4/models", "/opt/ds4/models.before-volume"
-    VOLUME = {"name": "ds4-models", "mount_point": PLACE, "quota_bytes": 20_000_000_000}
     DATA = b"GGUF\3\0\0\0" + bytes(16) + b"weights " * 4096
 
     def wanted(self, **more: Any) -> dict[str, Any]:
-        file = {"name": "w.gguf", "path": f"{self.PLACE}/w.gguf", "bytes": len(self.DATA), "header": {}}
+        file = {"name": "w.gguf", "path": f"{PLACE}/w.gguf", "bytes": len(self.DATA), "header": {}}
         digest = hashlib.sha256(self.DATA).hexdigest()
         return {
-            "dir": self.PLACE,
+            "dir": PLACE,
             "on_volume": True,
             "files": [{**file, "sha256": digest, "urls": []}],
             **more,
         }
 
+    @pytest.mark.usefixtures("by_hand")
     def test_a_rehearsal_says_that_it_would_be_put_aside(self, mac, apply):
-        assert "put aside" in apply("ds4_storage", {"volumes": [self.VOLUME]}, "--check")["steps"][0]
-        assert "w.gguf" in mac.exec(HOST, "/bin/ls", self.PLACE)
+        assert "put aside" in apply("ds4_storage", {"volumes": [WEIGHTS_VOLUME]}, "--check")["steps"][0]
+        assert "w.gguf" in mac.exec(HOST, "/bin/ls", PLACE)
 
+    @pytest.mark.usefixtures("by_hand")
     def test_nothing_is_fetched_where_the_volume_is_to_be(self, apply):
         result = apply("ds4_weights", self.wanted())
         assert result["failed"] and "is not mounted" in result["msg"]
 
+    @pytest.mark.usefixtures("by_hand")
     def test_it_is_not_hidden_under_the_volume(self, mac, apply):
-        result = apply("ds4_storage", {"volumes": [self.VOLUME]})
-        assert self.ASIDE in result["differences"][0]
-        assert mac.exec(HOST, "/bin/ls", self.ASIDE).split() == ["notes.txt", "w.gguf"]
-        assert info(mac, volumes(mac)["ds4-models"]["DeviceIdentifier"])["MountPoint"] == self.PLACE
+        result = apply("ds4_storage", {"volumes": [WEIGHTS_VOLUME]})
+        assert ASIDE in result["differences"][0]
+        assert mac.exec(HOST, "/bin/ls", ASIDE).split() == ["notes.txt", "w.gguf"]
+        assert info(mac, volumes(mac)["ds4-models"]["DeviceIdentifier"])["MountPoint"] == PLACE
 
+    @pytest.mark.usefixtures("put_aside")
     def test_weights_of_the_plan_are_taken_over_and_the_rest_stays(self, mac, apply):
         (file,) = apply("ds4_weights", self.wanted())["files"]
-        assert (file["action"], file["fetched_bytes"], file["source"]) == ("adopted", 0, self.ASIDE)
-        assert mac.exec(HOST, "/bin/ls", self.ASIDE).split() == ["notes.txt"]
-        assert "w.gguf.stamp" in mac.exec(HOST, "/bin/ls", self.PLACE)
-        again = apply("ds4_storage", {"volumes": [self.VOLUME]})
-        assert not again["changed"] and self.ASIDE in again["differences"][0]
+        assert (file["action"], file["fetched_bytes"], file["source"]) == ("adopted", 0, ASIDE)
+        assert mac.exec(HOST, "/bin/ls", ASIDE).split() == ["notes.txt"]
+        assert "w.gguf.stamp" in mac.exec(HOST, "/bin/ls", PLACE)
+        again = apply("ds4_storage", {"volumes": [WEIGHTS_VOLUME]})
+        assert not again["changed"] and ASIDE in again["differences"][0]
 
+    @pytest.mark.usefixtures("put_aside")
     def test_the_volume_goes_and_what_was_put_aside_stays(self, mac, apply):
-        apply("ds4_storage", {"volumes": [self.VOLUME], "state": "absent", "safe_mode": False})
-        assert mac.exec(HOST, "/bin/cat", f"{self.ASIDE}/notes.txt") == "mine\n"
+        apply("ds4_storage", {"volumes": [WEIGHTS_VOLUME], "state": "absent", "safe_mode": False})
+        assert mac.exec(HOST, "/bin/cat", f"{ASIDE}/notes.txt") == "mine\n"
 
 
-class TestAccounts:
-    ARGS = {"groups": [{"name": "_ds4"}], "users": [{"name": "_ds4", "real_name": "ds4 service"}]}
+ACCOUNT = {"groups": [{"name": "_ds4"}], "users": [{"name": "_ds4", "real_name": "ds4 service"}]}
+
+
+def is_there(mac: Any, record: str) -> bool:
+    return bool(mac.lab.exec(HOST, ["/usr/bin/dscl", ".", "-read", record]).returncode != 56)
+
+
+@pytest.fixture
+def nobody(mac: Any) -> None:
+    """There is no account of that name."""
+    # macOS deletes an account over ssh only with this right.
+    mac.lab.fault(HOST, "full-disk-access", True)
+    try:
+        for record in ("/Users/_ds4", "/Groups/_ds4"):
+            mac.exec(HOST, "/usr/bin/dscl", ".", "-delete", record, check=False)
+    finally:
+        mac.lab.fault(HOST, "full-disk-access", False)
+    leave = ("-o", "edit", "-d", "_ds4", "-t", "user", "com.apple.access_ssh")
+    mac.exec(HOST, "/usr/sbin/dseditgroup", *leave, check=False)
+
+
+@pytest.fixture
+def account(mac: Any, apply: Callable[..., dict[str, Any]]) -> None:
+    """The account is there."""
+    if not is_there(mac, "/Users/_ds4"):
+        apply("ds4_user", ACCOUNT)
+
+
+@pytest.mark.usefixtures("nobody")
+class TestANewAccount:
+    ARGS = ACCOUNT
 
     def test_a_rehearsal_makes_nobody(self, mac, apply):
         assert apply("ds4_user", self.ARGS, "--check")["changed"]
-        assert mac.lab.exec(HOST, ["/usr/bin/dscl", ".", "-read", "/Users/_ds4"]).returncode == 56
+        assert not is_there(mac, "/Users/_ds4")
 
     def test_hidden_without_shell_and_password_and_with_a_free_id(self, mac, apply):
         mac.lab.fault(HOST, "dscl-hiccup", True)
@@ -227,8 +295,6 @@ class TestAccounts:
         assert "UserShell: /usr/bin/false" in record
         assert "IsHidden: 1" in record
         assert mac.exec(HOST, "/usr/bin/id", "-un", str(result["users"]["_ds4"])).strip() == "_ds4"
-
-    def test_again_changes_nothing(self, apply):
         assert not apply("ds4_user", self.ARGS)["changed"]
 
     def test_where_remote_login_is_limited_to_a_group_the_user_joins_it(self, mac, apply):
@@ -239,6 +305,11 @@ class TestAccounts:
         assert apply("ds4_user", args)["changed"]
         assert mac.exec(HOST, *member).startswith("yes ")
         assert not apply("ds4_user", args)["changed"]
+
+
+@pytest.mark.usefixtures("account")
+class TestAnAccount:
+    ARGS = ACCOUNT
 
     def test_another_id_is_refused(self, apply):
         result = apply("ds4_user", {"groups": [], "users": [{"name": "_ds4", "uid": 499}]})
@@ -257,8 +328,7 @@ class TestAccounts:
             assert apply("ds4_user", {**self.ARGS, "state": "absent"})["changed"]
         finally:
             mac.lab.fault(HOST, "full-disk-access", False)
-        assert mac.lab.exec(HOST, ["/usr/bin/dscl", ".", "-read", "/Users/_ds4"]).returncode == 56
-        assert mac.lab.exec(HOST, ["/usr/bin/dscl", ".", "-read", "/Groups/_ds4"]).returncode == 56
+        assert not is_there(mac, "/Users/_ds4") and not is_there(mac, "/Groups/_ds4")
 
 
 class TestFiles:

@@ -44,7 +44,7 @@ class Mac:
 
     @contextlib.contextmanager
     def fetching(self, fault: str) -> Iterator[subprocess.Popen[str]]:
-        """A fetch that goes on under a fault that slows it, its first bytes in the journal."""
+        """A fetch that goes on under a fault that slows it, its first bytes safe on the disk."""
         self.lab.lab.fault(HOST, fault)
         run = subprocess.Popen(
             [str(Path(sys.executable).parent / "ansible-playbook"), "site.yml", "-l", HOST, *FETCH]
@@ -56,7 +56,7 @@ class Mac:
         )
         try:
             deadline = time.monotonic() + 60
-            while not [name for name in self.files() if name.endswith(".journal")]:
+            while not self.is_safe():
                 assert time.monotonic() < deadline, self.files()
                 time.sleep(0.5)
             yield run
@@ -64,6 +64,16 @@ class Mac:
             run.terminate()
             run.communicate(timeout=30)
             self.lab.lab.fault(HOST, fault, on=False)
+
+    def is_safe(self) -> bool:
+        """Whether a part has grown beyond what its journal says: then that journal has reached the disk, name
+        and all.
+        """
+        for journal in [name for name in self.files() if name.endswith(".journal")]:
+            done = json.loads(self.lab.exec(HOST, "/bin/cat", f"{MODELS}/{journal}"))["done_bytes"]
+            if self.files().get(journal.removesuffix(".journal"), 0) > done:
+                return True
+        return False
 
     def fill(self) -> None:
         """Takes all room on the volume, the rest of its quota included."""

@@ -82,6 +82,17 @@ class Controller:
     def upgrade(self, *words: str, ends: int | None = 0, timeout_s: float = 600) -> str:
         return self.fab("upgrade", "--limit", self.limit, "--yes", *words, ends=ends, timeout_s=timeout_s)
 
+    def settle(self) -> None:
+        """Ends a rollout that another test left before its end, if there is one."""
+        if self.runs and self.last.progress().phase not in rollout.ENDED:
+            self.fab("upgrade", "--abort")
+
+    def all_on(self, model: str) -> None:
+        """Has all Macs serve `model`, of the two that tests go between, with no rollout under way."""
+        self.settle()
+        if any(self.other(name) == model for name in self.macs):
+            self.upgrade("--model", model)
+
     @property
     def runs(self) -> int:
         """How many rollouts there were."""
