@@ -178,6 +178,47 @@ class TestErrors:
             assert server.ask("/v1/models")[1]["access-control-allow-origin"] == "*"
 
 
+DEADLY = [
+    (CHAT, '{"model":1}'),
+    (CHAT, '{"messages":[],"model":"x'),
+    (RESPONSES, '{"model":null,"input":"hi"}'),
+    (MESSAGES, '{"model":{}}'),
+    (MESSAGES, '{"system":"a","system":"\\q"}'),
+    ("/v1/completions", '{"model":"a","model":2}'),
+    ("/v1/completions", '{"prompt":"a","prompt":"\\x"}'),
+]
+
+
+class TestDeadlyBodies:
+    """Until August a field that is read twice frees its memory twice: one small request ends the engine."""
+
+    @pytest.mark.parametrize(("path", "body"), DEADLY)
+    def test_one_ends_july(self, july: Bench, files: Path, path: str, body: str) -> None:
+        with july.server("-m", str(files / FLASH)) as server:
+            with pytest.raises(OSError, match="without response|reset"):
+                server.ask(path, body)
+            assert server.process.wait(10) == -signal.SIGABRT
+
+    def test_august_answers_them_all(self, files: Path, tmp_path: Path) -> None:
+        august = Bench(rig.build("august", tmp_path / "release"), tmp_path / "state")
+        with august.server("-m", str(files / FLASH)) as server:
+            for path, body in DEADLY:
+                assert server.ask(path, body)[0] in (200, 400)
+
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            (CHAT, "{"),
+            (CHAT, '{"model"'),
+            (CHAT, '{"messages":[{"role":1}]}'),
+            (MESSAGES, '{"system":"\\q"}'),
+            ("/v1/completions", '{"prompt":"a","prompt":1}'),
+        ],
+    )
+    def test_others_that_are_broken_do_not(self, shared: Server, path: str, body: str) -> None:
+        assert shared.ask(path, body)[0] in (200, 400)
+
+
 class TestAnswers:
     def test_chat(self, shared: Server) -> None:
         status, answer = shared.chat("What is 2+2? Answer with the number only.", temperature=0)

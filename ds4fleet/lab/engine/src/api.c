@@ -123,8 +123,18 @@ static bool wants_thinking(const json *j, const char *model) {
 
 static const char *const default_model = "deepseek-v4-flash";
 
+/* Until August some bodies end the whole engine, before anything else is known of the request. */
+static void die_of(api_kind api, const char *body) {
+    static const held_field chat[] = {{"model", true}, {NULL, false}};
+    static const held_field completion[] = {{"model", true}, {"prompt", false}, {NULL, false}};
+    static const held_field messages[] = {{"model", true}, {"system", false}, {NULL, false}};
+    if (DS4_GENERATION >= GEN_AUGUST) return;
+    if (json_frees_twice(body, api == API_COMPLETION ? completion : api == API_MESSAGES ? messages : chat)) abort();
+}
+
 bool api_parse(request *r, api_kind api, const char *body, int default_tokens, call_memory *calls, char *err, size_t size) {
     *r = (request){.api = api, .max_tokens = default_tokens};
+    die_of(api, body);
     json *j = json_parse(body);
     snprintf(err, size, "invalid JSON request");
     if (!j || j->type != J_OBJECT) {

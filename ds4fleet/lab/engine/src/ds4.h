@@ -50,7 +50,13 @@ typedef struct json {
     struct json *child, *next;
 } json;
 
+typedef struct {
+    const char *name;
+    bool has_default;
+} held_field;
+
 json *json_parse(const char *text); /* NULL when malformed */
+bool json_frees_twice(const char *text, const held_field *fields); /* fields end with a NULL name */
 void json_free(json *j);
 const json *json_get(const json *object, const char *key);
 const char *json_text(const json *object, const char *key, const char *fallback);

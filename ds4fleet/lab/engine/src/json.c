@@ -172,6 +172,42 @@ json *json_parse(const char *text) {
     return j;
 }
 
+/* Whether a field that is read as a string into memory which an earlier value has left (a default, or the same key
+   before) holds something else: the engine then frees that memory a second time. */
+bool json_frees_twice(const char *text, const held_field *fields) {
+    const char *p = text;
+    bool seen[8] = {false};
+    skip_space(&p);
+    if (*p != '{') return false;
+    do {
+        p++;
+        skip_space(&p);
+        char *key = parse_string(&p);
+        skip_space(&p);
+        const bool pair = key && *p == ':';
+        int field = -1;
+        for (int i = 0; pair && fields[i].name; i++)
+            if (!strcmp(key, fields[i].name)) field = i;
+        free(key);
+        if (!pair) return false;
+        p++;
+        skip_space(&p);
+        if (field >= 0) {
+            const bool quoted = *p == '"';
+            char *value = parse_string(&p);
+            free(value);
+            if (!value) return fields[field].has_default || (seen[field] && quoted);
+            seen[field] = true;
+        } else {
+            json *value = parse_value(&p, 1);
+            if (!value) return false;
+            json_free(value);
+        }
+        skip_space(&p);
+    } while (*p == ',');
+    return false;
+}
+
 void json_free(json *j) {
     while (j) {
         json *next = j->next;
