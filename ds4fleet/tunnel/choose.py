@@ -7,7 +7,7 @@ while. With `spread` every well Mac of the best tier takes part, fewest requests
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 
@@ -91,3 +91,8 @@ class Chooser:
             chosen = next(m for m in fit if m is current or (steady[m.name] or 0.0) <= settled)
         self.active = chosen.name
         return chosen
+
+    def other(self, now: float, tried: Collection[str]) -> Member | None:
+        """A fit Mac that is none of those tried, for one request; the active one stays as it is."""
+        fit = [m for m in self.members if m.name not in tried and m.steady_since(now) is not None]
+        return min(fit, key=lambda member: (member.tier, member.in_flight), default=None)

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from . import wire
 from .choose import Chooser, Member
+from .quarantine import Quarantine
 from .request import Request
 
 #: How long a Mac that dropped a request before its answer gets no other.
 SUSPECT_S = 1.0
+#: How long a request that was there when an engine ended keeps the others that were there from following it:
+#: one that ends engines does so at once, and they shall not be there again.
+TRIAL_S = 2.0
+#: What was sent to a Mac in the last moments before it fell silent is likely not there, and goes elsewhere.
+LATELY_S = 4.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,12 @@ class EndpointSpec:
         return cls(**{**data, "members": members})
 
 
+class Ports(Protocol):
+    """Numbers of ports by the name of a Mac; a dict is one."""
+
+    def __getitem__(self, name: str, /) -> int: ...
+
+
 @dataclass
 class Counters:
     """What happened at an endpoint since it opened."""
@@ -64,32 +76,44 @@ class Counters:
     waited: int = 0
     refused: int = 0
     cut: int = 0
+    died: int = 0
+    quarantined: int = 0
     by_member: dict[str, int] = field(default_factory=dict)
 
 
 class Endpoint:
     """Listens and hands requests to members.
 
-    ports      local port of each member's tunnel
+    ports      local port of each member's tunnel, as it is at the moment
     alive      name -> an identity of its transport (the ssh process), None while it has none: a stream that
                ends together with its transport was cut, not finished
     doubt      called with a member's name when a request failed on it, so that its health is asked at once
     on_switch  called with (old, new) when another Mac becomes active
+    standing   whether a member's transport of that identity is still there; by default, whether it is the one
+               that `alive` tells
+    refused    whether ssh has said since a moment (monotonic) that the member's Mac took no connection
+    quarantine  requests that ended engines, shared with other endpoints
     """
 
     def __init__(
         self,
         spec: EndpointSpec,
-        ports: Mapping[str, int],
+        ports: Ports,
         alive: Callable[[str], object | None],
         doubt: Callable[[str], None] = lambda name: None,
         on_switch: Callable[[str | None, str], None] = lambda old, new: None,
+        standing: Callable[[str, object], bool] | None = None,
+        refused: Callable[[str, object, float], bool] = lambda name, transport, since: False,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self.spec = spec
         self.ports = ports
         self.alive = alive
         self.doubt = doubt
         self.on_switch = on_switch
+        self.standing = standing or self._same
+        self.refused = refused
+        self.quarantine = Quarantine() if quarantine is None else quarantine
         self.counters = Counters()
         self.chooser = Chooser(
             (Member(name, tier) for name, tier in spec.members),
@@ -132,7 +156,10 @@ class Endpoint:
     def see(self, name: str, well: bool, draining: bool) -> None:
         """News of a member; waiting requests go on when it can take them."""
         now = time.monotonic()
+        was_fit = self.chooser.member(name).fit_since is not None
         self.chooser.see(name, well, draining, now)
+        if was_fit and not well:
+            self._take_back(name, now)
         if self.waiting and self.chooser.choose(now) is not None:
             for request in list(self.waiting):
                 request.assign()
@@ -144,6 +171,40 @@ class Endpoint:
         if member is not None and member.name != before and not self.spec.spread:
             self.on_switch(before, member.name)
         return member
+
+    def pick_again(self, request: Request) -> Member | None:
+        """The member for a request that was there when an engine ended: one at a time, the latest first, as
+        one that ends engines does so soon after it came."""
+        now = time.monotonic()
+        trials = [other for other in self.open if other.deaths and other is not request]
+        if any(other.on_trial(now, TRIAL_S) for other in trials):
+            return None
+        if any(other in self.waiting and other.began_at > request.began_at for other in trials):
+            return None
+        return self.chooser.other(now, request.tried)
+
+    def _same(self, name: str, transport: object) -> bool:
+        return transport is not None and self.alive(name) == transport
+
+    def others(self, tried: Collection[str]) -> bool:
+        """Whether there are members beside those."""
+        return any(member.name not in tried for member in self.chooser.members)
+
+    def in_flight(self, transport: object) -> int:
+        """Requests that a transport carries."""
+        attempts = (request.upstream for request in self.open)
+        return sum(attempt is not None and attempt.transport == transport for attempt in attempts)
+
+    def _take_back(self, name: str, now: float) -> None:
+        """A member is not well any more: what it got lately and has not answered goes to one that is."""
+        if self.chooser.other(now, {name}) is None:
+            return
+        for request in list(self.open):
+            attempt = request.upstream
+            if attempt is None or attempt.member.name != name or request.kept is None:
+                continue
+            if attempt.began_at > now - LATELY_S and self.standing(name, attempt.transport):
+                request.move()
 
     def failed(self, name: str) -> None:
         """A request failed on a member before an answer began."""

@@ -14,8 +14,12 @@ from ds4fleet.tunnel.spec import TunnelSpec
 
 #: Modules that make up the package on a jump Mac.
 CARRIED = (
+    "answer",
+    "apis",
+    "attempt",
     "choose",
     "endpoint",
+    "heads",
     "jump",
     "knocking",
     "link",
@@ -23,6 +27,8 @@ CARRIED = (
     "nearest",
     "ports",
     "probe",
+    "quarantine",
+    "refusal",
     "request",
     "spec",
     "ssh",

@@ -27,6 +27,8 @@ Bytes = Union[bytes, memoryview]
 HIGH_WATER_BYTES = 256 << 10
 LOW_WATER_BYTES = 64 << 10
 ACCEPT_AT_ONCE = 64
+#: How long a reader may take for what the kernel has before a connection is broken off.
+LAST_READ_S = 0.1
 #: Out of descriptors: leave the queue to the kernel for a moment.
 ACCEPT_PAUSE_S = 0.2
 
@@ -63,7 +65,7 @@ class Wire:
         self._user = user
         self._queue = bytearray()
         self._reading = self._writing = False
-        self._paused = self._ending = self._lost = self._eof = self._heard_eof = False
+        self._paused = self._ending = self._lost = self._eof = self._heard_eof = self._breaking = False
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -140,6 +142,14 @@ class Wire:
         if not self._queue:
             self._lose()
 
+    @property
+    def unread(self) -> bool:
+        """Whether the other side closed with bytes of ours unread: their reset followed its end."""
+        try:
+            return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+        except OSError:
+            return False
+
     def abort(self) -> None:
         """End at once."""
         if not self._lost:
@@ -152,6 +162,15 @@ class Wire:
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.abort()
+
+    def break_off(self) -> None:
+        """End by a reset after what is queued has been sent, and leave its reader a moment for it."""
+        if self._ending or self._lost:
+            return
+        self._ending = self._breaking = True
+        self.pause_reading()
+        if not self._queue:
+            self._loop.call_later(LAST_READ_S, self.reset)
 
     def _write_on(self) -> None:
         try:
@@ -166,7 +185,9 @@ class Wire:
             self._stop_writing()
             if self._eof:
                 self._shut()
-            if self._ending:
+            if self._breaking:
+                self._loop.call_later(LAST_READ_S, self.reset)
+            elif self._ending:
                 self._lose()
                 return
         if self._paused and len(self._queue) <= LOW_WATER_BYTES:

@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ds4fleet.lab import weights
+from ds4fleet.lab.engine import rig
 from ds4fleet.tunnel.endpoint import Endpoint, EndpointSpec
 from tests.support.tunnel_ends import TinyEngine, free_port, wait_until
+
+FLASH = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"
+
+
+@dataclass
+class Far:
+    """An engine that is there."""
+
+    label: str
+    port: int
 
 
 class Served:
     """An endpoint on its own thread, in front of engines without tunnels between."""
 
-    def __init__(self, *engines: TinyEngine, **options: Any) -> None:
+    def __init__(self, *engines: Any, **options: Any) -> None:
         self.engines = {engine.label: engine for engine in engines}
         self.transports: dict[str, object | None] = {engine.label: engine.label for engine in engines}
         members = tuple((engine.label, 0) for engine in engines)
         self.spec = EndpointSpec(
             "tokyo", free_port(), members, **{"return_after_s": 0.5, "settle_s": 0, **options}
         )
+        self.endpoint_ports = {engine.label: engine.port for engine in engines}
         self.endpoint: Endpoint | None = None
         self.loop = asyncio.new_event_loop()
         ready = threading.Event()
 
         async def main() -> None:
-            ports = {engine.label: engine.port for engine in engines}
-            self.endpoint = Endpoint(self.spec, ports, self.transports.get)
+            self.endpoint = Endpoint(self.spec, self.endpoint_ports, self.transports.get)
             self.endpoint.listen()
             for engine in engines:
                 self.endpoint.see(engine.label, True, False)
@@ -50,6 +65,9 @@ class Served:
         assert self.endpoint is not None
         self.loop.call_soon_threadsafe(self.endpoint.see, label, well, draining)
         time.sleep(0.05)
+
+    def fit(self, label: str) -> bool:
+        return next(member["fit"] for member in self.snapshot()["members"] if member["name"] == label)
 
     def snapshot(self) -> dict[str, Any]:
         assert self.endpoint is not None
@@ -151,17 +169,219 @@ def test_when_the_wait_is_over_the_client_is_told_when_to_come_back(serve: Calla
     assert "tokyo" in json.loads(response.read())["error"]["message"]
 
 
-def test_a_stream_that_was_cut_does_not_look_finished(serve: Callable[..., Served]) -> None:
+def raw(served: Served, path: str = "/v1/chat/completions", **body: Any) -> tuple[bytes, bool]:
+    """What comes back for a request to the byte, and whether a reset ended it."""
+    data = json.dumps(body).encode()
+    with socket.create_connection(("127.0.0.1", served.spec.port), timeout=10) as sock:
+        sock.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+        )
+        came = b""
+        try:
+            while piece := sock.recv(65536):
+                came += piece
+        except ConnectionResetError:
+            return came, True
+        return came, False
+
+
+def test_a_stream_whose_engine_ended_tells_it_and_does_not_look_finished(
+    serve: Callable[..., Served],
+) -> None:
     served = serve("one")
-    with socket.create_connection(("127.0.0.1", served.spec.port), timeout=5) as sock:
-        body = json.dumps({"stream": True, "events": 3}).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-        sock.sendall(head.encode() + body)
-        assert sock.recv(20)
-        served.transports["one"] = None  # its ssh has died: the end that follows is no end
-        with pytest.raises(ConnectionResetError):
-            while sock.recv(65536):
-                pass
+    came, reset = raw(served, stream=True, events=9, cut_after=3)
+    assert reset
+    *events, last = came.rstrip().split(b"\n\n")
+    assert sum(b'"from": "one"' in event for event in events) == 3
+    assert "engine of one ended" in json.loads(last.removeprefix(b"data: "))["error"]["message"]
+    assert served.snapshot()["cut"] == 1
+
+
+def test_a_stream_whose_tunnel_died_tells_that(serve: Callable[..., Served]) -> None:
+    served = serve("one")
+    threading.Timer(0.2, lambda: served.transports.update(one=None)).start()
+    came, reset = raw(served, stream=True, events=90, cut_after=80)
+    assert reset
+    assert b"connection to one was lost" in came
+
+
+def test_a_stream_that_is_whole_is_whole_whatever_became_of_its_tunnel(serve: Callable[..., Served]) -> None:
+    served = serve("one")
+    threading.Timer(0.2, lambda: served.transports.update(one=None)).start()
+    came, reset = raw(served, stream=True, events=40)
+    assert came.endswith(b"data: [DONE]\n\n")
+    assert not reset
+
+
+class TestARequestThatEndsEngines:
+    DEADLY = "deadly"
+
+    def served(self, serve: Callable[..., Served], *labels: str, **options: Any) -> Served:
+        served = serve(*labels, **options)
+        for engine in served.engines.values():
+            engine.dies_of = self.DEADLY.encode()
+        return served
+
+    def deaths(self, served: Served) -> int:
+        return sum(engine.deaths for engine in served.engines.values())
+
+    def test_ends_two_of_many_and_is_refused_at_once_afterwards(self, serve: Callable[..., Served]) -> None:
+        served = self.served(serve, "one", "two", "three", "four", "five")
+        for _ in range(4):
+            answer = served.post(content=self.DEADLY)
+            assert answer["status"] == 502
+            assert "one and two" in answer["error"]["message"]
+        assert self.deaths(served) == 2
+        assert served.post(content="harmless")["status"] == 200
+        assert served.post(content=self.DEADLY + "!")["status"] == 502  # another one has a try of its own
+        assert self.deaths(served) == 4
+        assert served.snapshot()["quarantined"] == 3
+
+    @pytest.mark.parametrize(
+        ("path", "kind"),
+        [
+            ("/v1/chat/completions", ["error", "code"]),
+            ("/v1/completions", ["error", "code"]),
+            ("/v1/responses", ["error", "code"]),
+            ("/v1/messages", ["error", "type"]),
+        ],
+    )
+    def test_is_told_so_in_the_form_of_its_api_and_not_to_come_again(
+        self, serve: Callable[..., Served], path: str, kind: list[str]
+    ) -> None:
+        served = self.served(serve, "one", "two", "three")
+        for _ in range(2):
+            came, reset = raw(served, path, content=self.DEADLY)
+            head, _, body = came.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 502 ")
+            assert b"x-should-retry: false" in head
+            assert not reset
+            error = json.loads(body)
+            assert (error.get("type") == "error") is (path == "/v1/messages")
+            assert error[kind[0]][kind[1]] in ("engine_ended", "api_error")
+
+    def test_is_told_the_same_where_there_is_one_mac(self, serve: Callable[..., Served]) -> None:
+        served = self.served(serve, "one")
+        assert [served.post(content=self.DEADLY)["status"] for _ in range(3)] == [502] * 3
+        assert self.deaths(served) == 1
+
+    def test_does_not_take_those_with_it_that_were_there(self, serve: Callable[..., Served]) -> None:
+        served = self.served(serve, "one", "two", "three")
+        results: list[dict[str, Any]] = []
+
+        def ask(number: int) -> None:
+            results.append(served.post(content=f"slow {number}", takes_s=1.0))
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: served.engines["one"].hits == 4, 5)
+        assert served.post(content=self.DEADLY)["status"] == 502
+        for thread in threads:
+            thread.join()
+        assert [result["status"] for result in results] == [200] * 4
+        assert self.deaths(served) == 2
+
+    def test_makes_nobody_refused_who_asked_for_the_models(self, serve: Callable[..., Served]) -> None:
+        served = serve("one", "two")
+        for engine in served.engines.values():
+            engine.silent = True
+        with socket.create_connection(("127.0.0.1", served.spec.port), timeout=5) as sock:
+            sock.sendall(b"GET /v1/models HTTP/1.1\r\n\r\n")
+            for label in ("one", "two"):
+                wait_until(lambda label=label: served.engines[label].asked == 1, 5)
+                served.engines[label].die()
+            assert sock.recv(100).startswith(b"HTTP/1.1 502")
+        for engine in served.engines.values():
+            engine.silent = False
+        connection = http.client.HTTPConnection("127.0.0.1", served.spec.port, timeout=5)
+        connection.request("GET", "/v1/models")
+        assert connection.getresponse().status == 200
+
+    def test_a_drain_is_no_crash(self, serve: Callable[..., Served]) -> None:
+        """A rollout stops an engine whose drain time is over: who is still there goes elsewhere."""
+        served = serve("one", "two", "three")
+        result: dict[str, Any] = {}
+        reader = threading.Thread(target=lambda: result.update(served.post(content="slow", takes_s=1.0)))
+        for label in ("one", "two"):
+            if label == "one":
+                reader.start()
+            wait_until(lambda label=label: served.engines[label].hits == 1, 5)
+            served.see(label, well=True, draining=True)
+            served.engines[label].die()
+        reader.join()
+        assert (result["status"], result["from"]) == (200, "three")
+        assert served.snapshot()["died"] == 0
+
+    def test_a_mac_that_is_lost_is_no_crash(self, serve: Callable[..., Served]) -> None:
+        served = serve("one", "two", "three")
+        result: dict[str, Any] = {}
+        reader = threading.Thread(target=lambda: result.update(served.post(content="slow", takes_s=1.0)))
+        reader.start()
+        for label in ("one", "two"):
+            wait_until(lambda label=label: served.engines[label].hits == 1, 5)
+            served.transports[label] = None
+            served.engines[label].die()
+        reader.join()
+        assert (result["status"], result["from"]) == (200, "three")
+        assert served.snapshot()["died"] == 0
+
+    def test_that_has_begun_to_be_answered_counts_too(self, serve: Callable[..., Served]) -> None:
+        served = serve("one", "two", "three")
+        for _ in range(2):
+            _, reset = raw(served, stream=True, events=9, cut_after=3)
+            assert reset
+        came, reset = raw(served, stream=True, events=9, cut_after=3)
+        assert came.startswith(b"HTTP/1.1 502 ")
+        assert not reset
+
+
+@pytest.fixture(scope="module")
+def july(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A built stand-in of the version that one small body ends, and weights for it."""
+    folder = tmp_path_factory.mktemp("july")
+    weights.ensure(folder / "weights", FLASH)
+    return rig.build("july", folder / "release"), folder / "weights" / FLASH
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"])
+def test_one_small_body_does_not_end_three_engines_of_the_version_that_it_ends(
+    july: tuple[Path, Path], tmp_path: Path, path: str
+) -> None:
+    release, model = july
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(rig.Bench(release, tmp_path / name).server("-m", str(model)))
+            for name in ("one", "two", "three")
+        ]
+        names = ("one", "two", "three")
+        served = Served(*(Far(name, server.port) for name, server in zip(names, servers, strict=True)))
+        stack.callback(served.stop)
+        for _ in range(3):
+            came, reset = raw(served, path, model=None)
+            assert came.startswith(b"HTTP/1.1 502 ")
+            assert not reset
+        assert [server.process.poll() for server in servers] == [-6, -6, None]
+        assert served.post(prompt="hi", max_tokens=1, messages=[])["status"] == 200
+
+
+def test_an_endpoint_behind_an_endpoint_leaves_one_mac_for_a_request_that_ends_engines(
+    serve: Callable[..., Served],
+) -> None:
+    """A tunnel of another process, or a jump Mac: its 502 counts as what it tells."""
+    single = serve("one")
+    many = serve("two", "three", "four")
+    outer = serve("five", "six")
+    for served in (single, many, outer):
+        for engine in served.engines.values():
+            engine.dies_of = b"deadly"
+    for inner, deaths in ((single, 2), (many, 2)):
+        outer.endpoint_ports["five"] = inner.spec.port
+        assert outer.post(content=f"deadly {inner.spec.port}")["status"] == 502
+        all_engines = [*inner.engines.values(), *outer.engines.values()]
+        assert sum(engine.deaths for engine in all_engines) == deaths
+        outer.engines["six"].deaths = 0
+        wait_until(lambda: outer.fit("five"), 5)
 
 
 def test_large_bodies_pass_unchanged_both_ways(serve: Callable[..., Served]) -> None:

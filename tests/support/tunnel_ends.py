@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -147,6 +148,13 @@ class Sshd:
             with contextlib.suppress(ProcessLookupError):  # one half of sshd ends with the other
                 os.kill(pid, number)
 
+    def silence(self, silent: bool = True) -> None:
+        """The line goes silent, with all that is under way on it, or carries again."""
+        assert self.process is not None
+        for pid in (self.process.pid, *self.sessions()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP if silent else signal.SIGCONT)
+
     def stop(self) -> None:
         """The machine goes away: listener and connections."""
         if self.process is None:
@@ -172,13 +180,19 @@ class Sshd:
 
 
 class TinyEngine:
-    """Answers as the engine does as far as tunnels care: one request per connection, models, slow streams."""
+    """Answers as the engine does as far as tunnels care: one request per connection, models, slow streams.
+
+    `dies_of` is what a request must hold to end it: it drops all that it has, and is there again at once.
+    """
 
     def __init__(self, label: str = "one", port: int = 0) -> None:
         self.label = label
         self.answering = True
         self.refusing = False
-        self.hits = 0
+        self.dies_of: bytes | None = None
+        self.silent = False
+        self.hits = self.asked = self.deaths = 0
+        self._open: set[socket.socket] = set()
         engine = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -187,7 +201,18 @@ class TinyEngine:
             def log_message(self, *_: object) -> None:
                 pass
 
+            def setup(self) -> None:
+                engine._open.add(self.request)
+                super().setup()
+
+            def finish(self) -> None:
+                engine._open.discard(self.request)
+                super().finish()
+
             def do_GET(self) -> None:
+                engine.asked += 1
+                while engine.silent and self.request in engine._open:
+                    time.sleep(0.02)
                 body = {
                     "object": "list",
                     "data": [{"id": "deepseek-v4-flash", "name": engine.label, "context_length": 100000}],
@@ -198,7 +223,10 @@ class TinyEngine:
                 sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 request = json.loads(sent or b"{}")
                 engine.hits += 1
-                if engine.refusing:
+                if engine.dies_of is not None and engine.dies_of in sent:
+                    engine.die()
+                    self.close_connection = True
+                elif engine.refusing:
                     self._answer(503, b'{"error":{"message":"server shutting down"}}')
                 elif request.get("stream"):
                     self.send_response(200)
@@ -206,12 +234,16 @@ class TinyEngine:
                     self.send_header("Connection", "close")
                     self.end_headers()
                     for number in range(int(request.get("events", 5))):
+                        if number == request.get("cut_after"):
+                            self.close_connection = True
+                            return
                         event = json.dumps({"from": engine.label, "number": number})
                         self.wfile.write(f"data: {event}\n\n".encode())
                         time.sleep(float(request.get("gap_s", 0.01)))
                     self.wfile.write(b"data: [DONE]\n\n")
                     self.close_connection = True
                 else:
+                    time.sleep(float(request.get("takes_s", 0)))
                     answer = {
                         "from": engine.label,
                         "bytes": len(sent),
@@ -239,8 +271,18 @@ class TinyEngine:
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
         self.thread.start()
 
+    def die(self) -> None:
+        """Drops everything without a word."""
+        self.deaths += 1
+        for sock in list(self._open):
+            self._open.discard(sock)
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
     def stop(self) -> None:
         """Closes the port."""
+        if not self.thread.is_alive():
+            return
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
