@@ -20,8 +20,10 @@ from typing import Any
 
 from ds4fleet.tunnel import ds4_plain, home, ports
 from ds4fleet.tunnel.endpoint import Endpoint, EndpointSpec
+from ds4fleet.tunnel.front import HostFront, Ports
 from ds4fleet.tunnel.link import Link
 from ds4fleet.tunnel.machine import Policy, State
+from ds4fleet.tunnel.quarantine import Quarantine
 from ds4fleet.tunnel.spec import TunnelSpec
 
 Say = Callable[[str, str], None]
@@ -77,6 +79,10 @@ class Holder:
         self.links: dict[str, Link] = {}
         self.elsewhere: dict[str, dict[str, Any]] = {}
         self.endpoint: Endpoint | None = None
+        self.fronts: dict[str, HostFront] = {}
+        addresses = {spec.name: spec.local_port for spec in job.tunnels}
+        self._behind = Ports(self.links, addresses)
+        self._quarantine = Quarantine()
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._claims: dict[str, home.Claim] = {}
         self._socket = home.socket_path(os.getpid())
@@ -105,6 +111,8 @@ class Holder:
             watcher.cancel()
             if self.endpoint is not None:
                 self.endpoint.close()
+            for front in self.fronts.values():
+                front.close()
             for link in self.links.values():
                 link.stop()
             await asyncio.gather(*self._runs.values(), return_exceptions=True)
@@ -132,8 +140,10 @@ class Holder:
         if claim is None:
             raise Taken(f"{spec.name}: another process holds this endpoint")
         self._claims[spec.name] = claim
-        local_ports = {tunnel.name: tunnel.local_port for tunnel in self.job.tunnels}
-        endpoint = Endpoint(spec, local_ports, self._identity, self._doubt, self._switched)
+        asked = self._asked()
+        endpoint = Endpoint(
+            spec, self._behind, on_switch=self._switched, quarantine=self._quarantine, **asked
+        )
         if not ports.is_free(spec.port, ports.has_ipv6_loopback()):
             holder = ports.holder(spec.port) or "another process"
             raise Taken(f"{spec.name}: local port {spec.port} is held by {holder}")
@@ -150,7 +160,9 @@ class Holder:
             return
         self.elsewhere.pop(spec.name, None)
         self._claims[spec.name] = claim
-        link = Link(spec, self.job.policy, self._changed)
+        front = HostFront(spec, self._behind, self._carries, self._quarantine, **self._asked())
+        link = Link(spec, self.job.policy, self._changed, front)
+        self.fronts[spec.name] = front
         self.links[spec.name] = link
         self._runs[spec.name] = asyncio.ensure_future(link.run())
 
@@ -172,11 +184,43 @@ class Holder:
                     self.endpoint.see(spec.name, well, bool(found[0].get("draining")))
             await asyncio.sleep(ELSEWHERE_EVERY_S)
 
-    # -- what the endpoint asks ---------------------------------------------------------------------------
+    # -- what the endpoints ask ---------------------------------------------------------------------------
+
+    def _asked(self) -> dict[str, Any]:
+        return {
+            "alive": self._identity,
+            "doubt": self._doubt,
+            "standing": self._standing,
+            "refused": self._refused,
+        }
 
     def _identity(self, name: str) -> object | None:
         link = self.links.get(name)
-        return link.pid if link is not None else self.elsewhere.get(name, {}).get("ssh_pid")
+        return link.pid if link is not None else self._holder_of(name)
+
+    def _standing(self, name: str, transport: object) -> bool:
+        link = self.links.get(name)
+        if link is not None and link.standing(transport):
+            return True
+        return transport is not None and transport == self._holder_of(name)
+
+    def _refused(self, name: str, transport: object, since: float) -> bool:
+        link = self.links.get(name)
+        return link is not None and link.refused(transport, since)
+
+    @staticmethod
+    def _holder_of(name: str) -> object | None:
+        """What stands for the transport of a tunnel that another process holds: its address, as long as that
+        process lives. What becomes of its ssh that process tells by what it answers."""
+        record = home.held(name)
+        return (record.pid, record.endpoint) if record is not None else None
+
+    def _carries(self, transport: object) -> int:
+        """Requests that an ssh carries for the address of its Mac and for that of the region."""
+        endpoints = [front.endpoint for front in self.fronts.values()]
+        if self.endpoint is not None:
+            endpoints.append(self.endpoint)
+        return sum(endpoint.in_flight(transport) for endpoint in endpoints)
 
     def _doubt(self, name: str) -> None:
         if name in self.links:
@@ -191,13 +235,17 @@ class Holder:
     def _sweep(self) -> None:
         for name in [name for name, task in self._runs.items() if task.done()]:
             task = self._runs.pop(name)
+            self.fronts[name].close()
             self._claims.pop(name).release()
             if not task.cancelled() and task.exception() is not None:
                 self.say(name, f"ended by a fault of ds4-fleet: {task.exception()!r}")
 
     def _changed(self, link: Link, text: str) -> None:
-        if self.endpoint is not None:
-            self.endpoint.see(link.spec.name, link.state is State.UP, link.draining)
+        well = link.state is State.UP
+        front = self.fronts.get(link.spec.name)
+        for endpoint in (front.endpoint if front is not None else None, self.endpoint):
+            if endpoint is not None:
+                endpoint.see(link.spec.name, well, link.draining)
         self._note(link.spec.name, text)
 
     def _note(self, name: str, text: str) -> None:
@@ -236,7 +284,10 @@ class Holder:
             return {"error": f"unknown operation {operation!r}"}
         return {
             "pid": os.getpid(),
-            "tunnels": [link.snapshot() for link in chosen],
+            "tunnels": [
+                {**link.snapshot(), "in_flight": self._carries(link.pid) if link.pid else 0}
+                for link in chosen
+            ],
             "endpoint": endpoint.snapshot() if meant and endpoint is not None else None,
         }
 

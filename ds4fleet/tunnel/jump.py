@@ -18,6 +18,7 @@ from typing import Any
 
 from . import ds4_plain
 from .endpoint import Endpoint, EndpointSpec
+from .front import Behind, Ports
 from .link import Link
 from .machine import State
 from .nearest import measure_all
@@ -37,10 +38,12 @@ async def serve(settings: Mapping[str, Any]) -> None:
     endpoint_spec = EndpointSpec("jump", int(settings["port"]), tuple((spec.name, 0) for spec in specs))
     endpoint = Endpoint(
         endpoint_spec,
-        {spec.name: spec.local_port for spec in specs},
+        Ports(links, {}),
         alive=lambda name: links[name].pid,
         doubt=lambda name: links[name].doubt(),
         on_switch=lambda old, new: _log("jump", f"requests go to {new}"),
+        standing=lambda name, transport: links[name].standing(transport),
+        refused=lambda name, transport, since: links[name].refused(transport, since),
     )
     endpoint.listen()
 
@@ -49,7 +52,7 @@ async def serve(settings: Mapping[str, Any]) -> None:
         _log(link.spec.name, text)
 
     for spec in specs:
-        links[spec.name] = Link(spec, on_change=changed)
+        links[spec.name] = Link(spec, on_change=changed, front=Behind(endpoint))
     runs = [asyncio.ensure_future(link.run()) for link in links.values()]
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -17,8 +17,10 @@ CARRIED = (
     "answer",
     "apis",
     "attempt",
+    "child",
     "choose",
     "endpoint",
+    "front",
     "heads",
     "jump",
     "knocking",
@@ -32,6 +34,7 @@ CARRIED = (
     "request",
     "spec",
     "ssh",
+    "telling",
     "wire",
     "within",
 )

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
-import fcntl
-import os
-import pty
-import signal
-import termios
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
-from . import ds4_json, ds4_plain, ports, probe, ssh
+from . import ds4_json, ports, probe, ssh, telling
+from .child import Child
 from .knocking import keep_knocking
 from .machine import Machine, Order, Policy, State
 from .spec import TunnelSpec
 from .within import within
 
 STATE_MARK = "ds4-state "  # the forced command prints one such line whenever the Mac's drain state changes
-STOP_GRACE_S = 2.0
-#: An engine lists one model under a few aliases.
-MOST_MODELS = 100
-#: Of a line that ssh or the far side says; a state line has about 100.
-LINE_LETTERS = 2000
+#: A line that was silent for so long is given up for what comes anew; what it carries is left to ssh.
+QUIET_S = ssh.ALIVE_INTERVAL_S * ssh.ALIVE_COUNT
+ASK_AFTER_S = QUIET_S / 2
+WATCH_EVERY_S = 0.25
+#: A clock that jumped so far says that this process stood still, not the line.
+STALL_S = 1.0
 
 Listener = Callable[["Link", str], None]
+
+
+class Front(Protocol):
+    """What stands at a tunnel's fixed address and passes requests on to ssh."""
+
+    def taken(self) -> str:
+        """Why the address cannot be opened, "" when it can or is."""
+
+    def open(self) -> str:
+        """Opens the address unless it is; why it cannot, else ""."""
+
+    def in_flight(self, transport: object) -> int:
+        """Requests that the ssh of this process id carries."""
 
 
 class Link:
@@ -35,12 +45,20 @@ class Link:
 
     `await run()` works until `stop()`; `on_change(link, sentence)` is called at each change of state and for
     each remarkable line of ssh. Everything that the network does ends up in the state, never in an exception.
+
+    With a `front` each ssh listens at a port of its own behind it, so that one whose line has fallen silent
+    can be kept for the requests that it carries while another one is tried.
     """
 
     def __init__(
-        self, spec: TunnelSpec, policy: Policy | None = None, on_change: Listener | None = None
+        self,
+        spec: TunnelSpec,
+        policy: Policy | None = None,
+        on_change: Listener | None = None,
+        front: Front | None = None,
     ) -> None:
         self.spec = spec
+        self.front = front
         self.machine = Machine(policy or Policy(), knockable=spec.knockable)
         self.on_change = on_change
         self.ipv6 = ports.has_ipv6_loopback()
@@ -48,11 +66,11 @@ class Link:
         self.models: Any = None
         self.host_state: dict[str, Any] = {}
         self.terminal = True
-        self.up_since_unix_s: float | None = None
         self._events: asyncio.Queue[Callable[[], list[Order]]] = asyncio.Queue()
-        self._child: asyncio.subprocess.Process | None = None
+        self._forward = spec
+        self._child: Child | None = None
+        self._aside: dict[Child, asyncio.Task[None]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._stderr: collections.deque[str] = collections.deque(maxlen=40)
         self._hurry = asyncio.Event()
         self._knock_now = asyncio.Event()
 
@@ -65,7 +83,20 @@ class Link:
     @property
     def pid(self) -> int | None:
         """Process id of the ssh child, None while there is none."""
-        return self._child.pid if self._child is not None and self._child.returncode is None else None
+        return self._child.pid if self._child is not None and self._child.alive else None
+
+    @property
+    def port(self) -> int:
+        """Where ssh listens on this machine."""
+        return self._child.port if self._child is not None else self.spec.local_port
+
+    def standing(self, transport: object) -> bool:
+        """Whether the ssh of this process id is there, current or set aside."""
+        return any(child.pid == transport and child.alive for child in self._children())
+
+    def refused(self, transport: object, since: float) -> bool:
+        """Whether that ssh has said since then (monotonic) that the Mac took no connection."""
+        return any(child.pid == transport and child.refused_at >= since for child in self._children())
 
     @property
     def draining(self) -> bool:
@@ -74,29 +105,12 @@ class Link:
 
     def command(self) -> list[str]:
         """The exact ssh command under this tunnel."""
-        return ssh.command(self.spec, ssh.client_version(), self.ipv6, self.terminal)
+        ipv6 = self.ipv6 and self.front is None
+        return ssh.command(self._forward, ssh.client_version(), ipv6, self.terminal)
 
     def snapshot(self) -> dict[str, Any]:
         """State for people and machines; JSON-able, seconds and milliseconds as named."""
-        now = time.monotonic()
-        machine = self.machine
-        return {
-            "name": self.spec.name,
-            "region": self.spec.region,
-            "state": machine.state.value,
-            "for_s": round(now - machine.since, 1),
-            "reason": machine.reason,
-            "retry_in_s": round(max(0.0, machine.retry_at - now), 1) if machine.retry_at else None,
-            "failures": machine.failures,
-            "drops": machine.drops,
-            "endpoint": self.spec.url,
-            "address": self.spec.address,
-            "ssh_pid": self.pid,
-            "latency_ms": round(self.latency_s * 1000, 1) if self.latency_s is not None else None,
-            "models": model_ids(self.models),
-            "draining": self.draining,
-            "no_delay": self.terminal,
-        }
+        return telling.snapshot(self)
 
     def stop(self) -> None:
         """Ask `run` to end; every planned retry is cancelled."""
@@ -124,9 +138,13 @@ class Link:
                     await self._obey(order)
                 self._keep_probing()
         finally:
-            for name in list(self._tasks):
+            for name in [name for name in self._tasks if name != "child"]:
                 await self._cancel(name)
             await self._end_child()
+            for task in list(self._aside.values()):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
     # -- the loop -----------------------------------------------------------------------------------------
 
@@ -146,23 +164,7 @@ class Link:
             return None
 
     def _announce(self, before: State) -> None:
-        machine = self.machine
-        if machine.state is State.UP:
-            self.up_since_unix_s = time.time()
-            latency = f", answers in {self.latency_s * 1000:.0f} ms" if self.latency_s is not None else ""
-            text = f"up at {self.spec.url}{latency}"
-        elif machine.state is State.WAITING and machine.retry_at is not None:
-            wait_s = machine.retry_at - machine.since
-            text = f"{machine.reason}; next try in {wait_s:g} s ({machine.failures} failed)"
-        elif machine.state is State.GAVE_UP:
-            text = f"gave up: {machine.reason}"
-        elif machine.state is State.KNOCKING and before in (State.UP, State.UNHEALTHY):
-            text = f"dropped: {machine.reason}"
-        elif machine.state in (State.KNOCKING, State.CONNECTING, State.STOPPED):
-            text = machine.state.value
-        else:
-            text = f"{machine.state.value}: {machine.reason}"
-        self._say(text)
+        self._say(telling.change(self, before))
 
     def _say(self, text: str) -> None:
         if self.on_change is not None:
@@ -217,9 +219,9 @@ class Link:
     async def _probe(self) -> None:
         policy = self.machine.policy
         while True:
-            state, since = self.machine.state, self.machine.since
-            answer = await probe.ask(self.spec.local_port, policy.health_timeout_s)
-            if (state, since) == (self.machine.state, self.machine.since):
+            state, since, child = self.machine.state, self.machine.since, self._child
+            answer = await probe.ask(self.port, policy.health_timeout_s)
+            if (state, since, child) == (self.machine.state, self.machine.since, self._child):
                 self._digest(answer)
                 await asyncio.sleep(0)  # the loop takes the event first, then the pace is known
             self._hurry.clear()
@@ -228,6 +230,11 @@ class Link:
                 await within(pause_s, self._hurry.wait())
 
     def _digest(self, answer: probe.Answer) -> None:
+        if answer.outcome not in ("silent", "refused") and self._child is not None:
+            self._child.hear()
+            if self.front is not None and (taken := self.front.open()):
+                self._post(lambda: [*self.machine.ssh_ended(self._now(), taken), Order.STOP_SSH])
+                return
         if answer.ok:
             self.latency_s, self.models = answer.latency_s, answer.models
             self._post(lambda: self.machine.healthy(self._now()))
@@ -250,60 +257,80 @@ class Link:
 
     async def _try_child(self) -> None:
         self.ipv6 = ports.has_ipv6_loopback()
-        if not ports.is_free(self.spec.local_port, self.ipv6):
-            found = ports.holder(self.spec.local_port) or "another process"
-            reason = f"local port {self.spec.local_port} is held by {found}"
-            self._post(lambda: self.machine.ssh_ended(self._now(), reason))
+        taken = self.front.taken() if self.front is not None else ports.taken(self.spec.local_port, self.ipv6)
+        if taken:
+            self._post(lambda: self.machine.ssh_ended(self._now(), taken))
             return
-        self._stderr.clear()
+        if self.front is not None:
+            self._forward = replace(self.spec, local_port=ports.spare())
         self.host_state = {}
-        master, slave = pty.openpty()
-        try:
-            # A pseudo-terminal as controlling terminal: when this process dies, however it dies, the kernel
-            # hangs the terminal up and ssh with it, so that no orphan keeps the port.
-            self._child = await asyncio.create_subprocess_exec(
-                *self.command(),
-                stdin=slave,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-            )
-        except OSError:
-            os.close(master)
-            raise
-        finally:
-            os.close(slave)
-        self._tasks["child"] = asyncio.ensure_future(self._attend(self._child, master))
+        child = Child(self._forward.local_port)
+        await child.start(self.command())
+        self._child = child
+        await self._cancel("watch")
+        self._tasks["child"] = asyncio.ensure_future(self._attend(child, self._forward))
+        self._tasks["watch"] = asyncio.ensure_future(self._watch(child))
 
-    async def _attend(self, child: asyncio.subprocess.Process, master: int) -> None:
-        assert child.stdout is not None and child.stderr is not None
-        readers = {
-            asyncio.ensure_future(self._read(child.stdout, self._heard)),
-            asyncio.ensure_future(self._read(child.stderr, self._warned)),
-        }
-        try:
-            await child.wait()
-            await asyncio.wait(readers, timeout=STOP_GRACE_S)
-        finally:
-            for reader in readers:
-                reader.cancel()
-            os.close(master)
-        end = ssh.ending(self.spec, child.returncode, "\n".join(self._stderr))
+    async def _attend(self, child: Child, spec: TunnelSpec) -> None:
+        def heard(line: str) -> None:
+            child.hear()
+            if child is self._child:
+                self._heard(line)
+
+        def warned(line: str) -> None:
+            if child.warn(line):
+                self._warned(line)
+
+        await child.attend(heard, warned)
+        if child is not self._child:
+            return
+        end = ssh.ending(spec, child.status, "\n".join(child.warnings))
         self._tasks.pop("child", None)
         self._post(lambda: self.machine.ssh_ended(self._now(), end.reason, end.permanent))
 
-    @staticmethod
-    async def _read(stream: asyncio.StreamReader, use: Callable[[str], None]) -> None:
-        while True:
-            try:
-                line = await stream.readline()
-            except ValueError:  # a line beyond the reader's limit; nothing we wait for is that long
+    async def _watch(self, child: Child) -> None:
+        """Sees that the line has fallen silent, long before ssh does."""
+        looked_at = self._now()
+        while child is self._child:
+            await asyncio.sleep(WATCH_EVERY_S)
+            now = self._now()
+            stalled, looked_at = now - looked_at > STALL_S, now
+            if child.heard_at is None or self.machine.state not in (State.UP, State.UNHEALTHY):
                 continue
-            if not line:
-                return
-            # Nothing of it has a meaning for a terminal, wherever it goes from here.
-            use(ds4_plain.line(line.decode(errors="replace").strip(), LINE_LETTERS))
+            if stalled:
+                child.hear()
+            elif now - child.heard_at >= QUIET_S:
+                await self._leave_silent(child)
+            elif now - child.heard_at >= ASK_AFTER_S:
+                self._hurry.set()
+
+    async def _leave_silent(self, child: Child) -> None:
+        """Nothing new goes over this line. What it carries keeps its ssh for as long as that has patience: a
+        line that comes back carries on."""
+        flying = self.front.in_flight(child.pid) if self.front is not None else 0
+        self._child = None
+        keeping = asyncio.ensure_future(self._keep_aside(child, self._tasks.pop("child", None)))
+        self._aside[child] = keeping
+        if flying:
+            kept = f"{flying} request{'s' if flying > 1 else ''} in flight kept for up to {ssh.PATIENCE_S} s"
+            reason = f"no answer for {QUIET_S} s, {kept}"
+        else:
+            await asyncio.wait({keeping})
+            reason = f"no answer for {QUIET_S} s, connection given up"
+        self._post(lambda: self.machine.ssh_ended(self._now(), reason))
+
+    async def _keep_aside(self, child: Child, attending: asyncio.Task[None] | None) -> None:
+        try:
+            while self.front is not None and child.alive and self.front.in_flight(child.pid):
+                await asyncio.sleep(WATCH_EVERY_S)
+        finally:
+            await child.end()
+            if attending is not None:
+                await asyncio.wait({attending})
+            self._aside.pop(child, None)
+
+    def _children(self) -> list[Child]:
+        return [*([self._child] if self._child is not None else []), *self._aside]
 
     def _heard(self, line: str) -> None:
         _, mark, payload = line.partition(STATE_MARK)
@@ -318,35 +345,17 @@ class Link:
             self._say("draining" if self.draining else "serving")
 
     def _warned(self, line: str) -> None:
-        if not line:
-            return
         if "PTY allocation request failed" in line:
             self.terminal = False  # the next round goes without
             self._say("the account gives no terminal: streamed tokens may wait for a round trip")
         # Told to end, ssh says so (OpenSSH 10); that is no news.
-        if self.machine.state is not State.STOPPED and (not self._stderr or self._stderr[-1] != line):
+        if self.machine.state is not State.STOPPED:
             self._say(f"ssh: {line}")
-        self._stderr.append(line)
 
     async def _end_child(self) -> None:
         child, task = self._child, self._tasks.get("child")
-        if child is not None and child.returncode is None:
-            try:
-                os.killpg(child.pid, signal.SIGTERM)
-                await within(STOP_GRACE_S, child.wait())
-            except asyncio.TimeoutError:
-                os.killpg(child.pid, signal.SIGKILL)
-                await child.wait()
-            except ProcessLookupError:
-                pass
+        if child is not None:
+            await child.end()
         if task is not None:
             await asyncio.wait({task})
         self._child = None
-
-
-def model_ids(models: Any) -> list[str]:
-    """Ids in a /v1/models body, to be shown; [] when there is none."""
-    try:
-        return [ds4_plain.line(entry["id"], 200) for entry in models["data"][:MOST_MODELS]]
-    except (KeyError, TypeError):
-        return []

@@ -52,6 +52,20 @@ def is_free(port: int, ipv6: bool = True) -> bool:
     return True
 
 
+def spare() -> int:
+    """A port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def taken(port: int, ipv6: bool = True) -> str:
+    """That somebody holds a port and who, in words; "" when it is free."""
+    if is_free(port, ipv6):
+        return ""
+    return f"local port {port} is held by {holder(port) or 'another process'}"
+
+
 def holder(port: int) -> Holder | None:
     """Who listens on a local TCP port; None when nobody does."""
     found = _from_proc(port) if PROC.is_dir() else None

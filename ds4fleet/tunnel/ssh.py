@@ -16,8 +16,9 @@ from functools import cache
 from .spec import TunnelSpec
 
 SSH = "/usr/bin/ssh"  # the system's, on macOS and on Linux alike
-ALIVE_INTERVAL_S = 1  # with three missed answers a silent peer is given up between 3 and 4 s
+ALIVE_INTERVAL_S = 1  # with three missed answers a silent peer gets nothing new, between 3 and 4 s
 ALIVE_COUNT = 3
+PATIENCE_S = 45  # how long ssh waits on a silent line, for the sake of what it carries
 CONNECT_TIMEOUT_S = 15  # a login costs 8-9 round trips; 15 s leaves room for 300 ms ones and a slow Mac
 # Apple silicon and x86 do AES-GCM in hardware; `^` only moves them to the front of what both ends offer.
 FAST_CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
@@ -56,7 +57,7 @@ def command(
         "BatchMode=yes",
         "ExitOnForwardFailure=yes",
         f"ServerAliveInterval={ALIVE_INTERVAL_S}",
-        f"ServerAliveCountMax={ALIVE_COUNT}",
+        f"ServerAliveCountMax={PATIENCE_S // ALIVE_INTERVAL_S}",
         f"ConnectTimeout={CONNECT_TIMEOUT_S}",
         "StrictHostKeyChecking=yes",
         f"UserKnownHostsFile={_option_path(spec.known_hosts or '~/.ssh/known_hosts')}",
@@ -179,7 +180,7 @@ def ending(spec: TunnelSpec, status: int | None, stderr: str) -> Ending:
                 port=spec.local_port,
                 address=spec.address,
                 ssh_port=spec.ssh_port,
-                alive=ALIVE_INTERVAL_S * ALIVE_COUNT,
+                alive=PATIENCE_S,
             )
             return Ending(kind, reason)
     if status is not None and status < 0:
