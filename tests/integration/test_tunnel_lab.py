@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import yaml
 
@@ -127,6 +129,20 @@ def test_every_api_answers_through_the_roles_tunnel_account(tunnel: Host) -> Non
     results = list(check.run(server, timeout_s=60))
     assert all(result.ok for result in results), results
     assert snapshot()["no_delay"]
+
+
+def chat(host: Host, stream: bool) -> str:
+    """The words of an answer that is always the same; raises when it does not come to its end."""
+    url = f"{asked.spec_of(host).url}/v1"
+    client = openai.OpenAI(base_url=url, api_key="ds4", timeout=60, max_retries=0)
+    question: Any = [{"role": "user", "content": "Tell me a story."}]
+    ask = functools.partial(
+        client.chat.completions.create,
+        model="deepseek-v4-flash", messages=question, max_tokens=40, extra_body={"think": False},
+    )  # fmt: skip
+    if not stream:
+        return str(ask().choices[0].message.content)
+    return "".join(piece.choices[0].delta.content or "" for piece in ask(stream=True))
 
 
 def models_of(host: Host) -> Any:
@@ -308,6 +324,28 @@ class TestLoss:
             lab.lab.link(MAC)
         wait_until(up(), 30)
         assert log()[before:].count("connecting") == 1
+
+    @pytest.mark.parametrize("streamed", [True, False])
+    def test_an_answer_goes_on_when_the_line_comes_back(self, lab: Any, tunnel: Host, streamed: bool) -> None:
+        wait_until(stands, 20)
+        whole = chat(tunnel, stream=streamed)
+        settings = lab.lab.root(MAC) / ".lab" / "run" / "engine.conf"
+        settings.write_text("generation_tps=8\n")
+        result: list[str] = []
+        reader = threading.Thread(target=lambda: result.append(chat(tunnel, stream=streamed)))
+        try:
+            reader.start()
+            wait_until(lambda: snapshot()["in_flight"] == 1, 20)
+            time.sleep(1)  # into the answer: the Mac has begun it
+            lab.lab.link(MAC, down=True)
+            wait_until(lambda: snapshot()["state"] != "up", 20, "the loss to be seen")
+            time.sleep(1)
+        finally:
+            lab.lab.link(MAC)
+            reader.join(60)
+            settings.unlink()
+        assert result == [whole]
+        wait_until(up(), 30)
 
     def test_a_rebooted_mac_is_back_when_its_engine_is(self, lab: Any, tunnel: Host) -> None:
         wait_until(stands, 20)
