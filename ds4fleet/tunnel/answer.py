@@ -89,7 +89,7 @@ class Events:
         if not self._last:
             self._last = any(self._opens(window, mark) for mark in self.api.marks)
         if not self.told:
-            self.told = any(b"\n" + words in window for words in self.api.told)
+            self.told = any(words in window for words in self.api.told)
         if self.api.path == apis.RESPONSES:
             found = _NUMBER.match(window, max(0, window.rfind(b'"sequence_number":')))
             self._sequence = int(found.group(1)) if found else self._sequence

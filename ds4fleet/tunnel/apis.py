@@ -21,7 +21,7 @@ class Api:
     path      of its requests; also what lies below it
     marks     words without which no last event can be
     last      matches the beginning of a line that opens the last event of a stream; None: there is none
-    told      beginnings of lines by which the engine itself tells an error in a stream
+    told      line ends and beginnings by which the engine itself tells an error in a stream
     """
 
     path: str
@@ -69,14 +69,14 @@ _ENDS = ("response.completed", "response.incomplete", "response.failed")
 #: Anything else that a server may answer: whole answers have a length, a stream's end proves nothing.
 OTHER = Api("")
 KNOWN = (
-    Api(CHAT, (b"[DONE]",), _DONE, (b'data: {"error"', b"event: error")),
-    Api(COMPLETIONS, (b"[DONE]",), _DONE, (b'data: {"error"', b"event: error")),
-    Api(MESSAGES, (b"message_stop",), _typed("message_stop"), (b"event: error",)),
+    Api(CHAT, (b"[DONE]",), _DONE, (b'\ndata: {"error"', b"\nevent: error")),
+    Api(COMPLETIONS, (b"[DONE]",), _DONE, (b'\ndata: {"error"', b"\nevent: error")),
+    Api(MESSAGES, (b"message_stop",), _typed("message_stop"), (b"\nevent: error",)),
     Api(
         RESPONSES,
         tuple(name.encode() for name in _ENDS),
         _typed("|".join(re.escape(name) for name in _ENDS)),
-        (b"event: error", b'data: {"type":"error"'),
+        (b"\nevent: error", b'\ndata: {"type":"error"'),
     ),
 )
 

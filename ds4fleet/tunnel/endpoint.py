@@ -93,6 +93,7 @@ class Endpoint:
                that `alive` tells
     refused    whether ssh has said since a moment (monotonic) that the member's Mac took no connection
     quarantine  requests that ended engines, shared with other endpoints
+    why        what is wrong with a member, for people
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Endpoint:
         standing: Callable[[str, object], bool] | None = None,
         refused: Callable[[str, object, float], bool] = lambda name, transport, since: False,
         quarantine: Quarantine | None = None,
+        why: Callable[[str], str] = lambda name: "",
     ) -> None:
         self.spec = spec
         self.ports = ports
@@ -113,6 +115,7 @@ class Endpoint:
         self.on_switch = on_switch
         self.standing = standing or self._same
         self.refused = refused
+        self.why = why
         self.quarantine = Quarantine() if quarantine is None else quarantine
         self.counters = Counters()
         self.chooser = Chooser(
@@ -181,10 +184,17 @@ class Endpoint:
             return None
         if any(other in self.waiting and other.began_at > request.began_at for other in trials):
             return None
-        return self.chooser.other(now, request.tried)
+        preferred = self.chooser.other(now, request.tried | request.avoided)
+        return preferred or self.chooser.other(now, request.tried)
 
     def _same(self, name: str, transport: object) -> bool:
         return transport is not None and self.alive(name) == transport
+
+    def nobody(self) -> str:
+        """That no member can take a request now, and why."""
+        reasons = ((member.name, self.why(member.name)) for member in self.chooser.members)
+        told = "; ".join(f"{name}: {reason}" for name, reason in reasons if reason)
+        return f"no Mac of {self.spec.name} is available" + (f" ({told})" if told else "")
 
     def others(self, tried: Collection[str]) -> bool:
         """Whether there are members beside those."""

@@ -192,7 +192,14 @@ class Holder:
             "doubt": self._doubt,
             "standing": self._standing,
             "refused": self._refused,
+            "why": self._why,
         }
+
+    def _why(self, name: str) -> str:
+        link = self.links.get(name)
+        found = link.snapshot() if link is not None else self.elsewhere.get(name) or {}
+        words = [found.get("state", ""), "draining" if found.get("draining") else "", found.get("reason", "")]
+        return ", ".join(word for word in words if word)
 
     def _identity(self, name: str) -> object | None:
         link = self.links.get(name)

@@ -87,8 +87,10 @@ class Link:
 
     @property
     def port(self) -> int:
-        """Where ssh listens on this machine."""
-        return self._child.port if self._child is not None else self.spec.local_port
+        """Where ssh listens on this machine; 0 while none is behind the front, at whose port it is not."""
+        if self._child is not None:
+            return self._child.port
+        return self.spec.local_port if self.front is None else 0
 
     def standing(self, transport: object) -> bool:
         """Whether the ssh of this process id is there, current or set aside."""
@@ -315,8 +317,9 @@ class Link:
             kept = f"{flying} request{'s' if flying > 1 else ''} in flight kept for up to {ssh.PATIENCE_S} s"
             reason = f"no answer for {QUIET_S} s, {kept}"
         else:
-            await asyncio.wait({keeping})
             reason = f"no answer for {QUIET_S} s, connection given up"
+        if self.front is None:
+            await asyncio.wait({keeping})  # the next one needs its port
         self._post(lambda: self.machine.ssh_ended(self._now(), reason))
 
     async def _keep_aside(self, child: Child, attending: asyncio.Task[None] | None) -> None:

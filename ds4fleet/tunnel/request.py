@@ -39,6 +39,7 @@ class Request:
     kept      what came of it so far; None when it cannot be repeated any more
     deaths    engines that ended while they had it
     tried     the Macs of these
+    avoided   Macs whose engines ended while they had the same request earlier
     """
 
     def __init__(self, endpoint: Endpoint, sock: socket.socket) -> None:
@@ -52,6 +53,7 @@ class Request:
         self.gone = False
         self.deaths = 0
         self.tried: set[str] = set()
+        self.avoided: set[str] = set()
         self.began_at = 0.0
         self.sent_at = 0.0
         self.deadline = 0.0
@@ -129,7 +131,7 @@ class Request:
                     self.endpoint.counters.quarantined += 1
                     self._tell_died(suspect.deaths, suspect.macs, left_s)
                     return
-                self.deaths, self.tried = suspect.deaths, set(suspect.macs)
+                self.deaths, self.avoided = suspect.deaths, set(suspect.macs)
         self._ready = True
         self.deadline = time.monotonic() + self.endpoint.spec.wait_s
         self.assign()
@@ -186,10 +188,10 @@ class Request:
             left_s = self.deadline - time.monotonic()
             if left_s > 0:
                 self._await_mac(min(left_s, ASK_AGAIN_S))
-            elif self.deaths:
+            elif self.tried:
                 self._tell_died(self.deaths, self.tried, 0.0)
             else:
-                self.refuse(503, "unavailable", f"no Mac of {self.endpoint.spec.name} is available")
+                self.refuse(503, "unavailable", self.endpoint.nobody())
             return
         self.endpoint.waiting.discard(self)
         self.member = member
@@ -259,7 +261,7 @@ class Request:
         if self.gone:
             return
         if last:
-            self._tell_died(self.deaths, self.tried, 0.0)
+            self._tell_died(self.deaths, self.tried | self.avoided, 0.0)
             return
         self.endpoint.counters.moved += 1
         # A moment, in which those that were there with it are known too.

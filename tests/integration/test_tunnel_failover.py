@@ -18,6 +18,7 @@ import pytest
 
 from ds4fleet.lab import weights
 from ds4fleet.lab.engine import rig
+from ds4fleet.tunnel import quarantine
 from ds4fleet.tunnel.endpoint import Endpoint, EndpointSpec
 from tests.support.tunnel_ends import TinyEngine, free_port, wait_until
 
@@ -169,6 +170,17 @@ def test_when_the_wait_is_over_the_client_is_told_when_to_come_back(serve: Calla
     assert "tokyo" in json.loads(response.read())["error"]["message"]
 
 
+def test_that_is_told_in_the_form_of_the_api_with_what_is_wrong(serve: Callable[..., Served]) -> None:
+    served = serve("one", wait_s=0.3)
+    assert served.endpoint is not None
+    served.endpoint.why = lambda name: f"{name} rests"
+    served.see("one", well=False)
+    came, _ = raw(served, "/v1/messages")
+    error = json.loads(came.partition(b"\r\n\r\n")[2])
+    assert error["type"] == "error"
+    assert error["error"]["message"] == "ds4-fleet: no Mac of tokyo is available (one: one rests)"
+
+
 def raw(served: Served, path: str = "/v1/chat/completions", **body: Any) -> tuple[bytes, bool]:
     """What comes back for a request to the byte, and whether a reset ended it."""
     data = json.dumps(body).encode()
@@ -264,6 +276,34 @@ class TestARequestThatEndsEngines:
         served = self.served(serve, "one")
         assert [served.post(content=self.DEADLY)["status"] for _ in range(3)] == [502] * 3
         assert self.deaths(served) == 1
+
+    def test_may_come_again_where_there_is_one_mac_and_is_then_refused_for_long(
+        self, serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may have been innocent: another one's request, or a fault of the Mac."""
+        monkeypatch.setattr(quarantine, "ONCE_S", 0.2)
+        monkeypatch.setattr(quarantine, "TOGETHER_S", 0.1)
+        served = self.served(serve, "one")
+        assert served.post(content=self.DEADLY)["status"] == 502
+        time.sleep(0.3)
+        assert served.post(content=self.DEADLY)["status"] == 502
+        assert self.deaths(served) == 2
+        time.sleep(0.3)
+        assert "refused for 600 s" in served.post(content=self.DEADLY)["error"]["message"]
+        assert self.deaths(served) == 2
+
+    def test_that_was_innocent_is_answered_by_the_same_mac_where_no_other_is_fit(
+        self, serve: Callable[..., Served]
+    ) -> None:
+        served = serve("one", "two")
+        served.see("two", well=False)
+        body = {"stream": True, "events": 9, "gap_s": 0.1}
+        threading.Timer(0.3, served.engines["one"].die).start()
+        came, reset = raw(served, **body)
+        assert reset
+        assert served.snapshot()["died"] == 1
+        came, reset = raw(served, **body)
+        assert came.endswith(b"data: [DONE]\n\n")
 
     def test_does_not_take_those_with_it_that_were_there(self, serve: Callable[..., Served]) -> None:
         served = self.served(serve, "one", "two", "three")
