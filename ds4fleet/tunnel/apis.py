@@ -55,10 +55,10 @@ class Api:
         return {"error": {"message": message, "type": kind, "param": None, "code": kind}}
 
 
-def _typed(names: str) -> re.Pattern[bytes]:
+def _typed(*names: str) -> re.Pattern[bytes]:
     """A line that names one of these events, on a line of its own or as the type within its data."""
-    text = rf'(?:event: ?(?:{names})\s|data: ?\{{[^\n]{{0,40}}"type": ?"(?:{names})")'
-    return re.compile(text.encode())
+    one = "(?:" + "|".join(re.escape(name) for name in names) + ")"
+    return re.compile((rf"event: ?{one}\s" + r'|data: ?[{][^\n]{0,40}"type": ?"' + one + '"').encode())
 
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -75,7 +75,7 @@ KNOWN = (
     Api(
         RESPONSES,
         tuple(name.encode() for name in _ENDS),
-        _typed("|".join(re.escape(name) for name in _ENDS)),
+        _typed(*_ENDS),
         (b"\nevent: error", b'\ndata: {"type":"error"'),
     ),
 )

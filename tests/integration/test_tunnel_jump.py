@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import plistlib
+import re
 import shutil
 import signal
 import subprocess
@@ -140,6 +141,13 @@ def test_what_is_carried_needs_only_what_is_carried() -> None:
     for name in jump_files.CARRIED:
         for line in (folder / f"{name}.py").read_text().splitlines():
             assert not line.lstrip().startswith(("from ds4fleet", "import ds4fleet")), (name, line)
+
+
+def test_what_is_carried_holds_nothing_that_ansible_would_take_for_a_template() -> None:
+    """The files' text travels in a variable."""
+    made = jump_files.desired("/opt/ds4", "_ds4", "/usr/bin/python3", "/var/log/ds4/jump.log", {}, "")
+    for entry in made["files"]:
+        assert not re.search(r"\{[{%#]", entry["content"] or ""), entry["path"]
 
 
 def test_its_log_does_not_grow_for_ever(tmp_path: Path) -> None:
