@@ -222,11 +222,6 @@ class TestWhatLayInThePlace:
         assert "w.gguf" in mac.exec(HOST, "/bin/ls", PLACE)
 
     @pytest.mark.usefixtures("by_hand")
-    def test_nothing_is_fetched_where_the_volume_is_to_be(self, apply):
-        result = apply("ds4_weights", self.wanted())
-        assert result["failed"] and "is not mounted" in result["msg"]
-
-    @pytest.mark.usefixtures("by_hand")
     def test_it_is_not_hidden_under_the_volume(self, mac, apply):
         result = apply("ds4_storage", {"volumes": [WEIGHTS_VOLUME]})
         assert ASIDE in result["differences"][0]

@@ -59,7 +59,7 @@ options:
     description: File with a token for the sources, mode 0600.
     type: path
   on_volume:
-    description: I(dir) is where a volume is mounted; nothing is put there while it is not.
+    description: I(dir) is where a volume is mounted; which is waited for.
     type: bool
     default: false
   timeout_s:
@@ -166,6 +166,8 @@ def main():
     results = []
     try:
         with alone(module.check_mode):
+            if not module.check_mode:
+                placement.await_volume()
             for wanted in params["files"]:
                 state = placement.look(wanted)
                 before.append("%s %s\n" % (wanted["name"], state))

@@ -26,6 +26,8 @@ from ansible.module_utils.ds4_transport import (
 STATUS = ".ds4-fetch.json"
 #: Errors of a volume that is full: its own quota or the space that it shares.
 FULL = (errno.ENOSPC, errno.EDQUOT)
+#: So long a volume may take to be mounted.
+VOLUME_S = 120
 TAIL_LINES, TAIL_BYTES = 10, 65536
 ENVIRONMENT = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C", "LC_ALL": "C", "HOME": "/var/root"}
 
@@ -71,6 +73,19 @@ class Placement:
         self.status_path = os.path.join(folder, STATUS)
         self._progress = None
 
+    def await_volume(self, wait=time.sleep):
+        """Soon after boot the volume may be on its way, and would hide what is put in its place meanwhile.
+
+        PlacementError when it does not come.
+        """
+        for _second in range(VOLUME_S):
+            if not self.on_volume or os.path.ismount(self.folder):
+                return
+            wait(1)
+        raise PlacementError(
+            "the volume of %s is not mounted; nothing is looked for or put in its place" % self.folder
+        )
+
     # Looking.
 
     def look(self, wanted):
@@ -94,8 +109,6 @@ class Placement:
         if state == "proven":
             stamp, _valid = ds4_stamp.read(wanted["path"])
             return _result(wanted, "kept", stamp["sha256"])
-        if self.on_volume and not os.path.ismount(self.folder):
-            raise PlacementError("the volume of %s is not mounted; nothing is put in its place" % self.folder)
         if not os.path.isdir(self.folder):
             raise PlacementError("weights directory %s does not exist: is its volume mounted?" % self.folder)
         hashed_bytes = 0

@@ -186,10 +186,17 @@ class TestStaging:
         self.fetch(place, mount, on_volume=True).run()
         assert len(waits) == 3
 
+    def test_a_run_soon_after_boot_looks_when_the_volume_is_there(self, place, monkeypatch):
+        waits = []
+        monkeypatch.setattr(os.path, "ismount", lambda path: len(waits) >= 2)
+        placement(place, on_volume=True).await_volume(waits.append)
+        placement(place).await_volume(waits.append)
+        assert waits == [1, 1]
+
     def test_a_volume_that_never_comes_is_the_reason(self, place, monkeypatch):
         monkeypatch.setattr(os.path, "ismount", lambda path: False)
         with pytest.raises(ds4_placement.PlacementError, match="is not mounted; nothing was fetched"):
             self.fetch(place, on_volume=True).run()
-        with pytest.raises(ds4_placement.PlacementError, match="is not mounted; nothing is put"):
-            placement(place, on_volume=True).bring(wanted(place), "missing")
+        with pytest.raises(ds4_placement.PlacementError, match="is not mounted; nothing is looked for"):
+            placement(place, on_volume=True).await_volume(lambda _seconds: None)
         assert [path.name for path in place.iterdir()] == [NAME]
