@@ -6,15 +6,9 @@ it by playbook. A Mac that is built anew gets the same keys with its first conve
 
 from __future__ import annotations
 
-import base64
-import binascii
 import difflib
-import hashlib
 import os
-import re
-import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +17,9 @@ import yaml
 from ds4fleet import yaml_text
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, unknown_name
+from ds4fleet.names import USER
+from ds4fleet.public_keys import PublicKey as PublicKey
+from ds4fleet.public_keys import parse_key as parse_key
 
 if TYPE_CHECKING:
     from ds4fleet.pending import Pending
@@ -39,55 +36,7 @@ HEAD = """\
 # Who may open tunnels, and to which hosts or regions ("all": everywhere). `fab access` writes this file and
 # applies it; it may be edited by hand too, and playbooks/access.yml then applies it.
 """
-#: What sshd of macOS 14 and later takes; DSA is gone and RSA below 2048 bits is refused.
-KEY_TYPES = (
-    "ssh-ed25519",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-    "ssh-rsa",
-)
-_USER = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}", re.I)
-
 Access = dict[str, dict[str, list[str]]]
-
-
-@dataclass(frozen=True)
-class PublicKey:
-    """One public key: its type and its base64, without options and comment."""
-
-    kind: str
-    body: str
-
-    @property
-    def fingerprint(self) -> str:
-        """As `ssh-keygen -l` shows it."""
-        digest = hashlib.sha256(base64.b64decode(self.body)).digest()
-        return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
-
-    @property
-    def line(self) -> str:
-        """Type and base64."""
-        return f"{self.kind} {self.body}"
-
-
-def parse_key(text: str) -> PublicKey:
-    """The key of one line. Raises ValueError with a reason that can be shown."""
-    if "PRIVATE KEY" in text:
-        raise ValueError("this is a private key; keep it secret and give the .pub file")
-    words = text.split()
-    if len(words) < 2 or words[0] not in KEY_TYPES:
-        raise ValueError("this is not a public key as ssh-keygen writes it (type, base64, comment)")
-    try:
-        blob = base64.b64decode(words[1], validate=True)
-        (length,) = struct.unpack(">I", blob[:4])
-    except (binascii.Error, struct.error) as error:
-        raise ValueError("the key is damaged") from error
-    if blob[4 : 4 + length].decode(errors="replace") != words[0]:
-        raise ValueError("the key is damaged: its type and its content differ")
-    return PublicKey(words[0], words[1])
 
 
 def keys_for(host: str, region: str, access: Any) -> list[str]:
@@ -98,7 +47,8 @@ def keys_for(host: str, region: str, access: Any) -> list[str]:
     if access is not None and not isinstance(access, Mapping):
         raise OperatorError("ds4_access is no mapping of users to their keys.", exit_code=EXIT_USAGE)
     lines = []
-    for user, entry in sorted((access or {}).items()):
+    for user, entry in sorted((access or {}).items(), key=str):
+        check_user(user)
         if not isinstance(entry, Mapping) or not isinstance(entry.get("keys"), list):
             raise OperatorError(f"ds4_access: the entry of {user} has no list of keys.", exit_code=EXIT_USAGE)
         places = entry.get("to") or []
@@ -115,6 +65,12 @@ def keys_for(host: str, region: str, access: Any) -> list[str]:
             except ValueError as error:
                 raise OperatorError(f"ds4_access: a key of {user}: {error}.", exit_code=EXIT_USAGE) from error
     return lines
+
+
+def check_user(name: Any) -> None:
+    """Raises OperatorError for what cannot be written beside a key."""
+    if not isinstance(name, str) or not USER.takes(name):
+        raise OperatorError(f"{name!r} is not a valid user name: {USER.words}.", exit_code=EXIT_USAGE)
 
 
 def load() -> Access:
@@ -185,8 +141,7 @@ def affected(fleet: Fleet, before: Access, after: Access) -> list[str]:
 
 def add(user: str, key: str, host: str = "", region: str = "", yes: bool = False) -> int:
     """`fab access add`: the key (a file) may open tunnels there from now on; returns an exit code."""
-    if not _USER.fullmatch(user):
-        raise OperatorError(f"'{user}' is no name for a user: letters, digits, . _ @ -", exit_code=EXIT_USAGE)
+    check_user(user)
     path = Path(key).expanduser()
     try:
         public = parse_key(path.read_text())

@@ -7,16 +7,16 @@ missing, each with its script. The playbook bootstrap.yml runs them.
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
-import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ds4fleet import names
 from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.public_keys import parse_key
 from ds4fleet.role_code import ds4_parse, ds4_settings
 
 UPDATE_DOMAIN: str = ds4_settings.UPDATE_DOMAIN
@@ -137,6 +137,14 @@ class Step:
 
 def decide(host: str, probe: Probe, wanted: Wanted) -> list[Step]:
     """The steps that are missing, in order; [] on a Mac that is ready. Raises OperatorError for bad input."""
+    named = {
+        "ds4_bootstrap_user": wanted.user,
+        "ds4_admin_keys": list(wanted.keys),
+        "ds4_power": wanted.power,
+        "ds4_timezone": wanted.timezone,
+    }
+    for sentence in names.mistakes(named):
+        raise OperatorError(f"{host}: {sentence}", exit_code=EXIT_USAGE)
     if not wanted.keys:
         raise OperatorError(
             f"{host}: there is no key to let in: set ds4_admin_keys, or ansible_ssh_private_key_file with"
@@ -148,7 +156,6 @@ def decide(host: str, probe: Probe, wanted: Wanted) -> list[Step]:
             f"{host}: the Command Line Tools bring Python {'.'.join(map(str, probe.python))}, but modules"
             f" need {'.'.join(map(str, OLDEST_PYTHON))}; update the tools with softwareupdate"
         )
-    _check_timezone(host, wanted.timezone)
     found = [
         _key_step(probe, wanted),
         _sudo_step(probe, wanted),
@@ -156,18 +163,6 @@ def decide(host: str, probe: Probe, wanted: Wanted) -> list[Step]:
         _settings_step(probe, wanted),
     ]
     return [step for step in found if step is not None]
-
-
-def _check_timezone(host: str, name: str) -> None:
-    """Raise OperatorError for no time zone; a controller without zone data leaves it to the Mac."""
-    known = zoneinfo.available_timezones()
-    if name and known and name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise OperatorError(
-            f"{host}: ds4_timezone {name!r} is no time zone;"
-            + (f" did you mean {near[0]}?" if near else " write it as Asia/Tokyo"),
-            exit_code=EXIT_USAGE,
-        )
 
 
 def warnings(host: str, probe: Probe, wanted: Wanted) -> list[str]:
@@ -190,13 +185,9 @@ def warnings(host: str, probe: Probe, wanted: Wanted) -> list[str]:
 def _key_step(probe: Probe, wanted: Wanted) -> Step | None:
     lines: dict[str, str] = {}
     for key in wanted.keys:
-        body = _key_body(key)
-        if body is None:
-            raise OperatorError(
-                f"ds4_admin_keys holds an entry that is no public key: {key[:40]!r}", exit_code=EXIT_USAGE
-            )
-        if body not in probe.keys:
-            lines.setdefault(body, key.strip())
+        parsed = parse_key(key)
+        if parsed.line not in probe.keys:
+            lines.setdefault(parsed.line, parsed.commented)
     if not lines:
         return None
     text = shlex.quote("".join(line + "\n" for line in lines.values()))

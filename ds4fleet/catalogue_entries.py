@@ -30,6 +30,7 @@ MODES = ("resident", "streaming", "distributed")
 FILE_KINDS = ("model", "mtp", "dspark", "split")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,240}\.gguf\Z")
 _GENERATION = re.compile(r"20\d\d-\d\d\Z")
 
 
@@ -154,6 +155,8 @@ def _sha256(entry: _Entry) -> str | None:
 
 def _family(key: str, value: Any, where: str) -> Family:
     entry = _Entry(where, value, ("title", "model_name", "shape", "header"))
+    if not _ID.match(key):
+        raise entry.error("must be named in lower-case letters, digits, '.', '_' and '-'")
     names = [name for name in Shape.__dataclass_fields__ if name != "leading_ratios"]
     shape = _Entry(f"{where}.shape", entry.get("shape", dict), (*names, "leading_ratios"))
     ratios = shape.get("leading_ratios", list)
@@ -234,7 +237,7 @@ def _files(
     for number, value in enumerate(entry.get("files", list)):
         item = _Entry(f"{entry.where}.files[{number}]", value, ("name", "bytes", "sha256", "kind", "url"))
         name = item.get("name", str)
-        if "/" in name or not name.endswith(".gguf"):
+        if not _FILE.match(name):
             raise item.error(f"has the name {name!r}, which is not a plain .gguf file name")
         if taken.setdefault(name, entry.where) != entry.where:
             raise item.error(f"has the file {name!r} that {taken[name]} has too")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.names import ADDRESS, REMOTE_USER
 
 #: The checkout: where ansible.cfg, the inventory and the playbooks stand.
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -44,7 +45,11 @@ class Host:
     @property
     def address(self) -> str:
         """The address to connect to: `ansible_host`, or the name where none is given."""
-        return str(self.vars.get("ansible_host", self.name))
+        value = str(self.vars.get("ansible_host", self.name))
+        # A word of ssh's command line: what begins with a hyphen would be an option.
+        if not ADDRESS.takes(value):
+            raise self._bad("ansible_host", value, ADDRESS.words)
+        return value
 
     @property
     def port(self) -> int:
@@ -55,6 +60,8 @@ class Host:
     def user(self) -> str | None:
         """The administrator's account on the Mac, None for ssh's own choice."""
         value = self.vars.get("ansible_user")
+        if value is not None and not REMOTE_USER.takes(str(value)):
+            raise self._bad("ansible_user", value, REMOTE_USER.words)
         return None if value is None else str(value)
 
     @property
@@ -85,6 +92,11 @@ class Host:
                 exit_code=EXIT_USAGE,
             )
         return value
+
+    def _bad(self, variable: str, value: object, words: str) -> OperatorError:
+        return OperatorError(
+            f"{self.name}: {variable} is {value!r}; it must be {words}", exit_code=EXIT_USAGE
+        )
 
     @property
     def layer(self) -> str:

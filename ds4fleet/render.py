@@ -18,6 +18,7 @@ import jinja2
 
 from ds4fleet import access, yaml_text
 from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.public_keys import parse_key
 
 ROLE = Path(__file__).resolve().parent.parent / "roles" / "ds4"
 
@@ -412,14 +413,16 @@ class _Renderer:
 
     def _tunnel(self) -> None:
         account = str(self.settings["ds4_tunnel_user"])
-        keys = [str(key).strip() for key in self.settings["ds4_tunnel_keys"]]
-        for key in keys:
-            if "\n" in key or len(key.split()) < 2:
+        keys = []
+        for text in self.settings["ds4_tunnel_keys"]:
+            try:
+                keys.append(parse_key(str(text)).commented)
+            except ValueError as error:
                 raise OperatorError(
                     f"{self.plan['host']}: ds4_tunnel_keys holds an entry that is not one public key:"
-                    f" {key[:40]!r}; write each as `ssh-ed25519 AAAA... name`",
+                    f" {str(text)[:20]!r}: {error}",
                     exit_code=EXIT_USAGE,
-                )
+                ) from None
         keys += access.keys_for(self.plan["host"], self.plan.get("region", ""), self.settings["ds4_access"])
         if self.plan.get("role") == "stage":
             for path in (self.paths.sshd, self.paths.tunnel_keys, self.paths.tunnel_wait):

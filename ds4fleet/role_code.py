@@ -16,6 +16,7 @@ if _FOLDER not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_FOLDER)
 
 from ansible.module_utils import (  # noqa: E402
+    ds4_accounts,
     ds4_gguf,
     ds4_http,
     ds4_json,
@@ -32,6 +33,7 @@ from ansible.module_utils import (  # noqa: E402
 )
 
 __all__ = [
+    "ds4_accounts",
     "ds4_gguf",
     "ds4_http",
     "ds4_json",

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ds4fleet import yaml_text
+from ds4fleet import names, render, yaml_text
 
 SPECS = Path(__file__).resolve().parent.parent / "roles" / "ds4" / "meta" / "argument_specs.yml"
 
@@ -41,10 +41,12 @@ def specs() -> Mapping[str, Any]:
 Validator = Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[str]]
 
 
-def mistakes(host: str, settings: Mapping[str, Any], validate: Validator) -> list[str]:
-    """Sentences about values of the wrong type or outside their choices, and about names nobody knows.
+def mistakes(host: str, settings: Mapping[str, Any], validate: Validator, login: str = "") -> list[str]:
+    """Sentences about values of the wrong type or outside their choices, about names that mean more than
+    themselves on a Mac, and about variables that nobody knows.
 
-    host: for the sentences. settings: the host's templated variables that begin with ds4_.
+    host: the inventory name. settings: the host's templated variables that begin with ds4_. login: the
+    administrator's account, where it is known.
     """
     known = {name for section in specs().values() for name in section.get("options") or ()}
     options = specs()["main"]["options"]
@@ -56,6 +58,9 @@ def mistakes(host: str, settings: Mapping[str, Any], validate: Validator) -> lis
         for name, value in sorted(settings.items())
         if value is None and "default" in options.get(name, ())
     ]
+    if not sentences:
+        found = names.mistakes({**render.role_defaults(), **settings}, host=host, login=login)
+        sentences = [f"{host}: {sentence}" for sentence in found]
     for name in sorted(set(settings) - known - CONNECTION):
         near = difflib.get_close_matches(name, sorted(known), n=2)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; own variables need another prefix"

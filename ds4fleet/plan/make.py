@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from ds4fleet import guard, memory, render, speed
+from ds4fleet import guard, memory, names, render, speed
 from ds4fleet.catalogue import Catalogue, Engine, ModelFile, load
 from ds4fleet.errors import OperatorError
 from ds4fleet.memory import MIB, Mac, Request, Verdict
@@ -110,6 +110,11 @@ def make_plan(
         generation="",
     )
     seen = None if observation is None or observation.get("bare") else observation
+    # In a playbook ds4_observe has looked at them strictly; here a template may not be filled in yet.
+    wrong = names.mistakes(settings, host=host, templated=False)
+    if wrong:
+        plan.refusals += [_of_host(host, sentence) for sentence in wrong]
+        return plan
     try:
         _Planner(plan, settings, seen, catalogue).run()
     except OperatorError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.fleet import Fleet, Host
+from ds4fleet.names import HOST
 from ds4fleet.render import role_defaults
 from ds4fleet.tunnel import nearest
 from ds4fleet.tunnel.endpoint import EndpointSpec
@@ -76,6 +77,10 @@ def spec_of(host: Host) -> TunnelSpec:
         raise OperatorError(
             f"{host.name}: the inventory gives it no local port; set ds4_tunnel_port for it.",
             exit_code=EXIT_USAGE,
+        )
+    if not HOST.takes(host.name):
+        raise OperatorError(
+            f"the inventory name {host.name!r} is not valid: {HOST.words}", exit_code=EXIT_USAGE
         )
     key = settings.get("ds4_tunnel_key_file") or host.private_key or ""
     return TunnelSpec(

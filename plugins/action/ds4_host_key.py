@@ -16,7 +16,7 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ds4fleet import bootstrap, host_keys, openssh  # noqa: E402
+from ds4fleet import bootstrap, host_keys, names, openssh  # noqa: E402
 from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError  # noqa: E402
 
 
@@ -40,6 +40,10 @@ class ActionModule(ActionBase):
         args = self._task.args
         host = task_vars["inventory_hostname"]
         known_hosts = Path(args["known_hosts"]).expanduser()
+        given = {name: value for name, value in task_vars.items() if name.startswith("ds4_")}
+        wrong = names.mistakes(self._templar.template(given), host=host)
+        if wrong:
+            return {"failed": True, "msg": "\n".join(f"{host}: {sentence}" for sentence in wrong)}
         try:
             bootstrap.check_password_file(host, args.get("password_file") or "")
             way = openssh.way_of(host, self._connection.get_option)

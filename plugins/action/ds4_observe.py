@@ -28,7 +28,8 @@ class ActionModule(ActionBase):
         given = self._templar.template(
             {name: value for name, value in task_vars.items() if name.startswith("ds4_")}
         )
-        mistakes = settings.mistakes(host, given, spec_errors)
+        login = str(self._templar.template(task_vars.get("ansible_user")) or "")
+        mistakes = settings.mistakes(host, given, spec_errors, login)
         if mistakes:
             return {"failed": True, "changed": False, "msg": "\n".join(mistakes)}
         wanted = {**watch(given), **self._task.args}

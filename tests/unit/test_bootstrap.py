@@ -104,7 +104,7 @@ class TestRefusals:
             missing(bootstrap.Wanted("admin", []))
 
     def test_a_key_that_is_none(self):
-        with pytest.raises(OperatorError, match="no public key"):
+        with pytest.raises(OperatorError, match="not one public key"):
             missing(bootstrap.Wanted("admin", ["-----BEGIN OPENSSH PRIVATE KEY-----"]))
 
     def test_a_time_zone_that_is_none(self):

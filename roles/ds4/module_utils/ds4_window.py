@@ -10,6 +10,8 @@ import time
 
 ZONES = "/usr/share/zoneinfo"
 _FORM = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d) (\S+)")
+#: A path below ZONES and nowhere else.
+_ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9][A-Za-z0-9_+-]*){0,2}")
 
 
 def parse(text):
@@ -18,7 +20,7 @@ def parse(text):
     if not match:
         raise ValueError("'%s' is no window: write it like 01:00-07:00 Asia/Tokyo" % text)
     zone = match[5]
-    if ".." in zone or not os.path.isfile(os.path.join(ZONES, zone)):
+    if not _ZONE.fullmatch(zone) or not os.path.isfile(os.path.join(ZONES, zone)):
         raise ValueError("'%s' is no time zone that this machine knows" % zone)
     opens, closes = (int(match[n]) * 60 + int(match[n + 1]) for n in (1, 3))
     if opens == closes:
