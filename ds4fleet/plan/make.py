@@ -17,6 +17,7 @@ from ds4fleet import guard, memory, names, render, speed
 from ds4fleet.catalogue import Catalogue, Engine, ModelFile, load
 from ds4fleet.errors import OperatorError
 from ds4fleet.memory import MIB, Mac, Request, Verdict
+from ds4fleet.plan import accounts
 from ds4fleet.plan.asked import Reader, asked, numbers
 from ds4fleet.plan.disk import Disk, beside_what_is_there, plan_disk
 from ds4fleet.plan.steps import differences, steps
@@ -39,7 +40,8 @@ from ds4fleet.weights import relay, sources
 #: The service account must not log in; the tunnel account needs a shell for sshd's ForceCommand to run in.
 NO_SHELL = "/usr/bin/false"
 TUNNEL_SHELL = "/bin/sh"
-NO_HOME = "/var/empty"
+#: Ids above it mean nobody.
+LAST_UID = 2**31 - 2
 
 
 def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -494,14 +496,15 @@ class _Planner:
     def _accounts(self) -> AccountsPlan:
         settings, role = self.vars, self.plan.role
         service, tunnel = str(settings["ds4_service_user"]), str(settings["ds4_tunnel_user"])
-        uid = self.read.auto_int("ds4_service_uid", least=1)
+        uid = self.read.auto_int("ds4_service_uid", least=1, most=LAST_UID)
+        self.plan.refusals += accounts.objections(self.plan.host, settings, uid, self.seen)
         users, groups = [], []
-        wanted = [(service, "ds4 service", NO_SHELL, uid)] if role != "jump" else []
+        wanted = [(service, accounts.REAL_NAMES["service"], NO_SHELL, uid)] if role != "jump" else []
         if role != "stage":
-            wanted.append((tunnel, "ds4 tunnel", TUNNEL_SHELL, None))
+            wanted.append((tunnel, accounts.REAL_NAMES["tunnel"], TUNNEL_SHELL, None))
         for name, real_name, shell, number in wanted:
             groups.append(GroupPlan(name, number))
-            users.append(UserPlan(name, number, name, NO_HOME, shell, real_name, True))
+            users.append(UserPlan(name, number, name, accounts.NO_HOME, shell, real_name, True))
         return AccountsPlan(users, groups)
 
     def _speed(self) -> None:

@@ -22,7 +22,7 @@ from ds4fleet import program
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.guard import PYTHON
 from ds4fleet.render import ROLE, Paths
-from ds4fleet.role_code import ds4_window
+from ds4fleet.role_code import ds4_accounts, ds4_window
 from ds4fleet.weights.sources import PUSHED
 
 LABEL_FETCH = "com.ds4fleet.fetch"
@@ -292,9 +292,9 @@ def account(seed_user: str) -> dict[str, Any]:
         "name": seed_user,
         "uid": None,
         "gid_name": seed_user,
-        "home": "/var/empty",
+        "home": ds4_accounts.NO_HOME,
         "shell": "/bin/sh",
-        "real_name": "ds4 seed",
+        "real_name": ds4_accounts.REAL_NAMES["seed"],
         "hidden": True,
     }
     return {"users": [user], "groups": [{"name": seed_user, "gid": None}]}

@@ -306,6 +306,27 @@ class TestANewAccount:
 class TestAnAccount:
     ARGS = ACCOUNT
 
+    def test_an_account_of_a_person_is_neither_changed_nor_deleted(self, mac, apply):
+        person = {"groups": [{"name": "admin"}], "users": [{"name": "admin", "real_name": "ds4 service"}]}
+        record = ("/usr/bin/dscl", ".", "-read", "/Users/admin")
+        group = ("/usr/bin/dscl", ".", "-read", "/Groups/admin")
+        before = mac.exec(HOST, *record), mac.exec(HOST, *group)
+        result = apply("ds4_user", person)
+        assert result["failed"]
+        assert "not ours" in result["msg"]
+        mac.lab.fault(HOST, "full-disk-access", True)
+        try:
+            result = apply("ds4_user", {**person, "state": "absent"})
+        finally:
+            mac.lab.fault(HOST, "full-disk-access", False)
+        assert not result["changed"]
+        assert any("user admin" in said for said in result["foreign"])
+        assert (mac.exec(HOST, *record), mac.exec(HOST, *group)) == before
+
+    def test_a_group_with_somebody_in_it_is_nobodys_primary_group_by_us(self, apply):
+        staff = {"groups": [{"name": "staff"}], "users": [{"name": "staff", "real_name": "ds4 service"}]}
+        assert "group staff is there and is not ours" in apply("ds4_user", staff)["msg"]
+
     def test_another_id_is_refused(self, apply):
         result = apply("ds4_user", {"groups": [], "users": [{"name": "_ds4", "uid": 499}]})
         assert result["failed"]

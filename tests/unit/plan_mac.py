@@ -116,6 +116,7 @@ def converged(plan: HostPlan, memory_gb: int, settings: dict[str, Any] | None = 
             "home": user.home,
             "shell": user.shell,
             "hidden": user.hidden,
+            "real_name": user.real_name,
         }
         seen["groups"][user.gid_name] = 450 + number
     for number, volume in enumerate(plan.volumes):

@@ -450,6 +450,33 @@ def test_a_jump_mac_needs_neither_weights_nor_engine() -> None:
     assert not {"weights", "engine", "service", "verify"} & set(made.stages)
 
 
+class TestAccountsOfOthers:
+    ADA = {"uid": 501, "gid": 20, "home": "/Users/ada", "shell": "/bin/zsh", "hidden": False}
+
+    @pytest.mark.parametrize("variable", ["ds4_service_user", "ds4_tunnel_user", "ds4_seed_user"])
+    def test_a_person_is_refused_for_every_role(self, variable: str) -> None:
+        for role in ("serve", "stage", "jump"):
+            seen = mac.bare(128, users={"ada": {**self.ADA, "real_name": "Ada"}}, groups={"ada": None})
+            made = make_plan("tyo-01", mac.variables(128, ds4_role=role, **{variable: "ada"}), seen)
+            (refusal,) = made.refusals
+            assert variable in refusal and "not ours" in refusal
+            assert not made.steps
+
+    def test_a_group_of_macos_is_refused(self) -> None:
+        seen = mac.bare(128, users={"dev": None}, groups={"dev": 204})
+        made = make_plan("tyo-01", mac.variables(128, ds4_tunnel_user="dev"), seen)
+        assert "group dev" in made.refusals[0]
+
+    def test_what_an_earlier_release_has_made_is_kept(self) -> None:
+        made = plan(128)
+        seen = mac.converged(made, 128)
+        assert make_plan("mac-01", mac.variables(128), seen).stages == []
+        # Facts that were kept by one do not tell the full name.
+        for user in seen["users"].values():
+            user.pop("real_name", None)
+        assert make_plan("mac-01", mac.variables(128), seen).refusals == []
+
+
 anything = st.one_of(
     st.none(),
     st.booleans(),

@@ -14,6 +14,9 @@ description:
   - Creates records with C(dscl . -create), because C(sysadminctl) gives another id and reports success when
     the ssh session has no Full Disk Access.
   - Ids that are left open are the first free ones from 400 to 499.
+  - A user that is there already must be one of ours, known by its full name and its place among hidden
+    accounts; a group must have nobody else in it. Otherwise nothing at all is changed, and O(state=absent)
+    leaves that account alone.
   - Reads every record again after writing; what macOS refuses to change in an existing one is an error.
 version_added: "0.1.0"
 author: ds4-fleet contributors
@@ -56,7 +59,7 @@ options:
         type: str
         default: /usr/bin/false
       real_name:
-        description: Name for people.
+        description: Full name. By it the account is known as ours later; each kind of account has its own.
         type: str
       hidden:
         description: Keep the user out of the login window.
@@ -100,6 +103,11 @@ groups:
   returned: success
   type: dict
   sample: {_ds4: 400}
+foreign:
+  description: What was to be deleted and is not ours, one sentence each. It was left alone.
+  returned: success
+  type: list
+  elements: str
 kept:
   description: Records that macOS did not let go without Full Disk Access. They have no password and no shell.
   returned: success
@@ -108,41 +116,13 @@ kept:
 """
 
 from ansible.module_utils import ds4_accounts as accounts
-from ansible.module_utils import ds4_parse as parse
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.ds4_run import RC_MISSING, locked, poll, run
+from ansible.module_utils.ds4_directory import dscl, numbers, record, strange_group, stranger
+from ansible.module_utils.ds4_run import RC_MISSING, locked, run
 
 LOCK = "/var/run/ds4-user.lock"
-RETRY_S = 15
 # While this group exists only its members may log in over ssh.
 SSH_GROUP = "com.apple.access_ssh"
-
-
-def dscl(*arguments):
-    """Run dscl, again while the directory has one of its hiccups; the last Result."""
-    last = []
-
-    def settled():
-        last[:] = [run("dscl", ".", *arguments)]
-        return last[0].rc != accounts.RC_HICCUP
-
-    poll(settled, RETRY_S, 1)
-    return last[0]
-
-
-def numbers(folder, key):
-    result = dscl("-list", folder, key)
-    if not result.ok:
-        raise accounts.Refusal(result.sentence())
-    return parse.dscl_list(result.out)
-
-
-def record(path):
-    """The record as a dict; {} when there is none."""
-    result = dscl("-read", path)
-    if result.rc not in (0, accounts.RC_NOT_FOUND):
-        raise accounts.Refusal(result.sentence())
-    return parse.dscl_read(result.out) if result.ok else {}
 
 
 def write(path, attributes):
@@ -209,15 +189,33 @@ def remove(path, check_mode):
 def work(params, check_mode):
     group_ids, user_ids = numbers("/Groups", "PrimaryGroupID"), numbers("/Users", "UniqueID")
     diffs, kept = [], []
+    names = [user["name"] for user in params["users"]]
     if params["state"] == "absent":
+        ours = accounts.REAL_NAMES.values()
+        whys = {user["name"]: stranger(user, ours) for user in params["users"]}
+        for group in params["groups"]:
+            whys[group["name"]] = whys.get(group["name"]) or strange_group(group, names, group_ids)
         # A user who stays keeps the group, or files of the next group with that id would be theirs.
         for folder, wanted in (("/Users/", params["users"]), ("/Groups/", params["groups"])):
-            for name in [item["name"] for item in wanted if "/Users/" + item["name"] not in kept]:
+            stay = {path[len("/Users/") :] for path in kept} | {name for name in whys if whys[name]}
+            for name in [item["name"] for item in wanted if item["name"] not in stay]:
                 diff, stays = remove(folder + name, check_mode)
                 diffs += [diff] if diff else []
                 kept += [folder + name] if stays else []
-        return {"changed": bool(diffs), "diff": diffs, "users": {}, "groups": {}, "kept": kept}
+        foreign = [why for why in whys.values() if why]
+        return {
+            "changed": bool(diffs),
+            "diff": diffs,
+            "users": {},
+            "groups": {},
+            "kept": kept,
+            "foreign": foreign,
+        }
     gids, uids = accounts.choose_ids(params["groups"], params["users"], group_ids, user_ids)
+    whys = [stranger(user, [user["real_name"] or user["name"]]) for user in params["users"]]
+    whys += [strange_group(group, names, group_ids) for group in params["groups"]]
+    for why in filter(None, whys):
+        raise accounts.Refusal(why + ": choose another name, or delete it yourself")
     for group in params["groups"]:
         path = "/Groups/" + group["name"]
         diffs.append(keep(path, accounts.group_attributes(group, gids[group["name"]]), check_mode))
@@ -230,7 +228,8 @@ def work(params, check_mode):
         diffs.append(keep(path, accounts.user_attributes(user, uids[user["name"]], gid), check_mode))
     diffs += [admit(user, check_mode) for user in params["ssh_users"]]
     diffs = [diff for diff in diffs if diff]
-    return {"changed": bool(diffs), "diff": diffs, "users": uids, "groups": gids, "kept": kept}
+    result = {"changed": bool(diffs), "diff": diffs, "users": uids, "groups": gids}
+    return dict(result, kept=kept, foreign=[])
 
 
 def main():

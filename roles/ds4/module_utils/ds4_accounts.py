@@ -8,6 +8,10 @@ __metaclass__ = type
 
 #: Free for administrators: macOS 15 took 300 to 304 for itself, people start at 501.
 FIRST_ID, LAST_ID = 400, 499
+#: The full name that each account of ours is created with: by it a later run knows the account as ours, and
+#: so those of every release. Nobody else's account is changed or deleted.
+REAL_NAMES = {"service": "ds4 service", "tunnel": "ds4 tunnel", "seed": "ds4 seed"}
+NO_HOME = "/var/empty"
 #: dscl's status is the directory error mod 256.
 RC_NOT_FOUND = 56  # -14136
 RC_PERMISSION = 40  # -14120: no Full Disk Access
@@ -64,23 +68,62 @@ def choose_ids(groups, users, group_ids, user_ids):
 def group_attributes(group, gid):
     """[(key, value)] of a group's record in the order in which they are created."""
     return [
+        ("RealName", group.get("real_name") or group["name"]),
         ("Password", "*"),
         ("PrimaryGroupID", str(gid)),
-        ("RealName", group.get("real_name") or group["name"]),
     ]
 
 
 def user_attributes(user, uid, gid):
     """[(key, value)] of a hidden user's record as they are created; no password fits `*`."""
     return [
+        # What says whose it is comes first, what makes an account of it then.
+        ("RealName", user.get("real_name") or user["name"]),
         ("Password", "*"),
-        ("UniqueID", str(uid)),
-        ("PrimaryGroupID", str(gid)),
         ("NFSHomeDirectory", user["home"]),
         ("UserShell", user["shell"]),
-        ("RealName", user.get("real_name") or user["name"]),
+        ("PrimaryGroupID", str(gid)),
+        ("UniqueID", str(uid)),
         ("IsHidden", "1" if user.get("hidden", True) else "0"),
     ]
+
+
+def whose(name, facts, real_name):
+    """Why a user is not the one of ours that bears this full name; "" for one that is, or is not there.
+
+    facts: {uid, home, real_name} as they are, None for what the record lacks; None when there is no record.
+    """
+    if facts is None or facts.get("uid") is None:
+        # Without an id it is no account yet: a run of ours was cut off.
+        return ""
+    ours = FIRST_ID <= facts["uid"] <= LAST_ID
+    nowhere = facts.get("home") in (None, "", NO_HOME)
+    found = facts.get("real_name") or ""
+    if found == real_name and (ours or nowhere):
+        return ""
+    if found in ("", name) and ours and nowhere:
+        return ""
+    return "user %s is there and is not ours (id %d, full name %r, home %s)" % (
+        name,
+        facts["uid"],
+        found,
+        facts.get("home"),
+    )
+
+
+def whose_group(name, gid, wanted_gid, user_gid, others):
+    """The same for the group of a user.
+
+    gid: as it is, None when there is none. wanted_gid: of the inventory, or None. user_gid: primary group of
+    our user, None without one. others: names of users, not ours, who are in it.
+    """
+    if gid is None:
+        return ""
+    if others:
+        return "group %s is there and is not ours: %s is in it" % (name, ", ".join(sorted(others)[:3]))
+    if FIRST_ID <= gid <= LAST_ID or gid in (wanted_gid, user_gid):
+        return ""
+    return "group %s is there and is not ours (id %d)" % (name, gid)
 
 
 def missing(attributes, record):

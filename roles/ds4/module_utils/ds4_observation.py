@@ -75,6 +75,7 @@ def first(wanted):
             "NFSHomeDirectory",
             "UserShell",
             "IsHidden",
+            "RealName",
         )
     for name in wanted["groups"]:
         commands["group " + name] = argv("dscl", ".", "-read", "/Groups/" + name, "PrimaryGroupID")
@@ -190,6 +191,7 @@ class Sections:
             "home": record.get("NFSHomeDirectory"),
             "shell": record.get("UserShell"),
             "hidden": record.get("IsHidden", "0").lower() in ("1", "yes", "true"),
+            "real_name": record.get("RealName"),
         }
 
     def group(self, name):

@@ -81,6 +81,7 @@ class TestUsersAndJobs:
             "home": "/var/empty",
             "shell": "/usr/bin/false",
             "hidden": True,
+            "real_name": "ds4 service",
         }
 
     def test_a_hiccup_of_the_directory_is_an_error_and_not_a_missing_user(self, sections):

@@ -39,7 +39,59 @@ class TestIds:
             accounts.free_id(set(range(400, 500)))
 
 
+class TestWhose:
+    OURS = {"uid": 402, "home": "/var/empty", "real_name": "ds4 service"}
+
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            None,
+            OURS,
+            {**OURS, "home": "/Users/Shared"},  # drifted: it is put right
+            {**OURS, "uid": 620},  # by ds4_service_uid
+            {"uid": None, "home": None, "real_name": "ds4 service"},  # cut off while it was made
+            {"uid": 402, "home": None, "real_name": None},
+            {"uid": 402, "home": "/var/empty", "real_name": "_ds4"},
+        ],
+    )
+    def test_ours_is_what_a_run_of_ours_has_made(self, facts):
+        assert accounts.whose("_ds4", facts, "ds4 service") == ""
+
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            {"uid": 0, "home": "/var/root", "real_name": "System Administrator"},
+            {"uid": 501, "home": "/Users/ada", "real_name": "Ada"},
+            {"uid": 501, "home": "/Users/ada", "real_name": "ds4 service"},
+            {"uid": 501, "home": "/Users/ada", "real_name": None},
+            {"uid": 70, "home": "/Library/WebServer", "real_name": "World Wide Web Server"},
+            {"uid": 402, "home": "/var/empty", "real_name": "Another Service"},
+            {**OURS, "real_name": "ds4 tunnel"},
+        ],
+    )
+    def test_anybody_elses_is_told_with_its_id_and_name(self, facts):
+        why = accounts.whose("x", facts, "ds4 service")
+        assert str(facts["uid"]) in why
+        assert "is not ours" in why
+
+    def test_a_group_is_ours_when_nobody_else_is_in_it(self):
+        for gid, wanted, user_gid in (
+            (None, None, None),
+            (450, None, None),
+            (620, 620, None),
+            (620, None, 620),
+        ):
+            assert accounts.whose_group("_ds4", gid, wanted, user_gid, set()) == ""
+        assert "id 20" in accounts.whose_group("staff", 20, None, None, set())
+        assert "ada" in accounts.whose_group("llm", 450, None, 450, {"ada"})
+
+
 class TestRecords:
+    def test_what_says_whose_it_is_is_written_before_what_makes_an_account_of_it(self):
+        keys = [key for key, _value in accounts.user_attributes(USERS[0], 400, 400)]
+        assert keys.index("RealName") == 0 < keys.index("UniqueID")
+        assert accounts.group_attributes(GROUPS[0], 400)[0][0] == "RealName"
+
     def test_a_new_user_is_hidden_and_no_password_fits(self):
         attributes = dict(accounts.user_attributes(USERS[0], 400, 400))
         assert attributes["IsHidden"] == "1"
