@@ -299,7 +299,9 @@ def odd_files(
     `settings`: the host's variables where the facts were taken. `key`: this lab's public key; a text with it
     says nothing about an original that was in another lab.
     """
-    wanted = make_plan(host, {**settings, **variables(facts, catalogue, here=False)}, facts, catalogue)
+    wanted = make_plan(
+        host, {**settings, **variables(facts, catalogue, here=False)}, facts, catalogue, templated=False
+    )
     odd = []
     for entry in wanted.files:
         have = (facts.get("files") or {}).get(entry["path"]) or {}

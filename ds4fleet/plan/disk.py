@@ -13,6 +13,7 @@ from typing import Any
 from ds4fleet.errors import OperatorError
 from ds4fleet.memory import GB, MIB
 from ds4fleet.plan.types import VolumePlan
+from ds4fleet.role_code import ds4_volumes
 
 #: Room above the sum of the files: APFS metadata, stamps, a catalogue of a few MB (a judgement, not a
 #: measurement).
@@ -128,6 +129,7 @@ def plan_disk(
     wanted = [("models", models_dir, models_quota, min(one, models_quota))]
     if kv_quota and kv_budget_mib:
         wanted.append(("kv", kv_dir, kv_quota, 0))
+    disk.refusals += _strangers(observation, names, found, {"models": models_dir, "kv": kv_dir})
     for purpose, mount_point, quota, reserve in wanted:
         have = found[purpose]
         uuid = str(have["uuid"]) if have else None
@@ -203,9 +205,35 @@ def _find(
         (item["reference"] != container, volume)
         for item in ((observation or {}).get("storage") or {}).get("containers") or ()
         for volume in item.get("volumes") or ()
-        if volume.get("name") == name
+        if volume.get("name") == name and not volume.get("roles")
     ]
     return min(matches, key=lambda match: match[0])[1] if matches else None
+
+
+def _strangers(
+    observation: Mapping[str, Any] | None,
+    names: Mapping[str, str],
+    found: Mapping[str, Mapping[str, Any] | None],
+    places: Mapping[str, str],
+) -> list[str]:
+    """Why volumes of these names, or those in their places, are not ours to mount."""
+    storage = (observation or {}).get("storage") or {}
+    texts = [str(storage.get(key) or "") for key in ("fstab", "listed")]
+    others = [
+        (volume, str(volume.get("mount_point") or ""))
+        for item in storage.get("containers") or ()
+        for volume in item.get("volumes") or ()
+        if volume.get("name") not in names.values()
+    ]
+    sentences = []
+    for purpose, have in found.items():
+        wanted = {"name": names[purpose], "mount_point": places[purpose]}
+        at = str((have or {}).get("mount_point") or "")
+        why = ds4_volumes.whose(wanted, have, at, texts) if have else ""
+        why = why or ds4_volumes.in_the_way(wanted, have, others, texts)
+        if why:
+            sentences.append(f"ds4_storage_{purpose}_volume is {names[purpose]!r}, but {why}")
+    return sentences
 
 
 def _available(

@@ -93,12 +93,14 @@ def make_plan(
     catalogue: Catalogue | None = None,
     *,
     region: str = "",
+    templated: bool = True,
 ) -> HostPlan:
     """The plan of `host`.
 
     variables: the host's inventory variables, templated; the role's defaults fill the gaps. observation: what
     ds4_observe returned; None, or {bare: true}, plans from `ds4_hardware` alone. catalogue: default, the
-    built-in one with the files of `ds4_catalogue`. Never raises for what an inventory can say: that
+    built-in one with the files of `ds4_catalogue`. templated: False for variables as the inventory has them:
+    a template in a name is not judged then. Never raises for what an inventory can say: that
     becomes a refusal.
     """
     settings = {**render.role_defaults(), **variables}
@@ -112,8 +114,7 @@ def make_plan(
         generation="",
     )
     seen = None if observation is None or observation.get("bare") else observation
-    # In a playbook ds4_observe has looked at them strictly; here a template may not be filled in yet.
-    wrong = names.mistakes(settings, host=host, templated=False)
+    wrong = names.mistakes(settings, host=host, templated=templated)
     if wrong:
         plan.refusals += [_of_host(host, sentence) for sentence in wrong]
         return plan

@@ -66,7 +66,7 @@ def make_plans(hosts: Iterable[Host], asked: Mapping[str, Any], facts: Path) -> 
     plans = []
     for host in hosts:
         seen = observation(facts, host.name)
-        plan = make_plan(host.name, {**host.vars, **asked}, seen, region=host.region)
+        plan = make_plan(host.name, {**host.vars, **asked}, seen, region=host.region, templated=False)
         plan.sources = {
             "hardware": "observed" if seen else "declared",
             "observed_at": (seen or {}).get("observed_at"),

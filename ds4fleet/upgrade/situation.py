@@ -40,7 +40,9 @@ def observe(hosts: Sequence[Host], folder: Path) -> tuple[dict[str, Mapping[str,
 
 def plan_for(host: Host, facts: Mapping[str, Mapping[str, Any]], asked: Mapping[str, Any]) -> HostPlan:
     """The plan of a Mac for the version that is asked for."""
-    return make_plan(host.name, {**host.vars, **asked}, facts.get(host.name), region=host.region)
+    return make_plan(
+        host.name, {**host.vars, **asked}, facts.get(host.name), region=host.region, templated=False
+    )
 
 
 def situation(plan: HostPlan, host: Host, seen: Mapping[str, Any] | None, trouble: str = "") -> Situation:

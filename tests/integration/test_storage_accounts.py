@@ -131,6 +131,25 @@ class TestAVolume:
     def test_again_changes_nothing(self, apply):
         assert not apply("ds4_storage", {"volumes": [VOLUME]})["changed"]
 
+    def test_a_volume_of_somebody_is_neither_mounted_nor_deleted(self, mac, apply):
+        container = info(mac, "/")["APFSContainerReference"]
+        mac.exec(HOST, "/usr/sbin/diskutil", "apfs", "addVolume", container, "APFS", "backup")
+        backup = {"name": "backup", "mount_point": "/opt/ds4/models"}
+        try:
+            mac.exec(HOST, "/bin/dd", "if=/dev/zero", "of=/Volumes/backup/data", "bs=1048576", "count=40")
+            result = apply("ds4_storage", {"volumes": [backup]})
+            assert "is not ours" in result["msg"]
+            result = apply("ds4_storage", {"volumes": [backup], "state": "absent", "safe_mode": False})
+            assert "is not ours" in result["differences"][0]
+            assert info(mac, volumes(mac)["backup"]["DeviceIdentifier"])["MountPoint"] == "/Volumes/backup"
+        finally:
+            mac.exec(HOST, "/usr/sbin/diskutil", "apfs", "deleteVolume", "/Volumes/backup")
+
+    def test_another_name_is_not_mounted_over_the_volume_that_is_there(self, mac, apply):
+        result = apply("ds4_storage", {"volumes": [{**VOLUME, "name": "renamed"}]})
+        assert "put its name back" in result["msg"]
+        assert "renamed" not in volumes(mac)
+
     def test_another_quota_is_reported_and_the_data_stays(self, mac, apply):
         result = apply("ds4_storage", {"volumes": [{**VOLUME, "quota_bytes": 30_000_000_000}]})
         assert not result["changed"]

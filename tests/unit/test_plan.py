@@ -477,6 +477,39 @@ class TestAccountsOfOthers:
         assert make_plan("mac-01", mac.variables(128), seen).refusals == []
 
 
+class TestVolumesOfOthers:
+    def seen(self, **changes: Any) -> dict[str, Any]:
+        seen = mac.converged(plan(128), 128)
+        seen["storage"]["containers"][0]["volumes"][0].update(changes)
+        return seen
+
+    def refusals(self, seen: dict[str, Any], **given: Any) -> list[str]:
+        return make_plan("tyo-01", mac.variables(128, **given), seen).refusals
+
+    def test_another_name_is_not_mounted_over_the_volume_that_serves(self) -> None:
+        (refusal,) = self.refusals(self.seen(), ds4_storage_models_volume="llm")
+        assert "ds4-models is at /opt/ds4/models" in refusal
+
+    def test_nor_when_that_one_only_belongs_there(self) -> None:
+        (refusal,) = self.refusals(self.seen(mount_point=""), ds4_storage_models_volume="llm")
+        assert "ds4-models belongs at /opt/ds4/models" in refusal
+
+    def test_a_volume_of_somebody_is_not_taken(self) -> None:
+        seen = self.seen(name="backup", mount_point="/Volumes/backup")
+        seen["storage"]["fstab"] = seen["storage"]["listed"] = ""
+        (refusal,) = self.refusals(seen, ds4_storage_models_volume="backup")
+        assert "not ours" in refusal
+
+    def test_one_of_ours_under_any_name_is_kept(self) -> None:
+        assert self.refusals(self.seen(name="llm"), ds4_storage_models_volume="llm") == []
+
+    def test_a_volume_of_macos_is_not_seen_as_one_of_ours(self) -> None:
+        seen = self.seen(roles=["Data"], mount_point="/System/Volumes/Data")
+        seen["storage"]["fstab"] = seen["storage"]["listed"] = ""
+        made = make_plan("tyo-01", mac.variables(128), seen)
+        assert next(volume.uuid for volume in made.volumes if volume.purpose == "models") is None
+
+
 anything = st.one_of(
     st.none(),
     st.booleans(),

@@ -16,6 +16,8 @@ description:
     as it would be hidden; a place that is a link, or where another volume is mounted, is refused.
   - Writes them into V(/etc/fstab) by UUID, and into V(/opt/ds4/boot/volumes.conf) for the job that sees to
     them at boot; turns ownership on and indexing off, and sets owners of roots.
+  - A volume that is there already must be ours; one that is not is neither mounted nor deleted, and nothing
+    is mounted over another one.
   - An existing volume with another quota is reported in RV(differences) and never made anew.
 version_added: "0.1.0"
 author: ds4-fleet contributors
@@ -144,9 +146,20 @@ SENTENCES = {
 }
 
 
-def keep(storage, wanted, check_mode):
+def refuse_strangers(storage, wanted, volume, names):
+    """Raises Refusal when the volume is not ours or its place is another one's. names: those of the run."""
+    found = storage.facts(volume)
+    texts = (found["fstab"], found["listed"])
+    why = volumes.whose(wanted, volume, found["mount_point"], texts) if volume else ""
+    why = why or volumes.in_the_way(wanted, volume, storage.others(names), texts)
+    if why:
+        raise volumes.Refusal(why)
+
+
+def keep(storage, wanted, names, check_mode):
     """Bring one volume to what is wanted; (sentences, differences, where it is)."""
     container, volume = volumes.find(wanted, storage.containers)
+    refuse_strangers(storage, wanted, volume, names)
     steps = volumes.decide(wanted, volume, storage.facts(volume, wanted["mount_point"]))
     said = volumes.differences(wanted, container, volume) if volume else []
     if volume is None:
@@ -168,17 +181,23 @@ def keep(storage, wanted, check_mode):
 
 
 def remove(storage, wanted, safe_mode, check_mode):
-    """Delete one volume, its lines in fstab and in the boot job's list, and its directory; sentences of what
-    was done.
+    """Delete one volume, its lines in fstab and in the boot job's list, and its directory; (sentences of what
+    was done, why it was left alone).
     """
     _container, volume = volumes.find(wanted, storage.containers)
     texts = {path: read_fstab(path) for path in (FSTAB, volumes.LISTED)}
+    said = []
+    if volume is not None:
+        at = storage.facts(volume)["mount_point"]
+        why = volumes.whose(wanted, volume, at, texts.values(), deleting=True)
+        said = [why] if why else []
+        volume = None if why else volume
     left = {
         path: volumes.without_fstab_entry(text, volume and volume["uuid"], wanted["mount_point"])
         for path, text in texts.items()
     }
     if volume is None and left == texts:
-        return []
+        return [], said
     if volume is not None and safe_mode:
         raise volumes.Refusal(
             "volume %s holds data and is not deleted while ds4_safe_mode is true" % wanted["name"]
@@ -191,18 +210,21 @@ def remove(storage, wanted, safe_mode, check_mode):
                 write_fstab(left[path], path)
         if os.path.isdir(wanted["mount_point"]) and not os.listdir(wanted["mount_point"]):
             os.rmdir(wanted["mount_point"])
-    return [SENTENCES["delete"] % wanted["name"]]
+    return [SENTENCES["delete"] % wanted["name"]], said
 
 
 def work(module):
     storage = Storage()
     result = {"steps": [], "differences": [], "volumes": {}}
     before = read_fstab()
+    names = [wanted["name"] for wanted in module.params["volumes"]]
     for wanted in module.params["volumes"]:
         if module.params["state"] == "absent":
-            result["steps"] += remove(storage, wanted, module.params["safe_mode"], module.check_mode)
+            steps, said = remove(storage, wanted, module.params["safe_mode"], module.check_mode)
+            result["steps"] += steps
+            result["differences"] += said
             continue
-        steps, said, place = keep(storage, wanted, module.check_mode)
+        steps, said, place = keep(storage, wanted, names, module.check_mode)
         result["steps"] += steps
         result["differences"] += said
         result["volumes"][wanted["name"]] = place

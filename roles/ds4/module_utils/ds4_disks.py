@@ -17,7 +17,7 @@ from ansible.module_utils.ds4_tree import describe
 
 __metaclass__ = type
 
-FSTAB = "/etc/fstab"
+FSTAB = volumes.FSTAB
 NEVER_INDEX = ".metadata_never_index"
 # nix-installer: mds, fseventsd and shells let go of a volume within seconds.
 DELETE_TRIES_S = 5
@@ -79,12 +79,29 @@ class Storage:
                 raise volumes.Refusal(str(error)) from None
         return facts
 
+    def others(self, names):
+        """[(volume, where it is mounted)] of this Mac without those of these names."""
+        points = {item["device"]: item["mount_point"] for item in parse.mounts(run("mount").out)}
+        return [
+            (volume, points.get(volume["device"], ""))
+            for _container, volume in volumes.flat(self.containers)
+            if volume["name"] not in names
+        ]
+
+    def clear(self, wanted, volume):
+        """Unmount what is at the wanted place: one that goes to a place of its own in the same run."""
+        for item in parse.mounts(run("mount").out):
+            own = volume is not None and item["device"] == volume["device"]
+            if item["mount_point"] == wanted["mount_point"] and not own:
+                self.command("unmount", item["mount_point"])
+
     def aside(self, wanted, _volume):
         ds4_aside.put_aside(wanted["mount_point"])
 
     def create(self, wanted, _volume):
         container = volumes.container_for(wanted, self.containers, self.boot_container)
         volumes.check_room(wanted, container)
+        self.clear(wanted, None)
         os.makedirs(wanted["mount_point"], mode=0o755, exist_ok=True)
         result = run("diskutil", *volumes.create_arguments(wanted, container))
         # It may report failure although the volume exists and only mounting failed: the list decides.
@@ -101,6 +118,7 @@ class Storage:
     def mount(self, wanted, volume):
         if self.facts(volume)["mount_point"]:
             self.unmount(wanted, volume)
+        self.clear(wanted, volume)
         os.makedirs(wanted["mount_point"], mode=0o755, exist_ok=True)
         self.command("mount", "-mountPoint", wanted["mount_point"], volume["uuid"])
         if self.facts(volume)["mount_point"] != wanted["mount_point"]:

@@ -17,6 +17,13 @@ __metaclass__ = type
 FSTAB_OPTIONS = "rw,noatime,nobrowse,nosuid,owners"
 #: What com.ds4fleet.mounts goes by: the same lines in a place of ours, as an update of macOS may drop fstab.
 LISTED = "/opt/ds4/boot/volumes.conf"
+FSTAB = "/etc/fstab"
+
+
+#: The names of every release; under another one a volume is ours by where it is mounted or noted.
+OUR_NAMES = ("ds4-models", "ds4-kv")
+#: A volume that we made a moment ago, before it was mounted: APFS itself takes less than a MB.
+NEW_BYTES = 32 << 20
 
 
 class Refusal(Exception):
@@ -43,6 +50,44 @@ def find(wanted, containers):
             % (len(named), wanted["name"], ", ".join(volume["device"] for _container, volume in named))
         )
     return named[0] if named else (None, None)
+
+
+def whose(wanted, volume, at, texts, deleting=False):
+    """Why a volume that bears the wanted name is not ours; "" for one of ours.
+
+    at: where it is mounted, "" for nowhere. texts: of /etc/fstab and of the boot job's list. deleting: a
+    volume is not ours only because nothing is on it.
+    """
+    if not volume["roles"]:
+        noted = any(_notes(text, volume["uuid"], wanted["mount_point"]) for text in texts)
+        new = not deleting and (volume.get("in_use_bytes") or 0) < NEW_BYTES
+        if volume["name"] in OUR_NAMES or at == wanted["mount_point"] or noted or new:
+            return ""
+    return "volume %s (%s) is there and is not ours: give ours another name, or mount it at %s yourself" % (
+        volume["name"],
+        "mounted at %s" % at if at else "not mounted",
+        wanted["mount_point"],
+    )
+
+
+def in_the_way(wanted, volume, others, texts):
+    """Why the place of the wanted volume is another one's; "" when it is free or has the volume itself.
+
+    volume: as found, or None. others: [(volume, where it is mounted)] of this Mac, without those that go to
+    places of their own in the same run.
+    """
+    for other, at in others:
+        if volume is not None and other["uuid"] == volume["uuid"]:
+            continue
+        place = wanted["mount_point"]
+        here = "is" if at == place else "belongs"
+        if at == place or any(_notes(text, other["uuid"], place) for text in texts):
+            return (
+                "volume %s %s at %s, where %s is wanted: put its name back into the inventory, or unmount it"
+                " and delete its line in %s and %s"
+                % (other["name"], here, place, wanted["name"], FSTAB, LISTED)
+            )
+    return ""
 
 
 def container_for(wanted, containers, boot_container):
@@ -154,6 +199,15 @@ def without_fstab_entry(text, uuid, mount_point):
     lines = text.splitlines()
     kept = [old for old in lines if not _speaks_of(old, uuid, mount_point)]
     return text if kept == lines else "".join(line + "\n" for line in kept)
+
+
+def _notes(text, uuid, mount_point):
+    """Whether a text of fstab's form has this volume at this place."""
+    return any(
+        fields[0].upper() == "UUID=" + uuid.upper() and fields[1].replace("\\040", " ") == mount_point
+        for fields in (line.split() for line in text.splitlines())
+        if len(fields) > 1
+    )
 
 
 def _speaks_of(line, uuid, mount_point):

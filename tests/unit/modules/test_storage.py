@@ -49,6 +49,40 @@ def facts(**changes):
     return {**base, **changes}
 
 
+class TestWhose:
+    #: Room in which somebody may have put data.
+    USED = {"in_use_bytes": 1 << 30}
+
+    def why(self, found, at="", texts=("", ""), **more):
+        return volumes.whose(wanted(name=found["name"]), found, at, texts, **more)
+
+    def test_ours_is_what_bears_a_name_of_ours_or_is_in_its_place_or_noted_for_it(self):
+        other = volume(name="llm", **self.USED)
+        assert self.why(volume(**self.USED), "/Volumes/ds4-models") == ""
+        assert self.why(other, MOUNT) == ""
+        assert self.why(other, "", (LINE, "")) == self.why(other, "/Volumes/llm", ("", LINE)) == ""
+        # Made by a run that was cut off before it was mounted.
+        assert self.why(volume(name="llm")) == ""
+
+    def test_a_volume_of_somebody_is_not_ours(self):
+        backup = volume(name="backup", **self.USED)
+        assert "not ours" in self.why(backup, "/Volumes/backup")
+        assert "not ours" in self.why(backup, "", (volumes.fstab_line(UUID, "/data"), ""))
+        assert "not ours" in self.why(volume(name="backup"), deleting=True)
+
+    def test_a_volume_of_macos_is_never_ours(self):
+        assert "not ours" in self.why(volume(roles=["Data"]), MOUNT, (LINE, LINE))
+
+    def test_nothing_is_mounted_over_another_volume(self):
+        other = volume(uuid=OTHER, name="ds4-models", device="disk3s8")
+        renamed = wanted(name="llm")
+        assert "ds4-models is at /opt/ds4/models" in volumes.in_the_way(renamed, None, [(other, MOUNT)], ())
+        noted = volumes.fstab_line(OTHER, MOUNT)
+        assert "belongs at" in volumes.in_the_way(renamed, None, [(other, "")], ("", noted))
+        assert volumes.in_the_way(renamed, None, [(other, "/Volumes/x")], ("", "")) == ""
+        assert volumes.in_the_way(wanted(), volume(), [(volume(), MOUNT)], (LINE,)) == ""
+
+
 class TestFinding:
     def test_by_uuid_whatever_it_is_called(self):
         found = volume(name="renamed")
