@@ -58,6 +58,7 @@ def entries(root: str, serves: bool) -> tuple[list[dict[str, Any]], list[dict[st
             # It has to be scheduled when the Mac is in trouble, so neither background nor nice.
             "ProcessType": "Interactive",
             "ExitTimeOut": 10,
+            "EnvironmentVariables": {"PYTHONDONTWRITEBYTECODE": "1"},
             "StandardOutPath": "/var/log/ds4/guard.log",
             "StandardErrorPath": "/var/log/ds4/guard.log",
         },
@@ -68,4 +69,5 @@ def entries(root: str, serves: bool) -> tuple[list[dict[str, Any]], list[dict[st
         program.script("ds4-guard", script),
         program.entry(plist, "file", content=content, mode="0644", validate="plist"),
     ]
-    return files, [program.job(LABEL_GUARD, "started", [plist, script])]
+    library = f"{root}/libexec/lib/ansible/module_utils/ds4_drain.py"
+    return files, [program.job(LABEL_GUARD, "started", [plist, script, library])]

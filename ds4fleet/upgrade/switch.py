@@ -30,6 +30,7 @@ LIBRARY = (
     "ds4_serving",
     "ds4_switch_core",
     "ds4_switch_state",
+    "ds4_drain",
     "ds4_switch_gate",
     "ds4_switch_swap",
     "ds4_switch_mac",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -44,6 +47,42 @@ def test_a_changed_setting_restarts_it_once_and_drained(mac):
     after = pid(mac)
     assert after not in ("", before)
     assert "shutdown requested, draining requests" in mac.exec(HOST, "/usr/bin/tail", "-n", "40", LOG)
+
+
+@contextlib.contextmanager
+def asking_in_the_drain(mac: Any) -> Iterator[list[str]]:
+    """A client of the Mac itself, past all tunnels, that asks for a long answer once the drain has begun;
+    what it has heard is in the list afterwards.
+    """
+    words = " ".join(["word"] * 4000)
+    asked = {"messages": [{"role": "user", "content": f"Reply with exactly: {words}"}], "stream": True}
+    body = json.dumps({**asked, "think": False, "max_tokens": 9000})
+    script = f"""n=0
+    until [ -e /opt/ds4/var/switch/drain.json ] || [ $((n += 1)) -gt 1200 ]; do sleep 0.1; done
+    exec curl -sN -d '{body}' http://127.0.0.1:8000/v1/chat/completions"""
+    heard: list[str] = []
+    client = threading.Thread(
+        target=lambda: heard.append(mac.exec(HOST, "/bin/sh", "-c", script, check=False))
+    )
+    client.start()
+    yield heard
+    client.join()
+
+
+def test_a_restart_waits_for_the_answer_that_is_under_way(mac):
+    before = pid(mac)
+    with asking_in_the_drain(mac) as heard:
+        run = mac.ansible("site.yml", HOST, "-e", "ds4_throttle_s=35")
+        assert pid(mac) != before
+    assert "[DONE]" in heard[0]
+    assert "were told that the engine stops" not in run.output
+
+
+def test_who_is_left_at_the_end_of_the_drain_time_is_counted(mac):
+    with asking_in_the_drain(mac) as heard:
+        run = mac.ansible("site.yml", HOST, "-e", "ds4_throttle_s=36", "-e", "ds4_drain_s=4")
+    assert "word" in heard[0] and "[DONE]" not in heard[0]
+    assert "1 clients were still at work after 4 s" in " ".join(run.output.split())
 
 
 @pytest.mark.parametrize(

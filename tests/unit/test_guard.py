@@ -14,8 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ds4fleet import role_code
 from ds4fleet.fleet import Host
 from ds4fleet.status import parse
+
+assert role_code.__all__  # by which the guard finds its library here
 
 _PATH = Path(__file__).resolve().parents[2] / "roles" / "ds4" / "files" / "ds4-guard.py"
 _spec = importlib.util.spec_from_file_location("ds4_guard", _PATH)
@@ -182,6 +185,72 @@ def test_a_restarted_guard_remembers_its_stops() -> None:
 
 class Over(Exception):
     """Ends the guard's loop."""
+
+
+class TestClients:
+    """What becomes of requests when the guard stops the engine."""
+
+    def stop(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients: int, **settings: float
+    ) -> tuple[list[tuple[str, str]], str]:
+        """([(action, what tunnels then read)], the note) of a guard that stops an engine at once."""
+        folder = tmp_path / "guard"
+        folder.mkdir()
+        drain = tmp_path / "var/switch/drain.json"
+        done: list[tuple[str, str]] = []
+        sockets = "".join(f"f{one}\nn127.0.0.1:8000->127.0.0.1:5{one:04}\n" for one in range(clients))
+
+        class Ended(BaseException):
+            pass
+
+        def end(*_: object) -> None:
+            raise Ended
+
+        def lsof(name: str, *_words: object, **_more: object) -> Any:
+            return guard.ds4_run.Result([name], int(not clients), "p700\n" + sockets if clients else "", "")
+
+        def act(action: str, *_more: object) -> None:
+            done.append((action, drain.read_text() if drain.exists() else ""))
+
+        monkeypatch.setattr(guard, "sample", lambda _label: Mac().goes(5, 4).series[0])
+        monkeypatch.setattr(guard, "decide", lambda *_: ("stop", "no memory", {"stops": [1]}))
+        monkeypatch.setattr(guard, "act", act)
+        monkeypatch.setattr(guard, "open_again", end)
+        monkeypatch.setattr(guard.ds4_run, "run", lsof)
+        monkeypatch.setattr(guard.ds4_drain, "POLL_S", 0.01)
+        with pytest.raises(Ended):
+            guard.run("label", "plist", str(folder), {"drain_s": 0.1, "told_s": 0, **settings})
+        return done, (folder / "stopped").read_text()
+
+    def test_new_work_is_sent_elsewhere_before_the_engine_is_told_to_stop(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ((action, told),), note = self.stop(tmp_path, monkeypatch, clients=0)
+        assert action == "stop"
+        assert json.loads(told)["draining"] and json.loads(told)["reason"] == "no memory"
+        assert "cut off" not in note
+
+    def test_what_it_cannot_wait_for_is_told_and_said(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ((_action, told),), note = self.stop(tmp_path, monkeypatch, clients=2)
+        assert json.loads(told)["stopping"]
+        assert "reason=no memory; 2 clients were cut off after 0 s" in note
+
+    def test_nothing_that_goes_wrong_there_keeps_the_engine_from_being_stopped(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "var").write_text("")
+        ((action, _told),), note = self.stop(tmp_path, monkeypatch, clients=1)
+        assert action == "stop" and "its clients could not be told" in note
+
+    def test_a_guard_without_its_library_stops_an_engine_all_the_same(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(guard, "ds4_drain", None)
+        told = guard.warn_clients(None, 700, "no memory", guard.SETTINGS)
+        assert told == "its clients could not be told"
+        guard.open_again(None, "none")
 
 
 @pytest.mark.parametrize("writable", [True, False])

@@ -8,6 +8,9 @@ Every few seconds it reads memory pressure, free memory, swap and the server's p
 to do from the last minutes alone. `ds4-guard run` is the job, `ds4-guard replay FILE` tells what it would
 have done with a series that `ds4-guard record` wrote.
 
+Others wait minutes for the clients of an engine (ds4_drain); this one seconds, as the Mac has no more time,
+and what it cuts off is said in the reason.
+
 What it leaves in its state directory (root's own, so that the service user cannot point it elsewhere):
   stopped      KEY=VALUE: since, reason, stops_today; there while the engine is held back. The start script
                and `fab status` show it; a start by hand or by site.yml ends it.
@@ -26,6 +29,12 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
+try:
+    from ansible.module_utils import ds4_drain, ds4_run, ds4_switch_state
+except ImportError:  # A guard without its library still has to stop an engine.
+    ds4_drain = None
+
 NORMAL, WARNING, CRITICAL = 1, 2, 4  # kern.memorystatus_vm_pressure_level
 GIB = 1 << 30
 
@@ -41,6 +50,8 @@ SETTINGS = {
     "tail_s": 20,  # swap must still be growing in these last seconds
     "empty_s": 120,  # or critical for this long with at most empty_percent of memory free
     "empty_percent": 2,
+    "drain_s": 5,  # for which clients may go on once it is decided
+    "told_s": 3,  # within which tunnels give new work to others, and end what is under way
     "stop_s": 45,  # from the polite stop to the hard one, if memory is still short
     "calm_s": 900,  # normal, or calm without an engine, for this long before it is started again
     "restarts_per_day": 2,  # after that it stays down until somebody looks
@@ -48,6 +59,7 @@ SETTINGS = {
 }
 DAY_S = 86400
 TOOL_TIMEOUT_S = 20
+LOOK_TIMEOUT_S = 3
 SYSCTLS = ("kern.memorystatus_vm_pressure_level", "kern.memorystatus_level", "vm.swapusage")
 
 
@@ -216,6 +228,26 @@ def act(action, label, plist, pid):
         tool("/bin/launchctl", "kickstart", target)
 
 
+def warn_clients(places, pid, reason, rules):
+    """Closes the intake before a stop; a sentence on clients that were cut off, empty where none was. Nothing
+    that goes wrong here may keep the engine from being stopped."""
+    if ds4_drain is None:
+        return "its clients could not be told"
+
+    def look(name, *words):
+        return ds4_run.run(name, *words, timeout_s=LOOK_TIMEOUT_S)
+
+    try:
+        drain = ds4_drain.Drain(places, lambda: pid, rules["drain_s"], rules["told_s"], look)
+        drain.close_for_a_stop(reason=reason)
+        left = drain.finish()
+    except Exception as error:  # noqa: BLE001
+        return f"its clients could not be told: {error}"
+    if left == 0:
+        return ""
+    return f"{left or 'its'} clients were cut off after {drain.seconds():.0f} s, as memory did not allow more"
+
+
 def write(path, text):
     """Replaces a file in one step."""
     temporary = path.with_name(path.name + ".new")
@@ -248,18 +280,34 @@ def keep(stopped_path, state_path, action, reason, state, at_s):
 def run(label, plist, folder, settings):
     """The job: look, decide, act, for ever."""
     state_path, stopped_path = Path(folder, "state.json"), Path(folder, "stopped")
+    places = ds4_drain and ds4_switch_state.Places(str(Path(folder).parent))
     state, samples = load_state(state_path), []
-    interval_s = settings.get("interval_s", SETTINGS["interval_s"])
-    history_s = settings.get("history_s", SETTINGS["history_s"])
+    rules = dict(SETTINGS, **settings)
     while True:
         now = sample(label)
-        samples = [old for old in samples if now["at_s"] - history_s <= old["at_s"] <= now["at_s"]] + [now]
-        action, reason, state = decide(samples, state, settings)
+        samples = [old for old in samples if now["at_s"] - rules["history_s"] <= old["at_s"] <= now["at_s"]]
+        samples.append(now)
+        action, reason, state = decide(samples, state, rules)
         if action != "none":
             # Written first: a Mac that freezes all the same still tells afterwards why.
             keep(stopped_path, state_path, action, reason, state, now["at_s"])
+            cut = warn_clients(places, now["pid"], reason, rules) if action == "stop" else ""
+            if cut:
+                keep(stopped_path, state_path, action, f"{reason}; {cut}", state, now["at_s"])
             act(action, label, plist, now["pid"])
-        time.sleep(interval_s)
+        open_again(places, action)
+        time.sleep(rules["interval_s"])
+
+
+def open_again(places, action):
+    """Ends a drain when the engine may serve again, and one whose writer is gone."""
+    if places is None:
+        return
+    with contextlib.suppress(OSError):
+        if action in ("start", "release"):
+            ds4_switch_state.end_drain(places)
+        elif ds4_drain.open_if_over(places, time.time()):
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} open: a drain that nobody ended is over", flush=True)
 
 
 def record(label, seconds, interval_s):

@@ -14,7 +14,7 @@ import time
 
 from ansible.module_utils import (
     ds4_clear,
-    ds4_parse,
+    ds4_drain,
     ds4_run,
     ds4_serving,
     ds4_switch_core,
@@ -129,9 +129,10 @@ class Switch:
             wrong = ds4_switch_core.problem(order)
             if wrong:
                 raise SwitchError(wrong)
-            self._drain()
+            drain = self._drain()
             before = self._measure()
             swap = self._prepare(before)
+            self._let_finish(drain, self._obey)
         except FAILURES as error:
             self._cancel(str(error))
             return
@@ -156,27 +157,28 @@ class Switch:
     # Before anything is touched.
 
     def _drain(self):
-        order, settings = self.journal["order"], self.journal["order"]["settings"]
         self.enter("draining")
-        ds4_switch_state.tell_drain(
-            self.places, {"draining": True, "run_id": order["run_id"], "since": round(time.time(), 2)}
-        )
-        began = time.monotonic()
-        idle = 0
-        # The tunnels tell their clients within told_s; before that a quiet moment says nothing.
-        while time.monotonic() - began < settings["drain_s"]:
-            self._obey()
-            idle = idle + 1 if self._connections() == 0 else 0
-            if idle >= 2 and time.monotonic() - began >= settings["told_s"]:
-                break
-            time.sleep(POLL_S)
-        self.note("drained", seconds=round(time.monotonic() - began, 2), in_flight=self._connections())
+        drain = self._close_intake()
+        left = drain.finish(self._obey)
+        self.note("drained", seconds=drain.seconds(), in_flight=left)
+        return drain
 
-    def _connections(self):
-        server = self.journal["order"]["target"]["proof"]["server"]
-        which = ("-iTCP:%d" % server["port"], "-sTCP:ESTABLISHED", "-a", "-c", "ds4-server")
-        found = ds4_run.run("lsof", "-nP", *which, "-F", "pn")
-        return sum(len(process["names"]) for process in ds4_parse.lsof(found.out))
+    def _close_intake(self):
+        order, settings = self.journal["order"], self.journal["order"]["settings"]
+        label = order["target"]["proof"]["server"]["label"]
+        drain = ds4_drain.Drain(
+            self.places,
+            lambda: (self.launchd.look(label) or {}).get("pid"),
+            settings["drain_s"],
+            settings["told_s"],
+        )
+        drain.close(run_id=order["run_id"])
+        return drain
+
+    def _let_finish(self, drain, each_time=lambda: None):
+        """Right before a stop: work that came past the tunnels since has what is left of its time."""
+        if drain.in_flight() != 0:
+            self.note("waited", in_flight=drain.finish(each_time))
 
     def _measure(self):
         """Figures of the version that serves, and its STATE: all that is needed to come back to it."""
@@ -335,6 +337,7 @@ class Switch:
         self._kill_what_hangs(state["proof"], target["proof"])
         ds4_switch_state.forget_prepared(target["files"])
         swap = ds4_switch_swap.Swap(self.launchd, state)
+        self._let_finish(self._close_intake())
         self._down(swap)
         self._wait_for_volumes(state)
         # Not earlier: at boot others set the limit too.

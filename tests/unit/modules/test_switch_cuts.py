@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils import (
+    ds4_drain,
     ds4_jobs,
     ds4_run,
     ds4_serving,
@@ -425,3 +426,44 @@ def test_an_order_whose_controller_died_is_not_carried_out_at_the_next_boot(make
     switched(mac, [], power=True)
     assert mac.served == "old" and not (mac.root / "var/switch/journal.json").exists()
     assert ds4_switch_state.read_json(places.order) is None
+
+
+class TestClients:
+    """What the engine has to do when it is told to stop, on the way to a version that fails, and back."""
+
+    def stops(self, make_mac, monkeypatch, looks, drain_s):
+        """(clients at the last look, what tunnels read) at each stop."""
+        monkeypatch.setattr(ds4_drain, "POLL_S", 0.001)
+        mac, looks, found = make_mac(True, "fails"), iter(looks), []
+        run, do, last = mac.run, mac.do, [0]
+
+        def tool(name, *words):
+            if name != "lsof":
+                return run(name, *words)
+            last[0] = next(looks, last[0])
+            lines = "".join(f"f{one}\nn127.0.0.1:8000->127.0.0.1:{50000 + one}\n" for one in range(last[0]))
+            return Said(True, 0, "p7\n" + lines if last[0] else "", "")
+
+        def step(what, job):
+            if what == "bootout":
+                found.append((last[0], json.loads((mac.root / "var/switch/drain.json").read_text())))
+            do(what, job)
+
+        mac.run, mac.do = tool, step
+        order = mac.order()
+        order["settings"] = dict(SETTINGS, drain_s=drain_s)
+        places = ds4_switch_state.Places(str(mac.root))
+        ds4_switch_state.write_json(places.order, order)
+        mac.program()
+        mac.whole()
+        assert next(looks, None) is None
+        return [(clients, bool(state.get("stopping"))) for clients, state in found]
+
+    def test_both_versions_are_stopped_when_their_clients_have_gone(self, make_mac, monkeypatch):
+        before = [2, 1, 0, 0]
+        past_the_tunnels = [1, 1, 0, 0]
+        looks = before + past_the_tunnels + past_the_tunnels
+        assert self.stops(make_mac, monkeypatch, looks, drain_s=60) == [(0, False), (0, False)]
+
+    def test_those_that_stay_are_told_first(self, make_mac, monkeypatch):
+        assert self.stops(make_mac, monkeypatch, [1], drain_s=0) == [(1, True), (1, True)]
