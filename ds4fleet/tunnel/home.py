@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
 import os
 import socket
@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ds4fleet import held_file
+
 STATE_VARIABLE = "DS4_FLEET_STATE"
 #: A socket path holds 104 bytes on macOS and 108 on Linux, with the closing NUL.
 SOCKET_PATH_BYTES = 103
 LOG_LIMIT_BYTES = 1_000_000
 CALL_TIMEOUT_S = 5.0
+#: How long another process may be at taking a tunnel or at giving it back.
+TURN_S = 5.0
 
 
 def state_dir() -> Path:
@@ -76,69 +80,44 @@ class Record:
 
 
 class Claim:
-    """The right to hold a tunnel: a locked file that the kernel lets go when the process ends."""
+    """The right to hold a tunnel, which ends with the process that has it."""
 
-    def __init__(self, descriptor: int, path: Path) -> None:
-        self._descriptor = descriptor
-        self._path = path
+    def __init__(self, held: held_file.Held) -> None:
+        self._held = held
 
     def release(self) -> None:
         """Give the tunnel back."""
-        self._path.unlink(missing_ok=True)
-        os.close(self._descriptor)
+        self._held.path.unlink(missing_ok=True)
+        self._held.stream.close()
 
 
 def claim(record: Record) -> Claim | None:
     """Take the tunnel `record.name`; None when a living process has it (`held` tells which)."""
-    path = state_dir() / "held" / f"{record.name}.json"
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            if held(record.name) is not None:
-                return None
-            continue  # somebody only looked at it
-        # The file may have been given back between open and lock; then the name leads elsewhere.
-        try:
-            same = os.fstat(descriptor).st_ino == path.stat().st_ino
-        except FileNotFoundError:
-            same = False
-        if same:
-            break
-        os.close(descriptor)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(record.__dict__).encode(), 0)
-    return Claim(descriptor, path)
+    held = held_file.take(state_dir() / "held" / f"{record.name}.json", record.__dict__, TURN_S)
+    return None if held is None else Claim(held)
 
 
 def held(name: str) -> Record | None:
     """Who holds the tunnel `name` now; what a dead process left of it, record and control socket, is
     removed."""
     path = state_dir() / "held" / f"{name}.json"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return _read(descriptor)
-        path.unlink(missing_ok=True)
-        record = _read(descriptor)
-        if record is not None:
-            _clear(record.socket)
-        return None
-    finally:
-        os.close(descriptor)
+    known, alive = held_file.look(path)
+    if not alive and path.exists():
+        # Another process may just have taken it: the look counts that nobody can come between.
+        with contextlib.suppress(TimeoutError), held_file.turn(path.parent, TURN_S):
+            known, alive = held_file.look(path)
+            if not alive:
+                path.unlink(missing_ok=True)
+    record = _record(known)
+    if not alive and record is not None:
+        _clear(record.socket)
+    return record if alive else None
 
 
-def _read(descriptor: int) -> Record | None:
+def _record(known: dict[str, Any] | None) -> Record | None:
     try:
-        return Record(**json.loads(os.pread(descriptor, 65536, 0)))
-    except (ValueError, TypeError):
+        return Record(**(known or {}))
+    except TypeError:
         return None
 
 

@@ -106,7 +106,11 @@ def ansible(
             hosts,
             values,
             *arguments,
-            environment={**_recorded(record), **({rollout.RUN_VARIABLE: run_id} if run_id else {})},
+            environment={
+                **_recorded(record),
+                **({rollout.RUN_VARIABLE: run_id} if run_id else {}),
+                **({} if lock is None else rollout.lock_environment(lock)),
+            },
             stdout=sys.stderr if json else None,
             pass_fds=() if lock is None else (lock,),
         )

@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from ds4fleet import held_file
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 
 #: The share of a region that is switched at once, wave by wave; the last entry repeats until none is left.
@@ -27,7 +28,11 @@ DEFAULT_WAVES: tuple[int | str, ...] = (1, "25%", "100%")
 
 #: Names, in the environment of a playbook, the run that holds the controller's lock for it.
 RUN_VARIABLE = "DS4_ROLLOUT"
-#: How long a look at the controller's lock may keep it, and how often it is tried meanwhile.
+#: Names, in the same place, the descriptor by which it inherits that lock, and the folder of the rollouts.
+LOCK_VARIABLE = "DS4_ROLLOUT_LOCK"
+#: Below the folder of the rollouts: who runs one, and the playbook that it started.
+LOCK, PLAYBOOKS_LOCK = "lock", "lock.playbook"
+#: How long another process may look at the controller's lock and take it, and how often that is tried.
 LOOKED_AT_S = 1.0
 POLL_S = 0.05
 
@@ -473,7 +478,7 @@ def fold(entries: Iterable[Mapping[str, Any]]) -> Progress:
 class Holder:
     """Who holds this checkout's lock, or held it when it died.
 
-    alive: one of its processes still runs, so the kernel still keeps the lock. pid: of `fab`.
+    alive: one of its processes still runs. pid: of `fab`, or of the playbook that has outlived it.
     """
 
     run_id: str
@@ -482,78 +487,124 @@ class Holder:
     since: str
     alive: bool
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any] | None, alive: bool) -> Holder | None:
+        """From what `held_file.look` found; None where nobody holds or held it."""
+        try:
+            known = record or {}
+            return cls(
+                str(known["run_id"]), str(known["owner"]), int(known["pid"]), str(known["since"]), alive
+            )
+        except (ValueError, KeyError, TypeError):
+            return cls("a rollout", "somebody", 0, "just now", alive) if alive else None
+
     def __str__(self) -> str:
-        state = f"is running as process {self.pid}" if self.alive else "is gone without having ended"
+        state = "is gone without having ended"
+        if self.alive:
+            state = f"is running as process {self.pid}"
+            if not _lives(self.pid):
+                state = "is gone, and what it started still runs"
         return f"{self.run_id} of {self.owner} since {self.since} {state}"
 
 
 def holder(root: Path) -> Holder | None:
-    """Who holds the lock below root; None when it is free."""
-    path = root / "lock"
-    if not path.exists():
-        return None
-    # Who takes it says a moment later who it is; who gives it back takes the name away a moment before.
+    """Who holds the lock below root, `fab` or the playbook that has outlived it; None when it is free."""
     deadline = time.monotonic() + LOOKED_AT_S
-    while True:
-        with path.open() as stream:
-            alive = _is_locked(stream)
-            try:
-                known = json.loads(stream.read())
-                return Holder(known["run_id"], known["owner"], int(known["pid"]), known["since"], alive)
-            except (ValueError, KeyError, TypeError):
-                if not alive:
-                    return None
-        if time.monotonic() >= deadline:
-            return Holder("a rollout", "somebody", 0, "just now", True)
+    record, alive = held_file.look(root / LOCK)
+    while alive and record is None and time.monotonic() < deadline:
+        # One of an earlier version says who it is a moment after it takes the lock.
         time.sleep(POLL_S)
-
-
-def _is_locked(stream: IO[str]) -> bool:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
+        record, alive = held_file.look(root / LOCK)
+    if not alive:
+        playbook, at_work = held_file.look(root / PLAYBOOKS_LOCK)
+        if at_work:
+            record, alive = playbook, at_work
+    return Holder.of(record, alive)
 
 
 @contextmanager
 def controller_lock(root: Path, run_id: str, owner: str, *, take_over: bool = False) -> Iterator[int]:
     """Hold the one rollout that may run from this checkout; yields the descriptor that holds it.
 
-    Processes that inherit the descriptor hold the lock on when this one is killed, so that nobody starts
-    beside them. A lock whose owner died is left for `take_over`, for the same run to go on, or for the same
-    owner where that run had not even a plan: it has begun nothing.
+    A playbook that inherits the descriptor holds the lock on when this process is killed, so that nobody
+    starts beside it (`join`); what either of them forks does not. A lock whose owner died is left for
+    `take_over`, for the same run to go on, or for the same owner where that run had not even a plan: it has
+    begun nothing. One of a run that has ended holds nobody up.
     Raises RolloutError (locked) that names the owner.
     """
     root.mkdir(parents=True, exist_ok=True)
-    before = holder(root)
-    if before is not None:
-        planned = (root / before.run_id / "plan.json").exists()
-        ours = before.run_id == run_id or (before.owner == owner and not planned)
-        if before.alive or not (take_over or ours):
+    with _turn(root):
+        before = holder(root)
+        if before is not None and (
+            before.alive or not (take_over or _gives_way(root, before, run_id, owner))
+        ):
             raise RolloutError(Code.LOCKED, f"here {before}")
-    with (root / "lock").open("a+") as stream:
-        # Somebody who only looks (`holder`) keeps it for a moment too.
-        deadline = time.monotonic() + LOOKED_AT_S
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise RolloutError(Code.LOCKED, f"here {holder(root)}") from None
-                time.sleep(POLL_S)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         mine = {"run_id": run_id, "owner": owner, "pid": os.getpid(), "since": since}
-        stream.truncate(0)
-        stream.write(json.dumps(mine))
-        stream.flush()
-        try:
-            yield stream.fileno()
-        finally:
-            # What was forked meanwhile must not give back what it does not hold.
-            if os.getpid() == mine["pid"]:
-                stream.truncate(0)
+        held = held_file.hold(root / LOCK, mine)
+    try:
+        yield held.fileno()
+    finally:
+        held.release()
+
+
+def _gives_way(root: Path, before: Holder, run_id: str, owner: str) -> bool:
+    """Whether the lock of a rollout whose owner is gone is free for another one."""
+    if not (root / before.run_id / "plan.json").exists():
+        return before.run_id == run_id or before.owner == owner
+    return before.run_id == run_id or Journal(root / before.run_id).progress().phase in ENDED
+
+
+@contextmanager
+def _turn(root: Path) -> Iterator[None]:
+    try:
+        with held_file.turn(root, LOOKED_AT_S):
+            yield
+    except TimeoutError as error:
+        held = holder(root)
+        raise RolloutError(Code.LOCKED, f"here {held if held and held.alive else error}") from None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def lock_environment(lock: int) -> dict[str, str]:
+    """What a playbook that inherits the controller's lock is told, to `join`."""
+    path = held_file.path_of(lock)
+    return {} if path is None else {LOCK_VARIABLE: f"{lock}:{path.parent.absolute()}"}
+
+
+def join() -> None:
+    """In a playbook that `fab` started: hold the lock in its own name, for as long as it runs.
+
+    Its workers then hold nothing, and who meets the lock is told of this process when `fab` is gone.
+    Raises RolloutError (locked) when another playbook holds it.
+    """
+    descriptor, _, folder = os.environ.pop(LOCK_VARIABLE, "").partition(":")
+    root = Path(folder)
+    if not folder or not _is_open(int(descriptor), root / LOCK):
+        return
+    with _turn(root):
+        record, _ = held_file.look(root / LOCK)
+        if held_file.look(root / PLAYBOOKS_LOCK)[1]:
+            raise RolloutError(Code.LOCKED, f"here {holder(root)}")
+        held = held_file.hold(root / PLAYBOOKS_LOCK, {**(record or {}), "pid": os.getpid()})
+    atexit.register(held.release)
+    os.close(int(descriptor))
+
+
+def _is_open(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 _held: dict[Path, ExitStack] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from json import dumps
 from pathlib import Path
@@ -161,6 +162,8 @@ def abort(
     """
     if take_over:
         return _abort_others(limit, root, yes=yes, json=json)
+    if _give_up_what_never_began(root, json=json) and latest(root) is None:
+        return 0
     journal = _last(root)
     progress = journal.progress()
     if progress.phase in UNFINISHED:
@@ -172,10 +175,11 @@ def abort(
     if alive and any(progress.of(host) == HostPhase.PENDING for host in journal.rollout().hosts):
         # Nobody waits for hours until weights of an aborted rollout have come.
         play.ansible("stage", journal.rollout().hosts, {"ds4_stage_action": "abort"}, json=json)
-    left = play.call_off(journal, json=json)
     if alive:
+        play.call_off(journal, json=json)
         _wait_for_the_end(root)
-        left = play.call_off(journal, json=json)
+    with _lock_of(journal, root) as lock:
+        left = play.call_off(journal, json=json, lock=lock)
     silent = {host: why for host, why in left.items() if why.startswith("unreachable")}
     _finish(journal, json=json, not_told=left)
     if not json:
@@ -348,6 +352,30 @@ def _none_unfinished(root: Path) -> None:
         held = rollout.holder(root)
         whose = f"; here {held}" if held and held.run_id == last.folder.name else ""
         raise RolloutError(Code.UNFINISHED, f"rollout {last.folder.name} is {last.progress().phase}{whose}")
+
+
+def _give_up_what_never_began(root: Path, *, json: bool) -> bool:
+    """Frees the lock of a rollout of one's own that was killed before it had a plan. False without one."""
+    held, owner = rollout.holder(root), play.owner()
+    if held is None or held.alive or held.owner != owner or (root / held.run_id / "plan.json").exists():
+        return False
+    with rollout.controller_lock(root, held.run_id, owner):
+        pass
+    if not json:
+        console.out.print(f"Rollout {held.run_id} was cut off before it had a plan; its lock is given back.")
+    elif latest(root) is None:
+        console.print_json({"run_id": held.run_id, "phase": RunPhase.ABORTED})
+    return True
+
+
+@contextmanager
+def _lock_of(journal: Journal, root: Path) -> Iterator[int | None]:
+    """The controller's lock to call this rollout off, free afterwards; None while another rollout has it."""
+    with ExitStack() as stack:
+        lock = None
+        with suppress(RolloutError):
+            lock = stack.enter_context(rollout.controller_lock(root, journal.folder.name, play.owner()))
+        yield lock
 
 
 def _is_running(root: Path) -> bool:

@@ -8,7 +8,6 @@ resumption and proof are the same. The Macs of a region still take what they can
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -23,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ds4fleet import held_file
 from ds4fleet.fleet import CHECKOUT, Host
 from ds4fleet.role_code import ds4_output, ds4_peer, ds4_plain, ds4_seed
-from ds4fleet.tunnel.home import state_dir
+from ds4fleet.tunnel.home import TURN_S, state_dir
 from ds4fleet.weights import macs
 from ds4fleet.weights.relay import FOLDER
 from ds4fleet.weights.sources import PUSHED, directory_of
@@ -219,16 +219,13 @@ def tell(one: Errand, what: str, sentence: str) -> None:
 @contextlib.contextmanager
 def claimed(name: str) -> Iterator[bool]:
     """Whether this process is the one that does it, as long as the context lasts."""
-    with (state_dir() / "held" / name).open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        # For an operator who wants it to end.
-        handle.write(f"{os.getpid()}\n")
-        handle.flush()
-        yield True
+    # Its process, for an operator who wants it to end.
+    held = held_file.take(state_dir() / "held" / name, {"pid": os.getpid()}, TURN_S)
+    try:
+        yield held is not None
+    finally:
+        if held is not None:
+            held.release()
 
 
 def main() -> None:

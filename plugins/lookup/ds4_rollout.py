@@ -11,7 +11,8 @@ short_description: The Macs of a planned rollout, which this playbook then holds
 description:
   - Returns the Macs of the plan in the order of their switches, nothing where no plan was given.
   - Takes the controller's lock for as long as this ansible-playbook runs, so that neither a second one with
-    the same plan nor C(fab) works beside it. One that C(fab) started is already held by it.
+    the same plan nor C(fab) works beside it. For one that C(fab) started C(fab) has the lock, and this one
+    holds it on when C(fab) is killed.
   - Ansible asks in its main process, which lives as long as the playbook; tasks run in others.
 options:
   _terms:
@@ -35,9 +36,10 @@ from ds4fleet.upgrade import rollout  # noqa: E402
 class LookupModule(LookupBase):
     def run(self, terms, variables=None, **kwargs):
         (planned,) = terms
-        if planned.get("folder") and os.environ.get(rollout.RUN_VARIABLE) != planned["run_id"]:
-            try:
+        try:
+            rollout.join()
+            if planned.get("folder") and os.environ.get(rollout.RUN_VARIABLE) != planned["run_id"]:
                 rollout.hold_until_exit(Path(planned["folder"]).parent, planned["run_id"], planned["owner"])
-            except rollout.RolloutError as error:
-                raise AnsibleError(error.sentence) from None
+        except rollout.RolloutError as error:
+            raise AnsibleError(error.sentence) from None
         return list(planned.get("hosts", []))

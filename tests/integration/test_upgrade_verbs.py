@@ -359,6 +359,28 @@ def test_abort_does_not_wait_until_weights_have_come(controller: Controller) -> 
     assert pids(controller) == before and set(locks(controller).values()) == {None}
 
 
+def test_a_killed_upgrade_that_is_aborted_keeps_nobody_out(controller: Controller) -> None:
+    """Its playbook goes on, holds the lock in its own name, and ends with the abort."""
+    before, runs = pids(controller), controller.runs
+    controller.lab.lab.fault(FIRST, "download-slow")
+    try:
+        process = controller.start("upgrade", "--limit", FIRST, "--yes", "--model", CORRUPT)
+        wait_until(lambda: controller.runs > runs and is_fetching(controller, FIRST), 120, "the fetch")
+        process.kill()
+        process.wait(30)
+        held = status(controller)["controller"]
+        assert held["alive"] and held["pid"] != process.pid
+        assert f"is running as process {held['pid']}" in controller.upgrade("--model", OLDER, ends=None)
+        controller.fab("upgrade", "--abort")
+    finally:
+        controller.lab.lab.fault(FIRST, "download-slow", on=False)
+    seen = status(controller)
+    assert seen["phase"] == "aborted" and seen["controller"] is None
+    assert pids(controller) == before and {mac["lock"] for mac in seen["macs"]} == {None}
+    plan = record(controller.fab("upgrade", "--limit", LIMIT, "--model", OLDER, "--json"))
+    assert [mac["host"] for mac in plan["hosts"]] == list(MACS)
+
+
 # What is left of all this.
 
 #: Stays whatever is asked for, or everywhere: how one gets in, Apple's tools, macOS's own bookkeeping.

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,32 @@ def test_somebody_who_looks_does_not_keep_a_tunnel_from_being_held(
     assert claim is not None
     assert home.held("sg-01") == record
     claim.release()
+
+
+def test_who_looks_at_a_tunnel_while_it_is_taken_is_never_told_of_a_dead_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path))
+    left = home.Record("sg-01", 1, "/gone", "a:22", "http://127.0.0.1:8301", False)
+    mine = home.Record("sg-01", os.getpid(), "/nowhere", "a:22", "http://127.0.0.1:8301", False)
+    path = home.state_dir() / "held" / "sg-01.json"
+    over, seen = threading.Event(), set()
+
+    def looks() -> None:
+        while not over.is_set():
+            record = home.held("sg-01")
+            seen.add(record.pid if record else 0)
+
+    looker = threading.Thread(target=looks)
+    looker.start()
+    for _time in range(200):
+        path.write_text(json.dumps(left.__dict__))
+        claim = home.claim(mine)
+        assert claim is not None and home.held("sg-01") == mine
+        claim.release()
+    over.set()
+    looker.join()
+    assert seen <= {0, os.getpid()}
 
 
 def test_state_is_private_and_sockets_fit_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

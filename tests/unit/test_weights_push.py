@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -136,6 +138,9 @@ class TestWay:
     def test_a_second_process_leaves_it_to_the_first(self, errand: push.Errand, ssh: Path) -> None:
         with push.claimed(f"push-tyo-01-{errand.order_id}") as mine:
             assert mine and push.run(errand, threading.Event()) == "another process is at it"
+            # Who it is stays to be read.
+            (held,) = (push.state_dir() / "held").glob("push-*")
+            assert json.loads(held.read_text()) == {"pid": os.getpid()}
         assert push.run(errand, threading.Event()) == "over"
 
 
