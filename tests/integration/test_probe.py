@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,12 @@ def test_with_full_disk_access_a_user_is_made_and_removed(mac: Any) -> None:
 def test_planted_differences_are_found_and_a_twin_takes_them(mac: Any, make_lab: Callable[..., Any]) -> None:
     planted = {"info_unknown_rc": 0, "df_quota_size": "quota", "bad_username_bootstrap_rc": 114}
     with mac.lab.locked_mac(HOST) as model:
-        for name, value in planted.items():
-            setattr(model.quirks, name, value)
-    facts, report = probe(mac, "-e", "ds4_probe_write=true")
+        before = {name: getattr(model.quirks, name) for name in planted}
+    plant(mac, planted)
+    try:
+        facts, report = probe(mac, "-e", "ds4_probe_write=true")
+    finally:
+        plant(mac, before)
     assert differences(report) == set(planted)
     assert {name: facts["answers"][name] for name in planted} == planted
     assert "| bad_username_bootstrap_rc | 0 | 114 |" in report
@@ -103,3 +106,10 @@ def test_planted_differences_are_found_and_a_twin_takes_them(mac: Any, make_lab:
     assert twins.lab.exec(HOST, asked).returncode == 0
     with twins.lab.locked_mac(HOST) as copy:
         assert {name: getattr(copy.quirks, name) for name in planted} == planted
+
+
+def plant(lab: Any, quirks: Mapping[str, object]) -> None:
+    """Makes the Mac differ from what the lab assumes."""
+    with lab.lab.locked_mac(HOST) as model:
+        for name, value in quirks.items():
+            setattr(model.quirks, name, value)
