@@ -114,15 +114,31 @@ linked:
 
 import contextlib
 import grp
+import os
 import pwd
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.ds4_build import Engine, EngineError
 from ansible.module_utils.ds4_placement import Placement, PlacementError
 from ansible.module_utils.ds4_run import locked
 
 # Not on the volume, which may be full.
 LOCK = "/var/run/ds4-weights.lock"
 LOCK_TIMEOUT_S = 5
+SCRIPT = "download_model.sh"
+GIT_TIMEOUT_S = 60
+
+
+def about_script(params, placement):
+    """Why the script that root is about to run is not the engine's own, "" when it is or is not needed."""
+    release = params["release_dir"]
+    if params["method"] == "direct" or all(placement.look(one) == "proven" for one in params["files"]):
+        return ""
+    with contextlib.suppress(EngineError):
+        if Engine(os.path.dirname(os.path.dirname(release)), GIT_TIMEOUT_S).has_from_commit(release, SCRIPT):
+            return ""
+    sentence = "%s/%s is not the one of its commit and is not run: delete that release and run site.yml"
+    return sentence % (release, SCRIPT)
 
 
 def alone(dry):
@@ -164,6 +180,9 @@ def main():
     )
     before, after = [], []
     results = []
+    objection = about_script(params, placement)
+    if objection and not module.check_mode:
+        module.fail_json(msg=objection)
     try:
         with alone(module.check_mode):
             if not module.check_mode:

@@ -254,6 +254,17 @@ class Engine:
             raise EngineError("ds4-server --help of the new build cannot be understood", plain)
         return found
 
+    def has_from_commit(self, release, name):
+        """Whether a file of the release directory is the one of its commit: root runs no other.
+
+        Of a release that an earlier ds4-fleet has made, the account that built it may have changed any.
+        """
+        marker = read_marker(release)
+        if marker is None:
+            return False
+        done = self._git(self.mirror, "show", "%s:%s" % (marker["commit"], name))
+        return done.returncode == 0 and done.stdout == ds4_safe.text("%s/%s" % (release, name))
+
     def switch(self, name):
         """Point `current` to a release and `previous` to the one before it; a rename each."""
         before = linked_id(self.root, "current")

@@ -184,6 +184,9 @@ class TestAHostileBuild:
             engine, upstream, "echo evil >>download_model.sh", "rm Makefile; ln -s /etc/passwd Makefile"
         )
         assert (release / "download_model.sh").read_text() == DOWNLOAD
+        assert engine.has_from_commit(str(release), "download_model.sh")
+        (release / "download_model.sh").write_text(DOWNLOAD + "evil\n")
+        assert not engine.has_from_commit(str(release), "download_model.sh")
         assert not (release / "Makefile").is_symlink()
 
     def test_only_files_are_taken_and_none_is_the_accounts(self, engine, upstream, tmp_path):
