@@ -45,6 +45,7 @@ INHERITING = {
 OWN_JSON = {
     "ds4fleet/demo.py": "the record of our own run",
     "ds4fleet/fleet.py": "ansible-inventory",
+    "ds4fleet/held_file.py": "locks of this user",
     "ds4fleet/report/field.py": "a file that a developer names",
     "ds4fleet/pending.py": "what this machine has yet to do",
     "ds4fleet/playbook.py": "a count of Macs by our own callback",
