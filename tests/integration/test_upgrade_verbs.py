@@ -140,8 +140,16 @@ def leave_an_old_release(controller: Controller, host: str) -> None:
     controller.lab.exec(host, "/bin/sh", "-c", script)
 
 
+def forget(controller: Controller, model: str, *hosts: str) -> None:
+    """Nothing of the weights of that model is on these Macs."""
+    name = catalogue.load().models[model].files[0].name
+    for host in hosts:
+        controller.lab.exec(host, "/bin/sh", "-c", f"rm -f /opt/ds4/models/{name}*")
+
+
 @pytest.mark.usefixtures("calm")
 def test_a_plan_that_was_only_written_down_runs_by_itself(controller: Controller) -> None:
+    forget(controller, OLDER, *MACS)
     august = controller.commits["august"]
     before = {name: controller.served(name).split()[0] for name in MACS}
     leave_an_old_release(controller, SECOND)
@@ -370,8 +378,7 @@ class TestThePlaybookByItself:
 @pytest.fixture
 def not_there(controller: Controller) -> None:
     """Nothing of the file that is spoilt on its way is on the first Mac."""
-    name = catalogue.load().models[CORRUPT].files[0].name
-    controller.lab.exec(FIRST, "/bin/sh", "-c", f"rm -f /opt/ds4/models/{name}*")
+    forget(controller, CORRUPT, FIRST)
 
 
 @pytest.mark.usefixtures("calm")
@@ -438,6 +445,7 @@ def test_abort_does_not_wait_until_weights_have_come(controller: Controller) -> 
     assert pids(controller) == before and set(locks(controller).values()) == {None}
 
 
+@pytest.mark.usefixtures("calm", "not_there")
 def test_a_killed_upgrade_that_is_aborted_keeps_nobody_out(controller: Controller) -> None:
     """Its playbook goes on, holds the lock in its own name, and ends with the abort."""
     before, runs = pids(controller), controller.runs
