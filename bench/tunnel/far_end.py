@@ -16,7 +16,7 @@ BLOCK = b"\0" * (256 << 10)
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """GET /v1/models, /bulk?bytes=N, /events?count=N&gap_ms=M."""
+    """GET /v1/models, /bulk?bytes=N, /v1/completions?count=N&gap_ms=M."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
         url = urlsplit(head.split(b" ", 2)[1].decode())
@@ -28,7 +28,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
                 writer.write(BLOCK[: min(left, len(BLOCK))])
                 left -= len(BLOCK)
                 await writer.drain()
-        elif url.path == "/events":
+        elif url.path == "/v1/completions":
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
             for _ in range(int(query["count"])):
                 writer.write(b"data: %.6f %s\n\n" % (time.monotonic(), b"x" * 150))

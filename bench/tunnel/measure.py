@@ -112,7 +112,7 @@ def small_ms(host: str, port: int, count: int, parallel: int) -> list[float]:
 def first_byte_ms(host: str, port: int) -> float:
     """Milliseconds from connecting to the first byte of a stream."""
     began = time.perf_counter()
-    with _open(host, port, "/events?count=1&gap_ms=0") as sock:
+    with _open(host, port, "/v1/completions?count=1&gap_ms=0") as sock:
         sock.recv(1)
         return (time.perf_counter() - began) * 1000
 
@@ -120,7 +120,7 @@ def first_byte_ms(host: str, port: int) -> float:
 def event_delays_ms(host: str, port: int, count: int, gap_ms: float = 20.0) -> list[float]:
     """How long each event was under way: both ends read the same clock of this machine."""
     delays: list[float] = []
-    with _open(host, port, f"/events?count={count}&gap_ms={gap_ms}") as sock:
+    with _open(host, port, f"/v1/completions?count={count}&gap_ms={gap_ms}") as sock:
         rest = b""
         while data := sock.recv(65536):
             now = time.monotonic()
