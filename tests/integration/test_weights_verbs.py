@@ -98,7 +98,7 @@ def pushed(controller: Controller) -> dict[str, dict[str, int]]:
     lab.ansible("playbooks/stage.yml", LIMIT, "-e", json.dumps(asked))
     until(lambda: any(said.get(host, {}).get("done_bytes", 0) > 4_000_000 for host in MACS))
     (claim, *_others) = (lab.folder / "state" / "held").glob(f"push-{FIRST}-*")
-    os.kill(int(claim.read_text()), signal.SIGTERM)
+    os.kill(json.loads(claim.read_text())["pid"], signal.SIGTERM)
     until(lambda: any("connect" in said.get(host, {}).get("reason", "") for host in MACS))
     assert not all(said[host]["state"] == "done" for host in MACS)
     lab.ansible("playbooks/stage.yml", LIMIT, "-e", json.dumps(asked))
