@@ -41,9 +41,9 @@ def lab(
     """Simulated Macs: up [--from FACTS]|down|status|reset [--limit X], ssh|reboot|power-cut HOST,
     fault HOST NAME [--off], faults, link HOST|operator [--rtt MS --loss PERCENT --mbps N --cut --off]
     """
-    from ds4fleet.lab import cli
+    from ds4fleet.cli import lab as library
 
-    status = cli.run(
+    status = library.run(
         words,
         limit=limit,
         off=off,

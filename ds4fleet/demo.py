@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from ds4fleet import locales
+from ds4fleet.cli import container
 from ds4fleet.console import operator_errors, out, styled, table
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host, ansible_environment
-from ds4fleet.lab import container
 from ds4fleet.role_code import ds4_http, ds4_json, ds4_models
 
 LAB_LIMIT = "tokyo,singapore"

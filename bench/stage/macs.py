@@ -21,9 +21,10 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(CHECKOUT))
 
+from ds4fleet.cli.lab import fleet_lab  # noqa: E402
 from ds4fleet.errors import OperatorError  # noqa: E402
 from ds4fleet.fleet import Fleet, ansible_command  # noqa: E402
-from ds4fleet.lab import HostSpec, Lab, net  # noqa: E402
+from ds4fleet.lab import HostSpec, net  # noqa: E402
 from ds4fleet.render import role_defaults  # noqa: E402
 from ds4fleet.weights import relay  # noqa: E402
 
@@ -42,7 +43,7 @@ class Macs:
         if self.in_memory:
             # As many disks as Macs would write at their own speed; here they share one.
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60%", "ds4b", str(self.folder)], check=True)
-        self.lab = Lab(self.folder / "lab", name="bench")
+        self.lab = fleet_lab(self.folder / "lab", "bench")
         fleet = [host for host in Fleet.load("", [HOSTS]) if not host.vars.get("ds4_jump_to")][:count]
         self.specs = [HostSpec(h.name, h.region, dict(h.hardware), h.address) for h in fleet]
         self.names = sorted(spec.name for spec in self.specs)

@@ -24,8 +24,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ds4fleet.errors import OperatorError
 from ds4fleet.lab import kernel, medium, net, preflight, rpc
+from ds4fleet.lab.errors import LabError
 from ds4fleet.lab.init import Init, fresh_child
 from ds4fleet.lab.link import LinkSettings, become_link, open_tap
 
@@ -490,10 +490,10 @@ def ask(folder: Path, op: str, /, **arguments: Any) -> dict[str, Any]:
     try:
         return rpc.ask(folder / "run" / "lab.sock", op, timeout_s=60.0, **arguments)
     except PermissionError as error:
-        raise OperatorError(f"the lab in {folder} is somebody else's: use sudo") from error
+        raise LabError(f"the lab in {folder} is somebody else's: use sudo") from error
     except RuntimeError as error:
         if "only root may change the lab" in str(error):
-            raise OperatorError("only root may change the lab: run the same command with sudo") from error
+            raise LabError("only root may change the lab: run the same command with sudo") from error
         raise
 
 

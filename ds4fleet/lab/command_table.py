@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ds4fleet import yaml_text
 from ds4fleet.lab.commands.info import CommandInfo
+from ds4fleet.lab.data_files import load_yaml
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "lab-commands.md"
 
@@ -23,7 +23,7 @@ class NotReplayed:
 _NOT_REPLAYED = Path(__file__).parent / "data" / "recordings.yml"
 NOT_REPLAYED: dict[str, NotReplayed] = {
     entry["recording"]: NotReplayed(entry["recording"], entry["why"], tuple(entry.get("lacks", ())))
-    for entry in yaml_text.parse(_NOT_REPLAYED.read_text())
+    for entry in load_yaml(_NOT_REPLAYED)
 }
 """By the recording's path below tests/recordings."""
 

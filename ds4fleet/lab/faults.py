@@ -12,8 +12,8 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ds4fleet import yaml_text
-from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.lab.data_files import load_yaml
+from ds4fleet.lab.errors import EXIT_USAGE, LabError
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "lab-faults.md"
 _REGISTER = Path(__file__).parent / "data" / "faults.yml"
@@ -45,18 +45,18 @@ class Fault:
     """It happens once, at the moment it is asked for, and cannot be switched off."""
 
 
-FAULTS: dict[str, Fault] = {entry["name"]: Fault(**entry) for entry in yaml_text.parse(_REGISTER.read_text())}
+FAULTS: dict[str, Fault] = {entry["name"]: Fault(**entry) for entry in load_yaml(_REGISTER)}
 """Every fault by name."""
 
 
 def find(name: str) -> Fault:
-    """The fault of that name; raises OperatorError that names the nearest one."""
+    """The fault of that name; raises LabError that names the nearest one."""
     wanted = name.replace("_", "-")
     if wanted in FAULTS:
         return FAULTS[wanted]
     near = difflib.get_close_matches(wanted, FAULTS, 1)
     hint = f"did you mean {near[0]}?" if near else "`fab lab faults` lists them"
-    raise OperatorError(f"there is no fault {name}: {hint}", exit_code=EXIT_USAGE)
+    raise LabError(f"there is no fault {name}: {hint}", exit_code=EXIT_USAGE)
 
 
 def document() -> str:

@@ -27,13 +27,13 @@ from typing import Any
 
 import yaml
 
-from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.lab import boot, faults, lock, net, preflight, rpc
 from ds4fleet.lab.context import locked_mac
+from ds4fleet.lab.errors import EXIT_USAGE, LabError
 from ds4fleet.lab.link import LinkSettings, open_tap
 from ds4fleet.lab.model import Mac
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+_IMPORTED_FROM = Path(__file__).resolve().parents[2]
 DOWN_TIMEOUT_S = 60.0
 WORLD_TIMEOUT_S = 20.0
 LOOP_CTL_REMOVE = 0x4C81
@@ -74,9 +74,21 @@ class MacStatus:
 class Lab:
     """A lab in `folder`. Creating the object starts nothing."""
 
-    def __init__(self, folder: Path, name: str = "lab") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str = "lab",
+        *,
+        inventory_path: Path | None = None,
+        variables: Callable[[Lab], Mapping[str, Any]] = lambda lab: {},
+    ) -> None:
+        """`inventory_path`: where the inventory layer goes, else inventory.yml in `folder`. `variables`: what
+        every Mac's entry in it has besides its address and key; asked once the lab is up.
+        """
         self.folder = folder.absolute()
         self.name = name
+        self.inventory_path = inventory_path or self.folder / "inventory.yml"
+        self._variables = variables
         self._lifeline: socket.socket | None = None
 
     # ------------------------------------------------------------------------------------------------ places
@@ -84,13 +96,6 @@ class Lab:
     @property
     def state_file(self) -> Path:
         return self.folder / "state.json"
-
-    @property
-    def inventory_path(self) -> Path:
-        """The inventory layer: in the checkout for its own lab, in the lab's folder for every other."""
-        if self.folder == CHECKOUT / ".lab":
-            return CHECKOUT / "inventory" / "lab.yml"
-        return self.folder / "inventory.yml"
 
     @property
     def key_path(self) -> Path:
@@ -146,12 +151,12 @@ class Lab:
         """Start the lab with `hosts` (those of them that `limit` names; None = all). What runs already is
         kept.
 
-        Raises OperatorError when this machine lacks something or a Mac does not boot.
+        Raises LabError when this machine lacks something or a Mac does not boot.
         """
         preflight.check()
         wanted = [spec for spec in hosts if limit is None or spec.name in set(limit)]
         if not wanted:
-            raise OperatorError("no host of the inventory matches: nothing to start", exit_code=EXIT_USAGE)
+            raise LabError("no host of the inventory matches: nothing to start", exit_code=EXIT_USAGE)
         with lock.changing(self.folder, make=True):
             self._up(wanted, facts)
         return self.status()
@@ -173,13 +178,7 @@ class Lab:
         self._await_world(state)
         self._write_known_hosts(state)
         self._write_inventory(state)
-        self._hand_over()
-        twins = {name: facts[name] for name in names if name in facts} if facts else {}
-        if twins:
-            from ds4fleet.lab import twin
-
-            twin.converge(self, twins)
-            self._hand_over()
+        self.hand_over()
 
     def down(self) -> None:
         """End the lab and remove its folder's contents. Works also on what a crash has left."""
@@ -199,13 +198,13 @@ class Lab:
             self.inventory_path.unlink()
         left = self._leftovers()
         if left:
-            raise OperatorError(f"the lab's {', '.join(left)} would not go away: look at {self.folder}")
+            raise LabError(f"the lab's {', '.join(left)} would not go away: look at {self.folder}")
         _remove_loops(state.get("loops"))
         if self.folder.exists():
             try:
                 shutil.rmtree(self.folder)
             except OSError as error:
-                raise OperatorError(f"{self.folder} could not be removed: {error}") from error
+                raise LabError(f"{self.folder} could not be removed: {error}") from error
 
     def take_out(self, hosts: Sequence[str]) -> None:
         """End these Macs and leave the others as they are; the lab ends with its last one."""
@@ -225,7 +224,7 @@ class Lab:
             self._save(state)
             self._write_known_hosts(state)
             self._write_inventory(state)
-            self._hand_over()
+            self.hand_over()
 
     def _end_processes(self, state: dict[str, Any]) -> bool:
         """Kill what runs of the lab; false when nothing is left."""
@@ -324,7 +323,7 @@ class Lab:
         deadline = time.monotonic() + timeout_s
         while not done():
             if time.monotonic() > deadline:
-                raise OperatorError(f"{failure} within {timeout_s:.0f} s: see {self.folder}/log")
+                raise LabError(f"{failure} within {timeout_s:.0f} s: see {self.folder}/log")
             time.sleep(0.02)
 
     def fault(self, host: str, name: str, on: bool = True) -> None:
@@ -334,9 +333,7 @@ class Lab:
         entry = self._entry(self._state(), host)
         if chosen.momentary:
             if not on:
-                raise OperatorError(
-                    f"{chosen.name} happens once: it cannot be switched off", exit_code=EXIT_USAGE
-                )
+                raise LabError(f"{chosen.name} happens once: it cannot be switched off", exit_code=EXIT_USAGE)
             (self.power_cut if chosen.name == "power-cut" else self.reboot)(host)
             return
         with self.locked_mac(host) as mac:
@@ -464,7 +461,7 @@ class Lab:
         try:
             return rpc.run(self._control(host), argv, input_text=input_text, timeout_s=timeout_s)
         except (FileNotFoundError, ConnectionError) as gone:
-            raise OperatorError(f"{host} is off: start it with `fab lab up --limit {host}`") from gone
+            raise LabError(f"{host} is off: start it with `fab lab up --limit {host}`") from gone
 
     def ssh_command(self, host: str, user: str = ADMIN) -> list[str]:
         """The ssh command line that reaches the Mac with the lab's key (known to it once bootstrap ran)."""
@@ -488,7 +485,7 @@ class Lab:
 
     def _need_root(self) -> None:
         if os.geteuid() != 0:
-            raise OperatorError("only root may change the lab: run the same command with sudo")
+            raise LabError("only root may change the lab: run the same command with sudo")
 
     def _state(self) -> dict[str, Any]:
         try:
@@ -496,7 +493,7 @@ class Lab:
         except (FileNotFoundError, ValueError):
             return {"hosts": {}}
         except PermissionError as error:
-            raise OperatorError(f"the lab in {self.folder} is somebody else's: use sudo") from error
+            raise LabError(f"the lab in {self.folder} is somebody else's: use sudo") from error
         return state
 
     def _save(self, state: dict[str, Any]) -> None:
@@ -508,7 +505,7 @@ class Lab:
             os.chown(new, before.st_uid, before.st_gid)
         new.replace(self.state_file)
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
         """After `sudo fab lab up`: what the person behind sudo needs for ssh and Ansible belongs to that
         person.
         """
@@ -523,7 +520,7 @@ class Lab:
 
     def _entry(self, state: dict[str, Any], host: str) -> dict[str, Any]:
         if host not in state["hosts"]:
-            raise OperatorError(
+            raise LabError(
                 f"{host} is not in this lab: start it with `fab lab up --limit {host}`", exit_code=EXIT_USAGE
             )
         entry: dict[str, Any] = state["hosts"][host]
@@ -562,12 +559,12 @@ class Lab:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+                env={**os.environ, "PYTHONPATH": str(_IMPORTED_FROM)},
                 check=False,
             )
         pid = json.loads(done.stdout or b"{}").get("pid", 0)
         if done.returncode or not pid:
-            raise OperatorError(f"the lab did not start: see {self.folder}/log/supervisor.log")
+            raise LabError(f"the lab did not start: see {self.folder}/log/supervisor.log")
         with net.one_at_a_time():
             subnet = net.free_subnet()
             net.connect_operator(net.interface_name(self.folder), subnet, pid)
@@ -614,7 +611,7 @@ class Lab:
         for address in addresses:
             argv += ["--address", address]
         log = str(self.folder / "log" / "world.log")
-        pid = boot.ask(self.folder, "start_world", argv=argv, cwd=str(CHECKOUT), log=log)["pid"]
+        pid = boot.ask(self.folder, "start_world", argv=argv, cwd=str(_IMPORTED_FROM), log=log)["pid"]
         state["world"] = {
             "pid": pid,
             "addresses": addresses,
@@ -706,7 +703,7 @@ class Lab:
     def _boot(self, seats: list[boot.Seat]) -> None:
         failed = boot.ask(self.folder, "boot", seats=[asdict(seat) for seat in seats])["failed_macs"]
         if failed:
-            raise OperatorError(f"{', '.join(failed)} did not boot: see {self.folder}/log")
+            raise LabError(f"{', '.join(failed)} did not boot: see {self.folder}/log")
 
     def _host_keys(self, host: str) -> list[str]:
         keys = sorted((self.root(host) / "private/etc/ssh").glob("ssh_host_*_key.pub"))
@@ -717,18 +714,13 @@ class Lab:
         self.known_hosts_path.write_text("\n".join(lines) + "\n")
 
     def _write_inventory(self, state: dict[str, Any]) -> None:
-        public_key = self.key_path.with_suffix(".pub").read_text().strip()
+        variables = dict(self._variables(self))
         hosts = {
             host: {
                 "ansible_host": entry["address"],
                 "ansible_port": 22,
                 "ansible_ssh_private_key_file": str(self.key_path),
-                "ds4_known_hosts": str(self.folder / "known_hosts"),
-                "ds4_admin_keys": [public_key],
-                "ds4_tunnel_keys": [public_key],
-                "ds4_catalogue": [str(self.folder / "world" / "catalogue.yml")],
-                "ds4_fleet_layer": "lab",
-                "ds4_bootstrap_password_file": str(self.folder / "secrets" / "admin_password"),
+                **variables,
             }
             for host, entry in state["hosts"].items()
         }

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.lab.errors import EXIT_USAGE, LabError
 
 TUNSETIFF = 0x400454CA
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
@@ -40,9 +40,9 @@ class LinkSettings:
     down: bool = False
 
     def check(self) -> None:
-        """Raise OperatorError for numbers that no link has."""
+        """Raise LabError for numbers that no link has."""
         if min(self.rtt_ms, self.jitter_ms, self.mbps, self.queue_ms) < 0 or not 0 <= self.loss <= 1:
-            raise OperatorError(
+            raise LabError(
                 "a link has rtt_ms, jitter_ms and mbps of 0 or more, and a loss between 0 and 1",
                 exit_code=EXIT_USAGE,
             )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ds4fleet.errors import OperatorError
+from ds4fleet.lab.errors import LabError
 
 WAIT_S = 60.0
 """Longer than any change of a lab but the convergence of twins."""
@@ -22,7 +22,7 @@ def changing(folder: Path, *, make: bool = False, wait_s: float = WAIT_S) -> Ite
     The lock is the kernel's, on the folder itself: it leaves no file and ends with its holder, however that
     ends.
 
-    Raises OperatorError when another command holds it for longer than `wait_s`.
+    Raises LabError when another command holds it for longer than `wait_s`.
     """
     deadline = time.monotonic() + wait_s
     while True:
@@ -38,7 +38,7 @@ def changing(folder: Path, *, make: bool = False, wait_s: float = WAIT_S) -> Ite
         try:
             while not _taken(descriptor):
                 if time.monotonic() > deadline:
-                    raise OperatorError(
+                    raise LabError(
                         f"another command{_holder(descriptor)} is changing the lab in {folder}: "
                         "wait for it, then try again"
                     )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds4fleet.errors import EXIT_MISSING, OperatorError
+from ds4fleet.lab.errors import EXIT_MISSING, LabError
 
 RANGE = ipaddress.ip_network("198.18.0.0/15")
 BRIDGE = "lab0"
@@ -102,7 +102,7 @@ def one_at_a_time(timeout_s: float = 20.0) -> Iterator[None]:
                 break
             except OSError as busy:
                 if time.monotonic() > deadline:
-                    raise OperatorError(
+                    raise LabError(
                         "another lab has been starting for 20 s: wait for it, then try again"
                     ) from busy
                 time.sleep(0.02)
@@ -120,7 +120,7 @@ def free_subnet() -> Subnet:
     for candidate in RANGE.subnets(new_prefix=24):
         if isinstance(candidate, ipaddress.IPv4Network) and not any(candidate.overlaps(net) for net in used):
             return Subnet(candidate)
-    raise OperatorError(
+    raise LabError(
         "no free network for another lab in 198.18.0.0/15: take one down with `fab lab down`",
         exit_code=EXIT_MISSING,
     )

@@ -12,8 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ds4fleet.errors import EXIT_MISSING, OperatorError
 from ds4fleet.lab import kernel
+from ds4fleet.lab.errors import EXIT_MISSING, LabError
 
 SOURCES = Path(__file__).parent / "csrc"
 
@@ -57,28 +57,28 @@ def missing() -> list[Tool]:
 
 
 def check() -> None:
-    """Raise OperatorError (exit code EXIT_MISSING) when no lab can run here; the sentence says what to do."""
+    """Raise LabError (exit code EXIT_MISSING) when no lab can run here; the sentence says what to do."""
     if sys.platform == "darwin":
-        raise OperatorError(
+        raise LabError(
             "the lab needs a Linux kernel: on macOS run `make demo`, which uses a Linux container",
             exit_code=EXIT_MISSING,
         )
     if os.geteuid() != 0:
-        raise OperatorError(
+        raise LabError(
             "the lab needs root to make namespaces: run the same command with sudo", exit_code=EXIT_MISSING
         )
     gone = missing()
     if gone:
         names = ", ".join(tool.name for tool in gone)
         packages = " ".join(sorted({tool.package for tool in gone}))
-        raise OperatorError(f"the lab needs {names}: apt-get install {packages}", exit_code=EXIT_MISSING)
+        raise LabError(f"the lab needs {names}: apt-get install {packages}", exit_code=EXIT_MISSING)
     if not _may_make_namespaces():
-        raise OperatorError(
+        raise LabError(
             "root may not make namespaces here: start this container with --privileged",
             exit_code=EXIT_MISSING,
         )
     if not Path("/dev/net/tun").exists():
-        raise OperatorError("the lab needs /dev/net/tun: modprobe tun", exit_code=EXIT_MISSING)
+        raise LabError("the lab needs /dev/net/tun: modprobe tun", exit_code=EXIT_MISSING)
 
 
 def _may_make_namespaces() -> bool:
@@ -111,7 +111,7 @@ def remote_python() -> Path:
         interpreter = candidate and _real_interpreter(candidate)
         if interpreter:
             return interpreter
-    raise OperatorError(
+    raise LabError(
         "no usable Python for the simulated Macs: name one in DS4_LAB_PYTHON", exit_code=EXIT_MISSING
     )
 
@@ -160,7 +160,7 @@ def _compile(source: Path, target: Path, flags: list[str]) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return
-    raise OperatorError(
+    raise LabError(
         f"this machine's C compiler cannot build the lab's {source.name}: apt-get install gcc libc6-dev",
         exit_code=EXIT_MISSING,
         detail=done.stderr,

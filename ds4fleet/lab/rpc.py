@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ds4fleet.errors import OperatorError
+from ds4fleet.lab.errors import LabError
 
 HEADER = struct.Struct("<4sI")
 ANSWER = struct.Struct("<cI")
@@ -153,6 +153,6 @@ def ask_mac(path: Path, host: str, op: str, /, **arguments: Any) -> dict[str, An
     try:
         return ask(path, op, **arguments)
     except (FileNotFoundError, ConnectionError) as gone:
-        raise OperatorError(
+        raise LabError(
             f"{host} is not running in this lab: start it with `fab lab up --limit {host}`"
         ) from gone

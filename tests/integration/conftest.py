@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ds4fleet.cli.lab import boot, fleet_lab
 from ds4fleet.fleet import CHECKOUT, Fleet, ansible_command
 from ds4fleet.lab import HostSpec, Lab
 from ds4fleet.lab.faults import FAULTS
@@ -209,13 +210,13 @@ def make_lab() -> Iterator[Callable[..., TestLab]]:
     """A function that boots a lab of the Macs that a limit names: `make_lab("tyo-01,sg-01")`, all bare."""
     made: list[TestLab] = []
 
-    def make(limit: str, name: str = "", **options: Any) -> TestLab:
+    def make(limit: str, name: str = "", facts: Any = None) -> TestLab:
         # Unix sockets allow 108 bytes of path: pytest's own folders are too deep.
         folder = Path(tempfile.mkdtemp(prefix="ds4-"))
         share_payloads(folder / "ansible")
-        test_lab = TestLab(Lab(folder, name=name or folder.name), folder)
+        test_lab = TestLab(fleet_lab(folder, name or folder.name), folder)
         made.append(test_lab)
-        test_lab.lab.up(hosts=specs(limit), **options)
+        boot(test_lab.lab, specs(limit), facts)
         test_lab.lab.tie()
         return test_lab
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.errors import OperatorError
+from ds4fleet.fleet import CHECKOUT
 from ds4fleet.lab import HostSpec, Lab, preflight
+from ds4fleet.lab.errors import LabError
 from ds4fleet.lab.faults import FAULTS
-from ds4fleet.lab.lab import CHECKOUT
 
 pytestmark = pytest.mark.lab
 
@@ -544,7 +544,7 @@ class TestFaults:
         assert all(len(fault.does) > 10 and fault.source for fault in FAULTS.values())
 
     def test_a_typing_error_names_the_nearest(self, lab: Lab) -> None:
-        with pytest.raises(OperatorError, match="slow-bootout"):
+        with pytest.raises(LabError, match="slow-bootout"):
             lab.fault("mac-01", "slow-botout")
 
     def test_stay_over_a_reboot(self, lab: Lab) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.lab import twin
+from ds4fleet.cli import twin
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet.errors import OperatorError
 from ds4fleet.lab import HostSpec, Lab
+from ds4fleet.lab.errors import LabError
 from tests.support.lab_shell import Shell
 
 pytestmark = pytest.mark.lab
@@ -72,7 +72,7 @@ class Mac(Shell):
             try:
                 self.ok("true")
                 return
-            except (OperatorError, AssertionError):
+            except (LabError, AssertionError):
                 time.sleep(0.1)
         raise AssertionError("the Mac did not come back")
 
@@ -140,7 +140,7 @@ def test_a_cpu_build_takes_the_mac_down_and_it_starts_again(mac: Mac) -> None:
         f"rm -rf /private/tmp/cpu; cp -R {RELEASE} /private/tmp/cpu; cd /private/tmp/cpu; make -s clean cpu"
     )
     boots = mac.lab.status()[0].boots
-    with pytest.raises(OperatorError):
+    with pytest.raises(LabError):
         mac.sh("cd /private/tmp/cpu; ./ds4 -m ../ds4/ds4flash.gguf -p 2+2 --nothink")
     mac.until_back()
     assert mac.lab.status()[0].boots == boots + 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ds4fleet.errors import OperatorError
+from ds4fleet.lab.errors import LabError
 
 if TYPE_CHECKING:
     from .conftest import TestLab
@@ -78,7 +78,7 @@ def until(check: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 def runs_until_the_lab_ends(mac: TestLab, argv: list[str]) -> None:
-    with contextlib.suppress(OperatorError):
+    with contextlib.suppress(LabError):
         mac.lab.exec("sg-02", argv)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.lab import preflight, twin
+from ds4fleet.cli import twin
+from ds4fleet.lab import preflight
 
 pytestmark = [pytest.mark.lab]
 HOST = "tyo-03"

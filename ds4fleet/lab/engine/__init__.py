@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ds4fleet import catalogue
-from ds4fleet.errors import OperatorError
+from ds4fleet.lab import published
+from ds4fleet.lab.errors import LabError
 
 SOURCES = Path(__file__).with_name("src")
 BRANCH = "main"
@@ -71,7 +71,7 @@ def build_repo(path: Path) -> dict[str, str]:
     """Create the bare repository at `path` (if it is not there) and say which commit stands for which.
 
     Returns {upstream commit: commit in this repository}; prefixes stand where the full hash is not known.
-    Raises OperatorError when git is missing or fails.
+    Raises LabError when git is missing or fails.
     """
     made = commits(path)
     return {
@@ -145,17 +145,18 @@ def _header(generation: Generation) -> str:
 
 def _targets(generation: str) -> Mapping[str, tuple[list[str], str, bool]]:
     """{target: (files, via, whether ds4flash.gguf is linked to it)} of a generation's script."""
-    known = catalogue.load()
     targets: dict[str, tuple[list[str], str, bool]] = {}
-    for model in known.models.values():
-        if generation not in model.targets:
+    for release in published.load().releases:
+        if generation not in release.targets:
             continue
-        files = [file.name for file in model.files]
-        via = "hf" if generation > "2026-05" and any(word in model.id for word in _WITH_CLIENT) else "curl"
-        targets[model.targets[generation]] = (files, via, len(files) == 1)
-    for sidecar in known.sidecars.values():
-        if generation in sidecar.targets:
-            targets[sidecar.targets[generation]] = ([file.name for file in sidecar.files], "curl", False)
+        files = [file.name for file in release.files]
+        by_client = (
+            release.quant is not None
+            and generation > "2026-05"
+            and any(word in release.id for word in _WITH_CLIENT)
+        )
+        linked = release.quant is not None and len(files) == 1
+        targets[release.targets[generation]] = (files, "hf" if by_client else "curl", linked)
     if generation == "2026-05":
         targets |= {target: ([file], "curl", True) for target, file in _LEGACY.items()}
     return targets
@@ -209,9 +210,9 @@ def _git(arguments: list[str], stdin: bytes | None = None) -> str:
         env.pop("GIT_DIR", None)
         done = subprocess.run(["git", *arguments], input=stdin, capture_output=True, check=True, env=env)
     except FileNotFoundError:
-        raise OperatorError("the lab needs git: install it") from None
+        raise LabError("the lab needs git: install it") from None
     except subprocess.CalledProcessError as error:
-        raise OperatorError(
+        raise LabError(
             "git could not make the stand-in engine's repository",
             detail=error.stderr.decode(errors="replace"),
         ) from error

@@ -25,10 +25,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ds4fleet import catalogue
-from ds4fleet.errors import OperatorError
+from ds4fleet.lab import published
 from ds4fleet.lab.engine import rig
 from ds4fleet.lab.engine.rig import Bench
+from ds4fleet.lab.errors import LabError
 from ds4fleet.lab.weights import header
 
 PROGRAMS = ("ds4", "ds4-server", "ds4-bench")
@@ -152,11 +152,11 @@ def _scripts(real: Bench, stand_in: Bench, folder: Path) -> Iterator[Finding]:
     """download_model.sh: targets, refusals, and what it takes for downloaded (any file that is not empty)."""
     weights = folder / "gguf"
     weights.mkdir()
-    known = catalogue.load()
+    known = published.load()
     for name in ("flash-q2", "flash-q4"):
-        (weights / known.models[name].files[0].name).write_text("xx")
-    (weights / known.sidecars["mtp"].files[0].name).write_text("xx")
-    (weights / (known.models["flash-q4"].files[0].name + ".aria2")).write_text("xx")
+        (weights / known.release(name).files[0].name).write_text("xx")
+    (weights / known.release("mtp").files[0].name).write_text("xx")
+    (weights / (known.release("flash-q4").files[0].name + ".aria2")).write_text("xx")
     for bench in (real, stand_in):
         bench.environment |= {"DS4_GGUF_DIR": str(weights), "HOME": str(folder)}
     for line in SCRIPT_LINES:
@@ -235,7 +235,7 @@ def _broken_files(folder: Path) -> list[tuple[str, Path]]:
 
 def _real_header() -> tuple[bytes, int]:
     """Header and size of a q2 Flash file with the true tensors and a vocabulary that only has its size."""
-    known = catalogue.load()
+    known = published.load()
     shape = known.families["flash"].shape
     marks = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"]
     marks += ["<think>", "</think>", "｜DSML｜"]
@@ -304,7 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder = Path(name)
         try:
             stand_in = Bench(rig.build(options.generation, folder / "release", "cpu"), folder / "stand-in")
-        except OperatorError as error:
+        except LabError as error:
             print(f"compare: {error}", file=sys.stderr)
             return error.exit_code
         real = Bench(options.upstream.resolve(), folder / "real")

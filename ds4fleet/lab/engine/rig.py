@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ds4fleet.errors import OperatorError
 from ds4fleet.lab import engine
+from ds4fleet.lab.errors import LabError
 
 READY = "listening on http://"
 
@@ -29,12 +29,12 @@ READY = "listening on http://"
 def build(name: str, folder: Path, target: str = "all") -> Path:
     """Write the generation of that name into `folder` and make it; about 1.2 s. Returns the folder.
 
-    target: `all` (stands for the Metal build) or `cpu`. Raises OperatorError with make's words.
+    target: `all` (stands for the Metal build) or `cpu`. Raises LabError with make's words.
     """
     engine.export(engine.named(name), folder)
     done = subprocess.run(["make", "-s", target], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise OperatorError(f"the {name} engine does not build", detail=done.stdout + done.stderr)
+        raise LabError(f"the {name} engine does not build", detail=done.stdout + done.stderr)
     return folder
 
 

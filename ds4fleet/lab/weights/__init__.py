@@ -5,7 +5,7 @@ files in content and not in size, and a file is as large beside the others as th
 stand-in is SCALE bytes of the original. The content follows from the name alone, so every machine makes the
 same bytes and `table.json` can hold their sha256.
 
-`python -m ds4fleet.lab.weights` prints the table anew after a change of the recipe or of the catalogue.
+`python -m ds4fleet.lab.weights` prints the table anew after a change of the recipe or of what is published.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ds4fleet import catalogue
-from ds4fleet.errors import OperatorError
+from ds4fleet.lab import published
+from ds4fleet.lab.errors import LabError
 from ds4fleet.lab.weights import header
 
 SCALE = 4096
@@ -68,32 +68,34 @@ def stand_in_bytes(real_bytes: int) -> int:
 
 @functools.lru_cache(maxsize=1)
 def all_files() -> dict[str, StandIn]:
-    """A stand-in for every file that the built-in catalogue knows, by file name."""
-    known = catalogue.load()
+    """A stand-in for every file that the fake upstreams publish, by file name."""
+    known = published.load()
     found: dict[str, StandIn] = {}
-    for model in known.models.values():
-        layers = known.families[model.family].shape.layers
-        for file in model.files:
+    for release in known.releases:
+        layers = known.families[release.family].shape.layers
+        for file in release.files:
             part = None
             if file.kind == "split":
                 part = range(31) if "Layers00-30" in file.name else range(31, layers)
             found[file.name] = StandIn(
-                file.name, file.repo, file.revision, file.kind, model.family, model.quant, file.bytes, part
-            )
-    for sidecar in known.sidecars.values():
-        for file in sidecar.files:
-            found[file.name] = StandIn(
-                file.name, file.repo, file.revision, file.kind, sidecar.family, None, file.bytes
+                file.name,
+                file.repo,
+                file.revision,
+                file.kind,
+                release.family,
+                release.quant,
+                file.bytes,
+                part,
             )
     return found
 
 
 def find(name: str) -> StandIn:
-    """The stand-in of that file name. Raises OperatorError for a name that the catalogue lacks."""
+    """The stand-in of that file name. Raises LabError for a name that is not published."""
     try:
         return all_files()[name]
     except KeyError:
-        raise OperatorError(f"no stand-in for {name}: the catalogue has no file of that name") from None
+        raise LabError(f"no stand-in for {name}: no file of that name is published") from None
 
 
 def content(stand_in: StandIn) -> Iterator[bytes]:
@@ -111,7 +113,7 @@ def content(stand_in: StandIn) -> Iterator[bytes]:
 
 
 def _header(stand_in: StandIn) -> bytes:
-    known = catalogue.load()
+    known = published.load()
     shape = known.families[stand_in.family].shape
     keys: dict[str, header.Value] = {
         "general.architecture": "deepseek4",
@@ -141,7 +143,7 @@ def real_data_offset(stand_in: StandIn) -> int:
     """Header size of the original: what its tensors, all of known type and dimensions, leave of its size."""
     if stand_in.quant is None or stand_in.part is not None:
         return REAL_DATA_OFFSET
-    known = catalogue.load()
+    known = published.load()
     shape = known.families[stand_in.family].shape
     tensors = header.model_tensors(shape, known.quants[stand_in.quant])
     sized = [(tensor, header.dimensions(shape, tensor.name)) for tensor in tensors]
@@ -149,7 +151,7 @@ def real_data_offset(stand_in: StandIn) -> int:
 
 
 def ensure(folder: Path, name: str) -> Path:
-    """The stand-in of that name in `folder`, made when missing. Raises OperatorError for an unknown name."""
+    """The stand-in of that name in `folder`, made when missing. Raises LabError for an unknown name."""
     stand_in = find(name)
     path = folder / name
     # A fleet asks for the same file at the same moment: one thread makes it, the others wait.

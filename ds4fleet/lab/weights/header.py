@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ds4fleet.catalogue import Quant, Shape
+from ds4fleet.lab.published import Quant, Shape
 
 ALIGNMENT = 32
 

@@ -46,7 +46,7 @@ class WorldInfo:
 def prepare(folder: Path) -> WorldInfo:
     """Make everything the servers need in `folder`; what is there already is kept.
 
-    Takes about a quarter of a second the first time. Raises OperatorError when git or openssl cannot do it.
+    Takes about a quarter of a second the first time. Raises LabError when git or openssl cannot do it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ca_pem = certificates.ensure(folder, list(HOSTS))

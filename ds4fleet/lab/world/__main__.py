@@ -12,8 +12,8 @@ import sys
 import threading
 from pathlib import Path
 
-from ds4fleet.errors import OperatorError
 from ds4fleet.lab import world
+from ds4fleet.lab.errors import LabError
 from ds4fleet.lab.world.server import World
 
 
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         world.prepare(options.dir)
-    except OperatorError as error:
+    except LabError as error:
         print(f"world: {error}", file=sys.stderr)
         return error.exit_code
     if options.command == "prepare":

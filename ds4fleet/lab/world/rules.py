@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.lab.errors import EXIT_USAGE, LabError
 
 FILE = "faults.json"
 _SELECTORS = ("host", "path", "client", "method")
@@ -79,10 +79,10 @@ def switch(
 ) -> None:
     """Put the named fault into (or take it out of) faults.json, for one client address and host or for all.
 
-    Raises OperatorError for an unknown name.
+    Raises LabError for an unknown name.
     """
     if name not in NAMED:
-        raise OperatorError(
+        raise LabError(
             f"there is no fault {name} of the outside world: {', '.join(sorted(NAMED))}", exit_code=EXIT_USAGE
         )
     label = ":".join([name, *(part for part in (client, host) if part)])
@@ -97,7 +97,7 @@ def switch(
 
 
 def write(folder: Path, rules: list[dict[str, Any]]) -> None:
-    """Replace all rules. Raises OperatorError for a word that no rule knows."""
+    """Replace all rules. Raises LabError for a word that no rule knows."""
     for rule in rules:
         _check(rule)
     unfinished = folder / f".{FILE}.{os.getpid()}.{threading.get_ident()}"
@@ -116,7 +116,7 @@ def _read(folder: Path) -> list[dict[str, Any]]:
 def _check(rule: dict[str, Any]) -> dict[str, Any]:
     unknown = set(rule) - _ACTIONS - {*_SELECTORS, *_OTHER}
     if unknown:
-        raise OperatorError(
+        raise LabError(
             f"a rule of the outside world has the unknown word {sorted(unknown)[0]!r}", exit_code=EXIT_USAGE
         )
     return rule
@@ -178,7 +178,7 @@ class Rules:
             return
         try:
             self._rules = _read(self._folder)
-        except (OperatorError, ValueError) as error:
+        except (LabError, ValueError) as error:
             print(f"world: {FILE} is not understood and is left aside: {error}", flush=True)
             return
         self._stamp = stamp

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet.errors import OperatorError
 from ds4fleet.lab import engine, weights
 from ds4fleet.lab.engine import compare, rig
 from ds4fleet.lab.engine.rig import Bench
+from ds4fleet.lab.errors import LabError
 
 MARKER = b"LAB_FRAMEWORKS:Foundation,Metal"
 FLASH = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"
@@ -73,7 +73,7 @@ class TestBuild:
         assert names == set(engine.tree(engine.named("may")))
 
     def test_one_commit_does_not_link(self, tmp_path: Path) -> None:
-        with pytest.raises(OperatorError) as error:
+        with pytest.raises(LabError) as error:
             rig.build("no-build", tmp_path / "broken")
         assert "undefined" in error.value.detail
         rig.build("no-build", tmp_path / "broken", "cpu")

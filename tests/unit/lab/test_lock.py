@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet.errors import OperatorError
 from ds4fleet.lab import lock
+from ds4fleet.lab.errors import LabError
 
 
 def test_a_second_command_waits_for_the_first(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_second_command_waits_for_the_first(tmp_path: Path) -> None:
 def test_a_command_that_waits_too_long_is_refused_in_a_sentence_that_names_the_other(tmp_path: Path) -> None:
     with (
         lock.changing(tmp_path),
-        pytest.raises(OperatorError, match="another command .*is changing the lab") as refused,
+        pytest.raises(LabError, match="another command .*is changing the lab") as refused,
         lock.changing(tmp_path, wait_s=0.05),
     ):
         pass

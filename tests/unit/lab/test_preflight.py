@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from ds4fleet.errors import EXIT_MISSING, OperatorError
 from ds4fleet.lab import preflight
+from ds4fleet.lab.errors import EXIT_MISSING, LabError
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def able(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def refusal() -> str:
-    with pytest.raises(OperatorError) as caught:
+    with pytest.raises(LabError) as caught:
         preflight.check()
     assert caught.value.exit_code == EXIT_MISSING
     assert "\n" not in caught.value.sentence

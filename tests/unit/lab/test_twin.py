@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ds4fleet.catalogue import load
+from ds4fleet.cli import twin as rehearsal
 from ds4fleet.errors import OperatorError
 from ds4fleet.lab import stock, twin
 from ds4fleet.lab.model import Mac
@@ -128,7 +129,7 @@ class TestShape:
 
 class TestVariables:
     def test_say_what_ran_instead_of_what_is_wanted(self) -> None:
-        assert twin.variables(facts(), load()) == {
+        assert rehearsal.variables(facts(), load()) == {
             "ds4_engine_commit": JULY,
             "ds4_context": 65536,
             "ds4_port": 8123,
@@ -139,14 +140,14 @@ class TestVariables:
         catalogue = load()
         name, entry = next(iter(catalogue.models.items()))
         seen = facts(server={"argv": ["ds4-server", "--model", f"/opt/ds4/models/{entry.files[0].name}"]})
-        assert twin.variables(seen, catalogue)["ds4_model"] == name
+        assert rehearsal.variables(seen, catalogue)["ds4_model"] == name
 
     def test_refuse_weights_that_nobody_knows(self) -> None:
         with pytest.raises(OperatorError, match="mystery.gguf"):
-            twin.variables(facts(server={"argv": ["ds4-server", "--model", "/x/mystery.gguf"]}), load())
+            rehearsal.variables(facts(server={"argv": ["ds4-server", "--model", "/x/mystery.gguf"]}), load())
 
     def test_are_empty_where_no_engine_was(self) -> None:
-        assert twin.variables(facts(engine={"current": None, "releases": []}), load()) == {}
+        assert rehearsal.variables(facts(engine={"current": None, "releases": []}), load()) == {}
 
 
 class TestDrift:
@@ -158,7 +159,7 @@ class TestDrift:
             },
             jobs={"x": {"loaded": False, "disabled": True}, "y": {"loaded": True, "disabled": False}},
         )
-        lines = twin.drift_script(seen, ["/etc/a"]).splitlines()
+        lines = rehearsal.drift_script(seen, ["/etc/a"]).splitlines()
         assert "rm -rf /etc/gone" in lines
         assert any("chmod 0600 /etc/a" in line for line in lines)
         assert any(line.startswith("if [ -f /etc/a ]") and ">> /etc/a" in line for line in lines)
@@ -170,14 +171,14 @@ class TestDrift:
 class TestRead:
     def test_takes_the_hosts_that_have_facts(self, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_text(json.dumps(facts()))
-        assert list(twin.read(tmp_path, ["a", "b"])) == ["a"]
+        assert list(rehearsal.read(tmp_path, ["a", "b"])) == ["a"]
 
     @pytest.mark.parametrize("text", ["", "[]", '{"schema": 9}'])
     def test_refuses_what_is_no_facts(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(OperatorError, match="fab observe"):
-            twin.read(tmp_path, ["a"])
+            rehearsal.read(tmp_path, ["a"])
 
     def test_refuses_a_folder_without_any(self, tmp_path: Path) -> None:
         with pytest.raises(OperatorError, match="fab observe"):
-            twin.read(tmp_path, ["a"])
+            rehearsal.read(tmp_path, ["a"])

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ds4fleet import catalogue
-from ds4fleet.errors import OperatorError
 from ds4fleet.lab import weights
+from ds4fleet.lab.errors import LabError
 from ds4fleet.lab.weights import header
 
 FLASH = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"
@@ -58,7 +58,7 @@ def test_making_one_is_quick_and_happens_once(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OperatorError, match=r"nothing\.gguf"):
+    with pytest.raises(LabError, match=r"nothing\.gguf"):
         weights.ensure(tmp_path, "nothing.gguf")
 
 

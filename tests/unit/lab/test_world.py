@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from ds4fleet import catalogue
-from ds4fleet.errors import OperatorError
 from ds4fleet.lab import engine, weights, world
+from ds4fleet.lab.errors import LabError
 from ds4fleet.lab.faults import FAULTS
 from ds4fleet.lab.world import rules
 from ds4fleet.lab.world.server import World
@@ -331,7 +331,7 @@ class TestFaults:
         assert offered <= set(rules.NAMED)
 
     def test_an_unknown_word_in_a_rule_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(OperatorError, match="colour"):
+        with pytest.raises(LabError, match="colour"):
             rules.write(tmp_path, [{"colour": "red"}])
 
     def test_a_file_that_makes_no_sense_is_left_aside(self, outside: Outside) -> None:

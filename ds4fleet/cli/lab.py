@@ -1,5 +1,7 @@
 """`fab lab ...`: the verbs of the lab, with the inventory's hosts and readable output.
-tasks.py calls `run`.
+
+tasks.py calls `run`. Here the fleet's inventory and the simulated Macs meet: the lab writes its inventory
+layer into the checkout, with the variables that lead the role to it.
 """
 
 from __future__ import annotations
@@ -8,27 +10,66 @@ import functools
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.table import Table
 
 from ds4fleet import console
+from ds4fleet.cli import container, twin
 from ds4fleet.errors import EXIT_MISSING, EXIT_USAGE, OperatorError
-from ds4fleet.fleet import Fleet
-from ds4fleet.lab import container, preflight, twin
+from ds4fleet.fleet import CHECKOUT, Fleet
+from ds4fleet.lab import preflight
+from ds4fleet.lab.errors import LabError
 from ds4fleet.lab.faults import FAULTS
-from ds4fleet.lab.lab import CHECKOUT, HostSpec, Lab, MacStatus
+from ds4fleet.lab.lab import HostSpec, Lab, MacStatus
 
 FOLDER_VARIABLE = "DS4_LAB"
 """Environment variable that names another folder than `.lab` in the checkout."""
 
 
+def layer(lab: Lab) -> dict[str, object]:
+    """Variables of every Mac of `lab` that lead the role to its keys, host keys, weights and engine."""
+    public_key = lab.key_path.with_suffix(".pub").read_text().strip()
+    return {
+        "ds4_known_hosts": str(lab.folder / "known_hosts"),
+        "ds4_admin_keys": [public_key],
+        "ds4_tunnel_keys": [public_key],
+        "ds4_catalogue": [str(lab.folder / "world" / "catalogue.yml")],
+        "ds4_fleet_layer": "lab",
+        "ds4_bootstrap_password_file": str(lab.folder / "secrets" / "admin_password"),
+    }
+
+
+def fleet_lab(folder: Path, name: str = "lab", *, inventory_path: Path | None = None) -> Lab:
+    """A lab for this role: its inventory layer (inventory.yml in `folder`) carries the fleet's variables."""
+    return Lab(folder, name, inventory_path=inventory_path, variables=layer)
+
+
 def the_lab() -> Lab:
     """The lab that commands without a name mean."""
     named = os.environ.get(FOLDER_VARIABLE)
-    return Lab(Path(named)) if named else Lab(CHECKOUT / ".lab")
+    if named:
+        return fleet_lab(Path(named))
+    return fleet_lab(CHECKOUT / ".lab", inventory_path=CHECKOUT / "inventory" / "lab.yml")
+
+
+def boot(
+    lab: Lab, hosts: Sequence[HostSpec], facts: Mapping[str, twin.Facts] | None = None
+) -> list[MacStatus]:
+    """Start Macs, bare or as `facts` say: macOS's part by the lab, the role's part by the role.
+
+    Raises LabError, and OperatorError when the role cannot make a twin.
+    """
+    before = {row.name for row in lab.status() if row.running}
+    lab.up(hosts=hosts, facts=facts)
+    twins = {host.name: facts[host.name] for host in hosts if host.name in facts} if facts else {}
+    new = {name: seen for name, seen in twins.items() if name not in before}
+    if new:
+        twin.converge(lab, new)
+        lab.hand_over()
+    return lab.status()
 
 
 def run(
@@ -45,6 +86,24 @@ def run(
     down_link: bool = False,
 ) -> int:
     """Carry out one `fab lab` command line; returns the exit status. Raises OperatorError."""
+    try:
+        return _run(words, limit, off, command, json, from_facts, rtt_ms, loss, mbps, down_link)
+    except LabError as error:
+        raise OperatorError(error.sentence, exit_code=error.exit_code, detail=error.detail) from error
+
+
+def _run(
+    words: Sequence[str],
+    limit: str,
+    off: bool,
+    command: str,
+    json: bool,
+    from_facts: Path | None,
+    rtt_ms: float | None,
+    loss: float | None,
+    mbps: float | None,
+    down_link: bool,
+) -> int:
     verb, *rest = words or ["status"]
     host = rest[0] if rest else ""
     if container.wanted() and verb != "faults":
@@ -108,7 +167,7 @@ def up(limit: str = "", from_facts: Path | None = None) -> None:
     if facts is not None:
         hosts = [host for host in hosts if host.name in facts]
     with console.out.status(f"Booting {len(hosts)} Macs ..."):
-        rows = lab.up(hosts=hosts, facts=facts)
+        rows = boot(lab, hosts, facts)
     _table(rows)
     version = preflight.version_of(preflight.remote_python())
     note = "" if version.startswith("3.9.") else " (macOS has 3.9.6; this machine has no 3.9)"

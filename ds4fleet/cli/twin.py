@@ -1,0 +1,242 @@
+"""Twins of observed Macs, to rehearse a change on: what the role did to the original, done to the copy.
+
+The lab gives a twin what macOS itself keeps (ds4fleet.lab.twin). What the role has put on the original
+(engine, weights, files, jobs) is put on the twin by the role too, with variables that describe what was
+observed instead of what the inventory wants now; then `drift` undoes on the twin whatever the original lacks
+or has otherwise.
+
+A twin has the stand-ins of engine and weights, so texts that name them differ from the original's; what is
+compared is whether a file was as the role would have written it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ds4fleet import playbook
+from ds4fleet.catalogue import Catalogue, load
+from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.fleet import CHECKOUT, Fleet
+from ds4fleet.lab import Lab
+from ds4fleet.lab.twin import power_settings
+from ds4fleet.plan.make import make_plan
+
+Facts = Mapping[str, Any]
+HOSTS = CHECKOUT / "inventory" / "hosts.yml"
+UPDATES_DOMAIN = "/Library/Preferences/com.apple.SoftwareUpdate"
+#: Options of the server's command line, and the variables that make the role write them.
+_ARGUMENTS = {"--ctx": "ds4_context", "--port": "ds4_port", "--kv-disk-space-mb": "ds4_kv_budget_mib",
+              "--host": "ds4_host"}  # fmt: skip
+
+
+def read(folder: Path, hosts: Iterable[str]) -> dict[str, Facts]:
+    """The facts of those `hosts` that `folder` has facts of.
+
+    Raises OperatorError when there are none at all, or a file is not what `fab observe` writes.
+    """
+    found: dict[str, Facts] = {}
+    for host in hosts:
+        path = folder / f"{host}.json"
+        if not path.exists():
+            continue
+        try:
+            data = json.loads(path.read_text())
+        except ValueError as error:
+            raise OperatorError(
+                f"{path} is not JSON: make it anew with `fab observe`", exit_code=EXIT_USAGE
+            ) from error
+        if not isinstance(data, dict) or data.get("schema") != 1 or "hardware" not in data:
+            raise OperatorError(
+                f"{path} holds no facts of a Mac: make it anew with `fab observe`", exit_code=EXIT_USAGE
+            )
+        found[host] = data
+    if not found:
+        raise OperatorError(
+            f"{folder} has no facts of these hosts: make them with `fab observe`", exit_code=EXIT_USAGE
+        )
+    return found
+
+
+def variables(facts: Facts, catalogue: Catalogue, *, here: bool = True) -> dict[str, Any]:
+    """Variables with which the role makes what was observed: engine, model and the server's settings.
+
+    `here`: in this lab; otherwise where the facts were taken. Empty when no engine was there. Raises
+    OperatorError for weights that the catalogue does not know.
+    """
+    server = facts.get("server") or {}
+    argv = [str(word) for word in server.get("argv") or ()]
+    if not (facts.get("engine") or {}).get("current"):
+        return {}
+    chosen: dict[str, Any] = {"ds4_engine_commit": pinned(facts, catalogue, here=here)}
+    for option, name in _ARGUMENTS.items():
+        if option in argv[:-1]:
+            value = argv[argv.index(option) + 1]
+            chosen[name] = int(value) if value.isdigit() else value
+    main = next((argv[i + 1] for i, word in enumerate(argv[:-1]) if word in ("-m", "--model")), "")
+    served = Path(main or str(server.get("open_weights") or "")).name
+    if served:
+        chosen["ds4_model"] = _model_of(served, catalogue)
+    if "--ssd-streaming" in argv:
+        chosen["ds4_mode"] = "streaming"
+    limit = (facts.get("memory") or {}).get("wired_limit_mib")
+    if limit:
+        chosen["ds4_wired_limit_mib"] = limit
+    return chosen
+
+
+def pinned(facts: Facts, catalogue: Catalogue, *, here: bool) -> str:
+    """The commit to ask for so that the engine comes out that was current.
+
+    The pinned one of a stand-in, else its own. `here`: an engine that has no stand-in in this lab is replaced
+    by one of the generation that its flags belong to.
+    """
+    engine = facts["engine"]
+    release: Facts = next((entry for entry in engine["releases"] if entry["id"] == engine["current"]), {})
+    commit = str(release.get("commit") or engine["current"])
+    for of, to in catalogue.engine_stand_ins.items():
+        if to == commit or of.startswith(commit) or commit.startswith(of):
+            return of
+    if not here:
+        return commit
+    flags = (release.get("capabilities") or {}).get("flags")
+    generation = catalogue.generation_of_flags(flags) if flags else catalogue.newest_generation.id
+    fitting = (catalogue.engine(of) for of in catalogue.engine_stand_ins)
+    return next((one.pinned for one in fitting if one.generation == generation and not one.known_bad), commit)
+
+
+def _model_of(file_name: str, catalogue: Catalogue) -> str:
+    for identifier, entry in catalogue.models.items():
+        if any(file.name == file_name for file in entry.files):
+            return identifier
+    raise OperatorError(
+        f"the original serves {file_name}, which the catalogue does not know: add it to ds4_catalogue"
+    )
+
+
+def converge(lab: Lab, facts: Mapping[str, Facts]) -> None:
+    """Let the role make the twins what their originals were, then undo what the originals lack.
+
+    Needs the twins to be up. Raises OperatorError when a playbook fails; its output is in the lab's log
+    folder.
+    """
+    catalogue = load([str(lab.folder / "world" / "catalogue.yml")])
+    ready = [host for host, entry in facts.items() if (entry.get("toolchain") or {}).get("ok")]
+    if not ready:
+        return
+    inventory = _inventory(lab, {host: variables(facts[host], catalogue) for host in ready})
+    _play(lab, "bootstrap", ready, inventory)
+    serving = [host for host in ready if variables(facts[host], catalogue)]
+    if serving:
+        _play(lab, "site", serving, inventory)
+    for host in ready:
+        drift(lab, host, facts[host])
+
+
+def _inventory(lab: Lab, hosts: Mapping[str, Mapping[str, Any]]) -> Path:
+    folder = lab.folder / "twin"
+    (folder / "host_vars").mkdir(parents=True, exist_ok=True)
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {host: {} for host in hosts}}}))
+    for host, values in hosts.items():
+        (folder / "host_vars" / f"{host}.yml").write_text(yaml.safe_dump(dict(values)))
+    return folder
+
+
+def _play(lab: Lab, name: str, hosts: list[str], inventory: Path) -> None:
+    inventories = [f"--inventory={source}" for source in (HOSTS, lab.inventory_path, inventory)]
+    log = lab.folder / "log" / f"twin-{name}.log"
+    with log.open("wb") as output:
+        status = playbook.run(
+            name,
+            hosts,
+            None,
+            *inventories,
+            environment={"ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(lab.folder / "ansible")},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    if status:
+        raise OperatorError(f"the role could not make the twins of {', '.join(hosts)}: see {log}")
+
+
+def drift(lab: Lab, host: str, facts: Facts) -> None:
+    """Make a converged twin differ where its original differs from what the role would have made."""
+    overlay = load([str(lab.folder / "world" / "catalogue.yml")])
+    rehearsed = of_a_lab(facts, overlay)
+    sources = [HOSTS, *([lab.inventory_path] if rehearsed else [])]
+    settings = dict(Fleet.load(None, sources).host(host).vars)
+    key = lab.key_path.with_suffix(".pub").read_text().split()[1]
+    script = drift_script(facts, odd_files(host, facts, settings, overlay if rehearsed else load(), key))
+    done = lab.exec(host, ["/bin/sh", "-c", script])
+    if done.returncode:
+        raise OperatorError(f"{host}: its differences could not be copied to the twin", detail=done.stderr)
+    with lab.locked_mac(host) as mac:
+        power_settings(mac, facts)
+
+
+def odd_files(
+    host: str, facts: Facts, settings: Mapping[str, Any], catalogue: Catalogue, key: str
+) -> list[str]:
+    """Paths whose text on the original was not what the role writes for what runs there.
+
+    `settings`: the host's variables where the facts were taken. `key`: this lab's public key; a text with it
+    says nothing about an original that was in another lab.
+    """
+    wanted = make_plan(
+        host, {**settings, **variables(facts, catalogue, here=False)}, facts, catalogue, templated=False
+    )
+    odd = []
+    for entry in wanted.files:
+        have = (facts.get("files") or {}).get(entry["path"]) or {}
+        if entry["kind"] != "file" or entry["content"] is None or have.get("kind") != "file":
+            continue
+        text = str(entry["content"])
+        if key not in text and have.get("sha256") != hashlib.sha256(text.encode()).hexdigest():
+            odd.append(entry["path"])
+    return odd
+
+
+def of_a_lab(facts: Facts, catalogue: Catalogue) -> bool:
+    """Whether the facts were taken from a simulated Mac: its weights are stand-ins."""
+    sizes = {file.name: (file.bytes, file.transfer_bytes) for file in catalogue.files()}
+    return any(
+        file["size_bytes"] < sizes[file["name"]][0]
+        for file in (facts.get("weights") or {}).get("files") or ()
+        if file["name"] in sizes
+    )
+
+
+def drift_script(facts: Facts, odd: Iterable[str]) -> str:
+    """Shell commands for the twin: spoil, remove, own and unload what was spoilt, absent and unloaded."""
+    lines = ["set -e"]
+    for path in odd:
+        lines.append(f"if [ -f {_q(path)} ]; then echo '# as found on the original' >> {_q(path)}; fi")
+    for path, have in sorted((facts.get("files") or {}).items(), reverse=True):
+        if have["kind"] == "absent":
+            lines.append(f"rm -rf {_q(path)}")
+        elif have.get("owner") and have.get("mode"):
+            owner = _q(f"{have['owner']}:{have['group']}")
+            lines.append(
+                f"if [ -e {_q(path)} ]; then chown {owner} {_q(path)}; chmod {have['mode']} {_q(path)}; fi"
+            )
+    for key, value in (facts.get("updates") or {}).items():
+        if isinstance(value, bool):
+            lines.append(f"defaults write {UPDATES_DOMAIN} {_q(key)} -bool {str(value).lower()}")
+    for label, job in (facts.get("jobs") or {}).items():
+        if job.get("disabled"):
+            lines.append(f"launchctl disable system/{_q(label)}")
+        if not job.get("loaded"):
+            lines.append(f"launchctl bootout --wait system/{_q(label)} || true")
+    return "\n".join(lines) + "\n"
+
+
+def _q(text: str) -> str:
+    return shlex.quote(text)
