@@ -1,6 +1,6 @@
 """What a probe of a real Mac found, held against what the lab assumes; pure.
 
-Answers carry the names of `ds4fleet.lab.model.Quirks`: the lab loads them from the facts. Findings are what
+Answers carry the names of `maclab.model.Quirks`: the lab loads them from the facts. Findings are what
 the lab has in its code; EXPECTED says what, and which file to change when a real Mac says otherwise.
 """
 
@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ds4fleet.lab import stock
 from ds4fleet.markdown import block, code, inline
+from maclab import stock
 
-DISKUTIL = "ds4fleet/lab/commands/diskutil.py"
+DISKUTIL = "maclab/commands/diskutil.py"
 PARSERS = "roles/ds4/module_utils/ds4_parse.py"
-QUIRKS = "the facts carry it; the default is in ds4fleet/lab/model.py (Quirks)"
+QUIRKS = "the facts carry it; the default is in maclab/model.py (Quirks)"
 
 #: finding: (what the lab does, where). Sources: reference 1.3, 1.4, 1.5, 2.3, 4 and 5.1, marks B and C.
 EXPECTED: dict[str, tuple[Any, str]] = {
-    "quota_errno": ("EDQUOT", "ds4fleet/lab/storage.py"),
+    "quota_errno": ("EDQUOT", "maclab/storage.py"),
     "nomount_lines": (
         [
             'Will export new APFS Volume "ds4-probe" from APFS Container Reference diskN',
@@ -38,9 +38,9 @@ EXPECTED: dict[str, tuple[Any, str]] = {
     "operator_adds_volume_rc": (0, DISKUTIL),
     "operator_owns_new_root": (True, DISKUTIL),
     "new_root_mode": ("0775", DISKUTIL),
-    "bootstrap_rc": (0, "ds4fleet/lab/commands/launchctl.py"),
-    "bootout_wait_rc": (0, "ds4fleet/lab/commands/launchctl.py"),
-    "user_creation_rc": (0, "ds4fleet/lab/commands/dscl.py"),
+    "bootstrap_rc": (0, "maclab/commands/launchctl.py"),
+    "bootout_wait_rc": (0, "maclab/commands/launchctl.py"),
+    "user_creation_rc": (0, "maclab/commands/dscl.py"),
     "daemon_metal_device": (True, "the fault metal-nil shows the other case"),
 }
 
@@ -74,9 +74,7 @@ def differences(
             found.append(Difference(name, _text(assumed), _text(told["findings"][name]), change))
     python = str(told["findings"].get("python", "3.9"))
     if not python.startswith("3.9"):
-        found.append(
-            Difference("python", "3.9", python, "the lint step for 3.9 and ds4fleet/lab/preflight.py")
-        )
+        found.append(Difference("python", "3.9", python, "the lint step for 3.9 and maclab/preflight.py"))
     for parser in told["parsers"]:
         if parser["problem"]:
             name = f"parser {', '.join(parser['parsers'])}"

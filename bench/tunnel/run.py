@@ -5,7 +5,7 @@
 prints a table for each distance, and what is wanted of our tunnels beside what they reached.
 
 Two network namespaces stand for the operator's machine and the Mac; between them the lab's link delays every
-packet (ds4fleet/lab/csrc/link.c), so that TCP's windows, Nagle's algorithm and delayed acknowledgements act
+packet (maclab/csrc/link.c), so that TCP's windows, Nagle's algorithm and delayed acknowledgements act
 as they do over an ocean. The far side runs an sshd with the role's restrictions and `far_end.py`. Peers that
 are not installed (see the README beside this file) are left out and named.
 """
@@ -32,7 +32,7 @@ from rich.table import Table
 
 from bench.tunnel import contenders, recovery, targets
 from bench.tunnel.measure import Figures, bulk_mb_s, event_delays_ms, first_byte_ms, small_ms
-from ds4fleet.lab.link import LinkSettings, open_tap
+from maclab.link import LinkSettings, open_tap
 
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
 ENGINE_PORT = 8000

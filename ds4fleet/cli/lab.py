@@ -20,10 +20,10 @@ from ds4fleet import console
 from ds4fleet.cli import container, twin
 from ds4fleet.errors import EXIT_MISSING, EXIT_USAGE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet
-from ds4fleet.lab import preflight
-from ds4fleet.lab.errors import LabError
-from ds4fleet.lab.faults import FAULTS
-from ds4fleet.lab.lab import HostSpec, Lab, MacStatus
+from maclab import preflight
+from maclab.errors import LabError
+from maclab.faults import FAULTS
+from maclab.lab import HostSpec, Lab, MacStatus
 
 FOLDER_VARIABLE = "DS4_LAB"
 """Environment variable that names another folder than `.lab` in the checkout."""

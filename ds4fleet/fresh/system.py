@@ -24,7 +24,7 @@ from ds4fleet.errors import EXIT_MISSING, OperatorError
 from ds4fleet.fleet import CHECKOUT
 from ds4fleet.fresh import machine
 from ds4fleet.fresh.machine import RELEASES
-from ds4fleet.lab import kernel
+from maclab import kernel
 
 INSIDE = "DS4_FRESH"
 """In the environment of what runs inside: the release."""

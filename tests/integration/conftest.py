@@ -16,8 +16,8 @@ import pytest
 
 from ds4fleet.cli.lab import boot, fleet_lab
 from ds4fleet.fleet import CHECKOUT, Fleet, ansible_command
-from ds4fleet.lab import HostSpec, Lab
-from ds4fleet.lab.faults import FAULTS
+from maclab import HostSpec, Lab
+from maclab.faults import FAULTS
 
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"
 #: A first run builds an engine and fetches weights for each Mac on two cores.

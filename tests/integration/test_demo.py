@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ds4fleet.fleet import CHECKOUT
-from ds4fleet.lab import Lab
+from maclab import Lab
 
 pytestmark = pytest.mark.lab
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.lab import engine
+from maclab import engine
 
 pytestmark = pytest.mark.lab
 HOST = "tyo-02"

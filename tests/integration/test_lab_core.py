@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from ds4fleet.fleet import CHECKOUT
-from ds4fleet.lab import HostSpec, Lab, preflight
-from ds4fleet.lab.errors import LabError
-from ds4fleet.lab.faults import FAULTS
+from maclab import HostSpec, Lab, preflight
+from maclab.errors import LabError
+from maclab.faults import FAULTS
 
 pytestmark = pytest.mark.lab
 
@@ -246,7 +246,7 @@ class TestEnd:
 
     def test_a_tied_lab_ends_with_its_process(self) -> None:
         script = (
-            "import os, sys; from pathlib import Path; from ds4fleet.lab import HostSpec, Lab;"
+            "import os, sys; from pathlib import Path; from maclab import HostSpec, Lab;"
             "lab = Lab(Path(sys.argv[1])); lab.up(hosts=[HostSpec('mac-01', 'tokyo', {})]);"
             "lab.tie(); os.kill(os.getpid(), 9)"
         )
@@ -318,7 +318,7 @@ class TestTogether:
     @pytest.mark.parametrize("step", ["connect_operator", "free_subnet"])
     def test_down_ends_what_an_up_started_that_was_killed(self, step: str) -> None:
         script = (
-            "import os, sys; from pathlib import Path; from ds4fleet.lab import HostSpec, Lab, net;"
+            "import os, sys; from pathlib import Path; from maclab import HostSpec, Lab, net;"
             f"net.{step} = lambda *_: os.kill(os.getpid(), 9);"
             "Lab(Path(sys.argv[1])).up(hosts=[HostSpec('mac-01', 'tokyo', {})])"
         )
@@ -421,7 +421,7 @@ class TestMac:
 
 
 class TestSleep:
-    """Idle Macs whose minutes are short; what decides is held by tests/unit/lab/test_sleep.py."""
+    """Idle Macs whose minutes are short; what decides is held by tests/unit/maclab/test_sleep.py."""
 
     @pytest.fixture
     def idle(self, lab: Lab) -> Iterator[Lab]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.lab import HostSpec, Lab
+from maclab import HostSpec, Lab
 
 pytestmark = pytest.mark.lab
 

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from ds4fleet.fleet import ansible_command
-from ds4fleet.lab import HostSpec, Lab
-from ds4fleet.lab.commands import REGISTRY
-from ds4fleet.lab.faults import FAULTS
-from ds4fleet.lab.tree import CLT_TOOLS
+from maclab import HostSpec, Lab
+from maclab.commands import REGISTRY
+from maclab.faults import FAULTS
+from maclab.tree import CLT_TOOLS
 from tests.support.lab_shell import Shell
 
 pytestmark = pytest.mark.lab

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet.lab import HostSpec, Lab
-from ds4fleet.lab.errors import LabError
+from maclab import HostSpec, Lab
+from maclab.errors import LabError
 from tests.support.lab_shell import Shell
 
 pytestmark = pytest.mark.lab

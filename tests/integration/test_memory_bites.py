@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ds4fleet.catalogue import load
-from ds4fleet.lab import weights
-from ds4fleet.lab.engine import rig
-from ds4fleet.lab.engine.rig import Bench
 from ds4fleet.memory import Mac, Request, Verdict, auto_context, class_limit_mib, estimate, verdict
+from maclab import weights
+from maclab.engine import rig
+from maclab.engine.rig import Bench
 
 pytestmark = pytest.mark.skipif(not (shutil.which("cc") and shutil.which("make")), reason="no C compiler")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ds4fleet.lab.errors import LabError
+from maclab.errors import LabError
 
 if TYPE_CHECKING:
     from .conftest import TestLab

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ds4fleet.cli import twin
-from ds4fleet.lab import preflight
+from maclab import preflight
 
 pytestmark = [pytest.mark.lab]
 HOST = "tyo-03"

@@ -14,9 +14,9 @@ import pytest
 from ds4fleet import agents
 from ds4fleet.agents import check
 from ds4fleet.agents.clients import Server
-from ds4fleet.lab import weights
-from ds4fleet.lab.engine import rig
 from ds4fleet.tunnel import cli, home
+from maclab import weights
+from maclab.engine import rig
 from tests.integration.test_tunnel_commands import host_of
 from tests.support.tunnel_ends import SSHD, Sshd, free_port
 

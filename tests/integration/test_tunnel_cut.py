@@ -16,9 +16,9 @@ import openai
 import pytest
 
 from ds4fleet.fleet import Fleet
-from ds4fleet.lab import weights
-from ds4fleet.lab.engine import rig
 from ds4fleet.tunnel import asked, cli, home, view
+from maclab import weights
+from maclab.engine import rig
 from tests.integration.test_tunnel_commands import host_of
 from tests.support.tunnel_ends import SSHD, Sshd, free_port, wait_until
 

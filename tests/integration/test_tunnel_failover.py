@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.lab import weights
-from ds4fleet.lab.engine import rig
 from ds4fleet.tunnel import quarantine
 from ds4fleet.tunnel.endpoint import Endpoint, EndpointSpec
+from maclab import weights
+from maclab.engine import rig
 from tests.support.tunnel_ends import TinyEngine, free_port, wait_until
 
 FLASH = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"

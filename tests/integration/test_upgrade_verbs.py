@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from ds4fleet import catalogue
-from ds4fleet.lab import weights
 from ds4fleet.upgrade import rollout
+from maclab import weights
 from tests.support.rollouts import NEWER, OLDER, Controller
 from tests.support.tunnel_ends import wait_until
 

@@ -17,7 +17,7 @@ import yaml
 
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED
 from ds4fleet.fleet import CHECKOUT
-from ds4fleet.lab import weights
+from maclab import weights
 
 pytestmark = pytest.mark.lab
 MODELS = "/opt/ds4/models"

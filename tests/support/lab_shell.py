@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from ds4fleet.lab import Lab
+from maclab import Lab
 
 
 class Shell:

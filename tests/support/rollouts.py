@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from ds4fleet.fleet import CHECKOUT
-from ds4fleet.lab import engine
 from ds4fleet.upgrade import rollout
+from maclab import engine
 
 NEWER, OLDER = "flash-q2-0731", "flash-q2"
 KV = "/opt/ds4/kv"

@@ -16,7 +16,7 @@ CONTROLLER = sorted(
     for path in [*Path("ds4fleet").rglob("*.py"), *Path("plugins").rglob("*.py"), Path("tasks.py")]
     # Simulated Macs say what they are told to; what is seen of them goes through the verbs. The other one
     # makes a Debian for a developer's checks.
-    if not path.is_relative_to("ds4fleet/lab") and not path.is_relative_to("ds4fleet/fresh")
+    if not path.is_relative_to("maclab") and not path.is_relative_to("ds4fleet/fresh")
 )
 ON_THE_MAC = [
     path

@@ -8,8 +8,8 @@ from typing import Any
 
 from ds4fleet import probe
 from ds4fleet.fleet import CHECKOUT
-from ds4fleet.lab import stock
-from ds4fleet.lab.model import Quirks
+from maclab import stock
+from maclab.model import Quirks
 
 HARDWARE = {
     "model": "Mac16,11",
@@ -57,7 +57,7 @@ def test_three_planted_differences_of_three_kinds_are_found() -> None:
     )
     assert "## 3 differences" in page
     assert "| checkmember_no_rc | 67 | 1 |" in page
-    assert "ds4fleet/lab/storage.py" in page
+    assert "maclab/storage.py" in page
 
 
 def test_the_stock_limit_is_held_against_the_size_of_the_memory() -> None:
@@ -78,7 +78,7 @@ def test_the_facts_are_the_observation_with_answers() -> None:
 
 
 def test_every_assumption_of_the_lab_is_read_by_the_lab_and_asked_by_the_probe() -> None:
-    lab = "".join(path.read_text() for path in (CHECKOUT / "ds4fleet/lab").rglob("*.py"))
+    lab = "".join(path.read_text() for path in (CHECKOUT / "maclab").rglob("*.py"))
     asked = "".join(
         (CHECKOUT / "roles/ds4" / path).read_text()
         for path in (

@@ -110,7 +110,7 @@ def test_main_is_a_table_of_contents() -> None:
 
 
 def test_the_lab_asks_for_packages_that_setup_installs() -> None:
-    from ds4fleet.lab.preflight import TOOLS
+    from maclab.preflight import TOOLS
 
     setup = Path("scripts/setup").read_text()
     for tool in TOOLS:

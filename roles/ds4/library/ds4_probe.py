@@ -47,7 +47,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 answers:
-  description: Values for the lab's assumptions, by their names in C(Quirks) of ds4fleet/lab/model.py.
+  description: Values for the lab's assumptions, by their names in C(Quirks) of maclab/model.py.
   type: dict
   returned: always
 findings:
