@@ -51,12 +51,16 @@ LINK_FAULTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class HostSpec:
-    """A host of the inventory, as far as the lab needs it. `hardware` is its `ds4_hardware`."""
+    """A Mac to boot: its name, the place it belongs to, what it is (see `machines.Machine.hardware`).
+
+    tools: whether it has the Command Line Tools already; a bare Mac has not.
+    """
 
     name: str
     region: str
     hardware: dict[str, Any] = field(default_factory=dict)
     ansible_host: str = ""
+    tools: bool = False
 
 
 @dataclass
@@ -657,6 +661,8 @@ class Lab:
                 spec = replace(spec, hardware=twin.hardware(spec.hardware, facts))
             mac = stock.bare(spec.name, spec.region, spec.hardware)
             mac.users[ADMIN].password_hash = state["password_hash"]
+            if spec.tools:
+                mac.toolchain.installed, mac.toolchain.developer_dir = True, tree.CLT
             if facts:
                 twin.shape(mac, facts)
             tree.build(root, mac, preflight.remote_python())
@@ -725,7 +731,7 @@ class Lab:
             for host, entry in state["hosts"].items()
         }
         text = (
-            "# Written by `fab lab up`, removed by `fab lab down`: the simulated Macs' addresses and key.\n"
+            "# The simulated Macs' addresses and key: written when the lab comes up, removed when it ends.\n"
         )
         self.inventory_path.parent.mkdir(parents=True, exist_ok=True)
         self.inventory_path.write_text(text + yaml.safe_dump({"all": {"hosts": hosts}}, sort_keys=False))
