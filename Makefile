@@ -1,4 +1,4 @@
-# make setup | demo | test | test-unit | lint | types | test-lab | test-matrix | molecule | fresh | flaky | bench-* | clean
+# make setup | demo | test | docs | test-unit | lint | types | test-lab | test-matrix | molecule | fresh | flaky | bench-* | clean
 SHELL := /bin/sh
 VENV ?= .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -8,7 +8,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 BENCHES := bench-converge bench-lab bench-stage bench-tunnel bench-upgrade
 
-.PHONY: setup demo test test-setup lint types test-unit test-lab test-matrix molecule fresh flaky bench $(BENCHES) clean
+.PHONY: setup demo test docs test-setup lint types test-unit test-lab test-matrix molecule fresh flaky bench $(BENCHES) clean
 .DEFAULT_GOAL := help
 # Everything wants what setup makes, and a measurement wants the machine for itself.
 .NOTPARALLEL:
@@ -20,6 +20,7 @@ help:
 	@echo 'make test             all checks; its parts: test-setup lint types test-unit test-matrix molecule fresh test-lab'
 	@echo 'make fresh            make demo on a minimal Debian of another release; RELEASE=trixie COMMAND="make test"'
 	@echo 'make flaky            the lab tests ten times, and which of them fail; DS4_FLAKY_RUNS=3'
+	@echo 'make docs             docs/ as a site: .docs/index.html; a link that leads nowhere stops it'
 	@echo 'make bench-converge   seconds and ssh channels of a run of site.yml, in the lab'
 	@echo 'make bench-lab        what a lab costs, and how honest its lines are'
 	@echo 'make bench-stage      a model to all Macs of a region, beside other ways'
@@ -42,6 +43,10 @@ test: test-setup
 
 lint:
 	@scripts/check lint
+
+docs: test-setup
+	@scripts/check docs
+	@echo 'Open .docs/index.html'
 
 types:
 	@scripts/check types

@@ -730,9 +730,7 @@ class Lab:
             }
             for host, entry in state["hosts"].items()
         }
-        text = (
-            "# The simulated Macs' addresses and key: written when the lab comes up, removed when it ends.\n"
-        )
+        text = "# Addresses and key of the simulated Macs; written when the lab comes up, removed with it.\n"
         self.inventory_path.parent.mkdir(parents=True, exist_ok=True)
         self.inventory_path.write_text(text + yaml.safe_dump({"all": {"hosts": hosts}}, sort_keys=False))
 
