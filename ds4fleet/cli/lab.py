@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.table import Table
-
 from ds4fleet import console
 from ds4fleet.cli import container, twin
 from ds4fleet.errors import EXIT_MISSING, EXIT_USAGE, OperatorError
@@ -221,7 +219,7 @@ def _present(lab: Lab, limit: str) -> list[str]:
 
 def faults() -> None:
     """What can be made to go wrong."""
-    table = Table("fault", "what the Mac then does", "acts in", box=None)
+    table = console.table("", "fault", "what the Mac then does", "acts in")
     for one in FAULTS.values():
         table.add_row(one.name, one.does, one.where)
     console.out.print(table)
@@ -273,7 +271,7 @@ def _timed(text: str, action: Callable[[], None]) -> None:
 
 
 def _table(rows: Sequence[MacStatus]) -> None:
-    table = Table("host", "region", "address", "state", "boots", "faults", box=None)
+    table = console.table("", "host", "region", "address", "state", "boots", "faults")
     for row in rows:
         state = console.styled("up", "green") if row.running else console.styled("off", "red")
         table.add_row(row.name, row.region, row.address, state, str(row.boots), ", ".join(row.faults))

@@ -9,7 +9,7 @@ from pathlib import Path
 from ds4fleet.fleet import CHECKOUT
 
 #: Where the fleet's package and the simulated Macs may meet.
-MEETING_PLACES = ("ds4fleet/cli/", "ds4fleet/probe.py")
+MEETING_PLACES = ("ds4fleet/cli/", "ds4fleet/fresh/", "ds4fleet/probe.py")
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -14,9 +14,8 @@ import pytest
 CONTROLLER = sorted(
     path
     for path in [*Path("ds4fleet").rglob("*.py"), *Path("plugins").rglob("*.py"), Path("tasks.py")]
-    # Simulated Macs say what they are told to; what is seen of them goes through the verbs. The other one
-    # makes a Debian for a developer's checks.
-    if not path.is_relative_to("maclab") and not path.is_relative_to("ds4fleet/fresh")
+    # It makes a Debian for a developer's checks.
+    if not path.is_relative_to("ds4fleet/fresh")
 )
 ON_THE_MAC = [
     path
@@ -37,12 +36,15 @@ WRITERS = {
 }
 #: Who may let a program use the terminal itself, and why that is no way around the border: (file, function).
 INHERITING = {
+    ("ds4fleet/cli/container.py", "run"): "our own commands, in a container",
+    ("ds4fleet/cli/lab.py", "ssh"): "a login to a simulated Mac",
     ("ds4fleet/demo.py", "run"): "our own commands",
     ("ds4fleet/demo.py", "tunnel"): "errors of fab tunnel",
     ("ds4fleet/playbook.py", "running"): "ansible-playbook, whose display is guarded",
 }
 #: Who may parse JSON without limits, as this machine's or root's own files and processes wrote it.
 OWN_JSON = {
+    "ds4fleet/cli/twin.py": "facts that this machine has kept",
     "ds4fleet/demo.py": "the record of our own run",
     "ds4fleet/fleet.py": "ansible-inventory",
     "ds4fleet/held_file.py": "locks of this user",
