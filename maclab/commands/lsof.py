@@ -64,7 +64,7 @@ def main(ctx: Context) -> int:
                     taken = rest or (words.pop(0) if words and _ADDRESS_START.match(words[0]) else "")
                     wanted["i"], rest = taken, ""
                 elif flag in "spcuF":
-                    value = rest or ("" if flag == "F" else words.pop(0) if words else "")
+                    value = rest or _value(flag, words)
                     rest = ""
                     if flag == "F":
                         fields = value or "pcn"
@@ -85,6 +85,13 @@ def main(ctx: Context) -> int:
     elif entries:
         _print_table(ctx, entries)
     return 0 if entries else 1
+
+
+def _value(flag: str, words: list[str]) -> str:
+    """The next word; the fields of -F may be left out, and then an option follows or nothing (lsof(8))."""
+    if not words or (flag == "F" and words[0][:1] in "-+"):
+        return ""
+    return words.pop(0)
 
 
 def _entries(ctx: Context, wanted: dict[str, str], names: list[str]) -> list[Entry]:

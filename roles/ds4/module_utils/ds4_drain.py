@@ -31,7 +31,7 @@ def in_flight(pid, run=None):
     if pid is None:
         return 0
     which = ("-a", "-p", str(pid), "-iTCP", "-sTCP:ESTABLISHED")
-    found = (run or ds4_run.run)("lsof", "-nP", *which, "-F", "pn")
+    found = (run or ds4_run.run)("lsof", "-nP", *which, "-Fpn")
     if found.rc in (ds4_run.RC_MISSING, ds4_run.RC_TIMEOUT):
         return None
     return sum(len(process["names"]) for process in ds4_parse.lsof(found.out))

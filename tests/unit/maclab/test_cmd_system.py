@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import plistlib
 import re
+import socket
 from pathlib import Path
 
 import pytest
 
 from maclab import sysctls
+from maclab.commands import lsof
+from maclab.context import Context
 from maclab.model import GIB, Container, Disk, Mac, Snapshot, Volume, stock_wired_limit_mib
 from tests.unit.maclab.fake import RECORDINGS, bare, recording, run
 
@@ -399,3 +404,17 @@ def test_identity_of_the_system_is_macos() -> None:
     assert run(bare(), "sw_vers", "-productVersion").out == "26.5.1\n"
     assert run(bare(), "uname", "-srm").out == "Darwin 25.5.0 arm64\n"
     assert run(bare(), "uname", "--help").status == 1
+
+
+@pytest.mark.parametrize("fields", [["-F", "pn"], ["-Fpn"], ["-F", "-nP"]], ids=" ".join)
+def test_lsof_tells_the_connections_of_one_process(fields: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_connection(server.getsockname()), server.accept()[0] as taken:
+            ends = "{}:{}->{}:{}".format(*taken.getsockname(), *taken.getpeername())
+            out = io.StringIO()
+            which = ["-a", "-p", str(os.getpid()), "-iTCP", "-sTCP:ESTABLISHED"]
+            assert lsof.main(Context(["lsof", "-nP", *which, *fields], stdout=out, stderr=out)) == 0
+            assert f"n{ends}" in out.getvalue().splitlines()
+            assert out.getvalue().count("\nf") == 2
+        out = io.StringIO()
+        assert lsof.main(Context(["lsof", "-nP", *which, *fields], stdout=out, stderr=out)) == 1
