@@ -124,6 +124,16 @@ class Attempt:
             request.died_answering(member)
             self._cut("engine_ended", f"the engine of {member.name} ended")
 
+    def stopped(self) -> None:
+        """The engine is about to be stopped: it sends nothing more, and this would end only when it has."""
+        self.leave()
+        if self.answer is None:
+            self.request.dropped(self.member, lost=True)
+        elif self.answer.whole():
+            self.request.finished()
+        else:
+            self._cut("restarted", f"the engine of {self.member.name} was stopped")
+
     def _refused(self) -> bool:
         """Whether the Mac took no connection. ssh then says so and has read nothing of the request, which the
         kernel tells by a reset; where an engine ends, ssh has read it, and the end comes without one."""

@@ -18,6 +18,7 @@ class Member:
     tier           0 for the region asked for, 1 for the first --then region, and so on
     fit_since      since when it is healthy, through a tunnel that stands, and not draining; None: it is not
     draining       the rollout wants no new work for it
+    stopping       its engine is about to be stopped, whatever it still has to do
     suspect_until  a request failed on it: no new work before then
     in_flight      requests of this endpoint that it works on
     """
@@ -26,6 +27,7 @@ class Member:
     tier: int = 0
     fit_since: float | None = None
     draining: bool = False
+    stopping: bool = False
     suspect_until: float = float("-inf")
     in_flight: int = 0
 

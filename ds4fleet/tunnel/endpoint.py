@@ -156,11 +156,15 @@ class Endpoint:
         request.wire.read_now()  # it mostly comes with its connection, and is on its way before the rest
         request.wire.resume_reading()
 
-    def see(self, name: str, well: bool, draining: bool) -> None:
+    def see(self, name: str, well: bool, draining: bool, stopping: bool = False) -> None:
         """News of a member; waiting requests go on when it can take them."""
         now = time.monotonic()
-        was_fit = self.chooser.member(name).fit_since is not None
+        member = self.chooser.member(name)
+        was_fit, was_stopping = member.fit_since is not None, member.stopping
         self.chooser.see(name, well, draining, now)
+        member.stopping = stopping
+        if stopping and not was_stopping:
+            self._end(name)
         if was_fit and not well:
             self._take_back(name, now)
         if self.waiting and self.chooser.choose(now) is not None:
@@ -204,6 +208,13 @@ class Endpoint:
         """Requests that a transport carries."""
         attempts = (request.upstream for request in self.open)
         return sum(attempt is not None and attempt.transport == transport for attempt in attempts)
+
+    def _end(self, name: str) -> None:
+        """From now on a member's engine answers nobody: who waits for it hears of that from us."""
+        for request in list(self.open):
+            attempt = request.upstream
+            if attempt is not None and attempt.member.name == name:
+                attempt.stopped()
 
     def _take_back(self, name: str, now: float) -> None:
         """A member is not well any more: what it got lately and has not answered goes to one that is."""

@@ -181,7 +181,8 @@ class Holder:
                 self.elsewhere[spec.name] = found[0]
                 if self.endpoint is not None:
                     well = found[0].get("state") == State.UP.value
-                    self.endpoint.see(spec.name, well, bool(found[0].get("draining")))
+                    told = (bool(found[0].get(word)) for word in ("draining", "stopping"))
+                    self.endpoint.see(spec.name, well, *told)
             await asyncio.sleep(ELSEWHERE_EVERY_S)
 
     # -- what the endpoints ask ---------------------------------------------------------------------------
@@ -252,7 +253,7 @@ class Holder:
         front = self.fronts.get(link.spec.name)
         for endpoint in (front.endpoint if front is not None else None, self.endpoint):
             if endpoint is not None:
-                endpoint.see(link.spec.name, well, link.draining)
+                endpoint.see(link.spec.name, well, link.draining, link.stopping)
         self._note(link.spec.name, text)
 
     def _note(self, name: str, text: str) -> None:

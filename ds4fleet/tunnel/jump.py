@@ -48,7 +48,7 @@ async def serve(settings: Mapping[str, Any]) -> None:
     endpoint.listen()
 
     def changed(link: Link, text: str) -> None:
-        endpoint.see(link.spec.name, link.state is State.UP, link.draining)
+        endpoint.see(link.spec.name, link.state is State.UP, link.draining, link.stopping)
         _log(link.spec.name, text)
 
     for spec in specs:

@@ -105,6 +105,11 @@ class Link:
         """Whether the Mac says that it is being drained."""
         return bool(self.host_state.get("draining"))
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the Mac says that its engine is about to be stopped, whatever it still has to do."""
+        return self.draining and bool(self.host_state.get("stopping"))
+
     def command(self) -> list[str]:
         """The exact ssh command under this tunnel."""
         ipv6 = self.ipv6 and self.front is None
@@ -345,7 +350,7 @@ class Link:
             return
         if state != self.host_state:
             self.host_state = state
-            self._say("draining" if self.draining else "serving")
+            self._say("the engine stops" if self.stopping else "draining" if self.draining else "serving")
 
     def _warned(self, line: str) -> None:
         if "PTY allocation request failed" in line:

@@ -34,6 +34,7 @@ def snapshot(link: Link) -> dict[str, Any]:
         "latency_ms": round(link.latency_s * 1000, 1) if link.latency_s is not None else None,
         "models": model_ids(link.models),
         "draining": link.draining,
+        "stopping": link.stopping,
         "no_delay": link.terminal,
     }
 

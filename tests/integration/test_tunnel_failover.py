@@ -62,9 +62,9 @@ class Served:
         self.thread.start()
         ready.wait(5)
 
-    def see(self, label: str, well: bool, draining: bool = False) -> None:
+    def see(self, label: str, well: bool, draining: bool = False, stopping: bool = False) -> None:
         assert self.endpoint is not None
-        self.loop.call_soon_threadsafe(self.endpoint.see, label, well, draining)
+        self.loop.call_soon_threadsafe(self.endpoint.see, label, well, draining, stopping)
         time.sleep(0.05)
 
     def fit(self, label: str) -> bool:
@@ -143,6 +143,45 @@ def test_a_stream_in_flight_finishes_on_a_draining_mac_while_new_requests_go_els
     reader.join()
     assert result["raw"].count(b'"from": "one"') == 40
     assert result["raw"].endswith(b"data: [DONE]\n\n")
+
+
+class TestStop:
+    """A Mac whose drain time is over says that its engine stops; the engine itself says nothing any more."""
+
+    def test_who_still_waits_goes_elsewhere_at_once(self, serve: Callable[..., Served]) -> None:
+        served = serve("one", "two")
+        result: dict[str, Any] = {}
+        reader = threading.Thread(target=lambda: result.update(served.post(content="slow", takes_s=3)))
+        served.see("two", well=False)
+        reader.start()
+        wait_until(lambda: served.engines["one"].hits == 1, 5)
+        served.see("two", well=True)
+        served.see("one", well=True, draining=True)
+        assert reader.is_alive()
+        served.see("one", well=True, draining=True, stopping=True)
+        reader.join(10)
+        assert (result["status"], result["from"]) == (200, "two")
+        assert (served.snapshot()["died"], served.snapshot()["moved"]) == (0, 1)
+
+    def test_an_answer_that_has_begun_is_ended_in_words(self, serve: Callable[..., Served]) -> None:
+        served = serve("one", "two")
+        received: list[tuple[bytes, bool]] = []
+        reader = threading.Thread(
+            target=lambda: received.append(raw(served, stream=True, events=1000, gap_s=0.05))
+        )
+        reader.start()
+        wait_until(lambda: served.engines["one"].hits == 1, 5)
+        time.sleep(0.3)
+        served.see("one", well=True, draining=True)
+        time.sleep(0.3)
+        assert reader.is_alive()
+        served.see("one", well=True, draining=True, stopping=True)
+        reader.join(10)
+        ((data, was_reset),) = received
+        assert was_reset
+        assert b"the engine of one was stopped in the middle of this answer" in data
+        assert b"[DONE]" not in data
+        assert served.snapshot()["died"] == 0
 
 
 def test_a_new_request_waits_for_a_mac_rather_than_fail(serve: Callable[..., Served]) -> None:
