@@ -1,4 +1,5 @@
-# make setup | demo | test | docs | test-unit | lint | types | test-lab | test-matrix | molecule | fresh | flaky | bench-* | clean
+# make setup | demo | test | docs | test-unit | lint | types | test-lab | test-matrix | molecule | fresh | flaky | hostile |
+# bench-* | clean
 SHELL := /bin/sh
 VENV ?= .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -8,7 +9,8 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 BENCHES := bench-converge bench-lab bench-stage bench-tunnel bench-upgrade
 
-.PHONY: setup demo test docs test-setup lint types test-unit test-lab test-matrix molecule fresh flaky bench $(BENCHES) clean
+.PHONY: setup demo test docs test-setup lint types test-unit test-lab test-matrix molecule fresh flaky hostile bench \
+	$(BENCHES) clean
 .DEFAULT_GOAL := help
 # Everything wants what setup makes, and a measurement wants the machine for itself.
 .NOTPARALLEL:
@@ -19,6 +21,7 @@ help:
 	@echo 'make demo             from bare simulated Macs to an answered prompt'
 	@echo 'make test             all checks; its parts: test-setup lint types test-unit test-matrix molecule fresh test-lab'
 	@echo 'make fresh            make demo on a minimal Debian of another release; RELEASE=trixie COMMAND="make test"'
+	@echo 'make hostile          every root program while the service accounts are hostile: 3 seeds of 200 tries'
 	@echo 'make flaky            the lab tests ten times, and which of them fail; DS4_FLAKY_RUNS=3'
 	@echo 'make docs             docs/ as a site: .docs/index.html; a link that leads nowhere stops it'
 	@echo 'make bench-converge   seconds and ssh channels of a run of site.yml, in the lab'
@@ -66,6 +69,9 @@ fresh: test-setup
 
 test-lab:
 	@scripts/check lab
+
+hostile: test-setup
+	@scripts/check hostile
 
 flaky: test-setup
 	@scripts/flaky $(ARGS)

@@ -1,0 +1,257 @@
+"""Every program of ours that runs as root on a Mac, to be run one by one while an account is hostile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+
+from ds4fleet import status
+from ds4fleet.fleet import CHECKOUT
+from ds4fleet.plan.make import make_plan, watch
+from ds4fleet.render import role_defaults
+from ds4fleet.upgrade import look, switch
+from ds4fleet.weights import listing, macs, relay
+from tests.support.rollouts import MAC_PYTHON
+
+ROOT = "/opt/ds4"
+ROLE = CHECKOUT / "roles" / "ds4"
+#: On the Mac, root's alone: the modules and what they import, as Ansible would pack it.
+CODE = "/private/var/root/hostile-test"
+RUNNER = """\
+import json, runpy, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, sys.argv[1])
+from ansible.module_utils.testing import patch_module_args
+with patch_module_args(json.load(sys.stdin)):
+    runpy.run_path("%s/library/%s.py" % tuple(sys.argv[1:3]), run_name="__main__")
+"""
+#: Another engine than the one that serves, to be built again and again.
+OTHER_COMMIT = "8d576642c39b9a2d782a80159ba84ef5a81c0b81"
+#: A program that takes longer hangs. The slowest builds an engine or switches, on two cores with others.
+DEADLINE_S = 240.0
+
+
+class Programs:
+    """The programs with what they are told on this Mac; `said` is all that the last one printed."""
+
+    def __init__(self, lab: Any, host: str) -> None:
+        self.lab, self.host = lab, host
+        self.said = ""
+        self.runs = 0
+        self._carry()
+        self.mac = mac = lab.fleet.host(host)
+        self.settings = {**role_defaults(), **mac.vars}
+        self.watched = watch(mac.vars)
+        seen = json.loads(self.module("ds4_observe", **self.watched))["observation"]
+        self.plan = make_plan(host, mac.vars, seen, region=mac.region).to_dict()
+        assert not self.plan["refusals"], self.plan["refusals"]
+        seed = str(self.settings["ds4_seed_user"])
+        self.module("ds4_user", **relay.account(seed))
+        self.fetch_files = relay.entries(ROOT, seed)[0]
+        self.module("ds4_files", files=self.fetch_files)
+        # What these make for the first time is there before anybody watches.
+        self.fetch()
+        self.stage()
+
+    def _carry(self) -> None:
+        """Puts the code where nobody but root comes."""
+        code = self.lab.lab.root(self.host) / CODE.lstrip("/")
+        code.mkdir(mode=0o700)
+        package = code / "ansible" / "module_utils"
+        (original,) = [Path(path) for path in ansible.module_utils.__path__ if "site-packages" in path]
+        left_out = shutil.ignore_patterns("__pycache__", "powershell", "csharp")
+        shutil.copytree(original, package, ignore=left_out)
+        (code / "ansible" / "__init__.py").write_text("__version__ = '0'\n")
+        for path in (ROLE / "module_utils").glob("ds4_*.py"):
+            shutil.copy(path, package / path.name)
+        shutil.copytree(ROLE / "library", code / "library", ignore=left_out)
+        for name in ("hostile_account.py", "hostile_watch.py"):
+            shutil.copy(CHECKOUT / "tests" / "support" / name, code / name)
+        (code / "run.py").write_text(RUNNER)
+
+    # How they are run.
+
+    def program(self, *argv: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        """One program; what takes too long raises subprocess.TimeoutExpired."""
+        done: subprocess.CompletedProcess[str] = self.lab.lab.exec(
+            self.host, argv, input_text=text, timeout_s=DEADLINE_S
+        )
+        self.said += f"{argv}: {done.returncode}\n{done.stdout}{done.stderr}\n"
+        assert "Traceback" not in done.stdout + done.stderr, self.said
+        return done
+
+    def module(self, name: str, **arguments: Any) -> str:
+        """What a module answers, JSON; a failure is one sentence."""
+        done = self.program(MAC_PYTHON, f"{CODE}/run.py", CODE, name, text=json.dumps(arguments))
+        answer = json.loads(done.stdout)
+        assert not answer.get("failed") or answer["msg"], self.said
+        return done.stdout
+
+    def shell(self, script: str) -> str:
+        """A script that a controller sends, here as root."""
+        return str(self.program("/bin/sh", "-s", text=script).stdout)
+
+    # What they are told.
+
+    def of_stage(self, what: str, stage: str) -> list[dict[str, Any]]:
+        return [one for one in self.plan[what] if one["stage"] == stage]
+
+    def observe(self) -> None:
+        answer = json.loads(self.module("ds4_observe", **self.watched))["observation"]
+        assert answer["schema"] == 1 and answer["files"]["/opt/ds4/etc"]["kind"] == "dir", self.said
+
+    def files(self) -> None:
+        self.module("ds4_files", files=self.plan["files"])
+
+    def files_anew(self) -> None:
+        self.module("ds4_remove", paths=[f"{ROOT}/run"])
+        self.module("ds4_files", files=self.of_stage("files", "service"))
+
+    def verify_weights(self) -> None:
+        self.module("ds4_shelf", state="verified", root=ROOT)
+
+    def prune_weights(self) -> None:
+        keep = [item["name"] for item in self.plan["weights"]["files"]]
+        self.module("ds4_shelf", state="pruned", root=ROOT, keep=keep, _ansible_check_mode=True)
+        self.module("ds4_shelf", state="pruned", root=ROOT, keep=keep, safe_mode=False)
+
+    def weights(self) -> None:
+        plan = self.plan["weights"]
+        answer = self.module("ds4_weights", files=plan["files"], dir=plan["dir"])
+        assert not json.loads(answer).get("failed"), self.said
+
+    def order(self) -> dict[str, Any]:
+        """Of a fetch that finds all in place."""
+        weights = self.plan["weights"]
+        mac = relay.Mac(
+            self.host,
+            "",
+            "192.0.2.1",
+            22,
+            weights["dir"],
+            weights["files"],
+            settings=self.settings,
+        )
+        found: dict[str, Any] = relay.orders([mac])[self.host]["order"]
+        return found
+
+    def stage(self) -> None:
+        for state in ("prepared", "marked", "looked", "paused", "resumed", "closed"):
+            self.module("ds4_stage", state=state, files=self.plan["weights"]["files"], root=ROOT)
+
+    def fetch(self) -> None:
+        self.module("ds4_stage", state="ordered", order=self.order(), keys=["ssh-ed25519 AAAA x"], root=ROOT)
+        self.program(MAC_PYTHON, f"{ROOT}/libexec/ds4-fetch")
+        status = json.loads(self.module("ds4_stage", state="looked"))["status"]
+        assert status["state"] == "done", self.said
+        self.module("ds4_stage", state="closed")
+
+    def lock(self) -> None:
+        for state in ("report", "locked", "unlocked"):
+            self.module("ds4_switch", state=state, run_id="hostile", owner="test")
+
+    def switch(self) -> None:
+        """To what is served already, which clones its KV directory; nobody confirms, so it goes back."""
+        self.runs += 1
+        settings = {**self.settings, "ds4_upgrade_hold_s": 1, "ds4_min_healthy_s": 0, "ds4_drain_s": 1}
+        settings["ds4_drain_told_s"] = 0
+        plan = {**self.plan, "verify": {**self.plan["verify"], "ready_s": 20}}
+        order = switch.order(plan, settings, run_id=f"run{self.runs}", attempt=1, now_s=time.time())
+        self.module("ds4_switch", state="switched", order=order, wait_s=120)
+        self.module("ds4_switch", state="aborted", run_id=order["run_id"], wait_s=120)
+
+    def mounts(self) -> None:
+        self.program(f"{ROOT}/libexec/ds4-mounts")
+
+    def storage(self) -> None:
+        self.module("ds4_storage", volumes=self.plan["volumes"])
+
+    def launchd(self) -> None:
+        self.module("ds4_launchd", jobs=self.plan["jobs"])
+
+    def user(self) -> None:
+        accounts = self.plan["accounts"]
+        self.module("ds4_user", groups=accounts["groups"], users=accounts["users"])
+
+    def machine(self) -> None:
+        self.module("ds4_memory", wired_limit_mib=self.plan["memory"]["wired_limit_mib"])
+        self.module("ds4_power", settings=self.plan["power"])
+
+    def verify(self) -> None:
+        verify = {**self.plan["verify"], "ready_s": 5}
+        server, user = self.plan["server"], str(self.settings["ds4_service_user"])
+        self.module("ds4_verify", state="smoke", server=server, verify=verify, user=user)
+        self.module("ds4_verify", state="serving", server=server, verify=verify)
+
+    def build(self) -> None:
+        engine, user = self.plan["engine"], str(self.settings["ds4_service_user"])
+        told = {key: engine[key] for key in ("repo", "root", "make_args")}
+        self.module("ds4_engine", commit=OTHER_COMMIT, state="built", user=user, **told)
+        self.module("ds4_remove", paths=[f"{engine['releases_dir']}/{OTHER_COMMIT[:12]}"])
+
+    def jump(self) -> None:
+        """On a jump Mac that was set up when the directory was the tunnel account's."""
+        folder = f"{ROOT}/etc/jump"
+        tunnel = str(self.settings["ds4_tunnel_user"])
+        self.shell(f"mkdir -p {folder}; chown {tunnel} {folder}; chmod 700 {folder}")
+        time.sleep(0.3)
+        plain = {"content": None, "target": None, "validate": None}
+        root = {"owner": "root", "group": "wheel", **plain}
+        entries = [{"path": folder, "kind": "dir", "mode": "0755", **root}]
+        self.module("ds4_files", files=entries)
+        keygen = ("/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{folder}/key")
+        if not self.shell(f"ls {folder}/key"):
+            self.program(*keygen)
+        keys = [{"path": f"{folder}/key.pub", "kind": "file", "mode": "0644", **root}]
+        keys.append({**keys[0], "path": f"{folder}/key", "mode": "0600", "owner": tunnel})
+        if not json.loads(self.module("ds4_files", files=keys)).get("failed"):
+            self.shell(f"head -c 100000 {folder}/key.pub")
+        self.module("ds4_remove", paths=[folder])
+
+    def looks(self) -> None:
+        """What fab status, weights list and upgrade --status ask of a Mac, over ssh."""
+        assert status.ask(self.mac).reachable
+        assert look.look([self.mac])[0].reachable
+        (answer,) = macs.ask([self.mac], [listing._SCRIPT.format(root=ROOT)])
+        assert "@@now" in answer
+        self.said += answer
+
+    def logs(self) -> None:
+        self.program("/usr/sbin/newsyslog", "-F", "-f", "/etc/newsyslog.d/ds4.conf")
+
+    def probe(self) -> None:
+        self.module("ds4_probe")
+
+    @property
+    def all(self) -> dict[str, Callable[[], None]]:
+        names = [
+            "observe",
+            "files",
+            "files_anew",
+            "verify_weights",
+            "prune_weights",
+            "weights",
+            "stage",
+            "fetch",
+            "lock",
+            "switch",
+            "mounts",
+            "storage",
+            "launchd",
+            "user",
+            "machine",
+            "verify",
+            "build",
+            "jump",
+            "looks",
+            "logs",
+            "probe",
+        ]
+        return {name: getattr(self, name) for name in names}
