@@ -36,7 +36,7 @@ def test_a_refusal_to_start_reaches_the_operator_in_its_own_words(mac):
         "while launchctl print system/com.ds4fleet.server >/dev/null 2>&1; do sleep 0.2; done",
     )
     mac.exec(HOST, "/usr/sbin/diskutil", "unmount", "/opt/ds4/kv")
-    settings = ("-e", "ds4_start_wait_s=1", "--skip-tags", "storage")
+    settings = ("-e", "ds4_start_wait_s=1", "-e", "ds4_throttle_s=1", "--skip-tags", "storage")
     run = mac.ansible("site.yml", HOST, *settings, check=False)
     assert run.returncode != 0
     assert "it refused to start: volume /opt/ds4/kv is not mounted (waited 1 s)" in run.output
