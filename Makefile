@@ -9,8 +9,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 BENCHES := bench-converge bench-lab bench-stage bench-tunnel bench-upgrade
 
-.PHONY: setup demo test docs test-setup lint types test-unit test-lab test-matrix molecule fresh flaky hostile bench \
-	$(BENCHES) clean
+.PHONY: setup demo test docs test-setup lint types test-unit test-lab test-matrix molecule fresh flaky hostile bench $(BENCHES) clean
 .DEFAULT_GOAL := help
 # Everything wants what setup makes, and a measurement wants the machine for itself.
 .NOTPARALLEL:

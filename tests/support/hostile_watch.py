@@ -34,8 +34,8 @@ WRITTEN = (
     "/private/etc/ssh/ds4_seed_keys",
     "/private/var/db/",
 )
-#: Where everybody may write, and the test itself.
-LEFT_OUT = ("/Users/Shared/", "/private/var/root/hostile-test")
+#: Where everybody may write, the test itself, and launchd's own record of the jobs that it is to disable.
+LEFT_OUT = ("/Users/Shared/", "/private/var/root/hostile-test", "/private/var/db/com.apple.xpc.launchd/")
 OURS = ("/opt/ds4", "/private/var/log/ds4")
 #: Of ours, what is the accounts' own.
 GIVEN = ("/opt/ds4/run", "/opt/ds4/kv/", "/opt/ds4/var/server.running.conf", "/private/var/log/ds4/")
