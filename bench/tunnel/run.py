@@ -38,7 +38,7 @@ NEAR, FAR = "10.77.0.1", "10.77.0.2"
 ENGINE_PORT = 8000
 SSH_PORT = 22
 HERE = Path(__file__).resolve().parent
-LINK_SOURCE = HERE.parent.parent / "ds4fleet" / "lab" / "csrc" / "link.c"
+LINK_SOURCE = HERE.parent.parent / "maclab" / "csrc" / "link.c"
 CLONE_NEWNET = 0x40000000
 
 

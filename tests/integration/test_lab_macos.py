@@ -281,7 +281,7 @@ def test_a_held_volume_yields_only_to_force(mac: Mac) -> None:
 
 
 def test_every_fault_of_a_command_is_known_to_one(mac: Mac) -> None:
-    sources = Path(__file__).resolve().parents[2] / "ds4fleet" / "lab"
+    sources = Path(__file__).resolve().parents[2] / "maclab"
     also = (sources / "sysctls.py", sources / "storage.py")
     text = "".join(path.read_text() for path in (*sources.rglob("commands/*.py"), *also))
     missing = [f.name for f in FAULTS.values() if f.where == "command" and f'"{f.name}"' not in text]
