@@ -55,25 +55,22 @@ class Mac:
             text=True,
         )
         try:
-            deadline = time.monotonic() + 60
-            while not self.is_safe():
+            deadline, first = time.monotonic() + 120, 0
+            # A second note in the journal is begun when the first one has reached the disk, name and all.
+            while not 0 < first < (noted := self.noted_bytes()):
+                first = first or noted
                 assert time.monotonic() < deadline, self.files()
-                time.sleep(0.5)
+                time.sleep(0.2)
             yield run
         finally:
             run.terminate()
             run.communicate(timeout=30)
             self.lab.lab.fault(HOST, fault, on=False)
 
-    def is_safe(self) -> bool:
-        """Whether a part has grown beyond what its journal says: then that journal has reached the disk, name
-        and all.
-        """
-        for journal in [name for name in self.files() if name.endswith(".journal")]:
-            done = json.loads(self.lab.exec(HOST, "/bin/cat", f"{MODELS}/{journal}"))["done_bytes"]
-            if self.files().get(journal.removesuffix(".journal"), 0) > done:
-                return True
-        return False
+    def noted_bytes(self) -> int:
+        """What the journal of a part says is on the disk; 0 where there is none."""
+        script = f"cat {MODELS}/{OTHER}.part.*.journal 2>/dev/null || echo '{{\"done_bytes\": 0}}'"
+        return int(json.loads(self.lab.exec(HOST, "/bin/sh", "-c", script))["done_bytes"])
 
     def fill(self) -> None:
         """Takes all room on the volume, the rest of its quota included."""
