@@ -57,7 +57,7 @@ class Mac:
         try:
             deadline, first = time.monotonic() + 120, 0
             # A second note in the journal is begun when the first one has reached the disk, name and all.
-            while not 0 < first < (noted := self.noted_bytes()):
+            while (noted := self.noted_bytes()) <= first or not first:
                 first = first or noted
                 assert time.monotonic() < deadline, self.files()
                 time.sleep(0.2)
