@@ -36,6 +36,14 @@ def ready(rental: Any) -> Any:
     return rental
 
 
+@pytest.fixture
+def before_site(rental: Any, request: pytest.FixtureRequest) -> Any:
+    """The Mac after bootstrap, without anything of what serves."""
+    if rental.has(HOST, "/opt/ds4"):
+        rental.another_mac(HOST)
+    return request.getfixturevalue("ready")
+
+
 def known_hosts(lab: Any) -> Path:
     return Path(lab.fleet.host(HOST).vars["ds4_known_hosts"])
 
@@ -155,13 +163,17 @@ class TestHostKey:
 class TestBeforeSite:
     """A Mac that is bootstrapped and has had nothing else."""
 
-    def test_who_has_access_can_be_applied(self, bare):
+    def test_who_has_access_can_be_applied(self, before_site):
         # This one is too small to serve, and what only stages is not reached by tunnels.
         as_jump = ("-e", "ds4_role=jump")
-        assert bare.ansible("playbooks/access.yml", HOST, *as_jump).changed
-        assert bare.ansible("playbooks/access.yml", HOST, *as_jump).changed == 0
-        assert "Match User _ds4tunnel" in bare.exec(HOST, "/bin/cat", "/etc/ssh/sshd_config.d/050-ds4.conf")
+        assert before_site.ansible("playbooks/access.yml", HOST, *as_jump).changed
+        assert before_site.ansible("playbooks/access.yml", HOST, *as_jump).changed == 0
+        assert "Match User _ds4tunnel" in before_site.exec(
+            HOST, "/bin/cat", "/etc/ssh/sshd_config.d/050-ds4.conf"
+        )
 
-    def test_it_can_become_a_jump_mac(self, bare):
-        bare.ansible("playbooks/jump.yml", HOST, "-e", "ds4_role=jump")
-        assert "PUBLIC" in bare.exec(HOST, "/usr/bin/ssh-keygen", "-e", "-f", "/opt/ds4/etc/jump/key.pub")
+    def test_it_can_become_a_jump_mac(self, before_site):
+        before_site.ansible("playbooks/jump.yml", HOST, "-e", "ds4_role=jump")
+        assert "PUBLIC" in before_site.exec(
+            HOST, "/usr/bin/ssh-keygen", "-e", "-f", "/opt/ds4/etc/jump/key.pub"
+        )
