@@ -303,6 +303,7 @@ class TestLocksWhoseOwnerIsGone:
 
     def test_so_is_the_controllers(self, controller: Controller) -> None:
         held = controller.rollouts / "lock"
+        held.parent.mkdir(exist_ok=True)
         held.write_text(json.dumps({**OTHERS_LOCK, "pid": 1}))
         words = ("upgrade", "--limit", LIMIT, "--model", OLDER, "--json")
         output = controller.fab(*words, ends=1)
