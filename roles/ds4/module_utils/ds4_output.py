@@ -13,8 +13,8 @@ import time
 #: Far beyond what any tool says that we ask; a Mac's list of processes has some hundred KiB.
 MAX_BYTES = 16 * 1024 * 1024
 READ_BYTES = 65536
-#: A write of no more never blocks on a pipe that select reports as ready (PIPE_BUF of POSIX).
-WRITE_BYTES = 512
+#: More than any pipe holds; it takes what it has room for.
+WRITE_BYTES = 1 << 20
 #: Something in the background (a shared ssh connection) may keep the pipes of an ended command open.
 AFTERWARDS_S = 1.0
 LOOK_S = 0.2
@@ -72,11 +72,14 @@ def finish(process, until, stdin=None, max_bytes=MAX_BYTES, only_end=False):
 
 def _read(process, streams, until, data, max_bytes, only_end):
     """Fill the buffers of the streams; why the process has to be ended, "" when it ended itself."""
+    # Its end is cut off again and again, which must not copy the rest each time.
+    data = memoryview(data)
     with selectors.DefaultSelector() as selector:
         for stream in streams:
             selector.register(stream, selectors.EVENT_READ)
         if process.stdin is not None:
             if data:
+                os.set_blocking(process.stdin.fileno(), False)
                 selector.register(process.stdin, selectors.EVENT_WRITE)
             else:
                 process.stdin.close()
@@ -111,6 +114,8 @@ def _feed(selector, stream, data):
     """The rest of `data` after as much as the pipe takes; the pipe is closed behind the last of it."""
     try:
         data = data[os.write(stream.fileno(), data[:WRITE_BYTES]) :]
+    except BlockingIOError:
+        return data
     except OSError:
         # It reads no more.
         data = b""

@@ -206,6 +206,16 @@ class TestRunning:
         assert results["hangs"].rc == ds4_run.RC_TIMEOUT
         assert (results["long"].rc, len(results["long"].out)) == (0, 3000000)
 
+    def test_what_is_fed_to_a_command_costs_no_more_than_its_size(self):
+        """The probe measures how fast tools hash by it. In pieces of a pipe's smallest it took minutes."""
+        size = 64 << 20
+        result = ds4_run.run_all({"a": ["/usr/bin/wc", "-c"]}, timeout_s=30, stdin="x" * size)["a"]
+        assert (result.rc, result.out.strip()) == (0, str(size))
+
+    def test_a_command_that_does_not_read_what_it_is_fed_ends_all_the_same(self):
+        result = ds4_run.run_all({"a": ["/bin/echo", "done"]}, timeout_s=30, stdin="x" * (4 << 20))["a"]
+        assert (result.rc, result.out) == (0, "done\n")
+
     def test_a_lock_that_stays_taken_is_named(self, tmp_path):
         path = str(tmp_path / "lock")
         with ds4_run.locked(path), pytest.raises(TimeoutError, match=path), ds4_run.locked(path, 0.2):
