@@ -295,7 +295,7 @@ def _size() -> tuple[int, int, int]:
 
 
 def _children() -> list[str]:
-    listing = subprocess.run(["ps", "-eo", "ppid=,args="], capture_output=True, text=True, check=True)
+    listing = subprocess.run(["ps", "-wweo", "ppid=,args="], capture_output=True, text=True, check=True)
     mine = [line.split(None, 1) for line in listing.stdout.splitlines()]
     return [args for parent, args in mine if parent == str(os.getpid()) and args.startswith("/usr/bin/ssh ")]
 

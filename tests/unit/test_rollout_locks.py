@@ -204,7 +204,7 @@ with rollout.controller_lock(root, "run1", "ada@here") as lock:
             held = rollout.holder(root)
             assert held is not None and held.alive and held.pid not in (fab.pid, worker)
             assert (held.run_id, held.owner) == ("run1", "ada@here")
-            said = subprocess.check_output(["ps", "-o", "args=", "-p", str(held.pid)], text=True)
+            said = subprocess.check_output(["ps", "-ww", "-o", "args=", "-p", str(held.pid)], text=True)
             assert "ansible-playbook" in said
             for run_id in ("run1", "run2"):
                 assert f"is running as process {held.pid}" in refusal(root, run_id)
