@@ -248,7 +248,7 @@ class TestAHostileBuild:
         engine.timeout_s = 2
         with pytest.raises(ds4_build.EngineError, match="the build took longer than 2 s"):
             engine.build(full, [], builder())
-        processes = subprocess.run(["ps", "-axwwo", "args"], capture_output=True, text=True, check=True).stdout
+        processes = subprocess.check_output(["ps", "-axwwo", "args"], text=True)
         assert forever not in processes
         assert not list(engine.releases.glob("*.partial"))
 
