@@ -102,8 +102,10 @@ class Link:
 
     @property
     def draining(self) -> bool:
-        """Whether the Mac says that it is being drained."""
-        return bool(self.host_state.get("draining"))
+        """Whether the Mac says that it is being drained; a state whose time is over says nothing."""
+        until = self.host_state.get("until")
+        over = isinstance(until, (int, float)) and time.time() >= until
+        return bool(self.host_state.get("draining")) and not over
 
     @property
     def stopping(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -104,6 +105,13 @@ def test_a_state_of_the_mac_that_is_none_changes_nothing(payload: bytes) -> None
     assert not link.draining
     link._heard('ds4-state {"draining": true}')
     assert link.draining
+
+
+def test_a_drain_whose_time_is_over_says_nothing() -> None:
+    link = Link(TunnelSpec("sg-01", "127.0.0.1", "u", 1))
+    for until, draining in ((4e9, True), (1e9, False), ("never", True)):
+        link._heard(f"ds4-state {json.dumps({'draining': True, 'stopping': True, 'until': until})}")
+        assert link.draining is link.stopping is draining
 
 
 def test_a_fault_of_ours_leaves_no_tunnel_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
