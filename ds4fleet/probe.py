@@ -1,6 +1,6 @@
 """What a probe of a real Mac found, held against what the lab assumes; pure.
 
-Answers carry the names of `maclab.model.Quirks`: the lab loads them from the facts. Findings are what
+Answers carry the names of `maclab.machine.model.Quirks`: the lab loads them from the facts. Findings are what
 the lab has in its code; EXPECTED says what, and which file to change when a real Mac says otherwise.
 """
 
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ds4fleet.markdown import block, code, inline
-from maclab import stock
+from maclab.machine import stock
 
 DISKUTIL = "maclab/commands/diskutil.py"
 PARSERS = "roles/ds4/module_utils/ds4_parse.py"
-QUIRKS = "the facts carry it; the default is in maclab/model.py (Quirks)"
+QUIRKS = "the facts carry it; the default is in maclab/machine/model.py (Quirks)"
 
 #: finding: (what the lab does, where). Sources: reference 1.3, 1.4, 1.5, 2.3, 4 and 5.1, marks B and C.
 EXPECTED: dict[str, tuple[Any, str]] = {
-    "quota_errno": ("EDQUOT", "maclab/storage.py"),
+    "quota_errno": ("EDQUOT", "maclab/machine/storage.py"),
     "nomount_lines": (
         [
             'Will export new APFS Volume "ds4-probe" from APFS Container Reference diskN',

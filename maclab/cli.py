@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from maclab import machines, preflight
+from maclab import preflight
 from maclab.errors import EXIT_USAGE, LabError
 from maclab.faults import FAULTS
 from maclab.lab import HostSpec, Lab, MacStatus
+from maclab.machine import products
 
 FOLDER = Path(".maclab")
 #: A verb: carries a parsed command line out; returns an exit status, None for 0.
@@ -107,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _up(lab: Lab, options: argparse.Namespace) -> None:
-    chosen = [machines.parse(text) for text in options.mac]
+    chosen = [products.parse(text) for text in options.mac]
     names = options.name or [f"mac-{number:02}" for number in range(1, len(chosen) + 1)]
     if len(names) != len(chosen) or len(set(names)) != len(names):
         raise LabError(

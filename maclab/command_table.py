@@ -39,7 +39,7 @@ and never passes silently.
 
 Confidence: **A** recorded on a current macOS or stated by Apple's manual page; **B** one source, an older
 release, or a strong inference; **C** general knowledge. B and C are questions for a first real Mac; those
-that change what a command does are the fields of `Quirks` in `maclab/model.py`. Found a difference?
+that change what a command does are the fields of `Quirks` in `maclab/machine/model.py`. Found a difference?
 Change the file named in the last column and add the recording.
 
 | command | on macOS | simulated | not simulated | follows | confidence | file |

@@ -26,7 +26,8 @@ from ds4fleet.errors import OperatorError  # noqa: E402
 from ds4fleet.fleet import Fleet, ansible_command  # noqa: E402
 from ds4fleet.render import role_defaults  # noqa: E402
 from ds4fleet.weights import relay  # noqa: E402
-from maclab import HostSpec, net  # noqa: E402
+from maclab import HostSpec  # noqa: E402
+from maclab.network import net  # noqa: E402
 
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"
 MODELS = "/opt/ds4/models"

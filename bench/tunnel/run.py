@@ -32,7 +32,7 @@ from rich.table import Table
 
 from bench.tunnel import contenders, recovery, targets
 from bench.tunnel.measure import Figures, bulk_mb_s, event_delays_ms, first_byte_ms, small_ms
-from maclab.link import LinkSettings, open_tap
+from maclab.network.link import LinkSettings, open_tap
 
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
 ENGINE_PORT = 8000

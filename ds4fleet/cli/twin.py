@@ -1,6 +1,6 @@
 """Twins of observed Macs, to rehearse a change on: what the role did to the original, done to the copy.
 
-The lab gives a twin what macOS itself keeps (maclab.twin). What the role has put on the original
+The lab gives a twin what macOS itself keeps (maclab.machine.twin). What the role has put on the original
 (engine, weights, files, jobs) is put on the twin by the role too, with variables that describe what was
 observed instead of what the inventory wants now; then `drift` undoes on the twin whatever the original lacks
 or has otherwise.
@@ -27,7 +27,7 @@ from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet
 from ds4fleet.plan.make import make_plan
 from maclab import Lab
-from maclab.twin import power_settings
+from maclab.machine.twin import power_settings
 
 Facts = Mapping[str, Any]
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"

@@ -1,7 +1,7 @@
 """The simulated commands: one small module each, over the shared model of the Mac.
 
 A module has `INFO` (a `CommandInfo`, or a list of them when several names share the code) and
-`main(ctx) -> int`, where `ctx` is the `Context` of maclab.context. `REGISTRY` maps a command's name
+`main(ctx) -> int`, where `ctx` is the `Context` of maclab.machine.context. `REGISTRY` maps a command's name
 to its entry; PID 1 of a simulated Mac imports this package once and runs `run(ctx)` in a forked child per
 command.
 """
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from maclab.commands.info import CommandInfo
 
 if TYPE_CHECKING:
-    from maclab.context import Context
+    from maclab.machine.context import Context
 
 __all__ = ["MODULES", "REGISTRY", "CommandInfo", "run"]
 
 
 def _modules() -> dict[str, ModuleType]:
     found = {}
-    for package_name in ("maclab.commands", "maclab.bsd"):
+    for package_name in ("maclab.commands", "maclab.commands.bsd"):
         package = importlib.import_module(package_name) if package_name != __name__ else None
         path = package.__path__ if package else __path__
         for item in pkgutil.iter_modules(path):

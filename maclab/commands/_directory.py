@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from maclab import tree
-from maclab.context import Context
-from maclab.model import Mac, Record, fresh_uuid
+from maclab.machine import tree
+from maclab.machine.context import Context
+from maclab.machine.model import Mac, Record, fresh_uuid
 
 #: DS errors: the exit status is |code| mod 256 (recordings/users/dscl_errors.txt).
 ERRORS = {

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from maclab import storage
-from maclab.context import Context
-from maclab.model import Container, Disk, Mac, Volume, human
+from maclab.machine import storage
+from maclab.machine.context import Context
+from maclab.machine.model import Container, Disk, Mac, Volume, human
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import plistlib
 from typing import Any
 
 from maclab.commands._disks import Target, blocks, has_role, load, measured, resolve, sized
-from maclab.context import Context
-from maclab.model import APFS_CONTENT, CONTAINER_CONTENT, Container, Disk, Mac, Volume, human, in_use
+from maclab.machine.context import Context
+from maclab.machine.model import APFS_CONTENT, CONTAINER_CONTENT, Container, Disk, Mac, Volume, human, in_use
 
 _TREE = "IODeviceTree:/arm-io@10F00000/ans@77400000/iop-ans-nub/AppleANS3CGv2Controller"
 _PARTITION_SCHEME = "GUID_partition_scheme"

@@ -1,7 +1,7 @@
 """caffeinate: keep the Mac awake while a program runs, for some seconds, or while a process lives.
 
 Source: caffeinate(8). Confidence A for the options; B: that the caller's own process becomes the program.
-What is held stands below /.lab/run/assertions (maclab.sleep), where the Mac's idle timer looks.
+What is held stands below /.lab/run/assertions (maclab.machine.sleep), where the Mac's idle timer looks.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from maclab import sleep
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine import sleep
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="caffeinate",

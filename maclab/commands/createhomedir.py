@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maclab import tree
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine import tree
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="createhomedir",

@@ -13,7 +13,7 @@ from typing import Any
 
 from maclab.commands.info import CommandInfo
 from maclab.commands.plutil import tree
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="defaults",

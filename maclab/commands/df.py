@@ -11,8 +11,8 @@ from pathlib import Path
 
 from maclab.commands._disks import measured
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
-from maclab.model import Mac, in_use
+from maclab.machine.context import Context
+from maclab.machine.model import Mac, in_use
 
 INFO = CommandInfo(
     name="df",

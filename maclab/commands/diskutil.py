@@ -12,12 +12,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from maclab import storage
 from maclab.commands import _diskutil_show as show
 from maclab.commands._disks import Target, is_admin, measured, parse_size, resolve
 from maclab.commands.info import CommandInfo
-from maclab.context import HIDDEN, Context
-from maclab.model import Mac, Volume, fresh_uuid
+from maclab.machine import storage
+from maclab.machine.context import HIDDEN, Context
+from maclab.machine.model import Mac, Volume, fresh_uuid
 
 INFO = CommandInfo(
     name="diskutil",

@@ -5,10 +5,10 @@ Source: dscacheutil(1), reference 5.1. Confidence B.
 
 from __future__ import annotations
 
-from maclab import tree
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
-from maclab.model import Mac
+from maclab.machine import tree
+from maclab.machine.context import Context
+from maclab.machine.model import Mac
 
 INFO = CommandInfo(
     name="dscacheutil",

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from maclab import tree
 from maclab.commands import _directory as directory
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
-from maclab.model import Mac, Record
+from maclab.machine import tree
+from maclab.machine.context import Context
+from maclab.machine.model import Mac, Record
 
 INFO = CommandInfo(
     name="dscl",

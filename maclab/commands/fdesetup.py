@@ -6,7 +6,7 @@ Source: recordings/fdesetup (texts, exit codes of the manual page). Confidence A
 from __future__ import annotations
 
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="fdesetup",

@@ -5,10 +5,10 @@ Run by the lab inside the Mac whenever a fault of kind `command` has been switch
 
 from __future__ import annotations
 
-from maclab import storage, tree
 from maclab.commands._disks import measured
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine import storage, tree
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="lab-effects",

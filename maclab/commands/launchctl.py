@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maclab import launchd
 from maclab.commands.info import CommandInfo
+from maclab.machine import launchd
 
 if TYPE_CHECKING:
-    from maclab.context import Context
+    from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="launchctl",

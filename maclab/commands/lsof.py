@@ -14,7 +14,7 @@ from pathlib import Path
 
 from maclab.commands._proc import Listener, Process, mac_path, processes, sockets
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="lsof",

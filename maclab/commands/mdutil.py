@@ -9,8 +9,8 @@ from pathlib import Path
 
 from maclab.commands._disks import Target, resolve
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
-from maclab.model import Mac
+from maclab.machine.context import Context
+from maclab.machine.model import Mac
 
 INFO = CommandInfo(
     name="mdutil",

@@ -5,11 +5,11 @@ Source: recordings/memory_pressure (an Apple Silicon Mac with 32 GB; -Q on one w
 
 from __future__ import annotations
 
-from maclab import sysctls
 from maclab.commands import vm_stat
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
-from maclab.model import PAGE_BYTES
+from maclab.machine import sysctls
+from maclab.machine.context import Context
+from maclab.machine.model import PAGE_BYTES
 
 INFO = CommandInfo(
     name="memory_pressure",

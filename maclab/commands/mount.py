@@ -7,8 +7,8 @@ the form of an added volume's line, C for the system's own lines.
 from __future__ import annotations
 
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
-from maclab.model import Mac, Volume
+from maclab.machine.context import Context
+from maclab.machine.model import Mac, Volume
 
 INFO = CommandInfo(
     name="mount",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from maclab.commands._links import Link, default_route, links
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = [
     CommandInfo(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="newsyslog",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from maclab.commands import xcode_stub
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="otool",

@@ -6,10 +6,10 @@ for keys a Mac does not have (a warning, status 0), C for -g cap and -g assertio
 
 from __future__ import annotations
 
-from maclab import sleep
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
-from maclab.model import Mac
+from maclab.machine import sleep
+from maclab.machine.context import Context
+from maclab.machine.model import Mac
 
 INFO = CommandInfo(
     name="pmset",

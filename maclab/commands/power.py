@@ -10,7 +10,7 @@ import os
 import time
 
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = [
     CommandInfo(

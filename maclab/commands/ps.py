@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from maclab.commands._proc import Process, processes
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="ps",

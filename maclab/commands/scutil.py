@@ -6,7 +6,7 @@ Source: reference 6 (HostName not set: standard error, status 1), scutil(8). Con
 from __future__ import annotations
 
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="scutil",

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from maclab.commands._proc import processes
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
-from maclab.model import fresh_uuid
+from maclab.machine.context import Context
+from maclab.machine.model import fresh_uuid
 
 
 def _arch(ctx: Context) -> int:

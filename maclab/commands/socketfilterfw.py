@@ -6,7 +6,7 @@ Source: recordings/firewall. Confidence A for the getters, B for the setters.
 from __future__ import annotations
 
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="socketfilterfw",

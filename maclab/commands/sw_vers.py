@@ -6,7 +6,7 @@ Source: reference 7.1 (-productVersion as ansible calls it), sw_vers(1). Confide
 from __future__ import annotations
 
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="sw_vers",

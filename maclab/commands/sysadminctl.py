@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import time
 
-from maclab import tree
 from maclab.commands import _directory as directory
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
-from maclab.model import Mac, user_record
+from maclab.machine import tree
+from maclab.machine.context import Context
+from maclab.machine.model import Mac, user_record
 
 INFO = CommandInfo(
     name="sysadminctl",

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import struct
 
-from maclab import sysctls
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
-from maclab.model import Mac
+from maclab.machine import sysctls
+from maclab.machine.context import Context
+from maclab.machine.model import Mac
 
 INFO = CommandInfo(
     name="sysctl",

@@ -12,8 +12,8 @@ from typing import Any
 
 from maclab.commands._disks import measured
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
-from maclab.model import Container, Mac, Volume
+from maclab.machine.context import Context
+from maclab.machine.model import Container, Mac, Volume
 
 INFO = CommandInfo(
     name="system_profiler",

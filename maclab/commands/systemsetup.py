@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maclab import tree
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
-from maclab.model import Mac
+from maclab.machine import tree
+from maclab.machine.context import Context
+from maclab.machine.model import Mac
 
 INFO = CommandInfo(
     name="systemsetup",

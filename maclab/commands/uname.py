@@ -5,9 +5,9 @@ Source: recordings/sysctl (kern.ostype, kern.osrelease, kern.version), uname(1).
 
 from __future__ import annotations
 
-from maclab import sysctls
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine import sysctls
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="uname",

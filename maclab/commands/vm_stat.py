@@ -6,10 +6,10 @@ Confidence A for the form, C for the counts that nothing in the lab determines.
 
 from __future__ import annotations
 
-from maclab import sysctls
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
-from maclab.model import PAGE_BYTES, Mac
+from maclab.machine import sysctls
+from maclab.machine.context import Context
+from maclab.machine.model import PAGE_BYTES, Mac
 
 INFO = CommandInfo(
     name="vm_stat",

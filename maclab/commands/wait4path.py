@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="wait4path",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = [
     CommandInfo(

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
-from maclab.tree import CLT_TOOLS
+from maclab.machine.context import Context
+from maclab.machine.tree import CLT_TOOLS
 
 INFO = [
     CommandInfo(

@@ -318,7 +318,8 @@ class TestTogether:
     @pytest.mark.parametrize("step", ["connect_operator", "free_subnet"])
     def test_down_ends_what_an_up_started_that_was_killed(self, step: str) -> None:
         script = (
-            "import os, sys; from pathlib import Path; from maclab import HostSpec, Lab, net;"
+            "import os, sys; from pathlib import Path; from maclab import HostSpec, Lab;"
+            "from maclab.network import net;"
             f"net.{step} = lambda *_: os.kill(os.getpid(), 9);"
             "Lab(Path(sys.argv[1])).up(hosts=[HostSpec('mac-01', 'tokyo', {})])"
         )

@@ -20,7 +20,7 @@ from ds4fleet.fleet import ansible_command
 from maclab import HostSpec, Lab
 from maclab.commands import REGISTRY
 from maclab.faults import FAULTS
-from maclab.tree import CLT_TOOLS
+from maclab.machine.tree import CLT_TOOLS
 from tests.support.lab_shell import Shell
 
 pytestmark = pytest.mark.lab

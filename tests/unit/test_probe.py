@@ -8,8 +8,8 @@ from typing import Any
 
 from ds4fleet import probe
 from ds4fleet.fleet import CHECKOUT
-from maclab import stock
-from maclab.model import Quirks
+from maclab.machine import stock
+from maclab.machine.model import Quirks
 
 HARDWARE = {
     "model": "Mac16,11",
@@ -57,7 +57,7 @@ def test_three_planted_differences_of_three_kinds_are_found() -> None:
     )
     assert "## 3 differences" in page
     assert "| checkmember_no_rc | 67 | 1 |" in page
-    assert "maclab/storage.py" in page
+    assert "maclab/machine/storage.py" in page
 
 
 def test_the_stock_limit_is_held_against_the_size_of_the_memory() -> None:

@@ -47,7 +47,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 answers:
-  description: Values for the lab's assumptions, by their names in C(Quirks) of maclab/model.py.
+  description: Values for the lab's assumptions, by their names in C(Quirks) of maclab/machine/model.py.
   type: dict
   returned: always
 findings:

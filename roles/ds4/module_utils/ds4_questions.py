@@ -3,7 +3,7 @@
 """What a probe of a Mac asks, and what the outputs say: commands as data, answers as pure functions.
 
 Two kinds. CHECKS hold every parser against the real output of its command. Answers settle what no recording
-tells; their names are those of the lab's assumptions (Quirks in maclab/model.py), so that the lab can
+tells; their names are those of the lab's assumptions (Quirks in maclab/machine/model.py), so that the lab can
 load them. Nothing here runs anything.
 """
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maclab import commands, stock
-from maclab.context import Context
-from maclab.model import Mac
+from maclab import commands
+from maclab.machine import stock
+from maclab.machine.context import Context
+from maclab.machine.model import Mac
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "recordings"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from maclab import tree
-from maclab.bsd._gate import Refused, options
-from maclab.context import BecomeProgram
+from maclab.commands.bsd._gate import Refused, options
+from maclab.machine import tree
+from maclab.machine.context import BecomeProgram
 from tests.unit.maclab.fake import bare, run
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="files are read with the caller's ids")

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from maclab import tree
-from maclab.model import Mac
+from maclab.machine import tree
+from maclab.machine.model import Mac
 from tests.unit.maclab.fake import RECORDINGS, bare, recording, run
 
 ERRORS = (RECORDINGS / "users/dscl_errors.txt").read_text()

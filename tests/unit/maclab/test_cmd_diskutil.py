@@ -8,7 +8,7 @@ import re
 import pytest
 
 from maclab.commands._disks import parse_size
-from maclab.model import Container, CryptoUser, Disk, Mac, Snapshot, Volume
+from maclab.machine.model import Container, CryptoUser, Disk, Mac, Snapshot, Volume
 from tests.unit.maclab.fake import RECORDINGS, bare, recording, run
 
 

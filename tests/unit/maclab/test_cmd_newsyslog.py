@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from maclab import etc
 from maclab.commands import newsyslog
-from maclab.launchd import next_moment, parse_job
+from maclab.machine import etc
+from maclab.machine.launchd import next_moment, parse_job
 from tests.unit.maclab.fake import bare, run
 
 

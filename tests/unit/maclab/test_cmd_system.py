@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from maclab import sysctls
 from maclab.commands import lsof
-from maclab.context import Context
-from maclab.model import GIB, Container, Disk, Mac, Snapshot, Volume, stock_wired_limit_mib
+from maclab.machine import sysctls
+from maclab.machine.context import Context
+from maclab.machine.model import GIB, Container, Disk, Mac, Snapshot, Volume, stock_wired_limit_mib
 from tests.unit.maclab.fake import RECORDINGS, bare, recording, run
 
 SYSCTL = "sysctl/sysctl_hw_machdep_kern__MacBookPro18,1_M1Pro_macOS14.4.1.txt"

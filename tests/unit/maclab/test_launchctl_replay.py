@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from maclab import launchd
 from maclab.commands import launchctl
-from maclab.launchd import Job, parse_job
-from maclab.life import job_data
-from maclab.model import Mac
+from maclab.machine import launchd
+from maclab.machine.launchd import Job, parse_job
+from maclab.machine.life import job_data
+from maclab.machine.model import Mac
 from tests.unit.maclab.fake import RECORDINGS, FakeContext, Result, Terminal, bare, recording
 
 FOLDER = RECORDINGS / "launchctl"

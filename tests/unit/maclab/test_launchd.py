@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from maclab import launchd
-from maclab.launchd import BadPlist, JobSpec, Launchd, next_moment, parse_job
+from maclab.machine import launchd
+from maclab.machine.launchd import BadPlist, JobSpec, Launchd, next_moment, parse_job
 
 PATH = "/Library/LaunchDaemons/org.example.job.plist"
 LABEL = "org.example.job"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from maclab.commands import launchctl
-from maclab.launchd import Job, parse_job
-from maclab.life import job_data
+from maclab.machine.launchd import Job, parse_job
+from maclab.machine.life import job_data
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "recordings" / "launchctl"
 

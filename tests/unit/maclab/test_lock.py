@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from maclab import lock
 from maclab.errors import LabError
+from maclab.lab import lock
 
 
 def test_a_second_command_waits_for_the_first(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from maclab import machines
 from maclab.errors import EXIT_USAGE, LabError
+from maclab.machine import products
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from maclab.errors import EXIT_USAGE, LabError
     ],
 )
 def test_a_text_names_a_mac(text: str, model: str, chip: str, memory_gb: int, storage_gb: int) -> None:
-    hardware = machines.parse(text).hardware()
+    hardware = products.parse(text).hardware()
     assert hardware["model"] == model
     assert hardware["chip"] == chip
     assert (hardware["memory_gb"], hardware["storage_gb"]) == (memory_gb, storage_gb)
@@ -28,10 +28,10 @@ def test_a_text_names_a_mac(text: str, model: str, chip: str, memory_gb: int, st
 @pytest.mark.parametrize("text", ["", "toaster", "Mac mini", "Mac mini 24", "Mac Pro 64 GB"])
 def test_another_text_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(LabError, match="as in 'Mac mini M4 24 GB'") as caught:
-        machines.parse(text)
+        products.parse(text)
     assert caught.value.exit_code == EXIT_USAGE
 
 
 def test_a_product_that_was_never_sold_is_refused_with_a_near_one() -> None:
     with pytest.raises(LabError, match=r"no Mac mini with the chip M4 Max; did you mean M4"):
-        machines.parse("Mac mini M4 Max 64 GB")
+        products.parse("Mac mini M4 Max 64 GB")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from maclab.model import GIB, Mac, Volume, human, stable_uuid, stock_wired_limit_mib
-from maclab.stock import hardware_of, ssd_bytes
+from maclab.machine.model import GIB, Mac, Volume, human, stable_uuid, stock_wired_limit_mib
+from maclab.machine.stock import hardware_of, ssd_bytes
 from tests.unit.maclab.fake import bare
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maclab import sleep
+from maclab.machine import sleep
 from tests.unit.maclab.fake import bare
 
 STOCK = {"sleep": 1, "ttyskeepawake": 1, "disablesleep": 0, "womp": 1}

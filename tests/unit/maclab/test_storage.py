@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maclab import storage
-from maclab.model import SCALE, Volume
+from maclab.machine import storage
+from maclab.machine.model import SCALE, Volume
 from tests.unit.maclab.fake import bare
 
 

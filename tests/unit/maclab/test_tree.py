@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from maclab import etc, tree
 from maclab.commands import REGISTRY
-from maclab.model import Mac
+from maclab.machine import etc, tree
+from maclab.machine.model import Mac
 from tests.unit.maclab.fake import bare
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for owners")

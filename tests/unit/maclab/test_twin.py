@@ -11,8 +11,8 @@ import pytest
 from ds4fleet.catalogue import load
 from ds4fleet.cli import twin as rehearsal
 from ds4fleet.errors import OperatorError
-from maclab import stock, twin
-from maclab.model import Mac
+from maclab.machine import stock, twin
+from maclab.machine.model import Mac
 
 MODELS = "6198A080-7466-417E-92CC-F0C7B5FAD973"
 JULY = "54b36ed9ba42da31b24f2d1a5feb075c2475dbb1"

@@ -10,9 +10,9 @@ import re
 import time
 from pathlib import Path
 
-from maclab.bsd._gate import Refused, options, refuse
+from maclab.commands.bsd._gate import Refused, options, refuse
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="date",

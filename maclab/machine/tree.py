@@ -15,8 +15,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from maclab import etc
-from maclab.model import Mac, Record
+from maclab.machine import etc
+from maclab.machine.model import Mac, Record
 
 SIM = "/.lab/bin/sim"
 HOST = "/.lab/host"
@@ -29,7 +29,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 # Real tools of the host, where their behaviour agrees for what a role uses. What differs is in
-# maclab/bsd.
+# maclab/commands/bsd.
 # Folder on the Mac -> names; the host's binary is found on its usual path.
 _HOST_TOOLS: dict[str, str] = {
     "/bin": "bash cat dd echo ed expr kill link ln ls mkdir mv pwd realpath rm rmdir sleep stty sync test "
@@ -64,7 +64,7 @@ _CLT_HOST = {
     "g++": "g++",
     "gnumake": "make",
 }
-#: Host tools that the wrappers in maclab/bsd run.
+#: Host tools that the wrappers in maclab/commands/bsd run.
 BSD_TOOLS = _words(
     "base64 btrfs chmod cp date df du find grep head install ln md5sum mktemp mount mv ps readlink "
     "realpath sed sha1sum sha256sum "

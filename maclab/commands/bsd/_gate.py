@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
-from maclab import tree
-from maclab.context import Context
+from maclab.machine import tree
+from maclab.machine.context import Context
 
 
 class Refused(Exception):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from maclab.model import (
+from maclab.machine.model import (
     GB,
     GIB,
     Boot,

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from maclab import commands, rpc
-from maclab.context import MAC_FILE, BecomeProgram, Context
-from maclab.model import Mac
+from maclab.machine.context import MAC_FILE, BecomeProgram, Context
+from maclab.machine.model import Mac
 
 Reaper = Callable[[int], None]
 Handler = Callable[[], None]

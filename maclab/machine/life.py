@@ -20,13 +20,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from maclab import kernel, launchd, net, sleep, storage, sysctls
-from maclab.boot import EXIT_HALT, EXIT_REBOOT, Seat
-from maclab.context import CONTROL_SOCKET, HIDDEN, MAC_FILE, locked_mac
-from maclab.init import Init, fresh_child, raise_limits
-from maclab.launchd import BadPlist, JobSpec, Launchd
-from maclab.model import Mac
-from maclab.spawn import DEFAULT_OPEN_FILES, become_job
+from maclab import kernel
+from maclab.machine import launchd, sleep, storage, sysctls
+from maclab.machine.context import CONTROL_SOCKET, HIDDEN, MAC_FILE, locked_mac
+from maclab.machine.init import Init, fresh_child, raise_limits
+from maclab.machine.launchd import BadPlist, JobSpec, Launchd
+from maclab.machine.model import Mac
+from maclab.machine.spawn import DEFAULT_OPEN_FILES, become_job
+from maclab.network import net
+from maclab.supervisor import EXIT_HALT, EXIT_REBOOT, Seat
 
 DAEMON_FOLDERS = (Path("/System/Library/LaunchDaemons"), Path("/Library/LaunchDaemons"))
 RUN = HIDDEN / "run"
@@ -339,7 +341,7 @@ class Machine:
         return None if due is None else due - self.hands.now()
 
     def _sleep_timer(self) -> float | None:
-        """An idle Mac with a sleep time goes quiet (see maclab.sleep)."""
+        """An idle Mac with a sleep time goes quiet (see maclab.machine.sleep)."""
         now = time.monotonic()
         if self.asleep or self.ending or self.locked:
             return None

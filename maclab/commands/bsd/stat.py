@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from maclab.bsd._gate import Refused, options, refuse
+from maclab.commands.bsd._gate import Refused, options, refuse
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="stat",

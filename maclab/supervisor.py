@@ -24,10 +24,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from maclab import kernel, medium, net, preflight, rpc
+from maclab import kernel, preflight, rpc
 from maclab.errors import LabError
-from maclab.init import Init, fresh_child
-from maclab.link import LinkSettings, become_link, open_tap
+from maclab.machine import medium
+from maclab.machine.init import Init, fresh_child
+from maclab.network import net
+from maclab.network.link import LinkSettings, become_link, open_tap
 
 READY_TIMEOUT_S = 20.0
 GO, GO_CONNECTED = b"!", b"="
@@ -351,7 +353,7 @@ def power_on(seat: Seat, go: int, ready: int) -> NoReturn:
         if order == GO:
             net.configure_mac(seat.address, seat.prefix, seat.gateway)
         enter_root(seat)
-        from maclab.life import live
+        from maclab.machine.life import live
 
         live(seat, ready)
     except BaseException:
@@ -378,8 +380,8 @@ def enter_root(seat: Seat) -> None:
         kernel.bind(base, root / ".lab/py/base", read_only=True)
     if seat.python_prefix != "/usr":
         kernel.bind(Path(seat.python_prefix), root / ".lab/clt-python", read_only=True)
-    from maclab import storage
-    from maclab.context import locked_mac
+    from maclab.machine import storage
+    from maclab.machine.context import locked_mac
 
     with locked_mac(root / ".lab") as mac:
         # The first boot is the factory's: the numbers that stock Macs are recorded with.
@@ -475,7 +477,7 @@ def main(folder: Path) -> NoReturn:
     os.dup2(null, 0)
     os.dup2(2, 1)
 
-    from maclab import life  # noqa: F401 - imported once, here, for every Mac
+    from maclab.machine import life  # noqa: F401 - imported once, here, for every Mac
 
     supervisor = Supervisor(folder)
     gc.collect()

@@ -2,7 +2,7 @@
 
 Every simulated command is a view on, or a change of, this tree. All sizes are the real bytes of the Mac
 that is played (a 2 TB SSD holds 2 TB); only the backing store is smaller, by `SCALE`. What a Mac has from the
-beginning is in maclab.stock. Source of the GPU's limits: reference section "diskutil and APFS" 3.2.
+beginning is in maclab.machine.stock. Source of the GPU's limits: reference section "diskutil and APFS" 3.2.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from maclab import rpc
-from maclab.model import Mac
+from maclab.machine.model import Mac
 
 HIDDEN = Path("/.lab")
 """The lab's own folder inside a Mac; no command may show it."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maclab import model
+from maclab.machine import model
 
 Facts = Mapping[str, Any]
 

@@ -5,9 +5,9 @@ Source: sed(1) of macOS. Confidence A.
 
 from __future__ import annotations
 
-from maclab.bsd._gate import Refused, host, options, refuse
+from maclab.commands.bsd._gate import Refused, host, options, refuse
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = CommandInfo(
     name="sed",

@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from maclab.model import SCALE, Container, Mac, Volume
+from maclab.machine.model import SCALE, Container, Mac, Volume
 
 MOUNTS = Path("/.lab/storage")
 """Inside a Mac: every container's file system, by container UUID."""

@@ -5,9 +5,9 @@ Source: find(1) and grep(1) of macOS. Confidence A for the refusals.
 
 from __future__ import annotations
 
-from maclab.bsd._gate import host
+from maclab.commands.bsd._gate import host
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 INFO = [
     CommandInfo(

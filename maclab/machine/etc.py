@@ -12,7 +12,7 @@ import plistlib
 import shutil
 from pathlib import Path
 
-from maclab.model import Mac
+from maclab.machine.model import Mac
 
 PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 HOSTS = """\

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from maclab.bsd._gate import Refused, host, options, refuse
+from maclab.commands.bsd._gate import Refused, host, options, refuse
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 _PLACES = {
     "md5": "/sbin/md5",

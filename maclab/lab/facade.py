@@ -1,6 +1,6 @@
 """The operator's side of the simulated fleet: up, down, and everything in between. See docs/lab.md.
 
-All state lies in one folder. Everything that runs is a descendant of one supervisor (maclab.boot), so
+All state lies in one folder. Everything that runs is a descendant of one supervisor (maclab.supervisor), so
 the end of that process is the end of the lab; `down` only has to make sure of it and to remove the folder's
 contents.
 """
@@ -27,13 +27,15 @@ from typing import Any
 
 import yaml
 
-from maclab import boot, faults, lock, net, preflight, rpc
-from maclab.context import locked_mac
+from maclab import faults, preflight, rpc, supervisor
 from maclab.errors import EXIT_USAGE, LabError
-from maclab.link import LinkSettings, open_tap
-from maclab.model import Mac
+from maclab.lab import lock
+from maclab.machine.context import locked_mac
+from maclab.machine.model import Mac
+from maclab.network import net
+from maclab.network.link import LinkSettings, open_tap
 
-_IMPORTED_FROM = Path(__file__).resolve().parents[1]
+_IMPORTED_FROM = Path(__file__).resolve().parents[2]
 DOWN_TIMEOUT_S = 60.0
 WORLD_TIMEOUT_S = 20.0
 LOOP_CTL_REMOVE = 0x4C81
@@ -51,7 +53,7 @@ LINK_FAULTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class HostSpec:
-    """A Mac to boot: its name, the place it belongs to, what it is (see `machines.Machine.hardware`).
+    """A Mac to boot: its name, the place it belongs to, what it is (see `products.Machine.hardware`).
 
     tools: whether it has the Command Line Tools already; a bare Mac has not.
     """
@@ -131,7 +133,7 @@ class Lab:
         self._need_root()
         state = self._state()
         self._entry(state, host)
-        inner = int(boot.ask(self.folder, "status")["macs"].get(host, {}).get("pid", 0))
+        inner = int(supervisor.ask(self.folder, "status")["macs"].get(host, {}).get("pid", 0))
         return _outer_pid(self._supervisor(state), inner) if inner else 0
 
     def mac_folder(self, host: str) -> Path:
@@ -173,7 +175,7 @@ class Lab:
         for spec in wanted:
             self._admit(spec, state)
         self._save(state)
-        running = boot.ask(self.folder, "status")["macs"]
+        running = supervisor.ask(self.folder, "status")["macs"]
         names = [spec.name for spec in wanted if not running.get(spec.name, {}).get("pid")]
         # Half of the work is done by other programs and the kernel.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -220,7 +222,7 @@ class Lab:
             if set(state["hosts"]) <= set(hosts):
                 self._down()
                 return
-            boot.ask(self.folder, "stop", names=list(hosts), forget=True)
+            supervisor.ask(self.folder, "stop", names=list(hosts), forget=True)
             for host in hosts:
                 shutil.rmtree(self.mac_folder(host))
                 del state["hosts"][host]
@@ -267,7 +269,7 @@ class Lab:
         state = self._state()
         running: dict[str, Any] = {}
         if self._alive(state):
-            running = boot.ask(self.folder, "status")["macs"]
+            running = supervisor.ask(self.folder, "status")["macs"]
         rows = []
         for name, entry in state.get("hosts", {}).items():
             mac_file = self.root(name) / ".lab" / "mac.json"
@@ -293,7 +295,7 @@ class Lab:
     def _reset(self, host: str) -> None:
         state = self._state()
         self._entry(state, host)
-        boot.ask(self.folder, "stop", names=[host], forget=True)
+        supervisor.ask(self.folder, "stop", names=[host], forget=True)
         shutil.rmtree(self.mac_folder(host))
         spec = HostSpec(**state["hosts"][host]["spec"])
         self._admit(spec, state)
@@ -314,7 +316,7 @@ class Lab:
         )
 
     def _boots(self, host: str) -> int:
-        return int(boot.ask(self.folder, "status")["macs"].get(host, {}).get("boots", 0))
+        return int(supervisor.ask(self.folder, "status")["macs"].get(host, {}).get("boots", 0))
 
     def _answers(self, host: str) -> bool:
         try:
@@ -408,16 +410,16 @@ class Lab:
     def _apply_link(self, host: str, state: dict[str, Any]) -> None:
         settings = self._link_settings(host, state)
         if host != OPERATOR:
-            boot.ask(self.folder, "link", host=host, settings=settings)
+            supervisor.ask(self.folder, "link", host=host, settings=settings)
             return
         interface, subnet = net.interface_name(self.folder), self._subnet(state)
         if not settings:
-            boot.ask(self.folder, "link", host=host, settings={})
+            supervisor.ask(self.folder, "link", host=host, settings={})
             net.remove_interface(interface)
             net.connect_operator(interface, subnet, self._supervisor(state))
-            boot.ask(self.folder, "plug_in_operator")
+            supervisor.ask(self.folder, "plug_in_operator")
         elif state.get("operator_link"):
-            boot.ask(self.folder, "link", host=host, settings=settings)
+            supervisor.ask(self.folder, "link", host=host, settings=settings)
         else:
             net.remove_interface(interface)
             tap = open_tap(interface)
@@ -439,7 +441,7 @@ class Lab:
         self._need_root()
         state = self._state()
         self._entry(state, host)
-        boot.ask(self.folder, "stop", names=[host], loses=True)
+        supervisor.ask(self.folder, "stop", names=[host], loses=True)
         if boot_again:
             self.power_on(host)
 
@@ -541,7 +543,8 @@ class Lab:
         return bool(self._supervisor(state))
 
     def _start(self, state: dict[str, Any]) -> dict[str, Any]:
-        from maclab import tree, world
+        from maclab import world
+        from maclab.machine import tree
 
         for name in ("run", "log", "secrets", "macs", "bin", "world"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -559,7 +562,7 @@ class Lab:
             pool.submit(world.prepare, self.folder / "world")
             pool.submit(preflight.remote_python)
             done = subprocess.run(
-                [sys.executable, "-m", "maclab.boot", str(self.folder)],
+                [sys.executable, "-m", "maclab.supervisor", str(self.folder)],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -583,7 +586,7 @@ class Lab:
         }
         self._save(state)
         addresses = [subnet.world(index) for index in range(8)]
-        boot.ask(self.folder, "open", network=str(subnet.network), world_addresses=addresses)
+        supervisor.ask(self.folder, "open", network=str(subnet.network), world_addresses=addresses)
         return state
 
     def _secrets(self) -> None:
@@ -615,7 +618,7 @@ class Lab:
         for address in addresses:
             argv += ["--address", address]
         log = str(self.folder / "log" / "world.log")
-        pid = boot.ask(self.folder, "start_world", argv=argv, cwd=str(_IMPORTED_FROM), log=log)["pid"]
+        pid = supervisor.ask(self.folder, "start_world", argv=argv, cwd=str(_IMPORTED_FROM), log=log)["pid"]
         state["world"] = {
             "pid": pid,
             "addresses": addresses,
@@ -650,7 +653,7 @@ class Lab:
 
     def _furnish(self, host: str, state: dict[str, Any], facts: Mapping[str, Any] | None = None) -> None:
         """Make the disk contents of a Mac that is off, unless it has them from before."""
-        from maclab import stock, tree, twin
+        from maclab.machine import stock, tree, twin
 
         root, entry, world = self.root(host), state["hosts"][host], state["world"]
         hidden = root / ".lab"
@@ -686,14 +689,14 @@ class Lab:
         shutil.copy(built["preload"], root / ".lab/bin/preload.so")
         (root / "private/etc/ld.so.preload").write_text("/.lab/bin/preload.so\n")
 
-    def _seat(self, host: str, state: dict[str, Any]) -> boot.Seat:
-        from maclab import tree
+    def _seat(self, host: str, state: dict[str, Any]) -> supervisor.Seat:
+        from maclab.machine import tree
 
         entry = state["hosts"][host]
         subnet = self._subnet(state)
         storage = self.mac_folder(host) / "storage"
         storage.mkdir(parents=True, exist_ok=True)
-        return boot.Seat(
+        return supervisor.Seat(
             name=host,
             address=entry["address"],
             prefix=subnet.prefix,
@@ -706,8 +709,8 @@ class Lab:
             link=self._link_settings(host, state),
         )
 
-    def _boot(self, seats: list[boot.Seat]) -> None:
-        failed = boot.ask(self.folder, "boot", seats=[asdict(seat) for seat in seats])["failed_macs"]
+    def _boot(self, seats: list[supervisor.Seat]) -> None:
+        failed = supervisor.ask(self.folder, "boot", seats=[asdict(seat) for seat in seats])["failed_macs"]
         if failed:
             raise LabError(f"{', '.join(failed)} did not boot: see {self.folder}/log")
 
@@ -753,7 +756,7 @@ def _supervisors_of(folder: Path) -> list[int]:
     """Processes that call themselves supervisor of the lab in `folder`, Macs (its forks) among them: `up`
     may have ended before it could write down which one it started.
     """
-    words = f"\0-m\0{boot.__name__}\0{folder}\0".encode()
+    words = f"\0-m\0{supervisor.__name__}\0{folder}\0".encode()
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):

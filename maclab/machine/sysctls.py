@@ -12,10 +12,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from maclab.model import MIB, PAGE_BYTES, Mac
+from maclab.machine.model import MIB, PAGE_BYTES, Mac
 
 # Read now: in a Mac, where the commands run, the checkout's own path does not exist.
-_STOCK = (Path(__file__).parent / "data" / "sysctl_stock.txt").read_text()
+_STOCK = (Path(__file__).resolve().parents[1] / "data" / "sysctl_stock.txt").read_text()
 #: Oids that a listing of their parent does not show although they answer by name (recording: hw.model).
 HIDDEN = frozenset({"hw.model", "hw.machine", "kern.memorystatus_vm_pressure_level", "vm.swapusage"})
 #: What root may set, with the range that is accepted.

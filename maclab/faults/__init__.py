@@ -15,8 +15,8 @@ from pathlib import Path
 from maclab.data_files import load_yaml
 from maclab.errors import EXIT_USAGE, LabError
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "lab-faults.md"
-_REGISTER = Path(__file__).parent / "data" / "faults.yml"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "lab-faults.md"
+_REGISTER = Path(__file__).resolve().parents[1] / "data" / "faults.yml"
 _HEAD = """\
 # Faults of a simulated Mac
 
@@ -66,7 +66,3 @@ def document() -> str:
         for f in FAULTS.values()
     ]
     return _HEAD + "\n".join(rows) + "\n"
-
-
-if __name__ == "__main__":
-    DOCUMENT.write_text(document())

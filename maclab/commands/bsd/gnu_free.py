@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 
-from maclab.bsd._gate import Refused, host, options, refuse
+from maclab.commands.bsd._gate import Refused, host, options, refuse
 from maclab.commands.info import CommandInfo
-from maclab.context import Context
+from maclab.machine.context import Context
 
 #: name -> (path on the Mac, letters, status of a refusal, usage line). Letters that the host spells
 #: differently are translated below.

@@ -1,0 +1,1 @@
+"""The network between the Macs, the fake upstreams and the operator."""
