@@ -172,8 +172,13 @@ class TestBeforeSite:
             HOST, "/bin/cat", "/etc/ssh/sshd_config.d/050-ds4.conf"
         )
 
-    def test_it_can_become_a_jump_mac(self, before_site):
+    def test_it_can_become_a_jump_mac_whatever_the_tunnel_account_left_there(self, before_site):
+        # Before, the directory of its key was the tunnel account's own.
+        folder, others = "/opt/ds4/etc/jump", "/private/etc/not-of-ours"
+        planted = f"mkdir -p {folder}; ln -s {others} {folder}/key.pub; chown -R nobody {folder}"
+        before_site.exec(HOST, "/bin/sh", "-c", f"echo kept >{others}; {planted}")
         before_site.ansible("playbooks/jump.yml", HOST, "-e", "ds4_role=jump")
+        assert before_site.exec(HOST, "/bin/cat", others) == "kept\n"
         assert "PUBLIC" in before_site.exec(
             HOST, "/usr/bin/ssh-keygen", "-e", "-f", "/opt/ds4/etc/jump/key.pub"
         )
