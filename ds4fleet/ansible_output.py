@@ -13,7 +13,7 @@ from typing import Any
 from ansible import constants
 from ansible.utils.color import stringc
 
-from ds4fleet.role_code import ds4_plain
+from ds4agent.border import plain as border_plain
 
 #: Colours that Ansible itself puts into a text before it shows it: of a difference's lines, of the recap.
 _OF_DIFFERENCES = ("COLOR_DIFF_ADD", "COLOR_DIFF_REMOVE", "COLOR_DIFF_LINES")
@@ -68,4 +68,4 @@ def _recap(line: str, codes: tuple[str, str]) -> str:
 
 
 def _text(line: str) -> str:
-    return str(ds4_plain.text(line))
+    return str(border_plain.text(line))

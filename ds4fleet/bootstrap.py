@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ds4agent.mac import parse as mac_parse
+from ds4agent.mac import updates as mac_updates
 from ds4fleet import names
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.public_keys import parse_key
-from ds4fleet.role_code import ds4_parse, ds4_settings
 
-UPDATE_DOMAIN: str = ds4_settings.UPDATE_DOMAIN
-UPDATE_KEYS: tuple[str, ...] = ds4_settings.UPDATE_KEYS
+UPDATE_DOMAIN: str = mac_updates.UPDATE_DOMAIN
+UPDATE_KEYS: tuple[str, ...] = mac_updates.UPDATE_KEYS
 
 #: Where `softwareupdate` puts the Command Line Tools, and the Python of theirs that modules run under.
 TOOLS_DIR = "/Library/Developer/CommandLineTools"
@@ -114,14 +115,14 @@ class Probe:
             tools=bool(sections["tools"].strip()) and bool(python),
             installing=sections["installing"].strip() == "yes",
             python=tuple(int(part) for part in python.groups()) if python else (),
-            power=ds4_parse.pmset(sections["power"]),
-            power_keys=frozenset(ds4_parse.pmset_capabilities(sections["powerkeys"])),
+            power=mac_parse.pmset(sections["power"]),
+            power_keys=frozenset(mac_parse.pmset_capabilities(sections["powerkeys"])),
             updates={
                 key: value == "1"
                 for key, value in re.findall(r"^(\w+) ([01])\s*$", sections["updates"], re.M)
             },
-            timezone=ds4_parse.timezone(sections["timezone"].strip()),
-            filevault=ds4_parse.filevault(sections["filevault"]),
+            timezone=mac_parse.timezone(sections["timezone"].strip()),
+            filevault=mac_parse.filevault(sections["filevault"]),
         )
 
 
@@ -174,7 +175,7 @@ def warnings(host: str, probe: Probe, wanted: Wanted) -> list[str]:
             " somebody unlocks the disk with a password (on macOS 26 by a password login over ssh); a server"
             " that must come back by itself wants FileVault off, or `fdesetup authrestart` for each reboot"
         )
-    _power, missing = ds4_settings.power(wanted.power, probe.power, probe.power_keys)
+    _power, missing = mac_updates.power(wanted.power, probe.power, probe.power_keys)
     if missing:
         said.append(f"{host}: this Mac has no power setting named {', '.join(missing)}; left alone")
     if re.match(r"d....w|d.......w", probe.home_mode):
@@ -295,14 +296,14 @@ fi
 
 def _settings_step(probe: Probe, wanted: Wanted) -> Step | None:
     commands, parts = [], []
-    power, _unknown = ds4_settings.power(wanted.power, probe.power, probe.power_keys)
+    power, _unknown = mac_updates.power(wanted.power, probe.power, probe.power_keys)
     if power:
         words = [word for key, value in power.items() for word in (key, str(value))]
         commands.append(shlex.join(["/usr/bin/pmset", "-a", *words]))
         parts.append(
             "power " + ", ".join(f"{key} {probe.power.get(key)} -> {value}" for key, value in power.items())
         )
-    updates = ds4_settings.updates(probe.updates)
+    updates = mac_updates.updates(probe.updates)
     if updates:
         commands.append("/usr/sbin/softwareupdate --schedule off >/dev/null")
         commands += [f"/usr/bin/defaults write {UPDATE_DOMAIN} {key} -bool false" for key in updates]

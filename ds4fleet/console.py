@@ -1,7 +1,7 @@
 """What the operator sees: one console for people, JSON for machines, one line for an error.
 
 This is the border for all text of Macs, engines, peers and file names: what is printed here is taken
-literally. There is no markup, and nothing that a terminal would obey gets through (ds4_plain); colours are
+literally. There is no markup, and nothing that a terminal would obey gets through (border.plain); colours are
 given beside a text, by `style` or `styled`.
 """
 
@@ -19,8 +19,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from ds4agent.border import plain
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.role_code import ds4_plain
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,12 +34,12 @@ class PlainConsole(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """A string as it is measured and shown."""
-        return super().render_str(ds4_plain.text(text), **options)
+        return super().render_str(plain.text(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Everything goes through here, what came as Text too; rich's own control codes are apart from it."""
         for segment in super().render(renderable, options):
-            shown = segment.text if segment.control else ds4_plain.text(segment.text)
+            shown = segment.text if segment.control else plain.text(segment.text)
             yield segment if shown == segment.text else Segment(shown, segment.style)
 
 
@@ -67,19 +67,19 @@ def table(title: str, *columns: str) -> PlainTable:
 
 def styled(text: object, style: str = "") -> Text:
     """One line of a text in a style of rich (`red`, `bold cyan`); nothing of it is markup."""
-    return Text(ds4_plain.line(text), style=style)
+    return Text(plain.line(text), style=style)
 
 
 def write(text: str, *, error: bool = False) -> None:
     """A block as it is, without wrapping: a file, a difference, a command to be copied."""
     stream = sys.stderr if error else sys.stdout
-    stream.write(ds4_plain.text(text))
+    stream.write(plain.text(text))
     stream.flush()
 
 
 def line(text: object) -> str:
     """A text of others as a part of a line: its own line breaks stand there as letters."""
-    return str(ds4_plain.line(text))
+    return str(plain.line(text))
 
 
 def print_json(value: Any) -> None:
@@ -106,7 +106,7 @@ def confirm(question: str, *, yes: bool = False) -> bool:
 
 def report(error: OperatorError) -> int:
     """Prints the error's sentence (and its detail when DS4_VERBOSE is set); returns the exit code."""
-    err.print(Text.assemble(("error:", "bold red"), " ", ds4_plain.line(error.sentence)))
+    err.print(Text.assemble(("error:", "bold red"), " ", plain.line(error.sentence)))
     if error.detail and os.environ.get("DS4_VERBOSE"):
         err.print(error.detail.rstrip())
     return error.exit_code

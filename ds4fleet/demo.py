@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ds4agent.border import bounded_http, bounded_json
+from ds4agent.engine import models as engine_models
 from ds4fleet import locales
 from ds4fleet.cli import container
 from ds4fleet.console import operator_errors, out, styled, table
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host, ansible_environment
-from ds4fleet.role_code import ds4_http, ds4_json, ds4_models
 
 LAB_LIMIT = "tokyo,singapore"
 REGION = "tokyo"
@@ -149,10 +150,10 @@ def answers(endpoint: str) -> bool:
 def models(endpoint: str) -> list[str]:
     """The model ids that the engine at `endpoint` offers; [] for whatever is no such answer."""
     try:
-        limits = ds4_http.Limits(MODELS_TIMEOUT_S)
-        status, body = ds4_http.ask(*_place(endpoint), "GET", ds4_models.PATH, limits=limits)
-        return [model["id"] for model in ds4_models.parse(body)] if status == 200 else []
-    except (ds4_http.HttpError, ds4_json.JsonError):
+        limits = bounded_http.Limits(MODELS_TIMEOUT_S)
+        status, body = bounded_http.ask(*_place(endpoint), "GET", engine_models.PATH, limits=limits)
+        return [model["id"] for model in engine_models.parse(body)] if status == 200 else []
+    except (bounded_http.HttpError, bounded_json.JsonError):
         return []
 
 
@@ -177,10 +178,12 @@ def stream_chat(endpoint: str, prompt: str) -> Iterator[tuple[str, str]]:
         "max_tokens": 200,
     }
     headers = {"Content-Type": "application/json"}
-    limits = ds4_http.Limits(STREAM_TIMEOUT_S, STREAM_BYTES)
+    limits = bounded_http.Limits(STREAM_TIMEOUT_S, STREAM_BYTES)
     path = "/v1/chat/completions"
     try:
-        with ds4_http.asking(*_place(endpoint), "POST", path, json.dumps(body), headers, limits) as answer:
+        with bounded_http.asking(
+            *_place(endpoint), "POST", path, json.dumps(body), headers, limits
+        ) as answer:
             if answer.status != 200:
                 text = answer.said().strip()[:500]
                 raise OperatorError(
@@ -191,18 +194,18 @@ def stream_chat(endpoint: str, prompt: str) -> Iterator[tuple[str, str]]:
                 if event == b"[DONE]":
                     return
                 if line.startswith(b"data:"):
-                    yield from _pieces(ds4_json.mapping(event))
-    except ds4_http.HttpError as error:
+                    yield from _pieces(bounded_json.mapping(event))
+    except bounded_http.HttpError as error:
         raise OperatorError(f"The answer from {endpoint} broke off: {error}.") from error
-    except ds4_json.JsonError as error:
+    except bounded_json.JsonError as error:
         raise OperatorError(f"An event from {endpoint} {error}.") from error
     raise OperatorError(f"The answer from {endpoint} broke off before its end.")
 
 
 def _pieces(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The pieces of text in one event of a streamed chat completion."""
-    for choice in ds4_json.objects(event.get("choices")):
-        delta = ds4_json.child(choice, "delta")
+    for choice in bounded_json.objects(event.get("choices")):
+        delta = bounded_json.child(choice, "delta")
         for kind, key in (("thought", "reasoning_content"), ("answer", "content")):
             if isinstance(delta.get(key), str) and delta[key]:
                 yield kind, delta[key]

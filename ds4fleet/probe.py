@@ -15,7 +15,7 @@ from ds4fleet.markdown import block, code, inline
 from maclab.machine import stock
 
 DISKUTIL = "maclab/commands/diskutil.py"
-PARSERS = "roles/ds4/module_utils/ds4_parse.py"
+PARSERS = "plugins/module_utils/ds4agent/mac/parse.py"
 QUIRKS = "the facts carry it; the default is in maclab/machine/model.py (Quirks)"
 
 #: finding: (what the lab does, where). Sources: reference 1.3, 1.4, 1.5, 2.3, 4 and 5.1, marks B and C.
@@ -87,7 +87,7 @@ def differences(
                 f"observation {error['probe']}",
                 "can be made",
                 str(error["message"]),
-                "roles/ds4/module_utils/ds4_observation.py",
+                "plugins/module_utils/ds4agent/observe/observation.py",
             )
         )
     return found

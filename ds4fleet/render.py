@@ -28,7 +28,7 @@ LABEL_WIRED = "com.ds4fleet.wired"
 LABEL_LOGS = "com.ds4fleet.logs"
 LABELS = (LABEL_SERVER, LABEL_MOUNTS, LABEL_WIRED, LABEL_LOGS)
 
-#: Written last into a release (roles/ds4/module_utils/ds4_release.py); ds4-start wants to see it.
+#: Written last into a release (plugins/module_utils/ds4agent/engine/release.py); ds4-start wants to see it.
 RELEASE_MARKER = ".ds4-fleet.json"
 
 #: Flags that ds4-server has had since May 2026 (`ds4-server --help` of 8d57664), as far as a plan uses them.

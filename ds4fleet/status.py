@@ -10,11 +10,12 @@ from typing import Any
 
 from rich.table import Table
 
+from ds4agent.border import bounded_json
+from ds4agent.engine import models as engine_models
 from ds4fleet.console import line, styled, table
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
 from ds4fleet.fleet import Host
 from ds4fleet.render import Paths, role_defaults
-from ds4fleet.role_code import ds4_json, ds4_models
 from ds4fleet.weights import macs
 
 _MORE_AT_ONCE_THAN_A_FLEET = 32
@@ -60,7 +61,7 @@ def parse(host: Host, output: str) -> Status:
     parts = dict(re.findall(r"^@@(\w+)\n(.*?)(?=\n@@|\Z)", output, re.M | re.S))
     text = {name: part.strip() for name, part in parts.items()}
     booted = re.search(r"sec = (\d{1,18})", text.get("boot", ""))
-    now_s = ds4_json.count(text.get("now"))
+    now_s = bounded_json.count(text.get("now"))
     job = re.search(r"^\s*state = (.{1,100})$", text.get("job", ""), re.M)
     pid = re.search(r"^\s*pid = (\d{1,18})$", text.get("job", ""), re.M)
     code = re.search(r"^\s*last exit code = (\d{1,18})", text.get("job", ""), re.M)
@@ -91,7 +92,7 @@ def parse(host: Host, output: str) -> Status:
         trouble=trouble,
         macos=text.get("macos", "")[:40],
         up_s=now_s - int(booted[1]) if booted and now_s else 0,
-        wired_limit_mib=ds4_json.count(text.get("wired")) or 0,
+        wired_limit_mib=bounded_json.count(text.get("wired")) or 0,
         release=text.get("release", "").rpartition("/")[2][:80],
         job=state,
         pid=int(pid[1]) if pid else 0,
@@ -104,8 +105,8 @@ def parse(host: Host, output: str) -> Status:
 def _offered(body: str) -> tuple[list[dict[str, Any]], str]:
     """(the models of a /v1/models body, what is wrong with it); nothing at all is wrong with no body."""
     try:
-        return (ds4_models.parse(body), "") if body else ([], "")
-    except ds4_json.JsonError as error:
+        return (engine_models.parse(body), "") if body else ([], "")
+    except bounded_json.JsonError as error:
         return [], str(error)
 
 
@@ -116,7 +117,7 @@ def ask(host: Host) -> Status:
     script = _SCRIPT.format(
         root=paths.root,
         port=settings["ds4_port"],
-        most=ds4_json.MAX_BYTES + 1,
+        most=bounded_json.MAX_BYTES + 1,
         mounts=paths.boot_state("mounts"),
         wired=paths.boot_state("wired"),
     )

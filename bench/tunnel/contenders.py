@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ds4fleet.tunnel.endpoint import EndpointSpec
+from ds4agent.tunnel.endpoint import EndpointSpec
+from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.tunnel.hold import Job
-from ds4fleet.tunnel.spec import TunnelSpec
 
 WIRE, BASELINE = "no tunnel", "ssh -L"
 TUNNEL, ENDPOINT = "fab tunnel --host", "fab tunnel --region"

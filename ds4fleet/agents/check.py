@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from ds4agent.border import bounded_http, bounded_json
 from ds4fleet.agents.clients import KEY, Server
-from ds4fleet.role_code import ds4_http, ds4_json
 
 #: For a whole answer, its prefill on a slow Mac counted in.
 ANSWER_TIMEOUT_S = 900.0
@@ -75,13 +75,13 @@ class Api:
         began = time.monotonic()
         headers = {"Authorization": f"Bearer {KEY}", "x-api-key": KEY, "Content-Type": "application/json"}
         data = json.dumps(body) if body is not None else None
-        limits = ds4_http.Limits(self.timeout_s, ANSWER_BYTES)
+        limits = bounded_http.Limits(self.timeout_s, ANSWER_BYTES)
         try:
-            with ds4_http.asking(self.host, self.port, method, path, data, headers, limits) as response:
+            with bounded_http.asking(self.host, self.port, method, path, data, headers, limits) as response:
                 if response.status != 200:
                     raise Failed(f"HTTP {response.status}: {_message(response.said())}")
                 if not (body or {}).get("stream"):
-                    return Reply(ds4_json.mapping(response.body(), max_bytes=ANSWER_BYTES), [], None)
+                    return Reply(bounded_json.mapping(response.body(), max_bytes=ANSWER_BYTES), [], None)
                 first_s = None
                 events = []
                 for event in _events(response.lines()):
@@ -89,17 +89,17 @@ class Api:
                         first_s = time.monotonic() - began
                     events.append(event)
                 return Reply(None, events, first_s)
-        except ds4_http.HttpError as error:
+        except bounded_http.HttpError as error:
             raise Failed(str(error)) from error
-        except ds4_json.JsonError as error:
+        except bounded_json.JsonError as error:
             raise Failed(f"the answer {error}") from error
 
 
 def _message(said: str) -> str:
     """What an error's body says, as the API has it or by its beginning."""
     try:
-        return str(ds4_json.mapping(said)["error"]["message"])[:MESSAGE_LETTERS]
-    except (ds4_json.JsonError, KeyError, TypeError):
+        return str(bounded_json.mapping(said)["error"]["message"])[:MESSAGE_LETTERS]
+    except (bounded_json.JsonError, KeyError, TypeError):
         return said[:MESSAGE_LETTERS]
 
 
@@ -107,13 +107,13 @@ def _events(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
     """The data of each server-sent event; comments (`: prefill`) only keep the connection alive."""
     for line in lines:
         if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
-            yield ds4_json.mapping(line[6:])
+            yield bounded_json.mapping(line[6:])
 
 
 def _has_text(event: dict[str, Any]) -> bool:
-    choices = ds4_json.objects(event.get("choices"))
+    choices = bounded_json.objects(event.get("choices"))
     if choices:
-        delta = ds4_json.child(choices[0], "delta")
+        delta = bounded_json.child(choices[0], "delta")
         return any(delta.get(key) for key in ("content", "reasoning_content", "tool_calls"))
     kind = str(event.get("type", ""))
     return kind.endswith(".delta") or kind == "content_block_delta"
@@ -192,8 +192,8 @@ def _tool_call(api: Api, server: Server) -> tuple[float | None, str]:
     if not call.get("id") or call["function"]["name"] != TOOL["name"]:
         raise Failed("the call has no id or another name")
     try:
-        ds4_json.mapping(call["function"]["arguments"])
-    except ds4_json.JsonError as error:
+        bounded_json.mapping(call["function"]["arguments"])
+    except bounded_json.JsonError as error:
         raise Failed(f"what the call has for arguments {error}") from error
     answered = [
         *messages,

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ds4agent.border import bounded_json, plain
 from ds4fleet.agents import proxies
-from ds4fleet.role_code import ds4_json, ds4_plain
 
 #: Ids go into files and command lines of other programs.
 ID = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,199}\Z", re.A)
@@ -57,16 +57,16 @@ class Server:
     def from_models(cls, name: str, url: str, models: Any) -> Server:
         """Reads a /v1/models body. Since July it lists aliases of both families; `name` tells which is
         loaded. Raises ValueError when the body says nothing useful."""
-        entries = ds4_json.objects(models.get("data") if isinstance(models, Mapping) else None)
+        entries = bounded_json.objects(models.get("data") if isinstance(models, Mapping) else None)
         if not entries:
             raise ValueError("the model list has no id and context")
-        loaded = ds4_plain.line(entries[0].get("name") or entries[0].get("id"), 80)
+        loaded = plain.line(entries[0].get("name") or entries[0].get("id"), 80)
         slug = loaded.lower().replace(" ", "-")
         entry = next((one for one in entries if one.get("id") == slug), entries[0])
-        provider = ds4_json.child(entry, "top_provider")
-        context = ds4_json.count(entry.get("context_length") or provider.get("context_length"))
-        most = ds4_json.count(provider.get("max_completion_tokens")) or context
-        model = ds4_json.text(entry.get("id"))
+        provider = bounded_json.child(entry, "top_provider")
+        context = bounded_json.count(entry.get("context_length") or provider.get("context_length"))
+        most = bounded_json.count(provider.get("max_completion_tokens")) or context
+        model = bounded_json.text(entry.get("id"))
         if not context or not most or not ID.match(model):
             raise ValueError("the model list has no id and context that a client could use")
         return cls(name, url, model, loaded, context, min(most, context))

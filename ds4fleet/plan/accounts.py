@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ds4agent.mac import accounts
 from ds4fleet.names import OWN_ACCOUNTS
-from ds4fleet.role_code import ds4_accounts
 
-REAL_NAMES: Mapping[str, str] = ds4_accounts.REAL_NAMES
-NO_HOME: str = ds4_accounts.NO_HOME
+REAL_NAMES: Mapping[str, str] = accounts.REAL_NAMES
+NO_HOME: str = accounts.NO_HOME
 
 
 def objections(
@@ -23,9 +23,9 @@ def objections(
         user = users.get(name)
         # An observation of an older release does not tell the full name.
         known = user is not None and "real_name" in user
-        why = ds4_accounts.whose(name, user, real_name) if known else ""
+        why = accounts.whose(name, user, real_name) if known else ""
         gid = (user or {}).get("gid")
-        why = why or ds4_accounts.whose_group(name, groups.get(name), uid, gid, set())
+        why = why or accounts.whose_group(name, groups.get(name), uid, gid, set())
         if why:
             sentences.append(
                 f"{host}: {variable} is {name!r}, but {why}; choose a name that no account has, or delete"

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ds4agent.mac import volumes as mac_volumes
 from ds4fleet.errors import OperatorError
 from ds4fleet.memory import GB, MIB
 from ds4fleet.plan.types import VolumePlan
-from ds4fleet.role_code import ds4_volumes
 
 #: Room above the sum of the files: APFS metadata, stamps, a catalogue of a few MB (a judgement, not a
 #: measurement).
@@ -229,8 +229,8 @@ def _strangers(
     for purpose, have in found.items():
         wanted = {"name": names[purpose], "mount_point": places[purpose]}
         at = str((have or {}).get("mount_point") or "")
-        why = ds4_volumes.whose(wanted, have, at, texts) if have else ""
-        why = why or ds4_volumes.in_the_way(wanted, have, others, texts)
+        why = mac_volumes.whose(wanted, have, at, texts) if have else ""
+        why = why or mac_volumes.in_the_way(wanted, have, others, texts)
         if why:
             sentences.append(f"ds4_storage_{purpose}_volume is {names[purpose]!r}, but {why}")
     return sentences

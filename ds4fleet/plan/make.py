@@ -15,6 +15,7 @@ from typing import Any
 
 from ds4fleet import guard, memory, names, render, speed
 from ds4fleet.catalogue import Catalogue, Engine, ModelFile, load
+from ds4fleet.components import agent
 from ds4fleet.errors import OperatorError
 from ds4fleet.memory import MIB, Mac, Request, Verdict
 from ds4fleet.plan import accounts
@@ -57,11 +58,13 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
     switched = switch.watched(paths.root)
     jumping = jump_files.watched(paths.root)
     staged = relay.watched(paths.root)
+    programs = agent.watched(paths.root)
     users = [str(settings[f"ds4_{account}_user"]) for account in ("service", "tunnel", "seed")]
     port = settings["ds4_port"]
     return {
         "files": _once(
             known["files"],
+            programs["files"],
             guarded["files"],
             switched["files"],
             jumping["files"],
@@ -164,6 +167,8 @@ class _Planner:
             return
         desired = render.desired(plan.to_dict(), {**self.vars, **numbers(self.read, self.asked)})
         plan.files, plan.jobs, plan.server = desired["files"], desired["jobs"], desired["server"]
+        if plan.server is not None:
+            plan.files += agent.entries(self.paths.root)
         for part in (guard, switch):
             files, jobs = part.entries(self.paths.root, plan.server is not None)
             plan.files += files

@@ -207,10 +207,11 @@ def _file_difference(entry: Mapping[str, Any], have: Mapping[str, Any] | None, b
         return f"replace {path}: it is a {have['kind']}, not a {kind}"
     if kind == "link":
         return None if have.get("target") == entry["target"] else f"point {path} to {entry['target']}"
+    wanted = entry.get("sha256")
     if kind == "file" and entry["content"] is not None:
-        digest = hashlib.sha256(str(entry["content"]).encode()).hexdigest()
-        if have.get("sha256") != digest:
-            return f"write {path}"
+        wanted = hashlib.sha256(str(entry["content"]).encode()).hexdigest()
+    if wanted and have.get("sha256") != wanted:
+        return f"write {path}"
     odd = [key for key in ("owner", "group", "mode") if entry.get(key) and have.get(key) != entry[key]]
     return f"correct {', '.join(odd)} of {path}" if odd else None
 

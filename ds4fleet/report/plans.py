@@ -10,13 +10,13 @@ from typing import Any
 
 from rich.table import Table
 
+from ds4agent.border import bounded_json
 from ds4fleet import console
 from ds4fleet.errors import EXIT_REFUSED, OperatorError
 from ds4fleet.fleet import Fleet, Host
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.types import HostPlan
 from ds4fleet.report import what_if as purchase
-from ds4fleet.role_code import ds4_json
 
 #: Where `fab observe` keeps what it saw; used when it is there, so that limits and disks are the live ones.
 FACTS = Path("facts")
@@ -82,8 +82,8 @@ def observation(facts: Path, name: str) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        data = ds4_json.mapping(path.read_bytes(), max_bytes=FACTS_BYTES)
-    except ds4_json.JsonError as error:
+        data = bounded_json.mapping(path.read_bytes(), max_bytes=FACTS_BYTES)
+    except bounded_json.JsonError as error:
         raise OperatorError(f"{path} {error}; observe again (fab observe) or remove it") from None
     seen = data.get("observation", data)
     if not isinstance(seen, dict) or "memory" not in seen:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ds4agent.tunnel import nearest
+from ds4agent.tunnel.endpoint import EndpointSpec
+from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.fleet import Fleet, Host
 from ds4fleet.names import HOST
 from ds4fleet.render import role_defaults
-from ds4fleet.tunnel import nearest
-from ds4fleet.tunnel.endpoint import EndpointSpec
-from ds4fleet.tunnel.spec import TunnelSpec
 
 #: Roles of Macs without an engine behind their tunnel.
 IDLE_ROLES = ("stage", "jump")

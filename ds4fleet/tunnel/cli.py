@@ -13,15 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ds4agent.tunnel import ports, ssh
+from ds4agent.tunnel.endpoint import EndpointSpec
+from ds4agent.tunnel.machine import State
+from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet import console
 from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host
-from ds4fleet.tunnel import belonging, home, persist, ports, ssh
+from ds4fleet.tunnel import belonging, home, persist
 from ds4fleet.tunnel.asked import spec_of
-from ds4fleet.tunnel.endpoint import EndpointSpec
 from ds4fleet.tunnel.hold import Holder, Job, Taken
-from ds4fleet.tunnel.machine import State
-from ds4fleet.tunnel.spec import TunnelSpec
 from ds4fleet.tunnel.view import everything
 
 #: How long --background waits for the tunnel before it reports and leaves.

@@ -18,13 +18,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ds4fleet.tunnel import ds4_plain, home, ports
-from ds4fleet.tunnel.endpoint import Endpoint, EndpointSpec
-from ds4fleet.tunnel.front import HostFront, Ports
-from ds4fleet.tunnel.link import Link
-from ds4fleet.tunnel.machine import Policy, State
-from ds4fleet.tunnel.quarantine import Quarantine
-from ds4fleet.tunnel.spec import TunnelSpec
+from ds4agent.border import plain
+from ds4agent.tunnel import ports
+from ds4agent.tunnel.endpoint import Endpoint, EndpointSpec
+from ds4agent.tunnel.front import HostFront, Ports
+from ds4agent.tunnel.link import Link
+from ds4agent.tunnel.machine import Policy, State
+from ds4agent.tunnel.quarantine import Quarantine
+from ds4agent.tunnel.spec import TunnelSpec
+from ds4fleet.tunnel import home
 
 Say = Callable[[str, str], None]
 ELSEWHERE_EVERY_S = 0.5
@@ -259,8 +261,8 @@ class Holder:
     def _note(self, name: str, text: str) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         with contextlib.suppress(OSError):  # a full disk must not end a tunnel
-            home.write_log(name, f"{stamp} {ds4_plain.line(text)}")
-        self.say(name, ds4_plain.line(text))
+            home.write_log(name, f"{stamp} {plain.line(text)}")
+        self.say(name, plain.line(text))
 
     # -- the control socket -------------------------------------------------------------------------------
 
@@ -311,7 +313,7 @@ def main() -> int:
         try:
             await Holder(job).run()
         except Taken as error:
-            sys.stderr.write(f"{ds4_plain.line(error)}\n")
+            sys.stderr.write(f"{plain.line(error)}\n")
             return 1
         return 0
 

@@ -9,38 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ds4fleet.render import ROLE
-from ds4fleet.tunnel.spec import TunnelSpec
+from ds4agent.tunnel.spec import TunnelSpec
+from ds4fleet.components import agent
 
-#: Modules that make up the package on a jump Mac.
-CARRIED = (
-    "answer",
-    "apis",
-    "attempt",
-    "child",
-    "choose",
-    "endpoint",
-    "front",
-    "heads",
-    "jump",
-    "knocking",
-    "link",
-    "machine",
-    "nearest",
-    "ports",
-    "probe",
-    "quarantine",
-    "refusal",
-    "request",
-    "spec",
-    "ssh",
-    "telling",
-    "wire",
-    "within",
-)
-#: Of the role's module_utils; the controller has them under the same names.
-SHARED = ("ds4_json", "ds4_plain")
-PACKAGE = "ds4_tunnel"
 LABEL = "com.ds4fleet.jump"
 #: First local port of the tunnels behind the endpoint; nobody else uses them on a jump Mac.
 MEMBER_PORT = 18000
@@ -67,11 +38,9 @@ def config(
 
 def watched(root: str) -> dict[str, list[str]]:
     """Paths and labels that a jump Mac may have, in the order in which they would be made."""
-    package = f"{root}/libexec/{PACKAGE}"
-    modules = [f"{package}/{name}.py" for name in ("__init__", *CARRIED, *SHARED)]
     keys = [f"{root}/etc/jump", f"{root}/etc/jump/key", f"{root}/etc/jump/key.pub"]
     settings = [f"{root}/etc/jump.json", f"{root}/etc/jump_known_hosts"]
-    return {"files": [*keys, package, *modules, *settings, plist_path()], "labels": [LABEL]}
+    return {"files": [*keys, *settings, plist_path()], "labels": [LABEL]}
 
 
 def plist_path() -> str:
@@ -80,46 +49,46 @@ def plist_path() -> str:
 
 
 def desired(
-    root: str, user: str, python: str, log: str, settings: Mapping[str, Any], host_keys: str
+    root: str, user: str, log: str, settings: Mapping[str, Any], host_keys: str
 ) -> dict[str, list[dict[str, Any]]]:
     """Files and launchd job of a jump Mac, in the shape of a plan's `files` and `jobs`.
 
-    root, user, python, log  the fleet's folder, the account that runs it, its interpreter and its log
+    root, user, log  the fleet's folder, the account that runs it and its log
     settings   the runner's configuration (`config`)
     host_keys  known_hosts lines of the targets
     """
-    package = f"{root}/libexec/{PACKAGE}"
     texts = {
-        f"{package}/__init__.py": '"""The tunnel supervisor of ds4-fleet."""\n',
-        **{f"{package}/{name}.py": (Path(__file__).parent / f"{name}.py").read_text() for name in CARRIED},
-        **{f"{package}/{name}.py": (ROLE / "module_utils" / f"{name}.py").read_text() for name in SHARED},
         f"{root}/etc/jump.json": json.dumps(settings, indent=1, sort_keys=True) + "\n",
         f"{root}/etc/jump_known_hosts": host_keys,
     }
     plist = plist_path()
     files = [
-        *(_folder(path) for path in (root, f"{root}/libexec", f"{root}/etc", package)),
+        *(_folder(path) for path in (root, f"{root}/libexec", f"{root}/etc")),
         _folder(f"{root}/run", user),
         _folder(f"{root}/run/tmp", user, "0700"),
         _folder(str(Path(log).parent)),
         _entry(log, "file", user, "0640"),
+        *agent.entries(root, stage="jump"),
         *(_entry(path, "file", content=text) for path, text in texts.items()),
-        _entry(plist, "file", content=_launchd_job(root, user, python, log), validate="plist"),
+        _entry(plist, "file", content=_launchd_job(root, user, log), validate="plist"),
     ]
     job = {"label": LABEL, "plist": plist, "state": "started", "restart_on": [*texts, plist], "stage": "jump"}
     return {"files": files, "jobs": [job]}
 
 
-def _launchd_job(root: str, user: str, python: str, log: str) -> str:
+def _launchd_job(root: str, user: str, log: str) -> str:
     """The property list of the runner's job."""
     return plistlib.dumps(
         {
             "Label": LABEL,
-            "ProgramArguments": [python, "-B", "-m", f"{PACKAGE}.jump", f"{root}/etc/jump.json"],
-            "WorkingDirectory": f"{root}/libexec",
+            "ProgramArguments": agent.argv(root, "jump", f"{root}/etc/jump.json"),
             "UserName": user,
             "GroupName": user,
-            "EnvironmentVariables": {"HOME": "/var/empty", "TMPDIR": f"{root}/run/tmp"},
+            "EnvironmentVariables": {
+                "HOME": "/var/empty",
+                "TMPDIR": f"{root}/run/tmp",
+                "DS4_CODE": agent.code("jump"),
+            },
             "RunAtLoad": True,
             "KeepAlive": True,
             "ThrottleInterval": 10,

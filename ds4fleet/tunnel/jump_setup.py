@@ -17,7 +17,6 @@ from ds4fleet.tunnel import jump_files
 from ds4fleet.tunnel.asked import names_in, serving, spec_of
 
 PLAYBOOK = "jump"
-PYTHON = "/usr/bin/python3"
 LOG = "/var/log/ds4/jump.log"
 NEAREST = "nearest"
 
@@ -73,7 +72,7 @@ def setup_of(one: Jump) -> dict[str, Any]:
     )
     lines = "".join(host_key_lines(target) for target in one.targets)
     user = str(settings["ds4_tunnel_user"])
-    return jump_files.desired(root, user, PYTHON, LOG, configuration, lines)
+    return jump_files.desired(root, user, LOG, configuration, lines)
 
 
 def host_key_lines(host: Host) -> str:

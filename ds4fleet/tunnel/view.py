@@ -10,12 +10,13 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
+from ds4agent.tunnel import nearest
+from ds4agent.tunnel.machine import State
 from ds4fleet import console
 from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
 from ds4fleet.fleet import Host
-from ds4fleet.tunnel import home, nearest
+from ds4fleet.tunnel import home
 from ds4fleet.tunnel.asked import spec_of
-from ds4fleet.tunnel.machine import State
 
 WATCH_EVERY_S = 1.0
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ds4agent.border import bounded_json
 from ds4fleet.catalogue import Catalogue, load
 from ds4fleet.fleet import Host
 from ds4fleet.render import Paths
-from ds4fleet.role_code import ds4_json
 from ds4fleet.upgrade.rollout import Version
 from ds4fleet.upgrade.switch import folder
 from ds4fleet.weights.macs import ANSWER_BYTES, ask
@@ -119,7 +119,7 @@ def _before(state: Mapping[str, Any] | None, known: Catalogue) -> Version | None
 
 def _json(text: str) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = ds4_json.mapping(text, max_bytes=ANSWER_BYTES)
-    except ds4_json.JsonError:
+        found: dict[str, Any] = bounded_json.mapping(text, max_bytes=ANSWER_BYTES)
+    except bounded_json.JsonError:
         return None
     return found

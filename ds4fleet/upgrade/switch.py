@@ -1,6 +1,6 @@
-"""The Mac-side program ds4-switch as files and a launchd job, and the orders that it takes. Pure.
+"""What switches versions on a Mac as files and a launchd job, and the orders that it takes. Pure.
 
-What it does on the Mac is in roles/ds4/module_utils/ds4_switch_*.py.
+What it does on the Mac is in ds4agent.switch.
 """
 
 from __future__ import annotations
@@ -9,38 +9,13 @@ import plistlib
 from collections.abc import Mapping
 from typing import Any
 
+from ds4fleet.components import agent
+from ds4fleet.components.base import entry, job
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.guard import PYTHON
-from ds4fleet.program import entry, job, library, library_dirs, script
 from ds4fleet.render import LABEL_SERVER, LABEL_WIRED, Paths
 
 LABEL_SWITCH = "com.ds4fleet.switch"
-#: The role's module_utils that run on the Mac without Ansible, and need nothing of it.
-LIBRARY = (
-    "ds4_json",
-    "ds4_http",
-    "ds4_models",
-    "ds4_output",
-    "ds4_run",
-    "ds4_safe",
-    "ds4_clear",
-    "ds4_parse",
-    "ds4_jobs",
-    "ds4_answers",
-    "ds4_serving",
-    "ds4_switch_core",
-    "ds4_switch_state",
-    "ds4_drain",
-    "ds4_switch_gate",
-    "ds4_switch_swap",
-    "ds4_switch_mac",
-)
 _STATE = ("order", "answer", "journal", "lock", "previous", "drain")
-
-
-def program(root: str) -> str:
-    """The path of ds4-switch on a Mac."""
-    return f"{root}/libexec/ds4-switch"
 
 
 def folder(root: str) -> str:
@@ -49,40 +24,36 @@ def folder(root: str) -> str:
 
 
 def _dirs(root: str) -> list[str]:
-    return [*library_dirs(root), f"{root}/var", folder(root)]
+    return [f"{root}/libexec", f"{root}/var", folder(root)]
 
 
 def watched(root: str) -> dict[str, list[str]]:
     """Paths and labels to observe on every Mac, in the order in which they would be made."""
     kept = [f"{folder(root)}/{name}.json" for name in _STATE]
     kept += [f"{folder(root)}/running", f"{folder(root)}/saved"]
-    files = [*_dirs(root), *kept, *library(root, LIBRARY), program(root), Paths.plist(LABEL_SWITCH)]
-    return {"files": files, "labels": [LABEL_SWITCH]}
+    return {"files": [*_dirs(root), *kept, Paths.plist(LABEL_SWITCH)], "labels": [LABEL_SWITCH]}
 
 
 def entries(root: str, serves: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(files, jobs) in the form of ds4fleet.render: there on a Mac that serves, gone from any other."""
     plist = Paths.plist(LABEL_SWITCH)
     if not serves:
-        return [entry(path, "absent") for path in (plist, program(root))], [job(LABEL_SWITCH, "absent")]
+        return [entry(plist, "absent")], [job(LABEL_SWITCH, "absent")]
     content = plistlib.dumps(
         {
             "Label": LABEL_SWITCH,
-            "ProgramArguments": [PYTHON, program(root)],
+            "ProgramArguments": agent.argv(root, "switch", root),
             # At boot it mends a switch that was cut off; otherwise it ends at once.
             "RunAtLoad": True,
             "KeepAlive": {"SuccessfulExit": False},
             "ProcessType": "Interactive",
             "ExitTimeOut": 10,
-            "EnvironmentVariables": {"PYTHONDONTWRITEBYTECODE": "1"},
             "StandardOutPath": "/var/log/ds4/switch.log",
             "StandardErrorPath": "/var/log/ds4/switch.log",
         },
         sort_keys=True,
     ).decode()
     files = [entry(path, "dir", mode="0755") for path in _dirs(root)]
-    files += [entry(path, "file", content=text, mode="0644") for path, text in library(root, LIBRARY).items()]
-    files.append(script("ds4-switch", program(root)))
     files.append(entry(plist, "file", content=content, mode="0644", validate="plist"))
     # Its code is read at each start; a restart because of a new one would cut a switch off.
     return files, [job(LABEL_SWITCH, "loaded", [plist])]
@@ -90,7 +61,7 @@ def entries(root: str, serves: bool) -> tuple[list[dict[str, Any]], list[dict[st
 
 def own(plan: Mapping[str, Any], root: str) -> dict[str, Any]:
     """{files, jobs} of a plan that ds4-switch itself consists of: what has to be there before an order."""
-    mine = set(watched(root)["files"])
+    mine = {*watched(root)["files"], *agent.watched(root)["files"]}
     return {
         "files": [entry for entry in plan["files"] if entry["path"] in mine],
         "jobs": [job for job in plan["jobs"] if job["label"] == LABEL_SWITCH],
@@ -151,7 +122,7 @@ def order(
 
 
 def limits(settings: Mapping[str, Any]) -> dict[str, float]:
-    """The settings of an order (ds4_switch_core.SETTINGS) from a host's variables.
+    """The settings of an order (switch.core.SETTINGS) from a host's variables.
 
     Raises OperatorError for a value that cannot be meant.
     """

@@ -21,10 +21,11 @@ from typing import Any
 
 import yaml
 
+from ds4agent.border import bounded_http, bounded_json
+from ds4agent.weights import gguf, origin
 from ds4fleet import console
 from ds4fleet.catalogue import Catalogue, Family, load
 from ds4fleet.errors import EXIT_REFUSED, EXIT_USAGE, OperatorError
-from ds4fleet.role_code import ds4_gguf, ds4_http, ds4_json, ds4_origin
 
 #: As much of a file as is read. What tells the family comes before the vocabulary, which fills the rest of it
 #: in published files: data of Flash q2 begins at byte 5,333,824, and the tensors are the last of its header.
@@ -37,7 +38,7 @@ _SHA256 = re.compile(r'(?:W/)?"?([0-9a-f]{64})"?\Z')
 #: Share by which a file of a known form may differ in size from its sister: headers, imatrix metadata.
 SIZE_TOLERANCE = 0.01
 #: What can go wrong with a server, its address and a token that a header cannot carry.
-_UNREADABLE = (OSError, HTTPException, ValueError, OverflowError, ds4_origin.SourceError, ds4_http.HttpError)
+_UNREADABLE = (OSError, HTTPException, ValueError, OverflowError, origin.SourceError, bounded_http.HttpError)
 _GATE = "blk.{}.ffn_gate_exps.weight"
 
 
@@ -89,8 +90,8 @@ def propose(
     Raises OperatorError: for a GGUF that the engine cannot load the reason from its header.
     """
     try:
-        header = ds4_gguf.parse(found.head, partial=len(found.head) < found.size_bytes)
-    except ds4_gguf.GgufError as error:
+        header = gguf.parse(found.head, partial=len(found.head) < found.size_bytes)
+    except gguf.GgufError as error:
         raise _refusal(found, str(error)) from None
     family = _family(found, header, catalogue)
     unknown = []
@@ -184,7 +185,7 @@ def _objections(header: Mapping[str, Any], family: Family, size_bytes: int) -> l
         # What the first MiB does not hold is neither right nor wrong yet.
         wanted = expected.get("keys", {})
         expected["keys"] = {name: wanted[name] for name in wanted if name in header["keys"]}
-    return list(ds4_gguf.objections(header, expected, size_bytes))
+    return list(gguf.objections(header, expected, size_bytes))
 
 
 def _quant_of(found: Found, header: Mapping[str, Any], family: Family, catalogue: Catalogue) -> str | None:
@@ -216,7 +217,7 @@ def from_file(path: Path, hashed: bool) -> Found:
     """What a file of this machine shows; with `hashed` it is read whole."""
     try:
         with path.open("rb") as handle:
-            head = handle.read(ds4_gguf.MAX_HEADER_BYTES if hashed else HEAD_BYTES)
+            head = handle.read(gguf.MAX_HEADER_BYTES if hashed else HEAD_BYTES)
             digest = None
             if hashed:
                 handle.seek(0)
@@ -238,7 +239,7 @@ def from_url(url: str) -> Found:
         url = f"{hub[1]}/{hub[2]}/resolve/{hub[3]}/{hub[4]}"
     said = _head(url) if hub else {}
     head, size = _first(url)
-    linked = ds4_json.count(said.get("x-linked-size"))
+    linked = bounded_json.count(said.get("x-linked-size"))
     if linked is not None and linked != size:
         raise OperatorError(f"{url}: the hub says {linked} bytes, what it delivers has {size}")
     digest = _SHA256.match(str(said.get("x-linked-etag", "")))
@@ -254,13 +255,13 @@ def from_url(url: str) -> Found:
 
 
 def _opener(stays: bool = False) -> urllib.request.OpenerDirector:
-    limits = ds4_http.Limits(WHOLE_S, HEAD_BYTES, TIMEOUT_S)
-    made: urllib.request.OpenerDirector = ds4_origin.opener(limits, stays)
+    limits = bounded_http.Limits(WHOLE_S, HEAD_BYTES, TIMEOUT_S)
+    made: urllib.request.OpenerDirector = origin.opener(limits, stays)
     return made
 
 
 def _request(url: str, method: str) -> urllib.request.Request:
-    request: urllib.request.Request = ds4_origin.range_request(url, 0, HEAD_BYTES - 1)
+    request: urllib.request.Request = origin.range_request(url, 0, HEAD_BYTES - 1)
     request.method = method
     if method == "HEAD":
         request.remove_header("Range")
@@ -268,7 +269,7 @@ def _request(url: str, method: str) -> urllib.request.Request:
     parts = urllib.parse.urlsplit(url)
     # Others than the hub that gave the token are not to learn it.
     if token and (parts.scheme, parts.netloc) == ("https", TOKEN_HOST):
-        request.add_unredirected_header("Authorization", ds4_origin.bearer(token))
+        request.add_unredirected_header("Authorization", origin.bearer(token))
     return request
 
 
@@ -284,7 +285,7 @@ def _head(url: str) -> dict[str, str]:
             raise _unreadable(url, f"status {error.code}") from None
         headers = error.headers
     except _UNREADABLE as error:
-        raise _unreadable(url, ds4_origin.clip(error)) from None
+        raise _unreadable(url, origin.clip(error)) from None
     return {name.lower(): value for name, value in headers.items()}
 
 
@@ -292,8 +293,8 @@ def _first(url: str) -> tuple[bytes, int]:
     """(the first MiB, size of the whole)."""
     try:
         with _opener().open(_request(url, "GET"), timeout=TIMEOUT_S) as answer:
-            count = ds4_origin.expected_bytes(answer, 0, HEAD_BYTES, None)
-            whole = ds4_origin.whole_bytes(answer)
+            count = origin.expected_bytes(answer, 0, HEAD_BYTES, None)
+            whole = origin.whole_bytes(answer)
             if whole is None:
                 raise _unreadable(url, "it does not say how long the file is")
             return answer.read(count), whole
@@ -301,7 +302,7 @@ def _first(url: str) -> tuple[bytes, int]:
         error.close()
         raise _unreadable(url, f"status {error.code}") from None
     except _UNREADABLE as error:
-        raise _unreadable(url, ds4_origin.clip(error)) from None
+        raise _unreadable(url, origin.clip(error)) from None
 
 
 def _unreadable(url: str, why: str) -> OperatorError:

@@ -13,10 +13,10 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
+from ds4agent.border import bounded_json
 from ds4fleet import console, playbook
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, OperatorError
 from ds4fleet.fleet import Fleet, Host
-from ds4fleet.role_code import ds4_json
 from ds4fleet.upgrade import rollout
 from ds4fleet.upgrade import run as upgrade
 from ds4fleet.weights import macs
@@ -190,13 +190,13 @@ def gather(hosts: Sequence[str], folder: Path) -> Report:
             report.silent.append(host)
             continue
         try:
-            told = ds4_json.mapping(path.read_bytes(), max_bytes=REPORT_BYTES)
+            told = bounded_json.mapping(path.read_bytes(), max_bytes=REPORT_BYTES)
             if "files" not in told:
                 report.refusals[host] = str(told.get("msg", "it failed"))
                 continue
             findings = [_finding(host, file) for file in told["files"]]
             safe, held_by = bool(told["safe_mode"]), str(told["held_by"] or "")
-        except (ds4_json.JsonError, KeyError, TypeError):
+        except (bounded_json.JsonError, KeyError, TypeError):
             report.refusals[host] = "what it reported makes no sense"
             continue
         if safe:
@@ -209,7 +209,7 @@ def gather(hosts: Sequence[str], folder: Path) -> Report:
 
 def _finding(host: str, told: Mapping[str, Any]) -> Finding:
     """One file as a Mac tells of it. Raises KeyError or TypeError."""
-    size = ds4_json.count(told["bytes"])
+    size = bounded_json.count(told["bytes"])
     used = told.get("used", [])
     if size is None or not isinstance(used, list):
         raise TypeError("not a finding")
@@ -229,17 +229,17 @@ def _progress(hosts: Sequence[Host], answers: Sequence[str]) -> Table:
     shown = console.table("", "host", "reads", "done", "of", "rate")
     for host, answer in zip(hosts, answers, strict=True):
         try:
-            said = ds4_json.mapping(answer)
-        except ds4_json.JsonError:
+            said = bounded_json.mapping(answer)
+        except bounded_json.JsonError:
             said = {}
         numbers = ("done_bytes", "total_bytes", "bytes_per_s")
-        done, total, rate = (ds4_json.count(said.get(name)) or 0 for name in numbers)
+        done, total, rate = (bounded_json.count(said.get(name)) or 0 for name in numbers)
         if not total:
             shown.add_row(host.name, "-", "-", "-", "-")
             continue
         shown.add_row(
             host.name,
-            ds4_json.text(said.get("file"), 200),
+            bounded_json.text(said.get("file"), 200),
             f"{100 * done / total:.1f} %",
             f"{total / GB:,.2f} GB",
             f"{rate / MB:,.0f} MB/s",

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from ds4agent.mac import output
 from ds4fleet import playbook
 from ds4fleet.errors import EXIT_MISSING, OperatorError
 from ds4fleet.fleet import Host
 from ds4fleet.render import role_defaults
-from ds4fleet.role_code import ds4_output
 
 #: A cold login over an ocean takes 8 to 9 round trips; beyond this a Mac counts as silent.
 CONNECT_TIMEOUT_S = 20
@@ -53,7 +53,7 @@ def hear(host: Host, script: str) -> tuple[str, str]:
     """
     token = f"{MARK}{secrets.token_hex(8)}-"
     try:
-        done = ds4_output.run(
+        done = output.run(
             [*ssh_argv(host), "/bin/sh -s"],
             ANSWER_TIMEOUT_S,
             stdin=script.replace(MARK, token),
@@ -62,7 +62,7 @@ def hear(host: Host, script: str) -> tuple[str, str]:
     except OSError as error:
         raise OperatorError(f"ssh cannot be run: {error.strerror}", exit_code=EXIT_MISSING) from None
     if done.cut:
-        late = done.cut == ds4_output.LATE
+        late = done.cut == output.LATE
         return "", "logged in, then silent" if late else f"it said more than {ANSWER_BYTES:,} bytes"
     own = (part.replace(MARK, "@ @") for part in done.stdout.split(token))
     return MARK.join(own), (done.stderr.strip().splitlines() or ["no answer"])[-1]

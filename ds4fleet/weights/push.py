@@ -22,15 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ds4agent.border import plain
+from ds4agent.mac import output as mac_output
+from ds4agent.weights import peer, seed
 from ds4fleet import held_file
 from ds4fleet.fleet import CHECKOUT, Host
-from ds4fleet.role_code import ds4_output, ds4_peer, ds4_plain, ds4_seed
 from ds4fleet.tunnel.home import TURN_S, state_dir
 from ds4fleet.weights import macs
 from ds4fleet.weights.relay import FOLDER
 from ds4fleet.weights.sources import PUSHED, directory_of
 
-#: Failed connections in a row for so long end the push; the Mac waits about as long (ds4_route).
+#: Failed connections in a row for so long end the push; the Mac waits about as long (weights.route).
 PATIENCE_S = 1200
 LONGEST_PAUSE_S = 30
 #: Of what ssh says when it ends.
@@ -114,7 +116,7 @@ def start(errands: Iterable[Errand]) -> Path | None:
     return log
 
 
-class Whole(ds4_seed.Offered):  # type: ignore[misc]
+class Whole(seed.Offered):
     """A file of this machine: all of it can be had. Whether it is the right one is proven over there."""
 
     def is_proven(self) -> bool:
@@ -122,7 +124,7 @@ class Whole(ds4_seed.Offered):  # type: ignore[misc]
         return path.is_file() and path.stat().st_size == self.total_bytes
 
 
-class Session(ds4_seed.Seed):  # type: ignore[misc]
+class Session(seed.Seed):
     """What ds4-seed is on a Mac, for the files of an errand."""
 
     def __init__(self, offered: Mapping[str, Whole], requests: Any, answers: Any) -> None:
@@ -131,7 +133,7 @@ class Session(ds4_seed.Seed):  # type: ignore[misc]
 
     def load(self) -> None:
         """Nothing is read from an order here."""
-        self.offered = self.mine
+        self.offered = dict(self.mine)
 
 
 @contextlib.contextmanager
@@ -142,7 +144,7 @@ def seeding(one: Errand) -> Iterator[str]:
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             with contextlib.suppress(OSError):
-                Session(offered, ds4_seed.requests(self.rfile), self.wfile).serve()
+                Session(offered, seed.requests(self.rfile), self.wfile).serve()
 
     class Server(socketserver.ThreadingUnixStreamServer):
         daemon_threads = True
@@ -184,7 +186,7 @@ def connect(one: Errand, local: str, script: str, over: threading.Event) -> int:
     options = ["ExitOnForwardFailure=yes", "ServerAliveInterval=5", "ServerAliveCountMax=3", "Compression=no"]
     words = [word for option in options for word in ("-o", option)]
     # sshd does not replace the socket that a lost connection has left.
-    gone = ds4_output.run(
+    gone = mac_output.run(
         [*macs.ssh_argv(one.host), f"/bin/rm -f {one.socket}"],
         macs.ANSWER_TIMEOUT_S,
         max_bytes=SAID_BYTES,
@@ -197,7 +199,7 @@ def connect(one: Errand, local: str, script: str, over: threading.Event) -> int:
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
     with subprocess.Popen(way, stdin=pipe, stdout=nowhere, stderr=pipe, bufsize=0) as ssh:
         assert ssh.stdin is not None
-        said = ds4_peer.Tail()
+        said = peer.Tail()
         said.follow(ssh.stderr)
         with contextlib.suppress(BrokenPipeError):
             ssh.stdin.write(script.encode())
@@ -213,7 +215,7 @@ def connect(one: Errand, local: str, script: str, over: threading.Event) -> int:
 def tell(one: Errand, what: str, sentence: str) -> None:
     """A line of the log."""
     stamp = time.strftime("%F %T")
-    print(f"{stamp} {one.host.name} {one.order_id}: {what}: {ds4_plain.line(sentence)}", flush=True)
+    print(f"{stamp} {one.host.name} {one.order_id}: {what}: {plain.line(sentence)}", flush=True)
 
 
 @contextlib.contextmanager

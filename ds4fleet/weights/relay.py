@@ -5,7 +5,7 @@ those that hold them already first, then those that have most of them, then thos
 receives from the one ahead while that one still receives; when it dies, from the next one ahead; at last
 from the source itself. The first one asks those behind it for what they have: a Mac that comes back after a
 power cut fetches nothing twice. Nobody waits for somebody behind, so nobody waits in a circle. The second
-one relieves the first where that one is slow (see ds4_scout), unless the wide link has a cap to keep.
+one relieves the first where that one is slow (see weights.scout), unless the wide link has a cap to keep.
 """
 
 from __future__ import annotations
@@ -18,46 +18,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ds4fleet import program
+from ds4agent.mac import accounts
+from ds4agent.weights import window as weights_window
+from ds4fleet.components import agent, base
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.guard import PYTHON
 from ds4fleet.render import ROLE, Paths
-from ds4fleet.role_code import ds4_accounts, ds4_window
 from ds4fleet.weights.sources import PUSHED
 
 LABEL_FETCH = "com.ds4fleet.fetch"
-#: Where the order, its status and the keys are on a Mac (ds4_fetch.FOLDER).
+#: Where the order, its status and the keys are on a Mac (weights.fetch.FOLDER).
 FOLDER = "/opt/ds4/var/stage"
 #: Public keys of the Macs of the run that goes on, written by ds4_stage and emptied afterwards.
 KEYS = "/etc/ssh/ds4_seed_keys"
 SSHD = "/etc/ssh/sshd_config.d/051-ds4-seed.conf"
 STATE = ("order.json", "status.json", "control", "key", "key.pub", "known_hosts", "token.env", "slots")
-#: The role's module_utils that ds4-fetch and ds4-seed need, below libexec/lib on the Mac.
-LIBRARY = (
-    "ds4_aside",
-    "ds4_chunks",
-    "ds4_fetch",
-    "ds4_gguf",
-    "ds4_http",
-    "ds4_json",
-    "ds4_origin",
-    "ds4_output",
-    "ds4_peer",
-    "ds4_placement",
-    "ds4_progress",
-    "ds4_proof",
-    "ds4_route",
-    "ds4_run",
-    "ds4_safe",
-    "ds4_scout",
-    "ds4_seed",
-    "ds4_stamp",
-    "ds4_token",
-    "ds4_transport",
-    "ds4_part",
-    "ds4_window",
-)
-PROGRAMS = ("ds4-fetch", "ds4-seed")
 #: The stage of the role that its files belong to.
 STAGE = "storage"
 #: Longer chains lose more when a Mac in the middle is slow, a tree halves what each can send.
@@ -137,7 +111,7 @@ def ancestors(place: int, size: int) -> list[int]:
 def orders(macs: Sequence[Mac]) -> dict[str, dict[str, Any]]:
     """{name: {order, keys, may_fetch}} for all Macs that take part.
 
-    order: what ds4-fetch and ds4-seed read (see roles/ds4/module_utils/ds4_fetch.py). keys: public keys that
+    order: what the fetch and those that serve chunks read (ds4agent.weights.fetch). keys: public keys that
     may ask this Mac for chunks. may_fetch: whether it is lent a token: it goes to the source, or is the next
     one to go there when that one fails. Raises OperatorError for settings that make no sense.
     """
@@ -208,7 +182,7 @@ def _order(mac: Mac, peers: list[dict[str, Any]], sharing: int) -> dict[str, Any
     window = str(settings["ds4_stage_window"])
     if window:
         try:
-            ds4_window.parse(window)
+            weights_window.parse(window)
         except ValueError as error:
             raise OperatorError(f"{mac.name}: ds4_stage_window: {error}", exit_code=EXIT_USAGE) from None
     keys = ("name", "path", "bytes", "sha256", "urls", "header")
@@ -239,10 +213,8 @@ def _order(mac: Mac, peers: list[dict[str, Any]], sharing: int) -> dict[str, Any
 
 def watched(root: str) -> dict[str, list[str]]:
     """Paths and labels to observe on every Mac, in the order in which they would be made."""
-    programs = [f"{root}/libexec/{name}" for name in PROGRAMS]
     kept = [f"{FOLDER}/{name}" for name in STATE]
-    code = program.library(root, LIBRARY)
-    files = [*_dirs(root), *kept, *code, *programs, SSHD, KEYS, Paths.plist(LABEL_FETCH)]
+    files = [*_dirs(root), *kept, SSHD, KEYS, Paths.plist(LABEL_FETCH)]
     return {"files": files, "labels": [LABEL_FETCH]}
 
 
@@ -252,7 +224,7 @@ def entries(root: str, seed_user: str) -> tuple[list[dict[str, Any]], list[dict[
     job = plistlib.dumps(
         {
             "Label": LABEL_FETCH,
-            "ProgramArguments": [PYTHON, f"{root}/libexec/ds4-fetch"],
+            "ProgramArguments": agent.argv(root, "fetch"),
             # At boot it goes on with an order that was cut off; without one it ends at once.
             "RunAtLoad": True,
             "KeepAlive": {"SuccessfulExit": False},
@@ -269,21 +241,19 @@ def entries(root: str, seed_user: str) -> tuple[list[dict[str, Any]], list[dict[
     for name, value in {
         "user": seed_user,
         "keys_path": KEYS,
-        "command": f"{PYTHON} {root}/libexec/ds4-seed",
+        "command": " ".join(agent.argv(root, "serve-chunks")),
     }.items():
         drop_in = drop_in.replace("{{ " + name + " }}", value)
-    files = [program.entry(path, "dir", mode="0755") for path in _dirs(root)]
-    for path, text in program.library(root, LIBRARY).items():
-        files.append(program.entry(path, "file", content=text, mode="0644"))
-    files += [program.script(name, f"{root}/libexec/{name}") for name in PROGRAMS]
-    files.append(program.entry(SSHD, "file", content=drop_in, mode="0644", validate="sshd"))
-    files.append(program.entry(plist, "file", content=job, mode="0644", validate="plist"))
-    loaded = program.job(LABEL_FETCH, "loaded", [plist], stage=STAGE)
+    files = [base.entry(path, "dir", mode="0755") for path in _dirs(root)]
+    files += agent.entries(root)
+    files.append(base.entry(SSHD, "file", content=drop_in, mode="0644", validate="sshd"))
+    files.append(base.entry(plist, "file", content=job, mode="0644", validate="plist"))
+    loaded = base.job(LABEL_FETCH, "loaded", [plist], stage=STAGE)
     return [{**file, "stage": STAGE} for file in files], [loaded]
 
 
 def _dirs(root: str) -> list[str]:
-    return [*program.library_dirs(root), f"{root}/var", FOLDER]
+    return [f"{root}/libexec", f"{root}/var", FOLDER]
 
 
 def account(seed_user: str) -> dict[str, Any]:
@@ -292,9 +262,9 @@ def account(seed_user: str) -> dict[str, Any]:
         "name": seed_user,
         "uid": None,
         "gid_name": seed_user,
-        "home": ds4_accounts.NO_HOME,
+        "home": accounts.NO_HOME,
         "shell": "/bin/sh",
-        "real_name": ds4_accounts.REAL_NAMES["seed"],
+        "real_name": accounts.REAL_NAMES["seed"],
         "hidden": True,
     }
     return {"users": [user], "groups": [{"name": seed_user, "gid": None}]}

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from rich.live import Live
 from rich.table import Table
 
+from ds4agent.border import bounded_json
 from ds4fleet import console
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.fleet import Fleet, Host
-from ds4fleet.role_code import ds4_json
 from ds4fleet.weights import macs
 from ds4fleet.weights.relay import FOLDER
 
@@ -116,18 +116,18 @@ def line_of(host: str, output: str) -> Line:
     if not mark:
         return Line(host, "no answer")
     try:
-        said = ds4_json.mapping(text)
-    except ds4_json.JsonError:
+        said = bounded_json.mapping(text)
+    except bounded_json.JsonError:
         return Line(host, "-")
 
     def count(name: str) -> int:
-        return int(ds4_json.count(said.get(name)) or 0)
+        return int(bounded_json.count(said.get(name)) or 0)
 
     def words(name: str) -> str:
-        return str(ds4_json.text(said.get(name), WORDS_LETTERS))
+        return str(bounded_json.text(said.get(name), WORDS_LETTERS))
 
     state = words("state") or "-"
-    if state not in OVER and (ds4_json.count(now.strip()) or 0) - count("updated_at") > SILENT_S:
+    if state not in OVER and (bounded_json.count(now.strip()) or 0) - count("updated_at") > SILENT_S:
         state = "stopped"
     return Line(
         host,

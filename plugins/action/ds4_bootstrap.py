@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -12,10 +11,8 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from ds4fleet import bootstrap, host_keys, openssh  # noqa: E402
-from ds4fleet.errors import OperatorError  # noqa: E402
+from ds4fleet import bootstrap, host_keys, openssh
+from ds4fleet.errors import OperatorError
 
 POLL_S = 5
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,10 +13,8 @@ from ansible import constants
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from ds4fleet import bootstrap, host_keys, names, openssh  # noqa: E402
-from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError  # noqa: E402
+from ds4fleet import bootstrap, host_keys, names, openssh
+from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
 
 
 def append(path, lines):

@@ -4,17 +4,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from ds4fleet import bootstrap, settings  # noqa: E402
-from ds4fleet.plan.make import watch  # noqa: E402
+from ds4fleet import bootstrap, settings
+from ds4fleet.plan.make import watch
 
 
 class ActionModule(ActionBase):
@@ -34,7 +29,7 @@ class ActionModule(ActionBase):
             return {"failed": True, "changed": False, "msg": "\n".join(mistakes)}
         wanted = {**watch(given), **self._task.args}
         try:
-            result = self._execute_module("ds4_observe", module_args=wanted, task_vars=task_vars)
+            result = self._execute_module("ds4.fleet.ds4_observe", module_args=wanted, task_vars=task_vars)
         except AnsibleConnectionFailure as error:
             if self._task.check_mode and bootstrap.never_met(str(error)):
                 return self._not_ready(bootstrap.unreachable(host, str(error)))

@@ -5,14 +5,10 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from ds4fleet.plan.make import make_plan  # noqa: E402
+from ds4fleet.plan.make import make_plan
 
 
 class ActionModule(ActionBase):

@@ -4,14 +4,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from ds4fleet import probe  # noqa: E402
+from ds4fleet import probe
 
 
 class ActionModule(ActionBase):
@@ -26,7 +21,9 @@ class ActionModule(ActionBase):
         if not observation:
             return {"failed": True, "msg": f"{host} can run no module yet: run playbooks/bootstrap.yml first"}
         write = bool(self._task.args.get("write")) and not self._task.check_mode
-        result = self._execute_module("ds4_probe", module_args={"write": write}, task_vars=task_vars)
+        result = self._execute_module(
+            "ds4.fleet.ds4_probe", module_args={"write": write}, task_vars=task_vars
+        )
         if result.get("failed") or "answers" not in result:
             return result
         hardware = self._templar.template(task_vars.get("ds4_hardware") or {})

@@ -5,15 +5,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from ds4fleet.errors import OperatorError  # noqa: E402
-from ds4fleet.weights import shelf  # noqa: E402
+from ds4fleet.errors import OperatorError
+from ds4fleet.weights import shelf
 
 
 class ActionModule(ActionBase):
@@ -33,7 +30,7 @@ class ActionModule(ActionBase):
             result = {"failed": True, "changed": False, "msg": error.sentence}
         else:
             given.update(known=known, keep=keep)
-            result = self._execute_module("ds4_shelf", module_args=given, task_vars=task_vars)
+            result = self._execute_module("ds4.fleet.ds4_shelf", module_args=given, task_vars=task_vars)
         if folder and not result.get("unreachable"):
             told = {key: result[key] for key in ("files", "held_by", "safe_mode", "msg") if key in result}
             (Path(folder) / f"{host}.json").write_text(json.dumps(told))

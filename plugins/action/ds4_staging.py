@@ -4,17 +4,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from ds4fleet import openssh, render  # noqa: E402
-from ds4fleet.errors import OperatorError  # noqa: E402
-from ds4fleet.fleet import Host  # noqa: E402
-from ds4fleet.weights import push, relay  # noqa: E402
+from ds4fleet import openssh, render
+from ds4fleet.errors import OperatorError
+from ds4fleet.fleet import Host
+from ds4fleet.weights import push, relay
 
 
 class ActionModule(ActionBase):

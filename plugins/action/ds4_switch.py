@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +11,9 @@ from pathlib import Path
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from ds4fleet.render import role_defaults  # noqa: E402
-from ds4fleet.upgrade import host as upgrade_host  # noqa: E402
-from ds4fleet.upgrade import report, rollout, switch  # noqa: E402
+from ds4fleet.render import role_defaults
+from ds4fleet.upgrade import host as upgrade_host
+from ds4fleet.upgrade import report, rollout, switch
 
 #: States of a rollout that are only written down, as what.
 NOTED = {
@@ -41,12 +38,12 @@ class ActionModule(ActionBase):
         if state in ("switched", "rolled_back"):
             args.setdefault("settings", switch.limits(settings))
         if folder is None:
-            return self._execute_module("ds4_switch", module_args=args, task_vars=task_vars)
+            return self._execute_module("ds4.fleet.ds4_switch", module_args=args, task_vars=task_vars)
         if self._task.check_mode:
             return {"changed": state in ("upgraded", "taken_back")}
         journal = rollout.Journal(Path(folder))
         if state == "locked":
-            result = self._execute_module("ds4_switch", module_args=args, task_vars=task_vars)
+            result = self._execute_module("ds4.fleet.ds4_switch", module_args=args, task_vars=task_vars)
             if result.get("failed"):
                 reason = f"{rollout.Code.LOCKED}: {host}: {result.get('msg')}"
                 journal.append(datetime.now(UTC), phase=rollout.RunPhase.PAUSED, reason=reason)
@@ -61,7 +58,7 @@ class ActionModule(ActionBase):
 
         def call(**given):
             try:
-                result = self._execute_module("ds4_switch", module_args=given, task_vars=task_vars)
+                result = self._execute_module("ds4.fleet.ds4_switch", module_args=given, task_vars=task_vars)
             except AnsibleConnectionFailure as error:
                 raise upgrade_host.HostLost(str(error)) from None
             if result.get("unreachable"):

@@ -26,22 +26,17 @@ options:
       - name: DS4_RUN_RECORD
 """
 
-import json  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable, Mapping, Sequence  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from ansible import constants  # noqa: E402
-from ansible.plugins.callback import CallbackBase  # noqa: E402
-from ansible.release import __version__  # noqa: E402
+from ansible.plugins.callback import CallbackBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from ds4fleet import ansible_output, payloads, settings  # noqa: E402
-from ds4fleet.plan.make import watch  # noqa: E402
-from ds4fleet.role_code import ds4_plain  # noqa: E402
+from ds4agent.border import plain
+from ds4fleet import ansible_output, settings
+from ds4fleet.plan.make import watch
 
 HEAD = ("host", "role", "model", "context", "result")
 
@@ -98,7 +93,7 @@ class Outcome:
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as left-aligned lines; the last column keeps its length."""
-    rows = [[ds4_plain.line(cell) for cell in row] for row in rows]
+    rows = [[plain.line(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     lines = []
     for row in rows:
@@ -128,11 +123,6 @@ def layers(hosts: Mapping[str, str]) -> list[str]:
     return lines
 
 
-def _places() -> tuple[Path, Path, str]:
-    """What payloads.bring and keep ask for."""
-    return Path(constants.DEFAULT_LOCAL_TMP), Path(constants.ANSIBLE_HOME), __version__
-
-
 def _few(names: list[str]) -> str:
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     return f"{len(names)} {'Mac' if len(names) == 1 else 'Macs'} ({shown})"
@@ -151,17 +141,15 @@ class CallbackModule(CallbackBase):
         ansible_output.guard(self._display)
         self._shown: dict[str, str] = {}
         self._outcomes: dict[str, Outcome] = {}
-        self._code = ""
         self._check = False
         self._tags: frozenset[str] = frozenset(("all",))
         self._skipped_tags: frozenset[str] = frozenset()
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Reads the catalogue, the role's defaults and its specs: every task of every Mac is a fork of this
-        process, and would read them again. Payloads of an earlier run are not packed again."""
+        process, and would read them again."""
         settings.specs()
         watch({})
-        self._code = payloads.bring(*_places())
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Prints the banner, once for as long as the hosts stay the same."""
@@ -205,7 +193,6 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """Prints the closing table, where anything was planned or stopped."""
-        payloads.keep(*_places(), self._code)
         record = self.get_option("record")
         if record:
             outcomes = {host: outcome.record() for host, outcome in self._outcomes.items()}

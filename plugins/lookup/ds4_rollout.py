@@ -21,16 +21,13 @@ options:
     required: true
 """
 
-import os  # noqa: E402
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
+import os
+from pathlib import Path
 
-from ansible.errors import AnsibleError  # noqa: E402
-from ansible.plugins.lookup import LookupBase  # noqa: E402
+from ansible.errors import AnsibleError
+from ansible.plugins.lookup import LookupBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from ds4fleet.upgrade import rollout  # noqa: E402
+from ds4fleet.upgrade import rollout
 
 
 class LookupModule(LookupBase):

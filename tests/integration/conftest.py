@@ -197,14 +197,6 @@ def specs(limit: str) -> list[HostSpec]:
     ]
 
 
-def share_payloads(home: Path) -> None:
-    """Labs have homes of their own for Ansible, and the same code."""
-    shared = Path.home() / ".ansible" / "ds4-payloads"
-    shared.mkdir(parents=True, exist_ok=True)
-    home.mkdir()
-    (home / "ds4-payloads").symlink_to(shared)
-
-
 @pytest.fixture(scope="session")
 def make_lab() -> Iterator[Callable[..., TestLab]]:
     """A function that boots a lab of the Macs that a limit names: `make_lab("tyo-01,sg-01")`, all bare."""
@@ -213,7 +205,6 @@ def make_lab() -> Iterator[Callable[..., TestLab]]:
     def make(limit: str, name: str = "", facts: Any = None) -> TestLab:
         # Unix sockets allow 108 bytes of path: pytest's own folders are too deep.
         folder = Path(tempfile.mkdtemp(prefix="ds4-"))
-        share_payloads(folder / "ansible")
         test_lab = TestLab(fleet_lab(folder, name or folder.name), folder)
         made.append(test_lab)
         boot(test_lab.lab, specs(limit), facts)

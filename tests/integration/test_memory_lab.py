@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ds4fleet.components import agent
 from maclab.errors import LabError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.lab
 
 MAY = "8d576642c39b9a2d782a80159ba84ef5a81c0b81"
-PYTHON = "/Library/Developer/CommandLineTools/usr/bin/python3"
 SERVER = "com.ds4fleet.server"
 #: Of the guard of these tests.
 GUARDS_NOTE = "/private/tmp/guard/stopped"
@@ -93,7 +93,7 @@ def let_the_guard_stop(mac: TestLab, fault: str) -> None:
     try:
         # A second guard, in more of a hurry than the job: the same code, state of its own.
         mac.exec("sg-02", "/bin/mkdir", "-p", "/private/tmp/guard")
-        hurried = [PYTHON, "/opt/ds4/libexec/ds4-guard", "run", SERVER]
+        hurried = agent.argv("/opt/ds4", "watch", "run", SERVER)
         hurried += [f"/Library/LaunchDaemons/{SERVER}.plist", "/private/tmp/guard"]
         hurried += ["interval_s=0.3", "empty_s=3", "calm_s=3"]
         threading.Thread(target=runs_until_the_lab_ends, args=(mac, hurried), daemon=True).start()
@@ -104,7 +104,11 @@ def let_the_guard_stop(mac: TestLab, fault: str) -> None:
     finally:
         mac.lab.fault("sg-02", fault, False)
         mac.exec(
-            "sg-02", "/bin/sh", "-c", "kill $(pgrep -f 'ds4-guard run .* /private/tmp/guard')", check=False
+            "sg-02",
+            "/bin/sh",
+            "-c",
+            "kill $(pgrep -f 'ds4agent watch run .* /private/tmp/guard')",
+            check=False,
         )
 
 

@@ -266,7 +266,7 @@ def test_a_token_is_lent_while_there_is_something_to_fetch_and_is_on_no_command_
     finally:
         over.set()
         watcher.join()
-    assert any(b"ds4-fetch" in argv for argv in seen)
+    assert any(b"ds4agent\0fetch" in argv for argv in seen)
     assert not any(SECRET.encode() in argv for argv in seen)
     for host in (first, second):
         assert not region.is_there(host, token) and region.is_proven(host)

@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 import yaml
 
-from ds4fleet.fleet import CHECKOUT
-
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 HOST = "sel-02"
 MOUNT = "/opt/ds4/kv"
@@ -33,11 +31,8 @@ def apply(mac: Any, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """apply(module, args, *options): the module's result, run as the role runs it."""
 
     def run(module: str, args: dict[str, Any], *options: str) -> dict[str, Any]:
-        for name in ("library", "module_utils"):
-            if not (tmp_path / name).exists():
-                (tmp_path / name).symlink_to(CHECKOUT / "roles" / "ds4" / name)
         tasks = [
-            {"name": "Run it", module: args, "register": "result", "ignore_errors": True},
+            {"name": "Run it", f"ds4.fleet.{module}": args, "register": "result", "ignore_errors": True},
             {
                 "name": "Keep what it said",
                 "ansible.builtin.copy": {

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from ds4agent.tunnel import ssh
 from ds4fleet.fleet import Fleet
-from ds4fleet.tunnel import asked, cli, home, ssh, view
+from ds4fleet.tunnel import asked, cli, home, view
 from tests.integration.test_tunnel_commands import host_of
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, free_port, wait_until
 

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import pytest
 
+from ds4agent.tunnel.link import Link
+from ds4agent.tunnel.machine import Policy
 from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host
 from ds4fleet.tunnel import asked, cli, home, persist, view
 from ds4fleet.tunnel.hold import Job
-from ds4fleet.tunnel.link import Link
-from ds4fleet.tunnel.machine import Policy
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")

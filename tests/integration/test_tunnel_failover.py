@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.tunnel import quarantine
-from ds4fleet.tunnel.endpoint import Endpoint, EndpointSpec
+from ds4agent.tunnel import quarantine
+from ds4agent.tunnel.endpoint import Endpoint, EndpointSpec
 from maclab import weights
 from maclab.engine import rig
 from tests.support.tunnel_ends import TinyEngine, free_port, wait_until

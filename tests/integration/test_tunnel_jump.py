@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 
+from ds4agent.tunnel import jump
 from ds4fleet import access
+from ds4fleet.components import agent
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import CHECKOUT, Fleet, Host
-from ds4fleet.tunnel import home, jump, jump_files, jump_setup
+from ds4fleet.tunnel import home, jump_files, jump_setup
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")
@@ -59,16 +61,14 @@ def written(folder: Path, macs: list[Sshd], port: int) -> tuple[Path, dict[str, 
     settings = jump_files.config(port, [mac.spec() for mac in macs], False, str(macs[0].key), str(keys))
     for index, target in enumerate(settings["targets"]):
         target.update(local_port=free_port(), key_file=str(macs[index].key))
-    made = jump_files.desired(
-        "/opt/ds4", "_ds4", "/usr/bin/python3", "/var/log/ds4/jump.log", settings, known_hosts
-    )
+    made = jump_files.desired("/opt/ds4", "_ds4", "/var/log/ds4/jump.log", settings, known_hosts)
     for entry in made["files"]:
         path = folder / entry["path"].lstrip("/")
         if entry["kind"] == "dir":
             path.mkdir(parents=True, exist_ok=True)
-        elif entry["content"] is not None:
+        elif entry["content"] is not None or entry.get("source"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(entry["content"])
+            path.write_bytes(agent.archive() if entry.get("source") else entry["content"].encode())
     plist = folder / "Library/LaunchDaemons/com.ds4fleet.jump.plist"
     return folder / "opt/ds4", plistlib.loads(plist.read_bytes())
 
@@ -82,9 +82,9 @@ def test_a_jump_mac_serves_like_a_local_engine_and_survives_the_loss_of_its_targ
     _, macs = ends
     port = free_port()
     root, job = written(tmp_path / "jump", macs, port)
-    assert job["ProgramArguments"][1:4] == ["-B", "-m", "ds4_tunnel.jump"]
+    assert job["ProgramArguments"][1:4] == ["-B", "/opt/ds4/libexec/ds4agent", "jump"]
     runner = subprocess.Popen(
-        [python, "-B", "-m", "ds4_tunnel.jump", str(root / "etc/jump.json")], cwd=root / "libexec"
+        [python, "-I", "-B", str(root / "libexec/ds4agent"), "jump", str(root / "etc/jump.json")]
     )
     try:
         wait_until(lambda: accepts(port), 10)
@@ -109,7 +109,7 @@ def test_a_broken_configuration_ends_with_one_line_and_code_78(tmp_path: Path) -
     broken = tmp_path / "jump.json"
     broken.write_text("{}")
     done = subprocess.run(
-        [sys.executable, "-m", "ds4fleet.tunnel.jump", str(broken)],
+        [sys.executable, "-m", "ds4agent", "jump", str(broken)],
         capture_output=True,
         text=True,
         check=False,
@@ -120,7 +120,7 @@ def test_a_broken_configuration_ends_with_one_line_and_code_78(tmp_path: Path) -
 
 
 def test_the_job_runs_as_the_service_user_and_is_never_throttled() -> None:
-    made = jump_files.desired("/opt/ds4", "_ds4", "/usr/bin/python3", "/var/log/ds4/jump.log", {}, "")
+    made = jump_files.desired("/opt/ds4", "_ds4", "/var/log/ds4/jump.log", {}, "")
     (plist,) = [e for e in made["files"] if e["path"].endswith(".plist")]
     job = plistlib.loads(plist["content"].encode())
     assert (job["UserName"], job["ProcessType"], job["KeepAlive"]) == ("_ds4", "Interactive", True)
@@ -129,23 +129,16 @@ def test_the_job_runs_as_the_service_user_and_is_never_throttled() -> None:
 
 
 def test_all_that_is_written_is_looked_at_so_that_it_can_be_removed() -> None:
-    made = jump_files.desired("/opt/ds4", "_ds4tunnel", "/usr/bin/python3", "/var/log/ds4/jump.log", {}, "")
+    made = jump_files.desired("/opt/ds4", "_ds4tunnel", "/var/log/ds4/jump.log", {}, "")
     elsewhere = {"/opt/ds4", "/opt/ds4/libexec", "/opt/ds4/etc", "/opt/ds4/run", "/opt/ds4/run/tmp"}
     written = {entry["path"] for entry in made["files"]} - elsewhere
-    watched = set(jump_files.watched("/opt/ds4")["files"])
+    watched = {path for part in (jump_files, agent) for path in part.watched("/opt/ds4")["files"]}
     assert {path for path in written if not path.startswith("/var/log")} <= watched
 
 
-def test_what_is_carried_needs_only_what_is_carried() -> None:
-    folder = Path(jump_files.__file__).parent
-    for name in jump_files.CARRIED:
-        for line in (folder / f"{name}.py").read_text().splitlines():
-            assert not line.lstrip().startswith(("from ds4fleet", "import ds4fleet")), (name, line)
-
-
-def test_what_is_carried_holds_nothing_that_ansible_would_take_for_a_template() -> None:
+def test_what_is_written_holds_nothing_that_ansible_would_take_for_a_template() -> None:
     """The files' text travels in a variable."""
-    made = jump_files.desired("/opt/ds4", "_ds4", "/usr/bin/python3", "/var/log/ds4/jump.log", {}, "")
+    made = jump_files.desired("/opt/ds4", "_ds4", "/var/log/ds4/jump.log", {}, "")
     for entry in made["files"]:
         assert not re.search(r"\{[{%#]", entry["content"] or ""), entry["path"]
 
@@ -153,7 +146,7 @@ def test_what_is_carried_holds_nothing_that_ansible_would_take_for_a_template() 
 def test_its_log_does_not_grow_for_ever(tmp_path: Path) -> None:
     log = tmp_path / "jump.log"
     log.write_bytes(b"x" * (jump.LOG_LIMIT_BYTES + 1))
-    told = "from ds4fleet.tunnel import jump; jump._log('hk-01', 'up')"
+    told = "from ds4agent.tunnel import jump; jump._log('hk-01', 'up')"
     for _ in range(2):
         with log.open("a") as sink:
             subprocess.run([sys.executable, "-c", told], stdout=sink, check=True, cwd=CHECKOUT)

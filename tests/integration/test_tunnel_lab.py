@@ -24,12 +24,13 @@ import openai
 import pytest
 import yaml
 
+from ds4agent.tunnel import probe, ssh
+from ds4agent.tunnel.link import STATE_MARK
 from ds4fleet.agents import check
 from ds4fleet.agents.clients import Server
 from ds4fleet.errors import EXIT_MISSING
 from ds4fleet.fleet import CHECKOUT, Fleet, Host
-from ds4fleet.tunnel import asked, cli, home, probe, ssh, view
-from ds4fleet.tunnel.link import STATE_MARK
+from ds4fleet.tunnel import asked, cli, home, view
 from tests.support.tunnel_ends import free_port, wait_until
 
 pytestmark = pytest.mark.lab

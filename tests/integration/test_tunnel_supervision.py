@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet.tunnel import home, probe
-from ds4fleet.tunnel.link import Link
-from ds4fleet.tunnel.machine import Policy, State
+from ds4agent.tunnel import probe
+from ds4agent.tunnel.link import Link
+from ds4agent.tunnel.machine import Policy, State
+from ds4fleet.tunnel import home
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port
 
 pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")

@@ -111,13 +111,21 @@ def with_a_version_before(controller: Controller) -> None:
 
 def switch_back(controller: Controller, run_id: str) -> subprocess.Popen[str]:
     """Hands tyo-01 the order to serve the version before, and waits there for how it goes."""
-    words, role = f"state=rolled_back run_id={run_id}", CHECKOUT / "roles" / "ds4"
-    found = {"ANSIBLE_LIBRARY": f"{role}/library", "ANSIBLE_MODULE_UTILS": f"{role}/module_utils"}
+    words = f"state=rolled_back run_id={run_id}"
     inventories = [word for path in controller.inventories for word in ("-i", str(path))]
     return subprocess.Popen(
-        [*ansible_command("ansible"), "tyo-01", *inventories, "-b", "-m", "ds4_switch", "-a", words],
+        [
+            *ansible_command("ansible"),
+            "tyo-01",
+            *inventories,
+            "-b",
+            "-m",
+            "ds4.fleet.ds4_switch",
+            "-a",
+            words,
+        ],
         cwd=CHECKOUT,
-        env={**controller.environment(), **found},
+        env=controller.environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -16,20 +16,21 @@ TIME_S = 60
 #: What the code may count on.
 HEAD = """
 import json, sys
-import ansible.module_utils
-ansible.module_utils.__path__.append("roles/ds4/module_utils")
 given = json.loads(sys.argv[1])
 tell = lambda value: print("TOLD" + json.dumps(value))
 """
 
 
 def run(code: str, given: Any = None) -> Any:
-    """What `code` gives to its function `tell`. It finds `given`, the role's module_utils and the checkout's
-    packages. Fails with what it said when it told nothing."""
+    """What `code` gives to its function `tell`. It finds `given` and the checkout's packages.
+    Fails with what it said when it told nothing."""
     done = subprocess.run(
         [sys.executable, "-c", HEAD + code, json.dumps(given)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "plugins" / "module_utils"))),
+        },
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

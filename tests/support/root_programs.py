@@ -13,6 +13,7 @@ from typing import Any
 import ansible.module_utils
 
 from ds4fleet import status
+from ds4fleet.components import agent
 from ds4fleet.fleet import CHECKOUT
 from ds4fleet.plan.make import make_plan, watch
 from ds4fleet.render import role_defaults
@@ -21,7 +22,6 @@ from ds4fleet.weights import listing, macs, relay
 from tests.support.rollouts import MAC_PYTHON
 
 ROOT = "/opt/ds4"
-ROLE = CHECKOUT / "roles" / "ds4"
 #: On the Mac, root's alone: the modules and what they import, as Ansible would pack it.
 CODE = "/private/var/root/hostile-test"
 RUNNER = """\
@@ -30,7 +30,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, sys.argv[1])
 from ansible.module_utils.testing import patch_module_args
 with patch_module_args(json.load(sys.stdin)):
-    runpy.run_path("%s/library/%s.py" % tuple(sys.argv[1:3]), run_name="__main__")
+    runpy.run_module("ansible_collections.ds4.fleet.plugins.modules." + sys.argv[2], run_name="__main__")
 """
 #: Another engine than the one that serves, to be built again and again.
 OTHER_COMMIT = "8d576642c39b9a2d782a80159ba84ef5a81c0b81"
@@ -69,9 +69,9 @@ class Programs:
         left_out = shutil.ignore_patterns("__pycache__", "powershell", "csharp")
         shutil.copytree(original, package, ignore=left_out)
         (code / "ansible" / "__init__.py").write_text("__version__ = '0'\n")
-        for path in (ROLE / "module_utils").glob("ds4_*.py"):
-            shutil.copy(path, package / path.name)
-        shutil.copytree(ROLE / "library", code / "library", ignore=left_out)
+        plugins = code / "ansible_collections" / "ds4" / "fleet" / "plugins"
+        for name in ("modules", "module_utils"):
+            shutil.copytree(CHECKOUT / "plugins" / name, plugins / name, ignore=left_out)
         for name in ("hostile_account.py", "hostile_watch.py"):
             shutil.copy(CHECKOUT / "tests" / "support" / name, code / name)
         (code / "run.py").write_text(RUNNER)
@@ -148,7 +148,7 @@ class Programs:
 
     def fetch(self) -> None:
         self.module("ds4_stage", state="ordered", order=self.order(), keys=["ssh-ed25519 AAAA x"], root=ROOT)
-        self.program(MAC_PYTHON, f"{ROOT}/libexec/ds4-fetch")
+        self.program(*agent.argv(ROOT, "fetch"))
         status = json.loads(self.module("ds4_stage", state="looked"))["status"]
         assert status["state"] == "done", self.said
         self.module("ds4_stage", state="closed")

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ds4fleet.tunnel import ssh
-from ds4fleet.tunnel.spec import TunnelSpec
+from ds4agent.tunnel import ssh
+from ds4agent.tunnel.spec import TunnelSpec
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
 

@@ -173,7 +173,9 @@ def converged(plan: HostPlan, memory_gb: int, settings: dict[str, Any] | None = 
                 "owner": entry["owner"],
                 "group": entry["group"],
                 "mode": entry["mode"],
-                "sha256": hashlib.sha256(content.encode()).hexdigest() if content is not None else None,
+                "sha256": hashlib.sha256(content.encode()).hexdigest()
+                if content is not None
+                else entry.get("sha256"),
                 "target": entry["target"],
             }
     for job in plan.jobs:

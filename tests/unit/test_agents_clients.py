@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import tomlkit
 
+from ds4agent.tunnel import probe
 from ds4fleet import agents
 from ds4fleet.agents import clients, jsonc, proxies, write
 from ds4fleet.agents.clients import CLIENTS, Server
 from ds4fleet.errors import OperatorError
-from ds4fleet.tunnel import probe
 
 SERVER = Server("sg-01", "http://127.0.0.1:8301", "deepseek-v4-flash", "DeepSeek V4 Flash", 131072, 131072)
 

@@ -34,6 +34,12 @@ def test_the_simulated_macs_know_nothing_of_the_fleet() -> None:
     assert importers("maclab", of="ds4fleet") == set()
 
 
+def test_what_runs_on_a_mac_knows_nothing_of_the_controller() -> None:
+    assert importers("plugins/module_utils/ds4agent", of="ds4fleet") == set()
+    assert importers("plugins/module_utils/ds4agent", of="ansible") == set()
+    assert importers("plugins/modules", of="ds4fleet") == set()
+
+
 def test_the_fleet_meets_the_simulated_macs_in_one_place() -> None:
     found = importers("ds4fleet", of="maclab")
     assert found, "nothing was read"

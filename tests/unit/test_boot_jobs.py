@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from ds4agent.mac import volumes
 from ds4fleet import render
-from ds4fleet.role_code import ds4_volumes
 
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)]
 #: `diskutil`, `mount`, `plutil`, `stat` and `sysctl` over one file: disks.json.
@@ -97,7 +97,7 @@ class Boot:
             path.mkdir(parents=True)
         self.fstab = folder / "fstab"
         self.lines = [
-            ds4_volumes.fstab_line(uuid, str(place)) for uuid, place in ((MODELS, self.models), (KV, self.kv))
+            volumes.fstab_line(uuid, str(place)) for uuid, place in ((MODELS, self.models), (KV, self.kv))
         ]
         self.listed = Path(self.paths.volumes)
         self.listed.write_text("\n".join(self.lines) + "\n")
@@ -148,7 +148,7 @@ class TestVolumes:
         kept = [line for line in (fstab or "").splitlines() if " {kv} " not in line]
         assert text.splitlines() == [*kept, *boot.lines]
         assert boot.fstab.stat().st_mode & 0o777 == 0o644
-        assert ds4_volumes.with_fstab_entry(text, MODELS, str(boot.models)) == text
+        assert volumes.with_fstab_entry(text, MODELS, str(boot.models)) == text
 
     def test_where_all_is_in_place_nothing_is_touched(self, boot):
         boot.fstab.write_text("\n".join(boot.lines) + "\n")

@@ -11,28 +11,36 @@ from pathlib import Path
 
 import pytest
 
-CONTROLLER = sorted(
-    path
-    for path in [*Path("ds4fleet").rglob("*.py"), *Path("plugins").rglob("*.py"), Path("tasks.py")]
-    # It makes a Debian for a developer's checks.
-    if not path.is_relative_to("ds4fleet/fresh")
-)
 ON_THE_MAC = [
-    path
-    for name in ("library", "module_utils", "files")
-    for path in sorted(Path("roles/ds4", name).glob("*.py"))
+    path for name in ("modules", "module_utils") for path in sorted(Path("plugins", name).rglob("*.py"))
 ]
-BOTH = [*CONTROLLER, *ON_THE_MAC]
+#: The controller runs the tunnel's part of it.
+SHARED = [path for path in ON_THE_MAC if path.is_relative_to("plugins/module_utils/ds4agent/tunnel")]
+CONTROLLER = [
+    *SHARED,
+    *(
+        path
+        for path in sorted(
+            [*Path("ds4fleet").rglob("*.py"), *Path("plugins").rglob("*.py"), Path("tasks.py")]
+        )
+        # It makes a Debian for a developer's checks.
+        if not path.is_relative_to("ds4fleet/fresh") and path not in ON_THE_MAC
+    ),
+]
+BOTH = sorted({*CONTROLLER, *ON_THE_MAC})
 
 #: Who may write to a stream by itself, and what: (file, function).
 WRITERS = {
     ("ds4fleet/command_line.py", "check"): "how a verb is written",
     ("ds4fleet/console.py", "write"): "the border",
     ("ds4fleet/console.py", "print_json_line"): "the border for JSON",
-    ("ds4fleet/tunnel/hold.py", "hold"): "a line that ds4_plain has seen, into the log of the background",
-    ("ds4fleet/tunnel/jump.py", "_log"): "a line that ds4_plain has seen, into launchd's log",
-    ("ds4fleet/tunnel/jump.py", "main"): "its own configuration, into launchd's log",
-    ("ds4fleet/weights/push.py", "tell"): "a line that ds4_plain has seen, into the log of what is pushed",
+    ("ds4fleet/tunnel/hold.py", "hold"): "a line that plain has seen, into the log of the background",
+    (
+        "plugins/module_utils/ds4agent/tunnel/jump.py",
+        "_log",
+    ): "a line that plain has seen, into launchd's log",
+    ("plugins/module_utils/ds4agent/tunnel/jump.py", "main"): "its own configuration, into launchd's log",
+    ("ds4fleet/weights/push.py", "tell"): "a line that plain has seen, into the log of what is pushed",
 }
 #: Who may let a program use the terminal itself, and why that is no way around the border: (file, function).
 INHERITING = {
@@ -56,24 +64,24 @@ OWN_JSON = {
     "ds4fleet/tunnel/belonging.py": "jobs of this user",
     "ds4fleet/tunnel/hold.py": "the job, and the control socket of this user",
     "ds4fleet/tunnel/home.py": "records and control sockets of this user",
-    "ds4fleet/tunnel/jump.py": "its own configuration",
+    "plugins/module_utils/ds4agent/tunnel/jump.py": "its own configuration",
     "ds4fleet/upgrade/play.py": "the record of our own run",
     "ds4fleet/upgrade/rollout.py": "journals of the controller",
     "ds4fleet/upgrade/situation.py": "facts that the playbook has just written",
     "ds4fleet/weights/push.py": "the order on standard input",
     "plugins/callback/ds4_banner.py": "a copy of what is in memory",
     "plugins/action/ds4_plan.py": "a copy of what is in memory",
-    "roles/ds4/files/ds4-guard.py": "its own state",
-    "roles/ds4/library/ds4_observe.py": "root's own files",
-    "roles/ds4/library/ds4_stage.py": "root's own files",
-    "roles/ds4/module_utils/ds4_chunks.py": "root's own journal",
-    "roles/ds4/module_utils/ds4_fetch.py": "root's own order",
-    "roles/ds4/module_utils/ds4_json.py": "the border",
-    "roles/ds4/module_utils/ds4_part.py": "root's own journal",
-    "roles/ds4/module_utils/ds4_questions.py": "a script of ours that asks Metal",
-    "roles/ds4/module_utils/ds4_release.py": "root's own marker",
-    "roles/ds4/module_utils/ds4_seed.py": "root's own order",
-    "roles/ds4/module_utils/ds4_switch_state.py": "root's own files",
+    "plugins/module_utils/ds4agent/watchdog/guard.py": "its own state",
+    "plugins/modules/ds4_observe.py": "root's own files",
+    "plugins/modules/ds4_stage.py": "root's own files",
+    "plugins/module_utils/ds4agent/weights/chunks.py": "root's own journal",
+    "plugins/module_utils/ds4agent/weights/fetch.py": "root's own order",
+    "plugins/module_utils/ds4agent/border/bounded_json.py": "the border",
+    "plugins/module_utils/ds4agent/weights/part.py": "root's own journal",
+    "plugins/module_utils/ds4agent/observe/questions.py": "a script of ours that asks Metal",
+    "plugins/module_utils/ds4agent/engine/release.py": "root's own marker",
+    "plugins/module_utils/ds4agent/weights/seed.py": "root's own order",
+    "plugins/module_utils/ds4agent/switch/state.py": "root's own files",
 }
 
 
@@ -135,7 +143,7 @@ class TestWhatIsRead:
             assert str(path) in OWN_JSON
 
     def test_http_is_read_within_limits(self, path: Path) -> None:
-        if path.name == "ds4_http.py":
+        if path.name == "bounded_http.py":
             return
         readers = {"HTTPConnection", "HTTPSConnection", "urlopen", "urlretrieve", "build_opener"}
         assert {name.rpartition(".")[2] for _within, name, _call in calls(path)} & readers == set()

@@ -17,7 +17,7 @@ from ds4fleet.fleet import ansible_command
 from ds4fleet.plan.asked import ROLES
 from ds4fleet.plan.types import STAGES
 
-MODULES = sorted(Path("roles/ds4/library").glob("ds4_*.py"))
+MODULES = sorted(Path("plugins/modules").glob("ds4_*.py"))
 PAGES = [Path("README.md"), Path("CHANGELOG.md"), *sorted(Path("docs").rglob("*.md"))]
 PAGES += sorted(Path("bench").rglob("*.md"))
 
@@ -44,11 +44,11 @@ def constants(path: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, Any]:
-    names = [path.stem for path in MODULES]
-    command = [*ansible_command("ansible-doc"), "-t", "module", "-M", "roles/ds4/library", "--json", *names]
+    names = [f"ds4.fleet.{path.stem}" for path in MODULES]
+    command = [*ansible_command("ansible-doc"), "-t", "module", "--json", *names]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     loaded: dict[str, Any] = json.loads(done.stdout)
-    return loaded
+    return {name.removeprefix("ds4.fleet."): one for name, one in loaded.items()}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ds4fleet.tunnel.choose import Chooser, Member
+from ds4agent.tunnel.choose import Chooser, Member
 
 
 def chooser(spread: bool = False) -> Chooser:

@@ -4,7 +4,6 @@ flap.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,17 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds4fleet import role_code
+from ds4agent.watchdog import guard
 from ds4fleet.fleet import Host
 from ds4fleet.status import parse
-
-assert role_code.__all__  # by which the guard finds its library here
-
-_PATH = Path(__file__).resolve().parents[2] / "roles" / "ds4" / "files" / "ds4-guard.py"
-_spec = importlib.util.spec_from_file_location("ds4_guard", _PATH)
-assert _spec and _spec.loader
-guard = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(guard)
 
 GIB = 1 << 30
 Sample = dict[str, Any]
@@ -207,7 +198,7 @@ class TestClients:
             raise Ended
 
         def lsof(name: str, *_words: object, **_more: object) -> Any:
-            return guard.ds4_run.Result([name], int(not clients), "p700\n" + sockets if clients else "", "")
+            return guard.mac_run.Result([name], int(not clients), "p700\n" + sockets if clients else "", "")
 
         def act(action: str, *_more: object) -> None:
             done.append((action, drain.read_text() if drain.exists() else ""))
@@ -216,8 +207,8 @@ class TestClients:
         monkeypatch.setattr(guard, "decide", lambda *_: ("stop", "no memory", {"stops": [1]}))
         monkeypatch.setattr(guard, "act", act)
         monkeypatch.setattr(guard, "open_again", end)
-        monkeypatch.setattr(guard.ds4_run, "run", lsof)
-        monkeypatch.setattr(guard.ds4_drain, "POLL_S", 0.01)
+        monkeypatch.setattr(guard.mac_run, "run", lsof)
+        monkeypatch.setattr(guard.switch_drain, "POLL_S", 0.01)
         with pytest.raises(Ended):
             guard.run("label", "plist", str(folder), {"drain_s": 0.1, "told_s": 0, **settings})
         return done, (folder / "stopped").read_text()
@@ -243,14 +234,6 @@ class TestClients:
         (tmp_path / "var").write_text("")
         ((action, _told),), note = self.stop(tmp_path, monkeypatch, clients=1)
         assert action == "stop" and "its clients could not be told" in note
-
-    def test_a_guard_without_its_library_stops_an_engine_all_the_same(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(guard, "ds4_drain", None)
-        told = guard.warn_clients(None, 700, "no memory", guard.SETTINGS)
-        assert told == "its clients could not be told"
-        guard.open_again(None, "none")
 
 
 @pytest.mark.parametrize("writable", [True, False])

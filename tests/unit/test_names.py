@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ds4agent.mac import accounts, volumes
 from ds4fleet import access, bootstrap, names
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import Host
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.types import HostPlan
 from ds4fleet.public_keys import parse_key
-from ds4fleet.role_code import ds4_accounts, ds4_volumes
 from ds4fleet.tunnel.asked import spec_of
 from ds4fleet.weights import relay
 from tests.support.tunnel_ends import SSHD
@@ -136,7 +136,7 @@ def test_any_account_is_refused_or_inert_in_every_file(service: str, tunnel: str
     assert [line.split()[1] for line in rotated] == [f"{service}:{service}"]
     for user in made.accounts.users:
         assert user.name == Path("/Users", user.name).name
-        words = ds4_accounts.user_attributes({"name": user.name, "home": "/x", "shell": "/y"}, 1, 1)
+        words = accounts.user_attributes({"name": user.name, "home": "/x", "shell": "/y"}, 1, 1)
         assert not user.name.startswith("-") and words
     assert service != tunnel
 
@@ -168,9 +168,7 @@ def test_any_volume_is_refused_or_one_word_of_diskutil(models: str, kv: str) -> 
     if made.refusals:
         return
     for volume in made.volumes:
-        words = ds4_volumes.create_arguments(
-            {"name": volume.name, "mount_point": "/m"}, {"reference": "disk3"}
-        )
+        words = volumes.create_arguments({"name": volume.name, "mount_point": "/m"}, {"reference": "disk3"})
         assert words[4] == volume.name and not volume.name.startswith("-")
         # Should it ever be mounted where macOS likes, it is there and nowhere else.
         assert Path("/Volumes", volume.name).parent == Path("/Volumes")

@@ -19,6 +19,8 @@ from rich.live import Live
 from rich.text import Text
 
 import tasks
+from ds4agent.tunnel.link import Link
+from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet import agents, console, demo, markdown, probe
 from ds4fleet.agents import check
 from ds4fleet.agents.clients import Server
@@ -26,8 +28,6 @@ from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import Fleet, Host
 from ds4fleet.report import plans
 from ds4fleet.tunnel import cli, hold, home, view
-from ds4fleet.tunnel.link import Link
-from ds4fleet.tunnel.spec import TunnelSpec
 from ds4fleet.upgrade import look, report, rollout
 from ds4fleet.weights import care, listing, macs, stage
 from tests.support.terminal import EVIL, EVIL_LINES, holds, is_safe

@@ -80,11 +80,11 @@ def test_the_facts_are_the_observation_with_answers() -> None:
 def test_every_assumption_of_the_lab_is_read_by_the_lab_and_asked_by_the_probe() -> None:
     lab = "".join(path.read_text() for path in (CHECKOUT / "maclab").rglob("*.py"))
     asked = "".join(
-        (CHECKOUT / "roles/ds4" / path).read_text()
+        (CHECKOUT / "plugins" / path).read_text()
         for path in (
-            "library/ds4_probe.py",
-            "module_utils/ds4_questions.py",
-            "module_utils/ds4_trials.py",
+            "modules/ds4_probe.py",
+            "module_utils/ds4agent/observe/questions.py",
+            "module_utils/ds4agent/observe/trials.py",
         )
     )
     for field in dataclasses.fields(Quirks):

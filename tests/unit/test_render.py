@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from ds4agent.mac import volumes
 from ds4fleet import render
 from ds4fleet.errors import OperatorError
-from ds4fleet.role_code import ds4_volumes
 
 COMMIT = "54b36ed9ba42da31b24f2d1a5feb075c2475dbb1"
 JULY = [*render.BASE_FLAGS, "--power", "--prefill-chunk", "--batched-session", "--ssd-streaming", "--dspark"]
@@ -196,7 +196,7 @@ class TestMemoryAndStorage:
 
     def test_volumes_are_mounted_at_every_boot_by_a_list_of_our_own(self):
         script = entry(desired(), "/opt/ds4/libexec/ds4-mounts")["content"]
-        assert f"list={ds4_volumes.LISTED}\n" in script
+        assert f"list={volumes.LISTED}\n" in script
         assert entry(desired(), "/opt/ds4/boot")["owner"] == "root"
 
     @pytest.mark.parametrize("label", [render.LABEL_MOUNTS, render.LABEL_WIRED])

@@ -182,7 +182,7 @@ with rollout.controller_lock(root, "run1", "ada@here") as lock:
             "name": "Work",
             "ansible.builtin.command": {"argv": [sys.executable, "-c", self.WORK, str(tmp_path / "worker")]},
         }
-        hosts = "{{ query('ds4_rollout', __ds4_rollout) }}"
+        hosts = "{{ query('ds4.fleet.ds4_rollout', __ds4_rollout) }}"
         play = {"name": "Work", "hosts": hosts, "gather_facts": False, "tasks": [task]}
         (tmp_path / "playbooks" / "work.yml").write_text(yaml.safe_dump([play]))
         here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.tunnel import apis, heads
-from ds4fleet.tunnel.answer import Answer
+from ds4agent.tunnel import apis, heads
+from ds4agent.tunnel.answer import Answer
 
 STREAMS = {
     "/v1/chat/completions": b'data: {"choices":[{"delta":{"content":"a"}}]}\n\ndata: [DONE]\n\n',

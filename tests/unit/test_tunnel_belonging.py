@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ds4agent.tunnel.endpoint import EndpointSpec
 from ds4fleet.fleet import CHECKOUT, Fleet, Host
 from ds4fleet.tunnel import cli, home, persist, tasks
 from ds4fleet.tunnel.asked import spec_of
-from ds4fleet.tunnel.endpoint import EndpointSpec
 from ds4fleet.tunnel.hold import Job
 from tests.support.tunnel_ends import free_port, wait_until
 

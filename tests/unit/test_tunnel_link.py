@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet.tunnel.link import Link
-from ds4fleet.tunnel.spec import TunnelSpec
+from ds4agent.tunnel.link import Link
+from ds4agent.tunnel.spec import TunnelSpec
 from tests.support.tunnel_ends import free_port
 
 #: As OpenSSH 10 does when it is told to end.

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from ds4fleet.tunnel.machine import Machine, Order, Policy, State
+from ds4agent.tunnel.machine import Machine, Order, Policy, State
 
 
 def up(machine: Machine, now: float = 0.0) -> Machine:

@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from ds4fleet.tunnel import nearest, probe
-from ds4fleet.tunnel.link import Link
-from ds4fleet.tunnel.machine import State
-from ds4fleet.tunnel.spec import TunnelSpec
+from ds4agent.tunnel import nearest, probe
+from ds4agent.tunnel.link import Link
+from ds4agent.tunnel.machine import State
+from ds4agent.tunnel.spec import TunnelSpec
 from tests.support import bounded, hostile
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -75,7 +75,7 @@ def test_every_answer_of_the_port_has_an_outcome(words: bytes, outcome: str, rea
 
 ASK = """
 import asyncio, time
-from ds4fleet.tunnel import probe
+from ds4agent.tunnel import probe
 async def ask(port):
     began = time.monotonic()
     answer = await probe.ask(port, 1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ds4fleet.tunnel import heads, quarantine
-from ds4fleet.tunnel.quarantine import DEATHS, ENTRIES, ONCE_S, REFUSED_S, Quarantine
+from ds4agent.tunnel import heads, quarantine
+from ds4agent.tunnel.quarantine import DEATHS, ENTRIES, ONCE_S, REFUSED_S, Quarantine
 
 
 class Clock:

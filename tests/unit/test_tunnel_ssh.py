@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from ds4agent.tunnel import ports, ssh
+from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleet import Host
-from ds4fleet.tunnel import asked, cli, home, ports, ssh
-from ds4fleet.tunnel.spec import TunnelSpec
+from ds4fleet.tunnel import asked, cli, home
 
 SPEC = TunnelSpec(
     name="sg-01",

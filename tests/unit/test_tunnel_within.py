@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ds4fleet.tunnel.within import within
+from ds4agent.tunnel.within import within
 
 
 async def later(seconds: float, value: int = 1) -> int:

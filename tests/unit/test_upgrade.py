@@ -31,7 +31,6 @@ from ds4fleet.upgrade.rollout import (
     Situation,
     Version,
 )
-from tests.unit.modules.conftest import FOLDER
 
 OLD, NEW = Version("flash-q2", "a" * 64, "1" * 40), Version("flash-q2-0731", "b" * 64, "2" * 40)
 
@@ -384,19 +383,11 @@ class TestLook:
 
 
 class TestProgram:
-    def test_all_that_it_imports_is_brought_along(self) -> None:
-        texts = {name: (Path(FOLDER) / f"{name}.py").read_text() for name in switch.LIBRARY}
-        for name, text in texts.items():
-            used = {other.stem for other in Path(FOLDER).glob("*.py") if f"{other.stem}" in imports(text)}
-            assert used <= set(switch.LIBRARY), name
-            assert "ansible.module_utils.basic" not in text
-
     def test_its_settings_are_those_of_the_role(self) -> None:
-        from ansible.module_utils import ds4_switch_core
-
+        from ds4agent.switch import core
         from ds4fleet.render import role_defaults
 
-        assert switch.limits(role_defaults()) == ds4_switch_core.SETTINGS
+        assert switch.limits(role_defaults()) == core.SETTINGS
 
     def test_the_link_to_the_release_before_is_flipped_with_the_engine(self) -> None:
         plan = make_plan("tyo-01", HARDWARE).to_dict()
@@ -414,13 +405,6 @@ class TestProgram:
             "previous": "releases/" + "1" * 12,
         }
         assert "previous" not in links(new) and "previous" not in links(None)
-
-
-def imports(text: str) -> set[str]:
-    words = " ".join(
-        line for line in text.partition('"""\n\n')[2].splitlines() if "import" in line or "ds4_" in line
-    )
-    return {word.strip("(),") for word in words.replace(".", " ").split() if word.startswith("ds4_")}
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from ds4agent.weights import seed
 from ds4fleet.fleet import Host
 from ds4fleet.render import role_defaults
-from ds4fleet.role_code import ds4_seed
 from ds4fleet.weights import push, relay
 
 MIB = 1024 * 1024
@@ -60,13 +60,14 @@ def test_an_order_names_its_way_only_where_something_is_pushed(order: dict[str, 
 
 class TestSeed:
     def test_a_mac_gets_the_chunks_that_it_asks_for(self, errand: push.Errand, tmp_path: Path) -> None:
-        from ansible.module_utils import ds4_chunks, ds4_peer
-        from ansible.module_utils.ds4_transport import Pace
+        from ds4agent.weights import chunks
+        from ds4agent.weights import peer as weights_peer
+        from ds4agent.weights.transport import Pace
 
-        part = ds4_chunks.ChunkedPart(str(tmp_path / "over-there"), "rev", len(DATA), MIB).open()
+        part = chunks.ChunkedPart(str(tmp_path / "over-there"), "rev", len(DATA), MIB).open()
         try:
             with push.seeding(errand) as path:
-                peer = ds4_peer.Peer("controller", path, Pace(0), lambda: None)
+                peer = weights_peer.Peer("controller", path, Pace(0), lambda: None)
                 peer.ask_have("w.gguf")
                 assert peer.have(part.total)[0] == {0, 1, 2}
                 peer.pull("w.gguf", part, [2, 0, 1], wait=True)
@@ -77,21 +78,21 @@ class TestSeed:
             part.close()
 
     def test_it_knows_nothing_but_the_files_of_the_errand(self, errand: push.Errand) -> None:
-        from ansible.module_utils import ds4_peer
-        from ansible.module_utils.ds4_transport import Pace, SourceError
+        from ds4agent.weights import peer as weights_peer
+        from ds4agent.weights.transport import Pace, SourceError
 
         with push.seeding(errand) as path:
-            peer = ds4_peer.Peer("controller", path, Pace(0), lambda: None)
+            peer = weights_peer.Peer("controller", path, Pace(0), lambda: None)
             peer.ask_have("/etc/passwd")
             assert peer.have(3)[0] == set()
             peer.close()
         with pytest.raises(SourceError, match="not connected"):
-            ds4_peer.Peer("controller", path, Pace(0), lambda: None).ask_have("w.gguf")
+            weights_peer.Peer("controller", path, Pace(0), lambda: None).ask_have("w.gguf")
 
     def test_a_file_that_was_taken_away_is_absent_and_not_an_error(self, errand: push.Errand) -> None:
         Path(str(errand.files[0]["path"])).unlink()
         whole = push.Whole(errand.files[0], MIB)
-        assert isinstance(whole, ds4_seed.Offered) and whole.find(0) is None
+        assert isinstance(whole, seed.Offered) and whole.find(0) is None
 
 
 class TestWay:

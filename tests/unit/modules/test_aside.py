@@ -5,7 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import ds4_aside, ds4_fetch, ds4_placement, ds4_progress, ds4_stamp
+
+from ds4agent.mac import aside as mac_aside
+from ds4agent.weights import fetch as weights_fetch
+from ds4agent.weights import placement as weights_placement
+from ds4agent.weights import progress, stamp
 
 DATA = b"GGUF" + (3).to_bytes(4, "little") + bytes(16) + bytes(range(256)) * 9000
 NAME = "w.gguf"
@@ -22,7 +26,7 @@ def place(tmp_path: Path) -> Path:
 
 def mounted(place: Path) -> Path:
     """The place, put aside and with an empty volume in it; returns where the rest went."""
-    aside = Path(ds4_aside.put_aside(str(place)))
+    aside = Path(mac_aside.put_aside(str(place)))
     place.mkdir()
     return aside
 
@@ -32,53 +36,53 @@ def wanted(place: Path, data: bytes = DATA, *urls: str) -> dict:
     return {**entry, "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def placement(place: Path, **more: object) -> ds4_placement.Placement:
-    return ds4_placement.Placement(str(place), os.getuid(), os.getgid(), **more)
+def placement(place: Path, **more: object) -> weights_placement.Placement:
+    return weights_placement.Placement(str(place), os.getuid(), os.getgid(), **more)
 
 
 class TestThePlace:
     def test_what_nobody_would_miss_is_nothing(self, tmp_path):
-        assert ds4_aside.beneath(str(tmp_path / "missing")) == ""
+        assert mac_aside.beneath(str(tmp_path / "missing")) == ""
         (tmp_path / ".DS_Store").touch()
         (tmp_path / ".fseventsd").mkdir()
-        assert ds4_aside.beneath(str(tmp_path)) == ""
+        assert mac_aside.beneath(str(tmp_path)) == ""
 
     def test_what_is_there_is_said_with_its_size(self, place):
-        assert ds4_aside.beneath(str(place)) == "1 entry, 0.0 GB in files"
+        assert mac_aside.beneath(str(place)) == "1 entry, 0.0 GB in files"
         (place / "kv").mkdir()
         os.mkfifo(place / "pipe")
-        assert ds4_aside.beneath(str(place)).startswith("3 entries")
+        assert mac_aside.beneath(str(place)).startswith("3 entries")
 
     def test_more_than_can_be_counted_is_not_counted(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(ds4_aside, "MAX_ENTRIES", 5)
+        monkeypatch.setattr(mac_aside, "MAX_ENTRIES", 5)
         for number in range(9):
             (tmp_path / str(number)).touch()
-        assert ds4_aside.beneath(str(tmp_path)).startswith("5 or more entries")
+        assert mac_aside.beneath(str(tmp_path)).startswith("5 or more entries")
 
     def test_a_link_and_a_file_in_the_place_are_refused(self, place):
         link = place.parent / "link"
         link.symlink_to(place)
         with pytest.raises(ValueError, match="is a link to .*: remove it"):
-            ds4_aside.beneath(str(link))
+            mac_aside.beneath(str(link))
         with pytest.raises(ValueError, match="is no directory"):
-            ds4_aside.beneath(str(place / NAME))
+            mac_aside.beneath(str(place / NAME))
 
     def test_another_volume_in_the_place_is_refused(self):
         with pytest.raises(ValueError, match="another volume is mounted at /proc"):
-            ds4_aside.beneath("/proc")
+            mac_aside.beneath("/proc")
 
     def test_it_is_renamed_whole_and_only_root_changes_it_then(self, place):
         place.chmod(0o777)
         inode = (place / NAME).stat().st_ino
-        aside = Path(ds4_aside.put_aside(str(place)))
+        aside = Path(mac_aside.put_aside(str(place)))
         assert aside == place.parent / "models.before-volume" and not place.exists()
         assert (aside / NAME).stat().st_ino == inode and aside.stat().st_mode & 0o777 == 0o755
 
     def test_a_second_time_goes_beside_the_first(self, place):
         mounted(place)
         (place / "more").touch()
-        assert ds4_aside.put_aside(str(place)).endswith("models.before-volume-2")
-        assert [Path(folder).name for folder in ds4_aside.folders(str(place))] == [
+        assert mac_aside.put_aside(str(place)).endswith("models.before-volume-2")
+        assert [Path(folder).name for folder in mac_aside.folders(str(place))] == [
             "models.before-volume",
             "models.before-volume-2",
         ]
@@ -91,7 +95,7 @@ class TestTakingOver:
         result = placement(place).bring(item, "missing")
         assert (result["action"], result["fetched_bytes"]) == ("adopted", 0)
         assert (result["hashed_bytes"], result["source"]) == (len(DATA), str(aside))
-        assert (place / NAME).read_bytes() == DATA and ds4_stamp.read(item["path"])[1]
+        assert (place / NAME).read_bytes() == DATA and stamp.read(item["path"])[1]
         assert not aside.exists()
         assert sorted(path.name for path in place.iterdir()) == [NAME, NAME + ".stamp"]
 
@@ -104,14 +108,14 @@ class TestTakingOver:
     def test_a_file_that_is_not_what_it_should_be_stays_and_is_not_served(self, place):
         aside = mounted(place)
         other = wanted(place, DATA[:-1] + b"x")
-        with pytest.raises(ds4_placement.PlacementError, match="could not be fetched"):
+        with pytest.raises(weights_placement.PlacementError, match="could not be fetched"):
             placement(place).bring(other, "missing")
         assert (aside / NAME).read_bytes() == DATA and list(place.iterdir()) == []
 
     def test_a_cut_costs_what_was_under_way_and_nothing_else(self, place, monkeypatch):
         aside = mounted(place)
         real, budget = os.write, [500_000]
-        monkeypatch.setattr(ds4_aside, "READ_BYTES", 100_000)
+        monkeypatch.setattr(mac_aside, "READ_BYTES", 100_000)
 
         def write(descriptor, data):
             if len(data) > 4096:
@@ -121,7 +125,7 @@ class TestTakingOver:
             return real(descriptor, data)
 
         monkeypatch.setattr(os, "write", write)
-        with pytest.raises(ds4_placement.PlacementError, match="cannot be taken over"):
+        with pytest.raises(weights_placement.PlacementError, match="cannot be taken over"):
             placement(place).bring(wanted(place), "missing")
         assert (aside / NAME).read_bytes() == DATA and not (place / NAME).exists()
         monkeypatch.setattr(os, "write", real)
@@ -137,7 +141,7 @@ class TestTakingOver:
 
         monkeypatch.setattr(os, "statvfs", lambda path: Full if path == str(place) else real(path))
         with pytest.raises(
-            ds4_placement.PlacementError, match=r"lies in .*before-volume and needs .*another disk"
+            weights_placement.PlacementError, match=r"lies in .*before-volume and needs .*another disk"
         ):
             placement(place).bring(wanted(place), "missing")
         assert (aside / NAME).read_bytes() == DATA
@@ -156,17 +160,17 @@ class TestTakingOver:
             path.write_bytes(DATA[:-1])
         mounted(place)
         size = Path("/etc/passwd").stat().st_size if kind == "link" else len(DATA)
-        assert ds4_aside.find(str(place), NAME, size) == (None, None)
+        assert mac_aside.find(str(place), NAME, size) == (None, None)
         assert placement(place).take_over(wanted(place)) is None
 
 
 class TestStaging:
-    def fetch(self, place: Path, wait=lambda _seconds: None, **more: object) -> ds4_fetch.Fetch:
+    def fetch(self, place: Path, wait=lambda _seconds: None, **more: object) -> weights_fetch.Fetch:
         folder = place.parent / "var"
         folder.mkdir()
         order = {"id": "1", "dir": str(place), "files": [wanted(place)], "peers": [], "chunk_bytes": 65536}
         order.update(seed_slots=1, uid=os.getuid(), gid=os.getgid(), **more)
-        return ds4_fetch.Fetch(str(folder), order, ds4_progress.State(str(folder), order), wait=wait)
+        return weights_fetch.Fetch(str(folder), order, progress.State(str(folder), order), wait=wait)
 
     def test_an_order_takes_it_over_too(self, place):
         mounted(place)
@@ -195,8 +199,8 @@ class TestStaging:
 
     def test_a_volume_that_never_comes_is_the_reason(self, place, monkeypatch):
         monkeypatch.setattr(os.path, "ismount", lambda path: False)
-        with pytest.raises(ds4_placement.PlacementError, match="is not mounted; nothing was fetched"):
+        with pytest.raises(weights_placement.PlacementError, match="is not mounted; nothing was fetched"):
             self.fetch(place, on_volume=True).run()
-        with pytest.raises(ds4_placement.PlacementError, match="is not mounted; nothing is looked for"):
+        with pytest.raises(weights_placement.PlacementError, match="is not mounted; nothing is looked for"):
             placement(place, on_volume=True).await_volume(lambda _seconds: None)
         assert [path.name for path in place.iterdir()] == [NAME]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible.module_utils import ds4_json, ds4_models
 
+from ds4agent.border import bounded_json
+from ds4agent.engine import models as engine_models
 from tests.support import bounded, hostile
 
 EACH = """
@@ -19,13 +20,13 @@ def each(ask):
 ASK = (
     EACH
     + """
-from ansible.module_utils import ds4_http
+from ds4agent.border import bounded_http
 def ask(port):
-    limits = ds4_http.Limits(1, 100000)
+    limits = bounded_http.Limits(1, 100000)
     try:
-        status, body = ds4_http.ask("127.0.0.1", port, "GET", "/", limits=limits)
+        status, body = bounded_http.ask("127.0.0.1", port, "GET", "/", limits=limits)
         return [status, len(body)]
-    except ds4_http.HttpError as error:
+    except bounded_http.HttpError as error:
         return [type(error).__name__, str(error)]
 each(ask)
 """
@@ -90,27 +91,27 @@ class TestAnExchange:
 class TestJson:
     @pytest.mark.parametrize("name", hostile.BODIES)
     def test_what_is_no_list_of_models_is_one_clause(self, name):
-        with pytest.raises(ds4_json.JsonError) as error:
-            ds4_models.parse(hostile.BODIES[name])
+        with pytest.raises(bounded_json.JsonError) as error:
+            engine_models.parse(hostile.BODIES[name])
         assert str(error.value).startswith(("is ", "has ")) and len(str(error.value)) < 60
 
     def test_limits_are_of_depth_and_not_of_brackets_in_texts(self):
         text = json.dumps({"a": "[" * 100 + '\\"[{', "b": [[[1]]]})
-        assert ds4_json.loads(text, max_depth=4) == json.loads(text)
-        with pytest.raises(ds4_json.JsonError, match="nested deeper than 3 levels"):
-            ds4_json.loads(text, max_depth=3)
+        assert bounded_json.loads(text, max_depth=4) == json.loads(text)
+        with pytest.raises(bounded_json.JsonError, match="nested deeper than 3 levels"):
+            bounded_json.loads(text, max_depth=3)
 
     def test_numbers_of_64_bits_and_doubles_are_what_they_were(self):
         for text in ("9223372036854775807", "-9223372036854775808", "1.7976931348623157e+308", "1e-400"):
-            assert ds4_json.loads(text) == json.loads(text)
+            assert bounded_json.loads(text) == json.loads(text)
 
     @pytest.mark.parametrize("text", ["1e400", "-1e999999", "0." + "1" * 100, "1" * 21, "NaN", "-Infinity"])
     def test_other_numbers_are_refused(self, text):
-        with pytest.raises(ds4_json.JsonError, match="^has "):
-            ds4_json.loads(text)
+        with pytest.raises(bounded_json.JsonError, match="^has "):
+            bounded_json.loads(text)
 
     def test_half_a_pair_of_surrogates_becomes_a_sign_that_can_be_written(self):
-        value = ds4_json.loads(b'{"\\ud800": ["a\\udc00", "\\ud83d\\ude00"]}')
+        value = bounded_json.loads(b'{"\\ud800": ["a\\udc00", "\\ud83d\\ude00"]}')
         assert value == {"\ufffd": ["a\ufffd", "\U0001f600"]}
         json.dumps(value, ensure_ascii=False).encode()
 
@@ -128,18 +129,18 @@ class TestJson:
         ],
     )
     def test_a_count_is_a_whole_number_in_digits(self, value, found):
-        assert ds4_json.count(value) == found
+        assert bounded_json.count(value) == found
 
     def test_entries_of_a_list_that_are_none_are_left_out(self):
         body = b'{"data": [7, {"id": ""}, {"id": "m", "name": 5, "context_length": "many"}]}'
-        assert ds4_models.parse(body) == [{"id": "m", "name": "", "context_length": None}]
+        assert engine_models.parse(body) == [{"id": "m", "name": "", "context_length": None}]
 
 
 OBSERVE = (
     EACH
     + """
-sys.path.insert(0, "roles/ds4/library")
-import ds4_observe
+from tests.support import collection
+ds4_observe = collection.module("ds4_observe")
 ds4_observe.HTTP_TIMEOUT_S = 1
 each(lambda port: ds4_observe.models([{"address": "*", "port": port}]))
 """
@@ -147,20 +148,21 @@ each(lambda port: ds4_observe.models([{"address": "*", "port": port}]))
 SERVE = (
     EACH
     + """
-from ansible.module_utils import ds4_answers, ds4_serving
-ask = ds4_serving.ask
+from ds4agent.engine import answers
+from ds4agent.engine import serving
+ask = serving.ask
 def prove(port):
     server = {"host": "0.0.0.0", "port": port}
     try:
-        ds4_serving.ask = ask
+        serving.ask = ask
         body = ask(server, "GET", "/v1/models", timeout_s=1)
         if body is None:
             return ["not there"]
         # It answers the prompt with the same.
-        ds4_serving.ask = lambda *_: body
-        ds4_serving.complete(server, body, "prompt")
-        return ds4_answers.models(body, "M", 1000) + ds4_answers.completion(body, "Paris")[1]
-    except ds4_serving.VerifyError as error:
+        serving.ask = lambda *_: body
+        serving.complete(server, body, "prompt")
+        return answers.models(body, "M", 1000) + answers.completion(body, "Paris")[1]
+    except serving.VerifyError as error:
         return [str(error)]
 each(prove)
 """

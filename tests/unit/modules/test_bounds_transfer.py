@@ -9,8 +9,9 @@ import sys
 from email.message import Message
 
 import pytest
-from ansible.module_utils import ds4_origin, ds4_output, ds4_seed, ds4_transport
 
+from ds4agent.mac import output
+from ds4agent.weights import origin, seed, transport
 from tests.support import bounded, hostile
 
 #: What a peer may say, as programs of Python in the place of its ssh.
@@ -31,22 +32,23 @@ PEERS = {
 }
 PEER = """
 from types import SimpleNamespace
-from ansible.module_utils import ds4_peer, ds4_transport
-ds4_peer.SILENT_S, ds4_peer.LINE_S, ds4_peer.BEGIN_S, ds4_peer.LONGEST_WAIT_S = 1, 1, 1, 1
-ds4_peer.SLOWEST_BYTES_PER_S = 1000
+from ds4agent.weights import peer
+from ds4agent.weights import transport
+peer.SILENT_S, peer.LINE_S, peer.BEGIN_S, peer.LONGEST_WAIT_S = 1, 1, 1, 1
+peer.SLOWEST_BYTES_PER_S = 1000
 found = {}
 for name, program in given.items():
     argv = [sys.executable, "-c", "import sys, time\\nout = sys.stdout.buffer\\n" + program]
     part = SimpleNamespace(total_bytes=3000, chunk_bytes=1000)
     for does in ("pull", "have"):
-        peer = ds4_peer.Peer("x", argv, ds4_transport.Pace(0), lambda: None)
+        one = peer.Peer("x", argv, transport.Pace(0), lambda: None)
         try:
-            peer.pull("w", part, [0], True) if does == "pull" else peer.have(3)
+            one.pull("w", part, [0], True) if does == "pull" else one.have(3)
             found[name, does] = ""
-        except ds4_transport.SourceError as error:
+        except transport.SourceError as error:
             found[name, does] = str(error)
         finally:
-            peer.close()
+            one.close()
 tell([[*key, why] for key, why in found.items()])
 """
 REQUESTS = [
@@ -63,15 +65,15 @@ REQUESTS = [
     b"",
 ]
 MIRROR = """
-from ansible.module_utils import ds4_transport
-ds4_transport.STALL_S, ds4_transport.BEGIN_S, ds4_transport.SLOW_S, ds4_transport.MAX_FAILURES = 1, 1, 0.5, 2
+from ds4agent.weights import transport
+transport.STALL_S, transport.BEGIN_S, transport.SLOW_S, transport.MAX_FAILURES = 1, 1, 0.5, 2
 found = {}
 for name, port in given.items():
     try:
-        source = ds4_transport.Source("http://127.0.0.1:%d/x" % port, 4000, wait=lambda _s: None)
+        source = transport.Source("http://127.0.0.1:%d/x" % port, 4000, wait=lambda _s: None)
         source.fetch(0, lambda piece: None)
         found[name] = ""
-    except ds4_transport.SourceError as error:
+    except transport.SourceError as error:
         found[name] = str(error)
 tell(found)
 """
@@ -87,7 +89,7 @@ def test_a_peer_that_keeps_to_no_limit_is_given_up_in_a_clause() -> None:
 def test_a_seed_answers_what_is_no_request_with_one_line(tmp_path, request_line) -> None:
     (tmp_path / "order.json").write_text(json.dumps({"seed_slots": 1, "files": [], "chunk_bytes": 1}))
     asked, said = io.BytesIO(request_line + b"\n"), io.BytesIO()
-    ds4_seed.Seed(str(tmp_path), ds4_seed.requests(asked), said).serve()
+    seed.Seed(str(tmp_path), seed.requests(asked), said).serve()
     assert json.loads(said.getvalue()) == {"error": "not a request"}
 
 
@@ -100,10 +102,10 @@ folder = pathlib.Path(given["folder"])
 wanted = {"name": "w", "path": str(folder / "w"), "sha256": None, "bytes": 1 << 20}
 (folder / "order.json").write_text(json.dumps({"seed_slots": 1, "chunk_bytes": 1 << 20, "files": [wanted]}))
 code = given["head"] + '''
-from ansible.module_utils import ds4_seed
-ds4_seed.BEGIN_S, ds4_seed.SLOWEST_BYTES_PER_S = 1, 1 << 30
-ds4_seed.Offered.is_proven = lambda self: True
-ds4_seed.main(sys.argv[2])
+from ds4agent.weights import seed
+seed.BEGIN_S, seed.SLOWEST_BYTES_PER_S = 1, 1 << 30
+seed.Offered.is_proven = lambda self: True
+seed.main(sys.argv[2:])
 '''
 argv = [sys.executable, "-c", code, "{}", str(folder)]
 seed = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -140,19 +142,19 @@ def test_a_range_of_odd_numbers_is_none(header, sentence) -> None:
 
     for name, value in header.items():
         Answer.headers[name] = value
-    with pytest.raises(ds4_origin.SourceError, match=sentence):
-        ds4_origin.expected_bytes(Answer, 0, 4, 4)
+    with pytest.raises(origin.SourceError, match=sentence):
+        origin.expected_bytes(Answer, 0, 4, 4)
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "\u00b2", "soon", "-1", "1e9"])
 def test_what_is_no_number_of_seconds_is_a_minute(value) -> None:
-    assert ds4_transport._retry_after_s(value) == 60
+    assert transport._retry_after_s(value) == 60
 
 
 class TestACommand:
     @staticmethod
     def run(code, timeout_s=30, **options):
-        return ds4_output.run([sys.executable, "-c", code], timeout_s, **options)
+        return output.run([sys.executable, "-c", code], timeout_s, **options)
 
     def test_its_streams_status_and_input_are_as_usual(self):
         code = "import sys; print(sys.stdin.read()); sys.exit('no')"
@@ -162,7 +164,7 @@ class TestACommand:
     @pytest.mark.parametrize("stream", ["stdout", "stderr"])
     def test_one_that_prints_without_end_is_ended(self, stream):
         done = self.run(f"import sys\nwhile True: sys.{stream}.write('x' * 65536)", max_bytes=200_000)
-        assert done.cut == ds4_output.LONG and 200_000 < len(getattr(done, stream)) < 400_000
+        assert done.cut == output.LONG and 200_000 < len(getattr(done, stream)) < 400_000
 
     def test_where_only_the_end_counts_it_goes_on(self):
         done = self.run("print('x' * 500_000); print('end')", max_bytes=1000, only_end=True)
@@ -173,7 +175,7 @@ class TestACommand:
     def test_one_that_trickles_ends_with_the_time_for_the_whole(self):
         code = "import time\nwhile True: print('x', flush=True); time.sleep(0.05)"
         done = self.run(code, timeout_s=1)
-        assert done.cut == ds4_output.LATE and done.stdout.startswith("x\n")
+        assert done.cut == output.LATE and done.stdout.startswith("x\n")
 
     def test_one_that_reads_nothing_of_a_large_input_is_no_trouble(self):
         assert self.run("print(1)", stdin="x" * 1_000_000).stdout == "1\n"

@@ -1,14 +1,17 @@
 """Before any stop of an engine: its intake closed, its clients waited for, then told."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import ds4_drain, ds4_jobs, ds4_run, ds4_switch_state
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "roles" / "ds4" / "library"))
-import ds4_launchd
+from ds4agent.mac import launchd
+from ds4agent.mac import run as mac_run
+from ds4agent.switch import drain as switch_drain
+from ds4agent.switch import state as switch_state
+from tests.support import collection
+
+ds4_launchd = collection.module("ds4_launchd")
 
 LABEL = "com.ds4fleet.server"
 LSOF = "p7\nf{0}\nn127.0.0.1:8000->127.0.0.1:5{0:04}\n"
@@ -19,7 +22,7 @@ class Mac:
 
     def __init__(self, root, *clients):
         self.root, self.clients = root, list(clients)
-        self.places = ds4_switch_state.Places(str(root))
+        self.places = switch_state.Places(str(root))
         self.events, self.pid, self.rc = [], 7, 0
 
     def run(self, tool, *words, **_more):
@@ -27,7 +30,7 @@ class Mac:
         count = self.clients.pop(0) if len(self.clients) > 1 else self.clients[0]
         self.events.append((count, self.told()))
         fields = LSOF[:3] + "".join(LSOF[3:].format(one) for one in range(count)) if count else ""
-        return ds4_run.Result([tool], self.rc or int(not count), fields, "")
+        return mac_run.Result([tool], self.rc or int(not count), fields, "")
 
     def told(self):
         path = Path(self.places.drain)
@@ -35,12 +38,12 @@ class Mac:
         return "stopping" if state.get("stopping") else "draining" if state.get("draining") else "open"
 
     def drain(self, drain_s=30, told_s=0):
-        return ds4_drain.Drain(self.places, lambda: self.pid, drain_s, told_s, self.run)
+        return switch_drain.Drain(self.places, lambda: self.pid, drain_s, told_s, self.run)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(ds4_drain, "POLL_S", 0.01)
+    monkeypatch.setattr(switch_drain, "POLL_S", 0.01)
 
 
 def test_clients_may_finish_while_new_ones_are_sent_elsewhere(tmp_path):
@@ -82,7 +85,7 @@ def test_an_engine_that_is_not_there_has_no_clients(tmp_path):
     assert drain.finish() == 0 and mac.events == []
 
 
-@pytest.mark.parametrize("rc", [ds4_run.RC_MISSING, ds4_run.RC_TIMEOUT])
+@pytest.mark.parametrize("rc", [mac_run.RC_MISSING, mac_run.RC_TIMEOUT])
 def test_not_to_know_is_not_to_have_none(tmp_path, rc):
     mac = Mac(tmp_path, 0)
     mac.rc = rc
@@ -97,11 +100,11 @@ class TestLeftBehind:
         mac = Mac(tmp_path, 0)
         mac.drain().close_for_a_stop(reason="a test")
         until = json.loads(Path(mac.places.drain).read_text())["until"]
-        assert not ds4_drain.open_if_over(mac.places, until - 1)
+        assert not switch_drain.open_if_over(mac.places, until - 1)
         assert mac.told() == "draining"
-        assert ds4_drain.open_if_over(mac.places, until)
+        assert switch_drain.open_if_over(mac.places, until)
         assert mac.told() == "open"
-        assert not ds4_drain.open_if_over(mac.places, until)
+        assert not switch_drain.open_if_over(mac.places, until)
 
     @pytest.mark.parametrize(
         "text", ["{}", '{"draining": true}', '{"until": "soon"}', "[", '{"until": null}']
@@ -110,7 +113,7 @@ class TestLeftBehind:
         mac = Mac(tmp_path, 0)
         Path(mac.places.var).mkdir(parents=True)
         Path(mac.places.drain).write_text(text)
-        assert not ds4_drain.open_if_over(mac.places, 9e9)
+        assert not switch_drain.open_if_over(mac.places, 9e9)
         assert Path(mac.places.drain).exists()
 
 
@@ -129,12 +132,12 @@ class TestLaunchd:
             if step == "bootout":
                 self.mac.pid = None
             elif self.fails:
-                raise ds4_jobs.JobError("it was not loaded")
+                raise launchd.JobError("it was not loaded")
 
     @pytest.fixture
     def mac(self, tmp_path, monkeypatch):
         mac = Mac(tmp_path, 1, 0)
-        monkeypatch.setattr(ds4_run, "run", mac.run)
+        monkeypatch.setattr(mac_run, "run", mac.run)
         return mac
 
     def carry_out(self, mac, steps, label=LABEL, **jobs):
@@ -150,7 +153,7 @@ class TestLaunchd:
         assert mac.told() == "open"
 
     def test_a_stop_that_fails_half_way_opens_again(self, mac):
-        with pytest.raises(ds4_jobs.JobError):
+        with pytest.raises(launchd.JobError):
             self.carry_out(mac, ["bootout", "bootstrap"], fails=True)
         assert mac.told() == "open"
 

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import ds4_build, ds4_made
-from ansible.module_utils.ds4_release import linked_id, list_releases, read_marker
+
+from ds4agent.engine import build as engine_build
+from ds4agent.engine import made as engine_made
+from ds4agent.engine.release import linked_id, list_releases, read_marker
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("git") and shutil.which("make")), reason="needs git and make on this machine"
@@ -74,19 +76,19 @@ def upstream(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ds4_build.Engine:
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> engine_build.Engine:
     otool = tmp_path / "otool"
     otool.write_text(
         '#!/bin/sh\ngrep -q METAL "$2" || exit 0\necho "  /System/Library/Frameworks/Metal.framework/Metal"\n'
     )
     otool.chmod(0o755)
-    monkeypatch.setattr(ds4_build, "OTOOL", str(otool))
-    monkeypatch.setattr(ds4_build, "GIT", shutil.which("git"))
-    monkeypatch.setattr(ds4_build, "MAKE", shutil.which("make"))
-    monkeypatch.setattr(ds4_build, "TAR", shutil.which("tar"))
-    monkeypatch.setattr(ds4_build, "XCRUN", "/bin/false")
-    monkeypatch.setitem(ds4_build.ENVIRONMENT, "PATH", os.environ["PATH"])
-    return ds4_build.Engine(tmp_path / "engine", 60)
+    monkeypatch.setattr(engine_build, "OTOOL", str(otool))
+    monkeypatch.setattr(engine_build, "GIT", shutil.which("git"))
+    monkeypatch.setattr(engine_build, "MAKE", shutil.which("make"))
+    monkeypatch.setattr(engine_build, "TAR", shutil.which("tar"))
+    monkeypatch.setattr(engine_build, "XCRUN", "/bin/false")
+    monkeypatch.setitem(engine_build.ENVIRONMENT, "PATH", os.environ["PATH"])
+    return engine_build.Engine(tmp_path / "engine", 60)
 
 
 def builder() -> str:
@@ -100,7 +102,7 @@ BROKEN = "all:\n\t@echo compiling; echo 'ds4.c:1: error: boom'; exit 1\n"
 
 def test_an_unknown_commit_is_one_sentence_and_leaves_nothing(engine, upstream):
     commit(upstream, METAL)
-    with pytest.raises(ds4_build.EngineError, match="engine commit deadbeef does not exist"):
+    with pytest.raises(engine_build.EngineError, match="engine commit deadbeef does not exist"):
         engine.fetch(str(upstream), "deadbeef")
     assert not engine.root.exists()
 
@@ -109,7 +111,7 @@ def test_an_unknown_commit_leaves_a_mirror_as_it_was(engine, upstream):
     engine.fetch(str(upstream), commit(upstream, METAL))
     before = sorted(path for path in engine.mirror.rglob("*"))
     for wanted in ("deadbeef", "deadbeef" * 5):
-        with pytest.raises(ds4_build.EngineError, match="does not exist"):
+        with pytest.raises(engine_build.EngineError, match="does not exist"):
             engine.fetch(str(upstream), wanted)
     assert sorted(path for path in engine.mirror.rglob("*")) == before
 
@@ -124,7 +126,7 @@ def test_a_short_commit_is_resolved_and_a_new_one_fetched(engine, upstream):
 
 
 def test_an_unreachable_repository_is_one_sentence(engine, tmp_path):
-    with pytest.raises(ds4_build.EngineError, match="cannot be fetched"):
+    with pytest.raises(engine_build.EngineError, match="cannot be fetched"):
         engine.fetch(str(tmp_path / "nowhere"), "deadbeef")
 
 
@@ -162,7 +164,7 @@ def test_a_build_that_fails_leaves_the_release_that_serves(engine, upstream, mak
     engine.build(good, [], builder())
     engine.switch(good[:12])
     bad = engine.fetch(str(upstream), commit(upstream, makefile))
-    with pytest.raises(ds4_build.EngineError, match=sentence):
+    with pytest.raises(engine_build.EngineError, match=sentence):
         engine.build(bad, [], builder())
     assert linked_id(engine.root, "current") == good[:12]
     assert [item["id"] for item in list_releases(engine.root)] == [good[:12]]
@@ -232,23 +234,25 @@ class TestAHostileBuild:
         ],
     )
     def test_more_than_a_build_can_leave_is_refused(self, engine, upstream, monkeypatch, what, recipe):
-        monkeypatch.setattr(ds4_made, "MOST_FILES", 25)
-        monkeypatch.setattr(ds4_made, "MOST_BYTES", 1 << 20)
-        with pytest.raises(ds4_build.EngineError, match=what):
+        monkeypatch.setattr(engine_made, "MOST_FILES", 25)
+        monkeypatch.setattr(engine_made, "MOST_BYTES", 1 << 20)
+        with pytest.raises(engine_build.EngineError, match=what):
             self.build(engine, upstream, recipe)
         assert list_releases(engine.root) == [] and not list(engine.releases.glob("*.partial"))
 
     def test_a_help_text_without_end_is_one_sentence(self, engine, upstream):
-        with pytest.raises(ds4_build.EngineError, match="--help was ended: it printed without end"):
+        with pytest.raises(engine_build.EngineError, match="--help was ended: it printed without end"):
             self.build(engine, upstream, "printf '#!/bin/sh\\n# METAL\\nexec yes\\n' >ds4-server")
 
     def test_a_build_that_never_ends_is_ended_with_all_that_it_started(self, engine, upstream):
         forever = f"sleep 86400.{os.getpid()}"
         full = engine.fetch(str(upstream), commit(upstream, METAL + f"\t{forever} & wait\n"))
         engine.timeout_s = 2
-        with pytest.raises(ds4_build.EngineError, match="the build took longer than 2 s"):
+        with pytest.raises(engine_build.EngineError, match="the build took longer than 2 s"):
             engine.build(full, [], builder())
-        processes = subprocess.check_output(["ps", "-axwwo", "args"], text=True)
+        processes = subprocess.run(
+            ["ps", "-axwwo", "args"], capture_output=True, text=True, check=True
+        ).stdout
         assert forever not in processes
         assert not list(engine.releases.glob("*.partial"))
 
@@ -261,7 +265,7 @@ def test_nothing_is_built_upon_what_could_not_be_removed(engine, upstream, monke
     def stays(path):
         raise PermissionError(1, "Operation not permitted", str(path))
 
-    monkeypatch.setattr(ds4_build.ds4_clear, "remove_tree", stays)
+    monkeypatch.setattr(engine_build.clear, "remove_tree", stays)
     with pytest.raises(PermissionError):
         engine.build(full, [], builder())
     assert list_releases(engine.root) == []

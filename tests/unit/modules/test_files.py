@@ -4,7 +4,9 @@ import os
 import stat
 
 import pytest
-from ansible.module_utils import ds4_install, ds4_run, ds4_safe, ds4_tree
+
+from ds4agent.mac import files, safe, tree
+from ds4agent.mac import run as mac_run
 
 
 def entry(path, **changes):
@@ -24,7 +26,7 @@ class TestComparing:
         path = tmp_path / "f"
         path.write_text("a\n")
         path.chmod(0o640)
-        assert ds4_tree.differences(entry(path, mode="0640"), ds4_tree.describe(str(path))) == []
+        assert tree.differences(entry(path, mode="0640"), tree.describe(str(path))) == []
 
     @pytest.mark.parametrize(
         ("changes", "wrong"),
@@ -42,22 +44,22 @@ class TestComparing:
         path = tmp_path / "f"
         path.write_text("a\n")
         path.chmod(0o640)
-        assert ds4_tree.differences(entry(path, **changes), ds4_tree.describe(str(path))) == wrong
+        assert tree.differences(entry(path, **changes), tree.describe(str(path))) == wrong
 
     def test_links_and_directories(self, tmp_path):
         link = tmp_path / "l"
         link.symlink_to("there")
-        found = ds4_tree.describe(str(link))
-        assert ds4_tree.differences({"path": "l", "kind": "link", "target": "there"}, found) == []
-        assert ds4_tree.differences({"path": "l", "kind": "link", "target": "other"}, found) == ["target"]
-        assert ds4_tree.differences(entry(tmp_path, kind="dir"), ds4_tree.describe(str(tmp_path))) == []
+        found = tree.describe(str(link))
+        assert tree.differences({"path": "l", "kind": "link", "target": "there"}, found) == []
+        assert tree.differences({"path": "l", "kind": "link", "target": "other"}, found) == ["target"]
+        assert tree.differences(entry(tmp_path, kind="dir"), tree.describe(str(tmp_path))) == []
 
     def test_a_folder_reached_through_a_link_is_the_same_folder(self, tmp_path):
         (tmp_path / "private").mkdir()
         (tmp_path / "etc").symlink_to("private")
         (tmp_path / "private" / "f").write_text("a\n")
-        found = ds4_tree.describe(str(tmp_path / "etc" / "f"))
-        assert ds4_tree.differences(entry(tmp_path / "etc" / "f"), found) == []
+        found = tree.describe(str(tmp_path / "etc" / "f"))
+        assert tree.differences(entry(tmp_path / "etc" / "f"), found) == []
 
     @pytest.mark.parametrize(
         ("wanted", "is_now", "refused"),
@@ -71,7 +73,7 @@ class TestComparing:
         ],
     )
     def test_what_stands_in_the_way_is_refused(self, wanted, is_now, refused):
-        assert bool(ds4_tree.problem({"path": "/x", "kind": wanted}, {"kind": is_now})) is refused
+        assert bool(tree.problem({"path": "/x", "kind": wanted}, {"kind": is_now})) is refused
 
 
 class TestWhereOthersMayWrite:
@@ -98,10 +100,10 @@ class TestWhereOthersMayWrite:
 
     def converge(self, wanted, swap=lambda: None):
         """As ds4_files does; `swap` comes between the look and the change."""
-        found = ds4_tree.describe(wanted["path"])
-        wrong = ds4_tree.differences(wanted, found)
+        found = tree.describe(wanted["path"])
+        wrong = tree.differences(wanted, found)
         swap()
-        return ds4_install.apply(wanted, found, wrong)
+        return files.apply(wanted, found, wrong)
 
     def test_a_directory_that_is_swapped_for_a_link_is_not_given_away(self, run, outside):
         (run / "tmp").mkdir()
@@ -137,9 +139,9 @@ class TestWhereOthersMayWrite:
         wanted = entry(run / "way" / "sudoers", kind=kind, content="x", target="x")
         nothing = dict.fromkeys(("sha256", "mode", "owner", "group", "target"), None)
         with pytest.raises(OSError, match="which root did not make"):
-            ds4_install.apply(wanted, {"kind": "file", **nothing}, ["content"])
+            files.apply(wanted, {"kind": "file", **nothing}, ["content"])
         with pytest.raises(OSError, match="which root did not make"):
-            ds4_tree.describe(wanted["path"])
+            tree.describe(wanted["path"])
 
     def test_a_directory_that_fills_up_meanwhile_stays(self, run):
         (run / "d").mkdir()
@@ -149,7 +151,7 @@ class TestWhereOthersMayWrite:
 
     def test_a_fifo_has_no_hash_and_stops_nobody(self, run, monkeypatch):
         os.mkfifo(run / "conf")
-        assert ds4_tree.describe(str(run / "conf"))["sha256"] is None
+        assert tree.describe(str(run / "conf"))["sha256"] is None
         (run / "conf").unlink()
         (run / "conf").write_text("x")
         looked = os.stat
@@ -162,14 +164,14 @@ class TestWhereOthersMayWrite:
             return facts
 
         monkeypatch.setattr(os, "stat", swap)
-        assert ds4_tree.describe(str(run / "conf"))["sha256"] is None
+        assert tree.describe(str(run / "conf"))["sha256"] is None
 
 
 class TestReplacing:
     def test_the_new_file_has_its_mode_and_leaves_nothing_beside_it(self, tmp_path):
         path = tmp_path / "f"
         path.write_text("old")
-        ds4_safe.replace(str(path), b"new", 0o600)
+        safe.replace(str(path), b"new", 0o600)
         assert path.read_text() == "new"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert [item.name for item in tmp_path.iterdir()] == ["f"]
@@ -182,46 +184,46 @@ class TestReplacing:
             raise OSError("disk full")
 
         with pytest.raises(OSError, match="disk full"):
-            ds4_safe.replace(str(path), b"new", 0o600, flush=full_disk)
+            safe.replace(str(path), b"new", 0o600, flush=full_disk)
         assert path.read_text() == "old"
         assert [item.name for item in tmp_path.iterdir()] == ["f"]
 
 
 class TestRunning:
     def test_commands_run_at_the_same_time_and_a_missing_one_is_a_result(self):
-        results = ds4_run.run_all({"a": ["/bin/echo", "hi"], "b": ["/nosuch"]})
+        results = mac_run.run_all({"a": ["/bin/echo", "hi"], "b": ["/nosuch"]})
         assert results["a"].out == "hi\n"
-        assert results["b"].rc == ds4_run.RC_MISSING
+        assert results["b"].rc == mac_run.RC_MISSING
         assert "No such file" in results["b"].sentence()
 
     def test_a_command_that_hangs_is_ended(self):
-        result = ds4_run.run_all({"a": ["/bin/sleep", "30"]}, timeout_s=0.1)["a"]
-        assert result.rc == ds4_run.RC_TIMEOUT
+        result = mac_run.run_all({"a": ["/bin/sleep", "30"]}, timeout_s=0.1)["a"]
+        assert result.rc == mac_run.RC_TIMEOUT
         assert "did not finish in time" in result.sentence()
 
     def test_one_that_hangs_costs_no_other_its_answer(self):
         # More than a pipe holds: it has to be read while the first one is waited for.
         long = ["/bin/sh", "-c", "i=0; while [ $i -lt 30000 ]; do echo %s; i=$((i+1)); done" % ("x" * 99)]
-        results = ds4_run.run_all({"hangs": ["/bin/sleep", "30"], "long": long}, timeout_s=2)
-        assert results["hangs"].rc == ds4_run.RC_TIMEOUT
+        results = mac_run.run_all({"hangs": ["/bin/sleep", "30"], "long": long}, timeout_s=2)
+        assert results["hangs"].rc == mac_run.RC_TIMEOUT
         assert (results["long"].rc, len(results["long"].out)) == (0, 3000000)
 
     def test_what_is_fed_to_a_command_costs_no_more_than_its_size(self):
         """The probe measures how fast tools hash by it. In pieces of a pipe's smallest it took minutes."""
         size = 64 << 20
-        result = ds4_run.run_all({"a": ["/usr/bin/wc", "-c"]}, timeout_s=30, stdin="x" * size)["a"]
+        result = mac_run.run_all({"a": ["/usr/bin/wc", "-c"]}, timeout_s=30, stdin="x" * size)["a"]
         assert (result.rc, result.out.strip()) == (0, str(size))
 
     def test_a_command_that_does_not_read_what_it_is_fed_ends_all_the_same(self):
-        result = ds4_run.run_all({"a": ["/bin/echo", "done"]}, timeout_s=30, stdin="x" * (4 << 20))["a"]
+        result = mac_run.run_all({"a": ["/bin/echo", "done"]}, timeout_s=30, stdin="x" * (4 << 20))["a"]
         assert (result.rc, result.out) == (0, "done\n")
 
     def test_a_lock_that_stays_taken_is_named(self, tmp_path):
         path = str(tmp_path / "lock")
-        with ds4_run.locked(path), pytest.raises(TimeoutError, match=path), ds4_run.locked(path, 0.2):
+        with mac_run.locked(path), pytest.raises(TimeoutError, match=path), mac_run.locked(path, 0.2):
             pass
 
     def test_polling_ends_with_the_first_true_value_or_the_deadline(self):
         values = iter([0, 0, 7])
-        assert ds4_run.poll(lambda: next(values), 5, 0.01) == 7
-        assert ds4_run.poll(lambda: 0, 0.05, 0.01) == 0
+        assert mac_run.poll(lambda: next(values), 5, 0.01) == 7
+        assert mac_run.poll(lambda: 0, 0.05, 0.01) == 0

@@ -4,8 +4,9 @@ import plistlib
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import ds4_jobs
-from ansible.module_utils.ds4_run import Result
+
+from ds4agent.mac import launchd as mac_launchd
+from ds4agent.mac.run import Result
 
 RUNNING = "system/com.example.job = {\n\tstate = running\n\tpid = 41\n\texit timeout = 7\n}\n"
 WAITING = "system/com.example.job = {\n\tstate = spawn scheduled\n\tlast exit code = 78: EX_CONFIG\n}\n"
@@ -65,7 +66,7 @@ class FakeLaunchd:
 
 
 def poll(ready, timeout_s, every_s=0.0):
-    """As ds4_run.poll, with a clock that each try advances."""
+    """As mac.run.poll, with a clock that each try advances."""
     for _try in range(max(1, int(timeout_s / every_s))):
         value = ready()
         if value:
@@ -79,8 +80,8 @@ def fake() -> FakeLaunchd:
 
 
 @pytest.fixture
-def launchd(fake: FakeLaunchd) -> ds4_jobs.Launchd:
-    return ds4_jobs.Launchd(10, run=fake.run, poll=poll)
+def launchd(fake: FakeLaunchd) -> mac_launchd.Launchd:
+    return mac_launchd.Launchd(10, run=fake.run, poll=poll)
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def job(tmp_path: Path) -> dict:
     return {"label": "com.example.job", "plist": str(plist), "state": "started"}
 
 
-def bring(launchd: ds4_jobs.Launchd, job: dict, restart: bool = False) -> list[str]:
+def bring(launchd: mac_launchd.Launchd, job: dict, restart: bool = False) -> list[str]:
     steps = launchd.steps(job, launchd.look(job["label"]), restart)
     for step in steps:
         launchd.do(step, job)
@@ -123,7 +124,7 @@ def test_a_restart_waits_until_the_old_instance_is_gone(fake, launchd, job):
 def test_an_instance_that_never_goes_is_an_error_with_the_time_it_had(fake, launchd, job):
     fake.loaded = fake.running = True
     fake.slow = 10_000
-    with pytest.raises(ds4_jobs.JobError, match="still there 27 s after"):
+    with pytest.raises(mac_launchd.JobError, match="still there 27 s after"):
         bring(launchd, job, restart=True)
 
 
@@ -137,14 +138,14 @@ def test_passing_errors_of_bootstrap_are_retried(fake, launchd, job, errors):
 @pytest.mark.parametrize(("number", "why"), [(125, "125: some words"), (161, "Login Items")])
 def test_lasting_errors_of_bootstrap_are_said_at_once(fake, launchd, job, number, why):
     fake.bootstrap_errors = [number] * 50
-    with pytest.raises(ds4_jobs.JobError, match=why):
+    with pytest.raises(mac_launchd.JobError, match=why):
         bring(launchd, job)
     assert fake.calls == ["bootstrap"]
 
 
 def test_bootstrap_gives_up_at_its_deadline(fake, launchd, job):
     fake.bootstrap_errors = [5] * 1000
-    with pytest.raises(ds4_jobs.JobError, match="not loaded within 10 s"):
+    with pytest.raises(mac_launchd.JobError, match="not loaded within 10 s"):
         bring(launchd, job)
 
 
@@ -178,5 +179,5 @@ def test_an_absent_job_is_stopped_and_stays_away(fake, launchd, job):
 )
 def test_a_plist_that_launchd_would_refuse_is_explained_before(launchd, job, content, why):
     Path(job["plist"]).write_bytes(content)
-    with pytest.raises(ds4_jobs.JobError, match=why):
+    with pytest.raises(mac_launchd.JobError, match=why):
         bring(launchd, job)

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import ds4_observation as shape
-from ansible.module_utils import ds4_parse as parse
-from ansible.module_utils.ds4_run import Result
+
+from ds4agent.mac import parse
+from ds4agent.mac.run import Result
+from ds4agent.observe import observation as shape
 
 RECORDINGS = Path(__file__).parents[2] / "recordings"
 WANTED = {"users": ["_ds4"], "groups": ["_ds4"], "labels": ["com.ds4fleet.server"], "port": 8000}

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Callable, Optional
 
 import pytest
-from ansible.module_utils import ds4_origin, ds4_placement, ds4_token, ds4_transport
+
+from ds4agent.weights import origin, placement, transport
+from ds4agent.weights import token as weights_token
 
 DATA = bytes(number * 7 % 251 for number in range(200_000))
 SECRET = "hf_secret"
@@ -89,7 +91,7 @@ def secure(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> I
     key, made = certificate
     monkeypatch.setenv("SSL_CERT_FILE", str(made))
     # A test before may have had certificates read.
-    ds4_origin._trusted.cache_clear()
+    origin._trusted.cache_clear()
     with contextlib.ExitStack() as stack:
 
         def make() -> Server:
@@ -98,7 +100,7 @@ def secure(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> I
             return stack.enter_context(serving("https", context))
 
         yield make
-    ds4_origin._trusted.cache_clear()
+    origin._trusted.cache_clear()
 
 
 @pytest.fixture
@@ -113,11 +115,11 @@ class Fetched:
     def __init__(self, url: str, **options: object) -> None:
         self.waits: list[float] = []
         got: list[bytes] = []
-        self.error: Optional[ds4_transport.SourceError] = None
-        source = ds4_transport.Source(url, len(DATA), wait=self.waits.append, **options)
+        self.error: Optional[transport.SourceError] = None
+        source = transport.Source(url, len(DATA), wait=self.waits.append, **options)
         try:
             source.fetch(0, got.append)
-        except ds4_transport.SourceError as error:
+        except transport.SourceError as error:
             self.error = error
         self.data = b"".join(got)
         self.why = str(self.error or "")
@@ -173,7 +175,7 @@ class TestTheToken:
         fetched = Fetched(hub.url + "/file", token=token)
         assert fetched.why.startswith("its token has line ends, blanks or letters") and hub.asked == []
         assert "hf_s" not in fetched.why and token not in fetched.why
-        place = ds4_placement.Placement(str(tmp_path), 0, 0)
+        place = placement.Placement(str(tmp_path), 0, 0)
         place.token = lambda: token
         wanted = {"name": "f", "bytes": len(DATA), "urls": [hub.url + "/file", plain.url + "/file"]}
         refusals: dict[str, str] = {}
@@ -198,22 +200,22 @@ class TestTheToken:
     def test_a_file_of_variables_holds_others_too(self, tmp_path, text, token):
         (tmp_path / "token").write_text(text)
         (tmp_path / "token").chmod(0o600)
-        assert ds4_token.read(str(tmp_path / "token")) == token
+        assert weights_token.read(str(tmp_path / "token")) == token
 
     def test_a_token_file_that_is_none_is_said_and_not_waited_for(self, tmp_path):
         os.mkfifo(tmp_path / "fifo", 0o600)
         for name in ("fifo", ".", "missing"):
             with pytest.raises(ValueError, match="token file"):
-                ds4_token.read(str(tmp_path / name))
+                weights_token.read(str(tmp_path / name))
         (tmp_path / "bytes").write_bytes(b"\xff\xfe\n")
         (tmp_path / "bytes").chmod(0o600)
-        with pytest.raises(ds4_origin.SourceError, match="write it anew"):
-            ds4_origin.bearer(ds4_token.read(str(tmp_path / "bytes")))
+        with pytest.raises(origin.SourceError, match="write it anew"):
+            origin.bearer(weights_token.read(str(tmp_path / "bytes")))
 
     def test_a_proxy_s_password_is_for_the_proxy(self):
-        request = ds4_origin.range_request("http://a.example/x", 0, 1)
+        request = origin.range_request("http://a.example/x", 0, 1)
         request.add_header("Proxy-authorization", "Basic eDp5")
-        following = ds4_origin.Redirects().redirect_request(request, None, 302, "", {}, "http://a.example/y")
+        following = origin.Redirects().redirect_request(request, None, 302, "", {}, "http://a.example/y")
         assert "Proxy-authorization" not in following.headers and "Range" in following.headers
 
 
@@ -333,9 +335,9 @@ class TestBusy:
     def test_it_is_given_up_at_last_and_may_be_asked_later(self, plain):
         self.after(plain, 10**6, 429)
         fetched = Fetched(plain.url + "/file")
-        assert isinstance(fetched.error, ds4_transport.Busy)
+        assert isinstance(fetched.error, transport.Busy)
         assert fetched.why.startswith("it is asked too often (status 429), ")
-        assert 800 < sum(fetched.waits) <= ds4_transport.PATIENCE_S
+        assert 800 < sum(fetched.waits) <= transport.PATIENCE_S
 
     def test_a_window_that_the_hub_names_is_slept_through(self, plain):
         self.after(plain, 1, 429, RateLimit='"resolvers";r=0;t=25')
@@ -355,14 +357,14 @@ class TestBusy:
 
     def test_where_there_is_another_source_that_one_is_tried_soon(self, plain, tmp_path, monkeypatch):
         waits: list[float] = []
-        original = ds4_transport.Source.__init__
+        original = transport.Source.__init__
 
         def patched(self, *arguments, **options):
             original(self, *arguments, **{**options, "wait": waits.append})
 
-        monkeypatch.setattr(ds4_transport.Source, "__init__", patched)
+        monkeypatch.setattr(transport.Source, "__init__", patched)
         self.after(plain, 8, 429)
-        place = ds4_placement.Placement(str(tmp_path), 0, 0)
+        place = placement.Placement(str(tmp_path), 0, 0)
         got: list[bytes] = []
 
         class Part:

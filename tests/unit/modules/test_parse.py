@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import ds4_parse as parse
+
+from ds4agent.mac import parse
 
 RECORDINGS = Path(__file__).parents[2] / "recordings"
 

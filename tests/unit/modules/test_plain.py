@@ -5,7 +5,8 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from ansible.module_utils import ds4_plain
+
+from ds4agent.border import plain
 
 #: Visible signs that Unicode counts as formats: of Arabic, Syriac and Kaithi numbers and verses.
 SEEN = {
@@ -27,7 +28,7 @@ def test_every_control_format_and_half_character_of_unicode_is_shown_by_its_numb
         for number in range(0x110000)
         if unicodedata.category(chr(number)) in hidden
         and number not in SEEN
-        and ds4_plain.line(chr(number)) == chr(number)
+        and plain.line(chr(number)) == chr(number)
     ]
     assert wrong == []
 
@@ -37,7 +38,7 @@ def test_every_control_format_and_half_character_of_unicode_is_shown_by_its_numb
     ["DeepSeek V4 Flash", "\u00e4\u00f6\u00fc \u00df", "\u6771\u4eac", "\u2764\ufe0f \U0001f600", "a\\x1b"],
 )
 def test_what_people_write_stays(text) -> None:
-    assert ds4_plain.line(text) == ds4_plain.text(text) == text
+    assert plain.line(text) == plain.text(text) == text
 
 
 @pytest.mark.parametrize(
@@ -52,19 +53,19 @@ def test_what_people_write_stays(text) -> None:
     ],
 )
 def test_what_does_something_is_shown(text, shown) -> None:
-    assert ds4_plain.line(text) == ds4_plain.text(text) == shown
-    ds4_plain.text(text).encode()
+    assert plain.line(text) == plain.text(text) == shown
+    plain.text(text).encode()
 
 
 def test_breaks_and_tabs_are_kept_between_lines_and_shown_on_one() -> None:
-    assert ds4_plain.text("a\tb\r\nc\n") == "a\tb\nc\n"
-    assert ds4_plain.line("a\tb\r\nc") == "a\\tb\\x0d\\nc"
+    assert plain.text("a\tb\r\nc\n") == "a\tb\nc\n"
+    assert plain.line("a\tb\r\nc") == "a\\tb\\x0d\\nc"
 
 
 def test_a_long_line_is_cut_where_it_is_asked_to() -> None:
-    assert ds4_plain.line("x" * 50, 10) == "x" * 9 + "\u2026" and ds4_plain.line("x" * 10, 10) == "x" * 10
+    assert plain.line("x" * 50, 10) == "x" * 9 + "\u2026" and plain.line("x" * 10, 10) == "x" * 10
 
 
 def test_it_is_the_same_when_it_is_done_twice() -> None:
     text = "".join(map(chr, range(0x3000)))
-    assert ds4_plain.text(ds4_plain.text(text)) == ds4_plain.text(text)
+    assert plain.text(plain.text(text)) == plain.text(text)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 
-from ansible.module_utils import ds4_parse as parse
-from ansible.module_utils import ds4_questions as questions
-from ansible.module_utils.ds4_run import Result
+from ds4agent.mac import parse
+from ds4agent.mac.run import Result
+from ds4agent.observe import questions
 
 ERROR = "<plist><dict><key>Error</key><true/></dict></plist>"
 

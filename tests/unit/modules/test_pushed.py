@@ -4,8 +4,9 @@ import hashlib
 import json
 
 import pytest
-from ansible.module_utils import ds4_placement, ds4_progress, ds4_route
 
+from ds4agent.weights import placement, progress
+from ds4agent.weights import route as weights_route
 from tests.unit.modules.test_weights import DATA, HEADER
 
 URLS = ["file:///Volumes/a/w.gguf", "file:///Volumes/b/w.gguf", "https://hub.example/w.gguf"]
@@ -15,14 +16,14 @@ URLS = ["file:///Volumes/a/w.gguf", "file:///Volumes/b/w.gguf", "https://hub.exa
 def route(tmp_path):
     order = {"id": "0123", "files": [], "peers": [{"name": "tyo-01", "wait": True}], "push": "/tmp/p.sock"}
     (tmp_path / "order.json").write_text(json.dumps(order))
-    state = ds4_progress.State(str(tmp_path), order)
+    state = progress.State(str(tmp_path), order)
     dialled = []
 
     def dial(source):
         dialled.append(source["name"])
         return source.get("socket") or ["/usr/bin/false"]
 
-    made = ds4_route.Route(order, state, dial, None, wait=lambda seconds: None, clock=lambda: 0.0)
+    made = weights_route.Route(order, state, dial, None, wait=lambda seconds: None, clock=lambda: 0.0)
     made.dialled = dialled
     return made
 
@@ -46,8 +47,8 @@ def test_a_controller_that_is_away_is_waited_for_longer_than_a_source(route, mon
         def missing(self):
             return [0]
 
-    monkeypatch.setattr(ds4_route, "MAX_ROUNDS_PUSHED", 7)
-    with pytest.raises(ds4_placement.PlacementError, match="not connected: No such file"):
+    monkeypatch.setattr(weights_route, "MAX_ROUNDS_PUSHED", 7)
+    with pytest.raises(placement.PlacementError, match="not connected: No such file"):
         route.complete({"name": "w.gguf", "bytes": 1, "urls": URLS[:1]}, Part(), set())
     assert route.dialled.count("controller") == 7
 
@@ -56,6 +57,6 @@ def test_what_is_only_pushed_is_not_looked_for_on_the_mac_itself(tmp_path):
     (tmp_path / "source.gguf").write_bytes(DATA)
     item = {"name": "w.gguf", "path": str(tmp_path / "w.gguf"), "bytes": len(DATA), "header": HEADER}
     item.update(sha256=hashlib.sha256(DATA).hexdigest(), urls=["file://%s/source.gguf" % tmp_path])
-    place = ds4_placement.Placement(str(tmp_path), 0, 0)
-    with pytest.raises(ds4_placement.PlacementError, match="it is pushed by `fab stage`"):
+    place = placement.Placement(str(tmp_path), 0, 0)
+    with pytest.raises(placement.PlacementError, match="it is pushed by `fab stage`"):
         place.bring(item, place.look(item))

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from ansible.module_utils import ds4_fetch, ds4_placement, ds4_progress, ds4_transport
+
+from ds4agent.weights import fetch as weights_fetch
+from ds4agent.weights import placement, progress, transport
 
 DATA = b"GGUF" + (3).to_bytes(4, "little") + bytes(16) + bytes(range(256)) * 64
 
@@ -40,8 +42,8 @@ class Run:
         }
         order = {"id": "1", "dir": str(folder), "files": [wanted], "peers": [], "chunk_bytes": 4096}
         order.update(seed_slots=1, uid=os.getuid(), gid=os.getgid())
-        self.state = ds4_progress.State(str(folder), order)
-        self.fetch = ds4_fetch.Fetch(str(folder), order, self.state, wait=self.sleep, source=Source)
+        self.state = progress.State(str(folder), order)
+        self.fetch = weights_fetch.Fetch(str(folder), order, self.state, wait=self.sleep, source=Source)
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -54,13 +56,13 @@ class Run:
 def busy(times: int, wait_s: float = 0) -> Callable[[int], None]:
     def say(number: int) -> None:
         if number <= times:
-            raise ds4_transport.Busy("it is asked too often (status 429)", wait_s)
+            raise transport.Busy("it is asked too often (status 429)", wait_s)
 
     return say
 
 
 def lacks(_number: int) -> None:
-    raise ds4_transport.SourceError("it does not have this file (status 404)")
+    raise transport.SourceError("it does not have this file (status 404)")
 
 
 def gives(_number: int) -> None:
@@ -83,14 +85,14 @@ def test_the_time_that_it_names_is_waited(tmp_path: Path) -> None:
 
 def test_it_is_given_up_in_the_end_with_its_reason(tmp_path: Path) -> None:
     run = Run(tmp_path, "https://hub/a", a=busy(10**6))
-    with pytest.raises(ds4_placement.PlacementError, match="hub: it is asked too often"):
+    with pytest.raises(placement.PlacementError, match="hub: it is asked too often"):
         run.run()
-    assert ds4_transport.PATIENCE_S <= sum(run.slept) < 2 * ds4_transport.PATIENCE_S
+    assert transport.PATIENCE_S <= sum(run.slept) < 2 * transport.PATIENCE_S
 
 
 def test_a_source_that_lacks_the_file_is_not_waited_for_as_long(tmp_path: Path) -> None:
     run = Run(tmp_path, "https://hub/a", a=lacks)
-    with pytest.raises(ds4_placement.PlacementError, match="does not have this file"):
+    with pytest.raises(placement.PlacementError, match="does not have this file"):
         run.run()
     assert sum(run.slept) < 30
 
@@ -116,6 +118,6 @@ def test_an_abort_ends_a_wait(tmp_path: Path) -> None:
             (tmp_path / "control").write_text("abort")
 
     run.fetch.route.wait = sleep
-    with pytest.raises(ds4_progress.Aborted):
+    with pytest.raises(progress.Aborted):
         run.run()
     assert len(run.slept) == 5

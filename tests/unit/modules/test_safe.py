@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import ds4_clear as clear
-from ansible.module_utils import ds4_safe as safe
 
-MODULE_UTILS = str(Path(safe.__file__).parent)
+from ds4agent.mac import clear, safe
+
+MODULE_UTILS = str(Path(safe.__file__).parents[2])
 
 
 @pytest.fixture
@@ -180,8 +180,8 @@ class TestLimits:
             os.close(here)
             here = inner
         os.close(here)
-        script = "from ansible.module_utils import ds4_clear; print(ds4_clear.remove_tree(%r))" % str(shared)
-        code = "import ansible.module_utils as m; m.__path__.append(%r); %s" % (MODULE_UTILS, script)
+        script = "from ds4agent.mac import clear; print(clear.remove_tree(%r))" % str(shared)
+        code = "import sys; sys.path.insert(0, %r); %s" % (MODULE_UTILS, script)
 
         def few():
             resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

@@ -1,26 +1,17 @@
 """The directory of weights as a whole: who needs what, what could go, and proof anew."""
 
 import hashlib
-import importlib.util
 import json
 import os
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import ds4_shelf, ds4_stamp
 
+from ds4agent.weights import shelf, stamp
+from tests.support.collection import module
 from tests.unit.modules.test_weights import DATA, HEADER
 
-LIBRARY = Path(__file__).parents[3] / "roles/ds4/library"
 GOOD = {"bytes": len(DATA), "sha256": hashlib.sha256(DATA).hexdigest(), "header": HEADER}
-
-
-def load(name):
-    """A module of the role."""
-    spec = importlib.util.spec_from_file_location(f"library_{name}", LIBRARY / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -34,16 +25,16 @@ def put(root: Path, name: str, data: bytes = b"x", stamped: bool = False) -> str
     path = root / "models" / name
     path.write_bytes(data)
     if stamped:
-        ds4_stamp.write(str(path), hashlib.sha256(data).hexdigest())
+        stamp.write(str(path), hashlib.sha256(data).hexdigest())
     return str(path)
 
 
 def needless(root: Path, *keep: str, known: tuple[str, ...] = (), wrong: bool = False) -> dict[str, str]:
-    needed = ds4_shelf.users(str(root))
+    needed = shelf.users(str(root))
     for name in keep:
         needed.setdefault(name, []).append("planned")
-    found = ds4_shelf.items(str(root / "models"))
-    return {item.name: why for item, why in ds4_shelf.needless(found, needed, known, wrong)}
+    found = shelf.items(str(root / "models"))
+    return {item.name: why for item, why in shelf.needless(found, needed, known, wrong)}
 
 
 class TestWhatIsThere:
@@ -63,7 +54,7 @@ class TestWhatIsThere:
             "b.gguf.orig",
         ):
             put(root, name)
-        found = {item.name: item for item in ds4_shelf.items(str(root / "models"))}
+        found = {item.name: item for item in shelf.items(str(root / "models"))}
         assert {name: item.kind for name, item in found.items()} == {
             "a.gguf": "proven",
             "b.gguf": "unproven",
@@ -79,16 +70,16 @@ class TestWhatIsThere:
 
     def test_a_link_is_not_ours(self, root):
         (root / "models" / "a.gguf").symlink_to("/etc/hosts")
-        assert ds4_shelf.items(str(root / "models")) == []
+        assert shelf.items(str(root / "models")) == []
 
     def test_a_part_counts_what_it_takes_and_not_what_it_will(self, root):
         os.truncate(put(root, "a.gguf.part.01.relay"), 1 << 30)
-        (part,) = ds4_shelf.items(str(root / "models"))
+        (part,) = shelf.items(str(root / "models"))
         assert part.bytes < 1 << 20
 
     def test_a_mac_without_the_directory_has_nothing(self, tmp_path):
-        assert ds4_shelf.items(str(tmp_path / "models")) == []
-        assert ds4_shelf.users(str(tmp_path)) == {}
+        assert shelf.items(str(tmp_path / "models")) == []
+        assert shelf.users(str(tmp_path)) == {}
 
 
 class TestEntries:
@@ -108,12 +99,12 @@ class TestEntries:
         return root / "kv"
 
     def test_those_of_now_and_before_stay_and_the_others_can_go(self, root, kv):
-        found = {item.name: item for item in ds4_shelf.kv_items(str(root))}
+        found = {item.name: item for item in shelf.kv_items(str(root))}
         assert set(found) == {f"kv/{name}" for name in (self.NOW, self.BEFORE, self.LONG_AGO)}
         assert all(item.bytes > 0 for item in found.values())
-        ((item, why),) = ds4_shelf.needless(found.values(), ds4_shelf.users(str(root)), (), False)
+        ((item, why),) = shelf.needless(found.values(), shelf.users(str(root)), (), False)
         assert item.name == f"kv/{self.LONG_AGO}" and why
-        ds4_shelf.remove(str(root / "models"), item)
+        shelf.remove(str(root / "models"), item)
         assert sorted(path.name for path in kv.iterdir()) == sorted((self.NOW, self.BEFORE, "somebody's"))
 
     def test_what_is_no_entry_in_them_neither_stops_nor_counts(self, root):
@@ -124,13 +115,13 @@ class TestEntries:
         (folder / "b.kv").symlink_to("nowhere")
         (folder / "c.kv").mkdir()
         (folder / "d.kv").write_bytes(b"x" * 4096)
-        (found,) = ds4_shelf.kv_items(str(root))
+        (found,) = shelf.kv_items(str(root))
         assert found.bytes == (folder / "d.kv").stat().st_blocks * 512
-        ds4_shelf.remove(str(root / "models"), found)
+        shelf.remove(str(root / "models"), found)
         assert not folder.exists()
 
     def test_a_mac_without_them_has_nothing(self, tmp_path):
-        assert ds4_shelf.kv_items(str(tmp_path)) == []
+        assert shelf.kv_items(str(tmp_path)) == []
 
 
 class TestWhoNeedsIt:
@@ -143,7 +134,7 @@ class TestWhoNeedsIt:
         before = {"path": "/e/server.conf", "kind": "file", "content": "weights=ee /m/e.gguf\n"}
         (root / "var/switch/previous.json").write_text(json.dumps({"files": [before]}))
         (root / "var/stage/order.json").write_text(json.dumps({"files": [{"name": "f.gguf"}]}))
-        assert ds4_shelf.users(str(root)) == {
+        assert shelf.users(str(root)) == {
             "a.gguf": ["served"],
             "b.gguf": ["configured", "current release"],
             "mtp.gguf": ["configured"],
@@ -154,7 +145,7 @@ class TestWhoNeedsIt:
 
     def test_the_copy_is_found_where_it_is_now(self, root):
         (root / "var" / "server.running.conf").write_text("weights=aa /m/a.gguf\nkv_dir=/k/flash-1\n")
-        assert ds4_shelf.users(str(root)) == {"a.gguf": ["served"], "kv/flash-1": ["served"]}
+        assert shelf.users(str(root)) == {"a.gguf": ["served"], "kv/flash-1": ["served"]}
 
     @pytest.mark.parametrize("kind", ["fifo", "dangling link", "directory", "endless"])
     def test_what_the_service_user_puts_in_its_place_stops_nobody(self, root, kind):
@@ -170,13 +161,13 @@ class TestWhoNeedsIt:
         else:
             path.touch()
             os.truncate(path, 1 << 40)
-        assert ds4_shelf.users(str(root)) == {"b.gguf": ["configured"]}
+        assert shelf.users(str(root)) == {"b.gguf": ["configured"]}
 
     def test_a_rollout_that_has_the_mac_is_named(self, root):
-        assert ds4_shelf.held_by(str(root)) == ""
+        assert shelf.held_by(str(root)) == ""
         lock = {"run_id": "r1", "owner": "eva", "since": "noon"}
         (root / "var/switch/lock.json").write_text(json.dumps(lock))
-        assert ds4_shelf.held_by(str(root)) == "rollout r1 of eva has this Mac since noon"
+        assert shelf.held_by(str(root)) == "rollout r1 of eva has this Mac since noon"
 
 
 class TestWhatCanGo:
@@ -209,14 +200,14 @@ class TestWhatCanGo:
         assert needless(root, wrong=True) == {"a.gguf.sha-mismatch": "failed its proof"}
 
     def test_what_was_staged_stays_until_it_is_asked_for(self, root):
-        ds4_stamp.mark(put(root, "next.gguf", stamped=True), "flash-q4")
+        stamp.mark(put(root, "next.gguf", stamped=True), "flash-q4")
         put(root, "old.gguf", stamped=True)
         params = {"keep": [], "known": {}, "wrong": False, "root": str(root)}
 
         def pruned(staged):
-            chosen, needed = ds4_shelf.items(str(root / "models")), ds4_shelf.users(str(root))
+            chosen, needed = shelf.items(str(root / "models")), shelf.users(str(root))
             given = {**params, "staged": staged}
-            found, _changed = load("ds4_shelf").prune(str(root / "models"), chosen, needed, given, True)
+            found, _changed = module("ds4_shelf").prune(str(root / "models"), chosen, needed, given, True)
             return {one["name"]: (one["state"], one["why"]) for one in found}
 
         gone = ("free", "nobody needs it")
@@ -227,59 +218,59 @@ class TestWhatCanGo:
         put(root, "a.gguf", stamped=True)
         put(root, "a.gguf.manifest")
         put(root, "b.gguf", stamped=True)
-        (item,) = [item for item in ds4_shelf.items(str(root / "models")) if item.name == "a.gguf"]
-        ds4_shelf.remove(str(root / "models"), item)
+        (item,) = [item for item in shelf.items(str(root / "models")) if item.name == "a.gguf"]
+        shelf.remove(str(root / "models"), item)
         assert sorted(path.name for path in (root / "models").iterdir()) == ["b.gguf", "b.gguf.stamp"]
 
 
 class TestMarks:
     def test_a_mark_says_nothing_about_the_proof_and_outlives_a_new_one(self, root):
         path = put(root, "a.gguf", stamped=True)
-        before = ds4_stamp.read(path)
-        assert ds4_stamp.mark(path, "flash-q4") and not ds4_stamp.mark(path, "flash-q4")
-        assert ds4_stamp.read(path) == ({**before[0], "staged_for": "flash-q4"}, True)
-        ds4_stamp.write(path, before[0]["sha256"])
-        assert ds4_stamp.read(path)[0]["staged_for"] == "flash-q4"
-        assert ds4_stamp.mark(path, "") and ds4_stamp.read(path)[0]["staged_for"] == ""
+        before = stamp.read(path)
+        assert stamp.mark(path, "flash-q4") and not stamp.mark(path, "flash-q4")
+        assert stamp.read(path) == ({**before[0], "staged_for": "flash-q4"}, True)
+        stamp.write(path, before[0]["sha256"])
+        assert stamp.read(path)[0]["staged_for"] == "flash-q4"
+        assert stamp.mark(path, "") and stamp.read(path)[0]["staged_for"] == ""
 
     def test_a_file_without_a_proof_is_not_marked(self, root):
         path = put(root, "a.gguf")
-        assert not ds4_stamp.mark(path, "flash-q4") and not Path(ds4_stamp.stamp_path(path)).exists()
+        assert not stamp.mark(path, "flash-q4") and not Path(stamp.stamp_path(path)).exists()
 
     def test_what_is_used_by_now_loses_its_mark_when_something_else_is_staged(self, root):
         used, waiting = (put(root, name, stamped=True) for name in ("used.gguf", "waiting.gguf"))
         for path in (used, waiting):
-            ds4_stamp.mark(path, "flash-q4")
+            stamp.mark(path, "flash-q4")
         (root / "etc" / "server.conf").write_text("weights=aa /m/used.gguf\n")
         rehearsal, real = (
-            load("ds4_stage").Stage(str(root), str(root / "keys"), dry) for dry in (True, False)
+            module("ds4_stage").Stage(str(root), str(root / "keys"), dry) for dry in (True, False)
         )
         rehearsal.unmark_used(str(root))
-        assert rehearsal.changed and ds4_shelf.staged(str(root)).keys() == {"used.gguf", "waiting.gguf"}
+        assert rehearsal.changed and shelf.staged(str(root)).keys() == {"used.gguf", "waiting.gguf"}
         real.unmark_used(str(root))
-        assert ds4_shelf.staged(str(root)) == {"waiting.gguf": "staged for flash-q4"}
+        assert shelf.staged(str(root)) == {"waiting.gguf": "staged for flash-q4"}
 
 
 class TestProvenAnew:
     @pytest.fixture
     def progress(self, tmp_path):
-        return ds4_shelf.Progress(len(DATA), path=str(tmp_path / "status"), clock=iter(range(99)).__next__)
+        return shelf.Progress(len(DATA), path=str(tmp_path / "status"), clock=iter(range(99)).__next__)
 
     def prove(self, root, progress, wanted=GOOD, data=DATA, **options):
         path = put(root, "a.gguf", data, stamped=True)
-        return path, ds4_shelf.prove(path, wanted, progress, **options)
+        return path, shelf.prove(path, wanted, progress, **options)
 
     def test_a_good_file_gets_a_new_stamp(self, root, progress):
         path = put(root, "a.gguf", DATA)
-        assert ds4_shelf.prove(path, GOOD, progress) == ("proven", "")
-        assert ds4_stamp.read(path)[1]
+        assert shelf.prove(path, GOOD, progress) == ("proven", "")
+        assert stamp.read(path)[1]
         assert progress.values["done_bytes"] == len(DATA)
 
     def test_a_spoilt_file_loses_its_stamp_and_is_not_touched(self, root, progress):
         spoilt = DATA[:-1] + b"X"
         path, (state, why) = self.prove(root, progress, data=spoilt)
         assert state == "wrong" and why.startswith("its sha256 is")
-        assert Path(path).read_bytes() == spoilt and not ds4_stamp.read(path)[1]
+        assert Path(path).read_bytes() == spoilt and not stamp.read(path)[1]
 
     def test_another_size_is_wrong_without_reading_it(self, root, progress):
         _path, (state, why) = self.prove(root, progress, data=DATA[:-4])
@@ -300,23 +291,21 @@ class TestProvenAnew:
     def test_without_the_catalogue_the_stamp_says_what_it_should_be(self, root):
         path = put(root, "a.gguf", DATA, stamped=True)
         Path(path).write_bytes(DATA[:-1] + b"X")
-        assert ds4_shelf.expected(path, {})["sha256"] == GOOD["sha256"]
-        assert ds4_shelf.expected(path, {"a.gguf": {"sha256": None}})["sha256"] == GOOD["sha256"]
-        assert ds4_shelf.expected(path, {"a.gguf": GOOD}) is GOOD
-        assert ds4_shelf.expected(put(root, "b.gguf"), {}) is None
+        assert shelf.expected(path, {})["sha256"] == GOOD["sha256"]
+        assert shelf.expected(path, {"a.gguf": {"sha256": None}})["sha256"] == GOOD["sha256"]
+        assert shelf.expected(path, {"a.gguf": GOOD}) is GOOD
+        assert shelf.expected(put(root, "b.gguf"), {}) is None
 
     def test_what_nobody_described_is_not_judged(self, root, progress):
         path, (state, _why) = self.prove(root, progress, wanted=None)
-        assert state == "unknown" and ds4_stamp.read(path)[1]
+        assert state == "unknown" and stamp.read(path)[1]
 
     def test_a_rehearsal_reads_nothing(self, root, progress):
         _path, (state, _why) = self.prove(root, progress, dry=True)
         assert state == "unread" and progress.values["done_bytes"] == 0
 
     def test_progress_can_be_read_while_it_goes_on_and_is_gone_at_the_end(self, tmp_path):
-        progress = ds4_shelf.Progress(
-            100, path=str(tmp_path / "status"), clock=iter(range(0, 99, 2)).__next__
-        )
+        progress = shelf.Progress(100, path=str(tmp_path / "status"), clock=iter(range(0, 99, 2)).__next__)
         progress.read(40)
         said = json.loads((tmp_path / "status").read_text())
         assert (said["done_bytes"], said["total_bytes"]) == (40, 100)

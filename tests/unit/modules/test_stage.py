@@ -14,22 +14,17 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from ansible.module_utils import (
-    ds4_chunks,
-    ds4_fetch,
-    ds4_peer,
-    ds4_progress,
-    ds4_proof,
-    ds4_route,
-    ds4_scout,
-    ds4_seed,
-    ds4_stamp,
-    ds4_transport,
-    ds4_window,
-)
+
+from ds4agent.weights import chunks, progress, proof, transport, window
+from ds4agent.weights import fetch as weights_fetch
+from ds4agent.weights import peer as weights_peer
+from ds4agent.weights import route as weights_route
+from ds4agent.weights import scout as weights_scout
+from ds4agent.weights import seed as weights_seed
+from ds4agent.weights import stamp as weights_stamp
 
 CHUNK = 64 * 1024
-ROLE = Path("roles/ds4").resolve()
+MODULE_UTILS = str(Path("plugins/module_utils").resolve())
 
 
 def gguf(size_bytes: int, seed: int = 0) -> bytes:
@@ -43,7 +38,7 @@ SHA = hashlib.sha256(DATA).hexdigest()
 
 
 class Origin:
-    """Takes the place of ds4_transport.Source: serves `data` and counts what it sent."""
+    """Takes the place of transport.Source: serves `data` and counts what it sent."""
 
     data = DATA
     sent = 0
@@ -56,7 +51,7 @@ class Origin:
     def fetch(self, start: int, write: Callable[[bytes], None], end: int) -> None:
         for at in range(start, end, 16384):
             if Origin.breaks_after is not None and Origin.sent >= Origin.breaks_after:
-                raise ds4_transport.SourceError("connection lost")
+                raise transport.SourceError("connection lost")
             piece = Origin.data[at : min(at + 16384, end)]
             Origin.sent += len(piece)
             time.sleep(self.delay_s)
@@ -66,8 +61,8 @@ class Origin:
 @pytest.fixture(autouse=True)
 def origin(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Origin]]:
     Origin.data, Origin.sent, Origin.breaks_after, Origin.delay_s = DATA, 0, None, 0.0
-    monkeypatch.setattr(ds4_route, "ROUND_S", 0.01)
-    monkeypatch.setattr(ds4_scout, "RETRY_S", 0.3)
+    monkeypatch.setattr(weights_route, "ROUND_S", 0.01)
+    monkeypatch.setattr(weights_scout, "RETRY_S", 0.3)
     yield Origin
 
 
@@ -115,10 +110,10 @@ class Mac:
             other = macs[peer["name"]]
             if other.is_off:
                 return ["/bin/sh", "-c", "echo 'No route to host' >&2; exit 255"]
-            return [sys.executable, "-c", SEED % (str(ROLE / "module_utils"), other.slow_s), str(other.var)]
+            return [sys.executable, "-c", SEED % (MODULE_UTILS, other.slow_s), str(other.var)]
 
-        with ds4_progress.State(str(self.var), order) as self.state:
-            fetch = ds4_fetch.Fetch(str(self.var), order, self.state, dial, source=self.line)
+        with progress.State(str(self.var), order) as self.state:
+            fetch = weights_fetch.Fetch(str(self.var), order, self.state, dial, source=self.line)
             try:
                 fetch.run()
                 self.state.values["state"] = "done"
@@ -138,7 +133,7 @@ class Mac:
             raise self.error
 
     def is_proven(self) -> bool:
-        stamp, valid = ds4_stamp.read(str(self.file))
+        stamp, valid = weights_stamp.read(str(self.file))
         return bool(valid and stamp["sha256"] == SHA and self.file.read_bytes() == DATA)
 
 
@@ -147,12 +142,11 @@ SEEDS = [int(word) for word in os.environ.get("DS4_STAGE_SEEDS", "0:4").split(":
 #: ds4-seed, the role's module_utils under the name that Ansible gives them, and so many seconds per chunk.
 SEED = """
 import sys, time
-import ansible.module_utils
-ansible.module_utils.__path__.append(%r)
-from ansible.module_utils import ds4_seed
-send, slow_s = ds4_seed.Seed._send, %r
-ds4_seed.Seed._send = lambda *arguments: (time.sleep(slow_s), send(*arguments))[1]
-ds4_seed.main(sys.argv[1])
+sys.path.insert(0, %r)
+from ds4agent.weights import seed
+send, slow_s = seed.Seed._send, %r
+seed.Seed._send = lambda *arguments: (time.sleep(slow_s), send(*arguments))[1]
+seed.main(sys.argv[1:])
 """
 
 
@@ -165,7 +159,7 @@ def in_place(*macs: Mac) -> None:
     """The file in place and proven, with an order to seed it."""
     for mac in macs:
         mac.file.write_bytes(DATA)
-        ds4_stamp.write(str(mac.file), SHA)
+        weights_stamp.write(str(mac.file), SHA)
         mac.order([])
 
 
@@ -187,10 +181,10 @@ def chain(macs: dict[str, Mac]) -> None:
 
 
 def test_a_bitmap_comes_back_as_it_was() -> None:
-    assert ds4_chunks.from_bitmap(ds4_chunks.to_bitmap({0, 7, 8, 19}, 20), 20) == {0, 7, 8, 19}
+    assert chunks.from_bitmap(chunks.to_bitmap({0, 7, 8, 19}, 20), 20) == {0, 7, 8, 19}
     with pytest.raises(ValueError, match="length"):
-        ds4_chunks.from_bitmap("00", 20)
-    assert ds4_chunks.runs([0, 1, 4, 5, 9]) == [(0, 2), (4, 6), (9, 10)]
+        chunks.from_bitmap("00", 20)
+    assert chunks.runs([0, 1, 4, 5, 9]) == [(0, 2), (4, 6), (9, 10)]
 
 
 @pytest.mark.parametrize(
@@ -206,46 +200,46 @@ def test_a_bitmap_comes_back_as_it_was() -> None:
 )
 def test_a_window_opens_in_its_own_time_zone(text: str, hour: int, is_open: bool) -> None:
     now = datetime(2026, 3, 1, hour, tzinfo=timezone.utc).timestamp()
-    assert ds4_window.is_open(text, now) is is_open
+    assert window.is_open(text, now) is is_open
 
 
 @pytest.mark.parametrize("text", ["1-7", "01:00-07:00", "01:00-07:00 Mars/Base", "01:00-01:00 UTC"])
 def test_a_window_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="window|time zone"):
-        ds4_window.parse(text)
+        window.parse(text)
 
 
 def test_a_torn_journal_counts_whole_lines_only(tmp_path: Path) -> None:
-    part = ds4_chunks.ChunkedPart(str(tmp_path / "f"), "r", len(DATA), CHUNK).open()
+    part = chunks.ChunkedPart(str(tmp_path / "f"), "r", len(DATA), CHUNK).open()
     for index in (0, 3):
         data = DATA[index * CHUNK : (index + 1) * CHUNK]
         part.commit(index, data, hashlib.sha256(data).hexdigest())
     part.close()
     journal = Path(part.journal.path)
     journal.write_bytes(journal.read_bytes() + b"4 00ff")
-    again = ds4_chunks.ChunkedPart(str(tmp_path / "f"), "r", len(DATA), CHUNK).open()
+    again = chunks.ChunkedPart(str(tmp_path / "f"), "r", len(DATA), CHUNK).open()
     assert sorted(again.done) == [0, 3]
     again.commit(4, DATA[4 * CHUNK : 5 * CHUNK], "0" * 64)
     again.close()
     assert b"00ff" not in journal.read_bytes()
-    assert sorted(ds4_chunks.Journal(part.journal.path, len(DATA), CHUNK).refresh()) == [0, 3, 4]
+    assert sorted(chunks.Journal(part.journal.path, len(DATA), CHUNK).refresh()) == [0, 3, 4]
 
 
 def test_the_journal_names_a_chunk_only_after_its_bytes_were_flushed(
     macs: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part = ds4_chunks.ChunkedPart(str(macs["a"].file), "r", len(DATA), CHUNK).open()
+    part = chunks.ChunkedPart(str(macs["a"].file), "r", len(DATA), CHUNK).open()
     flushed = []
 
     def flush(handle: int) -> None:
-        there = ds4_chunks.Journal(part.journal.path, len(DATA), CHUNK).refresh()
+        there = chunks.Journal(part.journal.path, len(DATA), CHUNK).refresh()
         flushed.append((sorted(there), os.pread(handle, CHUNK, 3 * CHUNK) == DATA[3 * CHUNK : 4 * CHUNK]))
 
-    monkeypatch.setattr(ds4_chunks, "flush", flush)
+    monkeypatch.setattr(chunks, "flush", flush)
     data = DATA[3 * CHUNK : 4 * CHUNK]
     part.commit(3, data, hashlib.sha256(data).hexdigest())
     assert flushed == [([], True)]
-    assert sorted(ds4_chunks.Journal(part.journal.path, len(DATA), CHUNK).refresh()) == [3]
+    assert sorted(chunks.Journal(part.journal.path, len(DATA), CHUNK).refresh()) == [3]
     part.close()
 
 
@@ -293,7 +287,7 @@ def test_after_a_cut_the_rest_comes_and_the_first_asks_those_behind_it(macs: dic
     # Had it lost everything, the Mac behind it would still have it.
     for path in macs["a"].models.iterdir():
         path.rename(macs["b"].models / path.name)
-    ds4_stamp.write(str(macs["b"].file), SHA)
+    weights_stamp.write(str(macs["b"].file), SHA)
     macs["b"].order([peer("a")])
     Origin.breaks_after = 0
     macs["a"].run(macs)
@@ -325,7 +319,7 @@ def test_a_chunk_that_was_spoiled_on_the_disk_is_the_only_one_fetched_again(macs
 def test_what_the_disk_damages_after_all_was_hashed_is_found_before_the_file_is_in_place(
     macs: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hexdigest, damaged = ds4_chunks.Whole.hexdigest, []
+    hexdigest, damaged = chunks.Whole.hexdigest, []
 
     def and_then_damage(whole: Any) -> str:
         digest = hexdigest(whole)
@@ -333,7 +327,7 @@ def test_what_the_disk_damages_after_all_was_hashed_is_found_before_the_file_is_
             damaged.append(os.pwrite(whole.part._data, b"damaged", 3 * CHUNK + 5))
         return str(digest)
 
-    monkeypatch.setattr(ds4_chunks.Whole, "hexdigest", and_then_damage)
+    monkeypatch.setattr(chunks.Whole, "hexdigest", and_then_damage)
     macs["a"].order([])
     macs["a"].run(macs)
     assert damaged and macs["a"].error is None and macs["a"].is_proven()
@@ -343,14 +337,14 @@ def test_what_the_disk_damages_after_all_was_hashed_is_found_before_the_file_is_
 def test_a_disk_that_never_keeps_what_it_was_given_gets_no_file_in_place(
     macs: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = ds4_chunks.ChunkedPart.commit
+    commit = chunks.ChunkedPart.commit
 
     def and_damage(part: Any, index: int, data: bytes, digest: str) -> None:
         commit(part, index, data, digest)
         if index == 2:
             os.pwrite(part._data, b"damaged", 2 * CHUNK)
 
-    monkeypatch.setattr(ds4_chunks.ChunkedPart, "commit", and_damage)
+    monkeypatch.setattr(chunks.ChunkedPart, "commit", and_damage)
     macs["a"].order([])
     macs["a"].run(macs)
     assert "came back from the disk with other bytes" in str(macs["a"].error)
@@ -360,7 +354,7 @@ def test_a_disk_that_never_keeps_what_it_was_given_gets_no_file_in_place(
 def test_a_slow_mac_is_routed_around_and_left_alone_where_the_way_around_is_no_better(
     macs: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ds4_scout, "MIN_LEAD", 2)
+    monkeypatch.setattr(weights_scout, "MIN_LEAD", 2)
     in_place(macs["a"], macs["b"])
     macs["b"].slow_s = 3.0  # far apart, as this machine may be busy
     macs["c"].order([peer("b"), peer("a")])
@@ -368,7 +362,7 @@ def test_a_slow_mac_is_routed_around_and_left_alone_where_the_way_around_is_no_b
     assert macs["c"].is_proven() and macs["c"].state.values["from"]["a"] > len(DATA) // 2
     # The other way round: a look at the slower one costs a trial and no more.
     macs["c"].file.unlink()
-    monkeypatch.setattr(ds4_scout, "RETRY_S", 0.15)
+    monkeypatch.setattr(weights_scout, "RETRY_S", 0.15)
     macs["b"].slow_s, macs["a"].slow_s = 0.08, 1.5
     macs["c"].run(macs)
     assert macs["c"].is_proven() and macs["c"].state.values["from"]["b"] > len(DATA) // 2
@@ -387,9 +381,9 @@ class SlowLine(Origin):
 @pytest.fixture
 def relieved(macs: dict[str, Mac], monkeypatch: pytest.MonkeyPatch) -> dict[str, Mac]:
     """A chain of which the second Mac may relieve the first one after looking for 0.3 s."""
-    monkeypatch.setattr(ds4_scout, "MIN_LEAD", 2)
-    monkeypatch.setattr(ds4_scout, "RELIEF_S", 1)
-    monkeypatch.setattr(ds4_route, "RANGE_BYTES", 4 * CHUNK)
+    monkeypatch.setattr(weights_scout, "MIN_LEAD", 2)
+    monkeypatch.setattr(weights_scout, "RELIEF_S", 1)
+    monkeypatch.setattr(weights_route, "RANGE_BYTES", 4 * CHUNK)
     Origin.delay_s = 0.01
     macs["a"].order([peer("b", False), peer("c", False)], relief={"by": "b"}, **SMALL)
     macs["b"].order([peer("a"), peer("c", False)], relief={"of": "a", "cap_mbps": 0}, **SMALL)
@@ -430,12 +424,12 @@ class Look:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 0.0
         order = {"id": "1", "files": [], "peers": [peer("a")], "relief": {"of": "a", "cap_mbps": 0}}
-        state = ds4_progress.State(str(folder), order)
-        self.route = ds4_route.Route(order, state, None, None, clock=lambda: self.now_s)
-        self.part = ds4_chunks.ChunkedPart(str(folder / "f"), "r", 4000 * CHUNK, CHUNK)
+        state = progress.State(str(folder), order)
+        self.route = weights_route.Route(order, state, None, None, clock=lambda: self.now_s)
+        self.part = chunks.ChunkedPart(str(folder / "f"), "r", 4000 * CHUNK, CHUNK)
         self.wanted = {"name": "f", "urls": ["https://origin/f"]}
         self.source = {"name": "origin", "url": "https://origin/f"}
-        monkeypatch.setattr(ds4_scout, "RETRY_S", 20)
+        monkeypatch.setattr(weights_scout, "RETRY_S", 20)
         monkeypatch.setattr(self.route, "connect", lambda _target: self)
         self.asked, self.state = True, "fetching"
 
@@ -450,7 +444,7 @@ class Look:
 
     def left_after(self, source: dict[str, Any], rate: float, seconds: int) -> Optional[int]:
         """The second at which the source is left that gives so many chunks a second; None when it is kept."""
-        scout = ds4_scout.Scout(self.route, source, self.wanted, self.part, set())
+        scout = weights_scout.Scout(self.route, source, self.wanted, self.part, set())
         fetched = 0.0
         for second in range(1, seconds + 1):
             self.now_s += 1
@@ -460,7 +454,7 @@ class Look:
                 fetched -= 1
             try:
                 scout.look()
-            except ds4_scout.Better:
+            except weights_scout.Better:
                 return second
         return None
 
@@ -472,7 +466,7 @@ def test_the_source_is_tried_once_and_left_where_it_gives_little_more(
     assert look.left_after(peer("a"), 1.0, 60) == 20 and look.route.relief.going
     assert look.left_after(look.source, 1.4, 60) == 20 and not look.route.rests("a")
     look.route.relief.end()
-    assert look.left_after(peer("a"), 1.0, ds4_scout.AGAIN_S - 60) is None
+    assert look.left_after(peer("a"), 1.0, weights_scout.AGAIN_S - 60) is None
 
 
 def test_the_source_is_kept_where_it_gives_clearly_more_and_tried_again_only_when_it_would(
@@ -507,18 +501,18 @@ def test_at_the_end_of_a_file_nobody_is_relieved(tmp_path: Path, monkeypatch: py
 )
 def test_who_may_give_no_more_is_not_slow(relieved: dict[str, Mac], order: dict[str, Any]) -> None:
     relieved["a"].line = SlowLine
-    state = relieved["b"].state = ds4_progress.State(str(relieved["b"].var), {"id": "1", "files": []})
+    state = relieved["b"].state = progress.State(str(relieved["b"].var), {"id": "1", "files": []})
     relieved["b"].order([peer("a")], **order, **SMALL)
     given = json.loads((relieved["b"].var / "order.json").read_text())
-    route = ds4_route.Route(given, state, None, None)
+    route = weights_route.Route(given, state, None, None)
     (wanted,) = given["files"]
-    part = ds4_chunks.ChunkedPart(wanted["path"], "r", len(DATA), CHUNK // 4).open()
-    scout = ds4_scout.Scout(route, given["peers"][0], wanted, part, set())
+    part = chunks.ChunkedPart(wanted["path"], "r", len(DATA), CHUNK // 4).open()
+    scout = weights_scout.Scout(route, given["peers"][0], wanted, part, set())
     scout.rate, scout.is_sure = 2.0, True
     assert scout._target() is None
     # With neither a cap nor another one in its way it would look.
-    free = ds4_route.Route({**given, "rate_limit_mbps": 0, "relief": {"of": "a"}}, state, None, None)
-    other = ds4_scout.Scout(free, given["peers"][0], wanted, part, set())
+    free = weights_route.Route({**given, "rate_limit_mbps": 0, "relief": {"of": "a"}}, state, None, None)
+    other = weights_scout.Scout(free, given["peers"][0], wanted, part, set())
     other.rate, other.is_sure = 2.0, True
     assert other._target() == peer("a")
     part.close()
@@ -527,10 +521,10 @@ def test_who_may_give_no_more_is_not_slow(relieved: dict[str, Mac], order: dict[
 def test_a_first_mac_that_still_hashes_what_it_found_is_not_slow(
     relieved: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on, asked, decide = threading.Event(), [], ds4_scout.Scout._decide
-    monkeypatch.setattr(ds4_scout.Scout, "_decide", lambda *given: (decide(*given), asked.append(given)))
-    adopt = ds4_fetch.Placement.adopt
-    monkeypatch.setattr(ds4_fetch.Placement, "adopt", lambda *given: (go_on.wait(20), adopt(*given))[1])
+    go_on, asked, decide = threading.Event(), [], weights_scout.Scout._decide
+    monkeypatch.setattr(weights_scout.Scout, "_decide", lambda *given: (decide(*given), asked.append(given)))
+    adopt = weights_fetch.Placement.adopt
+    monkeypatch.setattr(weights_fetch.Placement, "adopt", lambda *given: (go_on.wait(20), adopt(*given))[1])
     relieved["a"].file.write_bytes(DATA)
     for name in "ab":
         relieved[name].start(relieved)
@@ -544,8 +538,8 @@ def test_a_first_mac_that_still_hashes_what_it_found_is_not_slow(
 def test_a_first_mac_that_is_paused_is_not_slow(
     relieved: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, decide = [], ds4_scout.Scout._decide
-    monkeypatch.setattr(ds4_scout.Scout, "_decide", lambda *given: (decide(*given), asked.append(given)))
+    asked, decide = [], weights_scout.Scout._decide
+    monkeypatch.setattr(weights_scout.Scout, "_decide", lambda *given: (decide(*given), asked.append(given)))
     (relieved["a"].var / "control").write_text("pause")
     for name in "ab":
         relieved[name].start(relieved)
@@ -595,7 +589,7 @@ def test_a_mac_that_comes_back_is_taken_back_and_looking_for_it_stops_nothing(ma
 def test_the_lower_of_both_caps_holds_on_the_wide_link() -> None:
     def rates(**caps: int) -> tuple[float, float]:
         order = {"peers": [], **caps}
-        route = ds4_route.Route(order, None, None, None)
+        route = weights_route.Route(order, None, None, None)
         return route.near.bytes_per_s * 8 / 1000000, route.wide.bytes_per_s * 8 / 1000000
 
     assert rates() == (0, 0)
@@ -608,13 +602,13 @@ def test_a_token_is_lent_for_one_order(macs: dict[str, Mac], monkeypatch: pytest
     seen = []
     monkeypatch.setattr(Origin, "__init__", lambda self, url, size, token, pace: seen.append(token))
     macs["a"].order([])
-    token = macs["a"].var / ds4_fetch.TOKEN
+    token = macs["a"].var / weights_fetch.TOKEN
     token.write_text("HF_TOKEN=hf_secret\n")
     token.chmod(0o600)
-    monkeypatch.setattr(ds4_fetch, "LOCK", str(macs["a"].var / "lock"))
-    monkeypatch.setattr(ds4_fetch, "Source", Origin)
+    monkeypatch.setattr(weights_fetch, "LOCK", str(macs["a"].var / "lock"))
+    monkeypatch.setattr(weights_fetch, "Source", Origin)
     monkeypatch.setattr(Origin, "size_bytes", len(DATA), raising=False)
-    ds4_fetch.main(str(macs["a"].var))
+    weights_fetch.main([str(macs["a"].var)])
     assert set(seen) == {"hf_secret"} and not token.exists()
     status = (macs["a"].var / "status.json").read_text()
     assert json.loads(status)["state"] == "done" and "hf_secret" not in status
@@ -623,10 +617,10 @@ def test_a_token_is_lent_for_one_order(macs: dict[str, Mac], monkeypatch: pytest
 def test_a_token_that_comes_while_the_work_goes_on_is_used(macs: dict[str, Mac]) -> None:
     macs["a"].order([], token_file=None)
     order = json.loads((macs["a"].var / "order.json").read_text())
-    fetch = ds4_fetch.Fetch(str(macs["a"].var), order, None, source=lambda url, size, token, pace: token)
+    fetch = weights_fetch.Fetch(str(macs["a"].var), order, None, source=lambda url, size, token, pace: token)
     reader = fetch.route.source
     assert reader("https://origin/w.gguf", 1, None) == ""
-    token = macs["a"].var / ds4_fetch.TOKEN
+    token = macs["a"].var / weights_fetch.TOKEN
     token.write_text("HF_TOKEN=hf_secret\n")
     token.chmod(0o600)
     assert reader("https://origin/w.gguf", 1, None) == "hf_secret"
@@ -645,7 +639,7 @@ def test_a_paused_fetch_goes_on_and_an_aborted_one_keeps_what_it_has(macs: dict[
     (mac.var / "control").write_text("run")
     time.sleep(0.2)
     (mac.var / "control").write_text("abort")
-    with pytest.raises(ds4_progress.Aborted):
+    with pytest.raises(progress.Aborted):
         mac.join()
     (mac.var / "control").write_text("run")
     mac.error = None
@@ -662,7 +656,7 @@ def test_a_seed_knows_nothing_but_the_files_of_the_order(macs: dict[str, Mac]) -
         b"nonsense\n",
     ]
     with answers.open("wb") as out:
-        ds4_seed.Seed(str(macs["a"].var), iter(asked), out).serve()
+        weights_seed.Seed(str(macs["a"].var), iter(asked), out).serve()
     said = [json.loads(line) for line in answers.read_text().splitlines()]
     assert said == [{"absent": 0}, {"absent": -1}, {"error": "not a request"}]
 
@@ -672,7 +666,7 @@ def ask(mac: Mac, *requests: dict[str, Any], **tools: Any) -> list[dict[str, Any
     answers = mac.var / "answers"
     lines = iter(json.dumps(request).encode() + b"\n" for request in requests)
     with answers.open("wb") as out:
-        ds4_seed.Seed(str(mac.var), lines, out, **tools).serve()
+        weights_seed.Seed(str(mac.var), lines, out, **tools).serve()
     said, text = [], answers.read_bytes()
     while text:
         line, _newline, text = text.partition(b"\n")
@@ -704,7 +698,7 @@ def test_a_seed_sends_so_many_chunks_at_a_time_over_all_its_sessions(macs: dict[
 
 def test_whoever_asks_what_is_there_also_learns_whether_more_will_come(macs: dict[str, Mac]) -> None:
     in_place(macs["a"])
-    whole = ds4_chunks.to_bitmap(range(11), 11)
+    whole = chunks.to_bitmap(range(11), 11)
     (macs["a"].var / "status.json").write_text(json.dumps({"state": "done"}))
     asked = {"name": "w.gguf", "have": True}
     assert ask(macs["a"], asked) == [{"have": whole, "chunks": 11, "at_work": False, "state": "done"}]
@@ -720,7 +714,7 @@ def test_what_is_written_read_back_and_sent_bypasses_the_page_cache_of_a_mac(
     bypassing = []
 
     def control(handle: int, command: int, argument: int = 0) -> int:
-        if (command, argument) == (ds4_proof.F_NOCACHE, 1):
+        if (command, argument) == (proof.F_NOCACHE, 1):
             bypassing.append(os.fstat(handle).st_ino)
         return 0
 
@@ -736,8 +730,8 @@ def test_what_is_written_read_back_and_sent_bypasses_the_page_cache_of_a_mac(
 
 def test_a_peer_that_ends_is_told_with_what_it_said_last() -> None:
     argv = ["/bin/sh", "-c", "echo 'Host key verification failed.' >&2; exit 255"]
-    found = ds4_peer.Peer("x", argv, ds4_transport.Pace(0), lambda: None)
-    with pytest.raises(ds4_transport.SourceError, match="Host key verification failed"):
+    found = weights_peer.Peer("x", argv, transport.Pace(0), lambda: None)
+    with pytest.raises(transport.SourceError, match="Host key verification failed"):
         found.have(3)
     found.close()
 
@@ -747,7 +741,7 @@ class BadDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.chunks: dict[str, int] = {}
-        commit = ds4_chunks.ChunkedPart.commit
+        commit = chunks.ChunkedPart.commit
 
         def and_damage(part: Any, index: int, data: bytes, digest: str) -> None:
             commit(part, index, data, digest)
@@ -755,7 +749,7 @@ class BadDisk:
                 del self.chunks[part.final]
                 os.pwrite(part._data, bytes([data[0] ^ 1]), index * CHUNK)
 
-        monkeypatch.setattr(ds4_chunks.ChunkedPart, "commit", and_damage)
+        monkeypatch.setattr(chunks.ChunkedPart, "commit", and_damage)
 
 
 def trouble_on_the_way(rng: random.Random, macs: dict[str, Mac], disk: BadDisk) -> None:
@@ -800,10 +794,10 @@ def test_no_trouble_ever_leaves_a_wrong_file_in_place(
     chain(macs)
     # So that the second one relieves the first in some of the attempts.
     for module, name, value in (
-        (ds4_scout, "RETRY_S", 0.1),
-        (ds4_scout, "MIN_LEAD", 2),
-        (ds4_scout, "RELIEF_S", 0.1),
-        (ds4_route, "RANGE_BYTES", 2 * CHUNK),
+        (weights_scout, "RETRY_S", 0.1),
+        (weights_scout, "MIN_LEAD", 2),
+        (weights_scout, "RELIEF_S", 0.1),
+        (weights_route, "RANGE_BYTES", 2 * CHUNK),
     ):
         monkeypatch.setattr(module, name, value)
     for attempt in range(3):

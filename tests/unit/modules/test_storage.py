@@ -1,7 +1,8 @@
 """Deciding about APFS volumes: created once, by UUID ever after, never destroyed to change a quota."""
 
 import pytest
-from ansible.module_utils import ds4_volumes as volumes
+
+from ds4agent.mac import volumes
 
 UUID = "6CD8025B-76B4-4336-918B-04FEE498F9BD"
 OTHER = "10DC02F1-71D9-4D8C-A666-899BFDFE2058"

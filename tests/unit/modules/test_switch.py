@@ -11,8 +11,8 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import ds4_switch_core as core
-from ansible.module_utils import ds4_switch_state as state
+
+from ds4agent.switch import core, state
 
 SETTINGS = dict(core.SETTINGS)
 #: Owner and group of what the tests write.

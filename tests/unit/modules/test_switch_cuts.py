@@ -10,21 +10,16 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import (
-    ds4_drain,
-    ds4_jobs,
-    ds4_run,
-    ds4_serving,
-    ds4_switch_core,
-    ds4_switch_mac,
-    ds4_switch_state,
-)
+
+from ds4agent.engine import serving
+from ds4agent.mac import launchd
+from ds4agent.mac import run as mac_run
+from ds4agent.switch import carry_out, core, drain
+from ds4agent.switch import state as switch_state
 
 LABEL = "com.ds4fleet.server"
 OLD, NEW = "flash-0123456789ab-abi2", "flash-ba9876543210-abi2"
-SETTINGS = dict(
-    ds4_switch_core.SETTINGS, drain_s=0, told_s=0, min_healthy_s=0, hold_s=0, pause_s=0, speed_ratio=0.5
-)
+SETTINGS = dict(core.SETTINGS, drain_s=0, told_s=0, min_healthy_s=0, hold_s=0, pause_s=0, speed_ratio=0.5)
 Said = namedtuple("Said", "ok rc out err")
 #: Most switches take fewer steps; a test that reaches this never ends.
 MANY = 400
@@ -125,7 +120,7 @@ class Mac:
         elif what == "enable":
             if self.disabled and self.journal["phase"] == "reverting" and self.busy:
                 self.busy -= 1
-                raise ds4_jobs.JobError("launchd is busy")
+                raise launchd.JobError("launchd is busy")
             self.disabled = False
         elif what == "bootstrap":
             assert not self.disabled and self.served is None, "started twice"
@@ -155,7 +150,7 @@ class Mac:
         """launchd runs it until there is nothing to do; a cut ends that."""
         while True:
             self.dead = False
-            phase = ds4_switch_mac.Switch(str(self.root), self).run()
+            phase = carry_out.Switch(str(self.root), self).run()
             if phase is None:
                 return
 
@@ -172,7 +167,7 @@ class Mac:
         """Serving one version entirely, open for work, and nothing left over."""
         phase = self.journal["phase"]
         assert phase in ("confirmed", "reverted", "cancelled"), self.journal["reason"]
-        assert not ds4_switch_core.is_active(self.journal)
+        assert not core.is_active(self.journal)
         version = "new" if phase == "confirmed" else "old"
         assert self.served == version and not self.disabled
         assert self.conf.read_text() == self.text(version)
@@ -184,13 +179,13 @@ class Mac:
         assert set(kinds) <= {OLD, NEW}, kinds
         if phase != "cancelled":
             assert not list(self.root.glob("kv/*/*.kv.tmp.*"))
-        assert not list(self.root.rglob("*" + ds4_switch_state.BESIDE))
+        assert not list(self.root.rglob("*" + switch_state.BESIDE))
         if version == "old":
             assert not (self.kv["old"] / "new.kv").exists()
         previous = json.loads((self.root / "var/switch/previous.json").read_text())
         if version == "new":
             kept = next(item for item in previous["files"] if item["path"] == str(self.conf))
-            assert ds4_switch_state.text_of(kept) == self.text("old")
+            assert switch_state.text_of(kept) == self.text("old")
         else:
             assert previous == {"an": "older one"}
 
@@ -229,7 +224,7 @@ def make_mac(tmp_path, monkeypatch):
     for name in ("replace", "rename", "unlink", "mkdir", "symlink", "rmdir", "fchmod", "fchown"):
         monkeypatch.setattr(os, name, hooked(getattr(os, name)))
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
-    monkeypatch.setattr(ds4_switch_state, "sync", lambda _descriptor: flushed())
+    monkeypatch.setattr(switch_state, "sync", lambda _descriptor: flushed())
     monkeypatch.setattr(os.path, "ismount", lambda _path: True)
 
     def folder_synced(path):
@@ -242,9 +237,9 @@ def make_mac(tmp_path, monkeypatch):
             assert not made[-1].unsynced, "a power cut would bring it back"
         write_json(path, value)
 
-    write_json = ds4_switch_state.write_json
-    monkeypatch.setattr(ds4_switch_state, "sync_folder", folder_synced)
-    monkeypatch.setattr(ds4_switch_state, "write_json", written)
+    write_json = switch_state.write_json
+    monkeypatch.setattr(switch_state, "sync_folder", folder_synced)
+    monkeypatch.setattr(switch_state, "write_json", written)
 
     def ask(_server, _method, _path):
         mac = made[-1]
@@ -254,40 +249,40 @@ def make_mac(tmp_path, monkeypatch):
     def ready(_server, _ready_s, _poll_s=0):
         body = ask(None, None, None)
         if body is None:
-            raise ds4_serving.VerifyError("nobody answers")
+            raise serving.VerifyError("nobody answers")
         return {"pid": 7}, body
 
     def prove(_server, _verify, weights, _poll_s=0):
         mac = made[-1]
         ready(None, 0)
         if weights != [f"/models/{mac.served}"]:
-            raise ds4_serving.VerifyError(f"{mac.served} serves, not {weights}")
+            raise serving.VerifyError(f"{mac.served} serves, not {weights}")
         return {"pid": 7, "tokens_per_s": None}
 
     def complete(*_args):
         mac = made[-1]
         return {"usage": {"completion_tokens": 10}}, 10 / mac.speed()
 
-    monkeypatch.setattr(ds4_serving, "ask", ask)
-    monkeypatch.setattr(ds4_serving, "wait_until_ready", ready)
-    monkeypatch.setattr(ds4_serving, "prove_serving", prove)
-    monkeypatch.setattr(ds4_serving, "complete", complete)
+    monkeypatch.setattr(serving, "ask", ask)
+    monkeypatch.setattr(serving, "wait_until_ready", ready)
+    monkeypatch.setattr(serving, "prove_serving", prove)
+    monkeypatch.setattr(serving, "complete", complete)
 
     def tool(*words):
         mac = made[-1]
         return mac.run(*words)
 
-    monkeypatch.setattr(ds4_run, "run", tool)
-    monkeypatch.setattr(ds4_switch_state.keep_kv, "__defaults__", (tool,))
+    monkeypatch.setattr(mac_run, "run", tool)
+    monkeypatch.setattr(switch_state.keep_kv, "__defaults__", (tool,))
 
     def make(same_kv, ends):
         mac = Mac(tmp_path / str(len(made)), same_kv, ends)
         mac.watched = False
         made.append(mac)
-        places = ds4_switch_state.Places(str(mac.root))
-        ds4_switch_state.write_json(places.order, mac.order())
+        places = switch_state.Places(str(mac.root))
+        switch_state.write_json(places.order, mac.order())
         if ends == "confirmed":
-            ds4_switch_state.write_json(places.answer, {"id": "run.1", "act": "confirm"})
+            switch_state.write_json(places.answer, {"id": "run.1", "act": "confirm"})
         return mac
 
     return make
@@ -377,8 +372,8 @@ def test_entries_of_other_versions_than_now_and_before_go_with_the_next_switch(m
 @pytest.mark.parametrize("ends", ["confirmed", "fails"])
 def test_entries_of_the_version_before_keep_to_their_budget_once_it_is_that(make_mac, ends):
     mac = make_mac(False, ends)
-    places = ds4_switch_state.Places(str(mac.root))
-    ds4_switch_state.write_json(places.order, mac.order(before_bytes=0))
+    places = switch_state.Places(str(mac.root))
+    switch_state.write_json(places.order, mac.order(before_bytes=0))
     switched(mac, [], power=False)
     assert (mac.kv["old"] / "hot.kv").exists() == (ends == "fails")
     assert (mac.kv["new"] / "new.kv").exists()
@@ -386,7 +381,7 @@ def test_entries_of_the_version_before_keep_to_their_budget_once_it_is_that(make
 
 def test_trouble_with_clearing_up_is_no_reason_to_go_back(make_mac, monkeypatch):
     mac = make_mac(False, "confirmed")
-    forget = ds4_switch_state.forget_kv
+    forget = switch_state.forget_kv
 
     def full_disk(folder):
         if mac.journal["phase"] == "confirmed":
@@ -394,7 +389,7 @@ def test_trouble_with_clearing_up_is_no_reason_to_go_back(make_mac, monkeypatch)
         forget(folder)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ds4_switch_state, "forget_kv", full_disk)
+        patched.setattr(switch_state, "forget_kv", full_disk)
         with pytest.raises(OSError, match="disk full"):
             switched(mac, [], power=False)
     switched(mac, [], power=False)
@@ -420,12 +415,12 @@ def test_a_mac_that_cannot_go_back_says_so_and_is_not_drained(make_mac):
 
 def test_an_order_whose_controller_died_is_not_carried_out_at_the_next_boot(make_mac):
     mac = make_mac(False, "confirmed")
-    places = ds4_switch_state.Places(str(mac.root))
-    ds4_switch_state.write_json(places.order, dict(mac.order(), handed_s=0))
+    places = switch_state.Places(str(mac.root))
+    switch_state.write_json(places.order, dict(mac.order(), handed_s=0))
     mac.boot()
     switched(mac, [], power=True)
     assert mac.served == "old" and not (mac.root / "var/switch/journal.json").exists()
-    assert ds4_switch_state.read_json(places.order) is None
+    assert switch_state.read_json(places.order) is None
 
 
 class TestClients:
@@ -433,7 +428,7 @@ class TestClients:
 
     def stops(self, make_mac, monkeypatch, looks, drain_s):
         """(clients at the last look, what tunnels read) at each stop."""
-        monkeypatch.setattr(ds4_drain, "POLL_S", 0.001)
+        monkeypatch.setattr(drain, "POLL_S", 0.001)
         mac, looks, found = make_mac(True, "fails"), iter(looks), []
         run, do, last = mac.run, mac.do, [0]
 
@@ -452,8 +447,8 @@ class TestClients:
         mac.run, mac.do = tool, step
         order = mac.order()
         order["settings"] = dict(SETTINGS, drain_s=drain_s)
-        places = ds4_switch_state.Places(str(mac.root))
-        ds4_switch_state.write_json(places.order, order)
+        places = switch_state.Places(str(mac.root))
+        switch_state.write_json(places.order, order)
         mac.program()
         mac.whole()
         assert next(looks, None) is None

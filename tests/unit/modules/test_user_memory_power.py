@@ -1,9 +1,10 @@
 """Accounts, wired limit and power settings: what is decided before anything is run."""
 
 import pytest
-from ansible.module_utils import ds4_accounts as accounts
-from ansible.module_utils import ds4_limit as limit
-from ansible.module_utils import ds4_settings as settings
+
+from ds4agent.mac import accounts
+from ds4agent.mac import updates as settings
+from ds4agent.mac import wired_limit as limit
 
 GROUPS = [{"name": "_ds4"}]
 USERS = [{"name": "_ds4", "home": "/var/empty", "shell": "/usr/bin/false", "hidden": True}]

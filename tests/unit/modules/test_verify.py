@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible.module_utils import ds4_answers as answers
+
+from ds4agent.engine import answers
 
 MAY = {"data": [{"id": "deepseek-v4-flash", "name": "DeepSeek V4 Flash", "context_length": 100000}]}
 JULY = {

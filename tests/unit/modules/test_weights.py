@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import ds4_gguf, ds4_part, ds4_placement, ds4_stamp, ds4_transport
+
+from ds4agent.weights import gguf as weights_gguf
+from ds4agent.weights import part as weights_part
+from ds4agent.weights import placement, transport
+from ds4agent.weights import stamp as weights_stamp
 
 MIB = 1024 * 1024
 
@@ -102,19 +106,19 @@ def url(mood: Mood) -> Iterator[str]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> ds4_placement.Placement:
-    return ds4_placement.Placement(str(tmp_path), os.getuid(), os.getgid())
+def place(tmp_path: Path) -> placement.Placement:
+    return placement.Placement(str(tmp_path), os.getuid(), os.getgid())
 
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waits: list[float] = []
-    original = ds4_transport.Source.__init__
+    original = transport.Source.__init__
 
     def patched(self, *arguments, **options):
         original(self, *arguments, **{**options, "wait": waits.append})
 
-    monkeypatch.setattr(ds4_transport.Source, "__init__", patched)
+    monkeypatch.setattr(transport.Source, "__init__", patched)
     return waits
 
 
@@ -123,7 +127,7 @@ def wanted(folder: Path, *urls: str, data: bytes = DATA, **other: object) -> dic
     return {**entry, "sha256": hashlib.sha256(data).hexdigest(), "header": HEADER, **other}
 
 
-def bring(place: ds4_placement.Placement, item: dict) -> dict:
+def bring(place: placement.Placement, item: dict) -> dict:
     return place.bring(item, place.look(item))
 
 
@@ -142,13 +146,13 @@ class TestFetching:
 
     def test_every_range_is_closed(self, tmp_path, url, mood):
         got: list[bytes] = []
-        ds4_transport.Source(url, len(DATA), range_bytes=MIB).fetch(0, got.append)
+        transport.Source(url, len(DATA), range_bytes=MIB).fetch(0, got.append)
         assert b"".join(got) == DATA
         assert mood.log == ["bytes=0-1048575", "bytes=1048576-2097151", "bytes=2097152-3145727"]
 
     def test_a_part_goes_on_where_its_journal_says(self, place, tmp_path, url, mood):
         item = wanted(tmp_path, url)
-        part = ds4_part.Part(item["path"], item["sha256"][:12], len(DATA)).open()
+        part = weights_part.Part(item["path"], item["sha256"][:12], len(DATA)).open()
         part.write(DATA[:MIB])
         part.sync()
         part.write(b"lost in the power cut")
@@ -159,7 +163,7 @@ class TestFetching:
 
     def test_a_part_of_another_revision_is_not_used(self, place, tmp_path, url, mood):
         item = wanted(tmp_path, url)
-        part = ds4_part.Part(item["path"], "0123456789ab", len(DATA)).open()
+        part = weights_part.Part(item["path"], "0123456789ab", len(DATA)).open()
         part.write(b"x" * MIB)
         part.close()
         bring(place, item)
@@ -174,7 +178,7 @@ class TestFetching:
     def test_a_source_that_never_delivers_is_given_up_and_the_next_one_tried(
         self, place, tmp_path, url, mood, no_waiting
     ):
-        mood.statuses = [(503, {})] * ds4_transport.MAX_FAILURES
+        mood.statuses = [(503, {})] * transport.MAX_FAILURES
         result = bring(place, wanted(tmp_path, url + "?mirror", url))
         assert result["source"] == url
         assert no_waiting == [1, 2, 4, 8]
@@ -182,7 +186,7 @@ class TestFetching:
     def test_a_redirect_is_followed_anew_for_every_range(self, tmp_path, url, mood):
         mood.redirect_to = "/storage"
         got: list[bytes] = []
-        ds4_transport.Source(url, len(DATA), range_bytes=2 * MIB).fetch(0, got.append)
+        transport.Source(url, len(DATA), range_bytes=2 * MIB).fetch(0, got.append)
         assert b"".join(got) == DATA
         # A signed link is never used again, so it cannot have run out.
         assert mood.redirected == mood.log == ["bytes=0-2097151", "bytes=2097152-3145727"]
@@ -221,7 +225,7 @@ class TestFetching:
     )
     def test_a_refusal_names_the_source_and_the_reason(self, place, tmp_path, url, mood, statuses, why):
         mood.statuses = statuses
-        with pytest.raises(ds4_placement.PlacementError, match=why):
+        with pytest.raises(placement.PlacementError, match=why):
             bring(place, wanted(tmp_path, url))
 
     def test_a_token_that_cannot_be_sent_in_clear_is_not_asked_for_again(self, place, tmp_path, url, mood):
@@ -229,14 +233,14 @@ class TestFetching:
         Path(place.token_file).write_text("HF_TOKEN=hf_secret\n")
         Path(place.token_file).chmod(0o600)
         mood.statuses = [(403, {"X-Error-Code": "GatedRepo"})]
-        with pytest.raises(ds4_placement.PlacementError, match=r"wants a token .* over https alone") as error:
+        with pytest.raises(placement.PlacementError, match=r"wants a token .* over https alone") as error:
             bring(place, wanted(tmp_path, url))
         assert "hf_secret" not in str(error.value)
         assert mood.statuses == [] and len(mood.log) == 1
 
     def test_another_size_at_the_source_is_refused_before_it_is_fetched(self, place, tmp_path, url, mood):
         item = wanted(tmp_path, url, bytes=len(DATA) + 5)
-        with pytest.raises(ds4_placement.PlacementError, match=f"its file has {len(DATA)} bytes"):
+        with pytest.raises(placement.PlacementError, match=f"its file has {len(DATA)} bytes"):
             bring(place, item)
 
     @pytest.mark.parametrize(("scheme", "sent"), [("https", "Bearer t"), ("http", None)])
@@ -247,9 +251,9 @@ class TestFetching:
                 raise OSError("unplugged")
 
         asked = []
-        source = ds4_transport.Source(f"{scheme}://a.example/x", 10, token="t", wait=lambda _seconds: None)
+        source = transport.Source(f"{scheme}://a.example/x", 10, token="t", wait=lambda _seconds: None)
         source.opener = lambda limits: Opener()
-        with pytest.raises(ds4_transport.SourceError, match="unplugged"):
+        with pytest.raises(transport.SourceError, match="unplugged"):
             source.fetch(0, asked.append)
         assert set(asked) == {sent}
 
@@ -257,13 +261,13 @@ class TestFetching:
         token = tmp_path / "token"
         token.write_text("secret")
         token.chmod(0o644)
-        place = ds4_placement.Placement(str(tmp_path), os.getuid(), os.getgid(), token_file=str(token))
-        with pytest.raises(ds4_placement.PlacementError, match="mode 0600"):
+        place = placement.Placement(str(tmp_path), os.getuid(), os.getgid(), token_file=str(token))
+        with pytest.raises(placement.PlacementError, match="mode 0600"):
             bring(place, wanted(tmp_path, url))
 
     def test_a_rate_cap_waits_as_long_as_the_bytes_would_take(self):
         now, waits = [0.0], []
-        pace = ds4_transport.Pace(8 * MIB, clock=lambda: now[0], wait=waits.append)
+        pace = transport.Pace(8 * MIB, clock=lambda: now[0], wait=waits.append)
         pace.spent(MIB)
         pace.spent(MIB)
         assert waits == [1.0, 2.0]
@@ -283,7 +287,7 @@ class TestFullDisk:
 
         monkeypatch.setattr(os, "write", write)
         item = wanted(tmp_path, url)
-        with pytest.raises(ds4_placement.PlacementError, match="is full: 2097152 of 3145728 bytes"):
+        with pytest.raises(placement.PlacementError, match="is full: 2097152 of 3145728 bytes"):
             bring(place, item)
         monkeypatch.setattr(os, "write", real)
         assert bring(place, item)["fetched_bytes"] == len(DATA) - 2 * MIB
@@ -291,7 +295,7 @@ class TestFullDisk:
     def test_the_sentence_is_true_also_where_the_journal_finds_no_room(
         self, place, tmp_path, url, monkeypatch
     ):
-        real_write, real_sync, full = os.write, ds4_part.Part.sync, [True]
+        real_write, real_sync, full = os.write, weights_part.Part.sync, [True]
 
         def write(descriptor, data):
             if len(data) > 4096 and os.lseek(descriptor, 0, os.SEEK_CUR) >= 2 * MIB:
@@ -304,16 +308,16 @@ class TestFullDisk:
             real_sync(part)
 
         monkeypatch.setattr(os, "write", write)
-        monkeypatch.setattr(ds4_part.Part, "sync", sync)
+        monkeypatch.setattr(weights_part.Part, "sync", sync)
         item = wanted(tmp_path, url)
-        with pytest.raises(ds4_placement.PlacementError, match="is full: 1048576 of 3145728 bytes"):
+        with pytest.raises(placement.PlacementError, match="is full: 1048576 of 3145728 bytes"):
             bring(place, item)
         monkeypatch.setattr(os, "write", real_write)
         full.clear()
         assert bring(place, item)["fetched_bytes"] == len(DATA) - MIB
 
     def test_a_file_that_cannot_fit_is_refused_before_the_first_byte(self, place, tmp_path, url, mood):
-        with pytest.raises(ds4_placement.PlacementError, match="nothing was fetched"):
+        with pytest.raises(placement.PlacementError, match="nothing was fetched"):
             bring(place, wanted(tmp_path, url, bytes=1 << 60))
         assert mood.log == []
 
@@ -333,7 +337,7 @@ class TestFullDisk:
 
     def test_a_fetch_that_got_nothing_leaves_nothing(self, place, tmp_path, url, mood):
         mood.statuses = [(404, {})]
-        with pytest.raises(ds4_placement.PlacementError):
+        with pytest.raises(placement.PlacementError):
             bring(place, wanted(tmp_path, url))
         assert list(tmp_path.iterdir()) == []
 
@@ -342,9 +346,7 @@ class TestProof:
     def test_wrong_bytes_are_kept_aside_and_never_in_place(self, place, tmp_path, url, mood):
         mood.data = DATA[:-1] + b"X"
         item = wanted(tmp_path, url)
-        with pytest.raises(
-            ds4_placement.PlacementError, match="sha256 is .* kept as .*file.gguf.sha-mismatch"
-        ):
+        with pytest.raises(placement.PlacementError, match="sha256 is .* kept as .*file.gguf.sha-mismatch"):
             bring(place, item)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["file.gguf.sha-mismatch"]
 
@@ -374,33 +376,33 @@ class TestProof:
     def test_another_model_under_the_same_name_is_refused_by_its_header(self, place, tmp_path, url, mood):
         mood.data = other = gguf(3 * MIB, layers=61)
         item = wanted(tmp_path, url, data=other)
-        with pytest.raises(ds4_placement.PlacementError, match="deepseek4.block_count is 61, not 43"):
+        with pytest.raises(placement.PlacementError, match="deepseek4.block_count is 61, not 43"):
             bring(place, item)
 
     def test_a_file_without_published_hash_is_stamped_with_its_own(self, place, tmp_path, url):
         item = wanted(tmp_path, url, sha256=None)
         bring(place, item)
-        stamp, valid = ds4_stamp.read(item["path"])
+        stamp, valid = weights_stamp.read(item["path"])
         assert valid and stamp["sha256"] == hashlib.sha256(DATA).hexdigest()
         assert place.look(item) == "proven"
 
 
 class TestHeader:
     def test_a_header_that_goes_on_is_told_as_far_as_it_is_there(self):
-        header = ds4_gguf.parse(DATA[:130], partial=True)
+        header = weights_gguf.parse(DATA[:130], partial=True)
         assert header["keys"] == {"general.architecture": "deepseek4", "deepseek4.block_count": 43}
         assert (header["complete"], header["tensors"], header["end_bytes"]) == (False, 1, None)
-        assert ds4_gguf.objections(header, HEADER, len(DATA)) == []
-        assert ds4_gguf.parse(DATA[:4096], partial=True) == ds4_gguf.parse(DATA)
+        assert weights_gguf.objections(header, HEADER, len(DATA)) == []
+        assert weights_gguf.parse(DATA[:4096], partial=True) == weights_gguf.parse(DATA)
 
     def test_keys_tensors_and_end_are_read_from_the_first_bytes(self):
-        header = ds4_gguf.parse(DATA[:4096])
+        header = weights_gguf.parse(DATA[:4096])
         assert header["keys"] == {"general.architecture": "deepseek4", "deepseek4.block_count": 43}
         assert header["end_bytes"] <= len(DATA)
-        assert ds4_gguf.objections(header, HEADER, len(DATA)) == []
+        assert weights_gguf.objections(header, HEADER, len(DATA)) == []
 
     def test_a_truncated_file_is_seen(self):
-        (objection,) = ds4_gguf.objections(ds4_gguf.parse(DATA), HEADER, len(DATA) - MIB)
+        (objection,) = weights_gguf.objections(weights_gguf.parse(DATA), HEADER, len(DATA) - MIB)
         assert "cut off" in objection
 
     @pytest.mark.parametrize(
@@ -412,8 +414,8 @@ class TestHeader:
         ],
     )
     def test_what_is_no_gguf_says_why(self, data, why):
-        with pytest.raises(ds4_gguf.GgufError, match=why):
-            ds4_gguf.parse(data)
+        with pytest.raises(weights_gguf.GgufError, match=why):
+            weights_gguf.parse(data)
 
 
 class TestLink:
@@ -427,13 +429,13 @@ class TestLink:
 
 
 class TestUpstreamScript:
-    def make(self, tmp_path: Path, body: str) -> ds4_placement.Placement:
+    def make(self, tmp_path: Path, body: str) -> placement.Placement:
         release = tmp_path / "release"
         release.mkdir()
         (release / "download_model.sh").write_text("#!/bin/sh\n" + body)
         models = tmp_path / "models"
         models.mkdir()
-        return ds4_placement.Placement(
+        return placement.Placement(
             str(models), os.getuid(), os.getgid(), "upstream", "q2-imatrix", str(release), 0, None, 30
         )
 
@@ -446,7 +448,7 @@ class TestUpstreamScript:
 
     def test_wrong_content_is_put_aside(self, tmp_path):
         place = self.make(tmp_path, 'echo hello > "$DS4_GGUF_DIR/file.gguf"\n')
-        with pytest.raises(ds4_placement.PlacementError, match="6 bytes"):
+        with pytest.raises(placement.PlacementError, match="6 bytes"):
             bring(place, wanted(tmp_path / "models"))
         assert (tmp_path / "models" / "file.gguf.sha-mismatch").exists()
 
@@ -454,5 +456,5 @@ class TestUpstreamScript:
         place = self.make(
             tmp_path, 'echo "Large GGUF downloads require the official Hugging Face CLI."; exit 1\n'
         )
-        with pytest.raises(ds4_placement.PlacementError, match="status 1 .*Hugging Face CLI"):
+        with pytest.raises(placement.PlacementError, match="status 1 .*Hugging Face CLI"):
             bring(place, wanted(tmp_path / "models"))

@@ -1,0 +1,1 @@
+"""What we put on a Mac, one file per thing."""

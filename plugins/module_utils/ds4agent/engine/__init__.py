@@ -1,0 +1,1 @@
+"""Releases of the engine: built, proven, asked whether they serve what was planned."""

@@ -1,0 +1,141 @@
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""Is what runs what was planned? Pure: what a Mac said goes in, objections in words come out ([] is good)."""
+
+from __future__ import annotations
+
+import re
+
+from ..border import bounded_json
+
+LOG_LINES = 5
+#: How `lsof -n` writes what a server is told to listen on; any other address as it is.
+LISTENS_ON = {"localhost": "127.0.0.1", "0.0.0.0": "*"}
+#: ds4-start's exit status for a refusal (EX_CONFIG; launchd's too when it cannot start a job at all).
+REFUSED = 78
+
+
+def models(body, name, context):
+    """GET /v1/models. `name` of the entries is the loaded shape; ids are aliases and say nothing."""
+    entries = bounded_json.objects(body.get("data"))
+    if not entries:
+        return ["/v1/models lists no model"]
+    found = []
+    names = sorted({bounded_json.text(entry.get("name"), 80) or "no name" for entry in entries})
+    if names != [name]:
+        found.append("the server has %s loaded, not %s" % (" and ".join(names[:4]), name))
+    contexts = sorted({bounded_json.count(entry.get("context_length")) for entry in entries}, key=str)
+    if contexts != [context]:
+        found.append("the server offers a context of %s tokens, not %d" % (contexts[0], context))
+    return found
+
+
+def completion(body, expect):
+    """POST /v1/chat/completions, not streamed: ({text, tokens, finish}, objections)."""
+    choice = next(iter(bounded_json.objects(body.get("choices"))), {})
+    message = bounded_json.child(choice, "message")
+    content = bounded_json.text(message.get("content"))
+    text = content or bounded_json.text(message.get("reasoning_content"))
+    answer = {
+        "text": text,
+        "tokens": tokens(body),
+        "finish": bounded_json.text(choice.get("finish_reason"), 40),
+    }
+    if not text.strip():
+        return answer, ["the answer to the test prompt is empty"]
+    if expect and expect.lower() not in content.lower():
+        return answer, [
+            "the answer to the test prompt is %r, which does not contain %r" % (content[:80], expect)
+        ]
+    return answer, []
+
+
+def tokens(body):
+    """How many tokens an answer has, None when it does not say so."""
+    return bounded_json.count(bounded_json.child(body, "usage").get("completion_tokens"))
+
+
+def listeners(found, host, port, pid):
+    """Listening sockets of the port (mac.parse.listening): one address, the planned one, our process."""
+    if not found:
+        return ["nobody listens on port %d" % port]
+    wrong = sorted({item["address"] for item in found} - {LISTENS_ON.get(host, host)})
+    objections = []
+    if wrong:
+        objections.append("port %d is open on %s, the plan says %s only" % (port, ", ".join(wrong), host))
+    strangers = sorted(
+        {"%s (pid %d)" % (item["command"], item["pid"]) for item in found if item["pid"] != pid}
+    )
+    if strangers:
+        objections.append("port %d belongs to %s, not to the server's job" % (port, ", ".join(strangers)))
+    return objections
+
+
+def command_line(found, argv):
+    """`ps -o args=` of the server against the planned argv; ps joins arguments with blanks."""
+    if found.strip() == " ".join(argv):
+        return []
+    return ["the server runs as %r, the plan says %r" % (found.strip(), " ".join(argv))]
+
+
+def open_files(names, weights):
+    """Names of `lsof -p PID` against the weights that must be mapped."""
+    return ["the server does not have %s open" % path for path in weights if path not in names]
+
+
+def headroom(free_percent, memsize_bytes, wanted_mib):
+    """(free MiB, objections) from `memory_pressure -Q`, which counts what can be given back as free."""
+    free_mib = memsize_bytes * free_percent // 100 // 1048576
+    if free_mib >= wanted_mib:
+        return free_mib, []
+    return free_mib, ["%d MiB of memory are free with the model loaded, %d must be" % (free_mib, wanted_mib)]
+
+
+def smoke_figures(stderr):
+    """`ds4: prefill: X t/s, generation: Y t/s` on stderr of the CLI, or nulls."""
+    match = re.search(
+        r"prefill:\s*(\d{1,9}(?:\.\d{1,9})?) t/s.*generation:\s*(\d{1,9}(?:\.\d{1,9})?) t/s", stderr
+    )
+    if not match:
+        return {"prefill_tps": None, "generation_tps": None}
+    return {"prefill_tps": float(match.group(1)), "generation_tps": float(match.group(2))}
+
+
+def why_down(log_text, job):
+    """Why the server is not there: from the end of its log and mac.parse.launchctl_print."""
+    lines = [line for line in log_text.splitlines() if line.strip()]
+    if job.get("last_exit_code") == REFUSED and lines and lines[-1].startswith("REFUSE: "):
+        return "it refused to start: " + lines[-1][len("REFUSE: ") :]
+    if job.get("last_signal"):
+        ended = "killed by signal %d" % job["last_signal"]
+    elif job.get("last_exit_code") is not None:
+        ended = "ended with status %d" % job["last_exit_code"]
+    else:
+        ended = "state %s" % job.get("state")
+    if not lines:
+        return "%s, and its log is empty" % ended
+    return "%s: %s\nThe end of its log:\n%s" % (ended, lines[-1], "\n".join(lines[-LOG_LINES:]))
+
+
+class Watch:
+    """Follows a job that is to come up; `failed` after each look says when waiting has no use."""
+
+    #: A job between two lives may be about to be started, so it must be seen dead this often in a row.
+    LOOKS = 4
+    #: Starts after which it is a crash loop even if no look hit a dead moment.
+    STARTS = 2
+
+    def __init__(self):
+        self.first_runs = None
+        self.dead = 0
+
+    def failed(self, job):
+        """job: mac.parse.launchctl_print, or None when it is not loaded."""
+        if job is None:
+            self.dead += 1
+            return self.dead >= self.LOOKS
+        if self.first_runs is None:
+            self.first_runs = job["runs"]
+        ended = job["last_exit_code"] not in (None, 0) or job["last_signal"] is not None
+        self.dead = self.dead + 1 if job["pid"] is None and ended else 0
+        return self.dead >= self.LOOKS or job["runs"] - self.first_runs >= self.STARTS

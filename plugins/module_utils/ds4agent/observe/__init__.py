@@ -1,0 +1,1 @@
+"""What a Mac is and has: questions to its tools, and the shape of the answers."""

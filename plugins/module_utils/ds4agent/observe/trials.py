@@ -1,0 +1,282 @@
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""Trials of a probe that change the Mac and put it back: one small volume, one throw-away daemon, one user.
+
+Each trial refuses to begin when something of its name is there already, undoes what it did however it ends,
+and says what it could not undo.
+"""
+
+from __future__ import absolute_import, annotations, division, print_function
+
+import errno
+import os
+import plistlib
+import sys
+
+from ..mac import parse
+from ..mac.run import argv, poll, run, run_all
+from . import questions
+
+__metaclass__ = type
+
+VOLUME = "ds4-probe"
+RENAMED = "ds4-probe-2"
+LABEL = "com.ds4fleet.probe"
+USER = "_ds4probe"
+#: In 400-499, where the role's own accounts live; far from where it starts to look.
+USER_ID = 498
+PLIST = "/Library/LaunchDaemons/%s.plist" % LABEL
+DAEMON_WAIT_S = 20
+LAST_EXIT_WAIT_S = 5
+DELETE_WAIT_S = 10
+#: Asks Metal for its device without any package; prints one JSON object. MTLCreateSystemDefaultDevice needs
+#: CoreGraphics in the process (Apple's documentation of the function).
+METAL_SCRIPT = """
+import ctypes, json
+frameworks = "/System/Library/Frameworks/%s.framework/%s"
+try:
+    ctypes.CDLL(frameworks % ("CoreGraphics", "CoreGraphics"))
+    metal = ctypes.CDLL(frameworks % ("Metal", "Metal"))
+    objc = ctypes.CDLL("/usr/lib/libobjc.A.dylib")
+    metal.MTLCreateSystemDefaultDevice.restype = ctypes.c_void_p
+    objc.sel_registerName.restype = ctypes.c_void_p
+    objc.sel_registerName.argtypes = [ctypes.c_char_p]
+    device = metal.MTLCreateSystemDefaultDevice()
+    send = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p)(("objc_msgSend", objc))
+    size = send(device, objc.sel_registerName(b"recommendedMaxWorkingSetSize")) if device else 0
+    print(json.dumps({"device": bool(device), "bytes": size}), flush=True)
+except (OSError, AttributeError) as error:
+    print(json.dumps({"error": str(error)}), flush=True)
+"""
+
+
+class Told:
+    """What the trials found: answers, findings, results for the parsers' checks, and what is left behind."""
+
+    def __init__(self):
+        self.answers = {}
+        self.findings = {}
+        self.unanswered = {}
+        self.results = {}
+        self.left = []
+
+
+def has_full_disk_access():
+    """Whether this session has it: a change of nobody's home to what it is already (nix-darwin's probe)."""
+    home = parse.dscl_read(run("dscl", ".", "-read", "/Users/nobody", "NFSHomeDirectory").out)
+    home = home.get("NFSHomeDirectory", "/var/empty")
+    return run("dscl", ".", "-change", "/Users/nobody", "NFSHomeDirectory", home, home).ok
+
+
+# ------------------------------------------------------------------------------------------------- a volume
+
+
+def _volumes():
+    containers = parse.apfs_containers(run("diskutil", "apfs", "list", "-plist").out)
+    return {volume["name"]: volume["device"] for c in containers for volume in c["volumes"]}
+
+
+def volume(told, container, operator, folder):
+    """One volume of 64 MB below `folder`, filled, renamed, mounted and deleted."""
+    taken = {VOLUME, RENAMED} & set(_volumes())
+    if taken:
+        told.unanswered["volume"] = "a volume %s is there already: delete it first" % taken.pop()
+        return
+    try:
+        _volume(told, container, folder)
+        _as_operator(told, container, operator)
+    finally:
+        for name in (VOLUME, RENAMED):
+            _delete(told, name)
+
+
+def _delete(told, name):
+    device = _volumes().get(name)
+    if device is None:
+        return
+    run("diskutil", "unmount", "force", device)
+    # mds, fseventsd and shells let go within seconds (nix-installer).
+    if not poll(lambda: run("diskutil", "apfs", "deleteVolume", device).ok, DELETE_WAIT_S, 0.5):
+        told.left.append("the volume %s (%s)" % (name, device))
+
+
+def _volume(told, container, folder):
+    quota = "%dB" % questions.QUOTA_BYTES
+    made = run("diskutil", "apfs", "addVolume", container, "APFS", VOLUME, "-quota", quota, "-nomount")
+    told.results["add volume"] = made
+    told.findings["nomount_lines"] = questions.lines_without_numbers(made.out)
+    device = parse.added_device(made.out) or _volumes().get(VOLUME)
+    if device is None:
+        told.unanswered["volume"] = made.sentence()
+        return
+    first, second = os.path.join(folder, "1"), os.path.join(folder, "2")
+    for path in (first, second):
+        os.mkdir(path)
+    mounted = run("diskutil", "mount", "-mountPoint", first, device)
+    if not os.path.ismount(first):
+        told.unanswered["volume"] = mounted.sentence()
+        return
+    again = run("diskutil", "mount", "-mountPoint", second, device)
+    told.answers["mount_elsewhere_rc"] = again.rc
+    told.findings["mount_elsewhere_moves"] = os.path.ismount(second)
+    point = second if os.path.ismount(second) else first
+    told.findings["enable_ownership_rc"] = run("diskutil", "enableOwnership", device).rc
+    _fill(told, point)
+    with open(os.path.join(point, "held"), "wb"):
+        told.results["busy"] = run("diskutil", "unmount", device)
+    renamed = run("diskutil", "rename", device, RENAMED)
+    text = questions.rename_text(renamed.out, device, RENAMED)
+    if renamed.ok and text:
+        told.answers["rename_text"] = text
+
+
+def _fill(told, point):
+    df = questions.df_size(run("df", "-k", point).out, questions.QUOTA_BYTES)
+    if df:
+        told.answers["df_quota_size"] = df
+    stat = os.statvfs(point)
+    told.findings["statvfs_quota_volume_bytes"] = stat.f_frsize * stat.f_blocks
+    path, block, written = os.path.join(point, "fill"), b"\xa5" * (1 << 20), 0
+    told.findings["quota_errno"] = None
+    try:
+        with open(path, "wb", buffering=0) as stream:
+            while written < 2 * questions.QUOTA_BYTES:
+                written += stream.write(block)
+            os.fsync(stream.fileno())
+    except OSError as error:
+        told.findings["quota_errno"] = errno.errorcode.get(error.errno, str(error.errno))
+    told.findings["quota_written_bytes"] = written
+    if os.path.exists(path):
+        os.unlink(path)
+
+
+def _as_operator(told, container, operator):
+    """An administrator without sudo: may he, and to whom does the new root belong?"""
+    _delete(told, RENAMED)
+    command = argv("diskutil", "apfs", "addVolume", container, "APFS", VOLUME)
+    made = run_all({"it": argv("sudo", "-n", "-u", operator) + command})["it"]
+    told.findings["operator_adds_volume_rc"] = made.rc
+    device = parse.added_device(made.out)
+    point = parse.volume_info(run("diskutil", "info", "-plist", device).out)["mount_point"] if device else ""
+    if point:
+        root = os.stat(point)
+        told.findings["operator_owns_new_root"] = root.st_uid != 0
+        told.findings["new_root_mode"] = "%04o" % (root.st_mode & 0o7777)
+
+
+# ------------------------------------------------------------------------------------------------ a daemon
+
+
+def daemon(told, folder, wired_limit_mib):
+    """A job that asks Metal as a daemon does; then the same with a UserName that does not exist."""
+    if os.path.exists(PLIST):
+        told.unanswered["daemon"] = "%s is there already: remove it first" % PLIST
+        return
+    output = os.path.join(folder, "metal.json")
+    try:
+        told.findings["bootstrap_rc"] = _bootstrap("nobody", output).rc
+        poll(lambda: os.path.exists(output) and os.path.getsize(output) > 0, DAEMON_WAIT_S)
+        said = _read(output)
+        _answers, findings, why = questions.metal(said, wired_limit_mib)
+        told.findings.update({"daemon_" + name: value for name, value in findings.items()})
+        if why:
+            told.unanswered["daemon_metal_device"] = why
+        told.findings["bootout_wait_rc"] = run("launchctl", "bootout", "--wait", "system/" + LABEL).rc
+        _gone()
+        bad = _bootstrap("_ds4nobody", output)
+        told.answers["bad_username_bootstrap_rc"] = bad.rc
+        poll(lambda: _last_exit() is not None, LAST_EXIT_WAIT_S)
+        told.findings["bad_username_last_exit"] = _last_exit()
+    finally:
+        run("launchctl", "bootout", "system/" + LABEL)
+        if not _gone():
+            told.left.append("the job " + LABEL)
+        if os.path.exists(PLIST):
+            os.unlink(PLIST)
+
+
+def _last_exit():
+    return parse.launchctl_print(run("launchctl", "print", "system/" + LABEL).out)["last_exit_code"]
+
+
+def _bootstrap(user, output):
+    plist = {
+        "Label": LABEL,
+        "ProgramArguments": [os.path.realpath(sys.executable), "-c", METAL_SCRIPT],
+        "UserName": user,
+        "RunAtLoad": True,
+        "StandardOutPath": output,
+    }
+    handle = os.open(PLIST, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    with os.fdopen(handle, "wb") as stream:
+        plistlib.dump(plist, stream)
+    return run("launchctl", "bootstrap", "system", PLIST)
+
+
+def _gone():
+    return poll(lambda: run("launchctl", "print", "system/" + LABEL).rc != 0, DAEMON_WAIT_S)
+
+
+def _read(path):
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""
+
+
+# -------------------------------------------------------------------------------------------------- a user
+
+
+def user(told, allowed):
+    """Directory questions. allowed: whether this session has Full Disk Access.
+
+    A user is only made when it can be deleted again; without the access macOS refuses that even to root.
+    """
+    told.findings["full_disk_access"] = allowed
+    if allowed:
+        told.unanswered["home_guarded"] = "this session has Full Disk Access, which nothing is refused to"
+        told.unanswered["remote_login_refusal_rc"] = told.unanswered["home_guarded"]
+        _user(told)
+        return
+    home = parse.dscl_read(run("dscl", ".", "-read", "/Users/nobody", "NFSHomeDirectory").out)
+    again = run(
+        "dscl",
+        ".",
+        "-create",
+        "/Users/nobody",
+        "NFSHomeDirectory",
+        home.get("NFSHomeDirectory", "/var/empty"),
+    )
+    told.answers["home_guarded"] = not again.ok
+    # It is on, or this session would not be: the worst case leaves it on.
+    refused = run("systemsetup", "-setremotelogin", "on")
+    if "Full Disk Access" in refused.out + refused.err:
+        told.answers["remote_login_refusal_rc"] = refused.rc
+    told.unanswered["user_creation_rc"] = (
+        "without Full Disk Access macOS would not let the temporary user be deleted again"
+    )
+
+
+def _user(told):
+    path = "/Users/" + USER
+    if "UniqueID" in parse.dscl_read(run("dscl", ".", "-read", path, "UniqueID").out):
+        told.unanswered["user_creation_rc"] = "the user %s is there already: delete it first" % USER
+        return
+    if USER_ID in parse.dscl_list(run("dscl", ".", "-list", "/Users", "UniqueID").out).values():
+        told.unanswered["user_creation_rc"] = "the user id %d is taken" % USER_ID
+        return
+    statuses = [run("dscl", ".", "-create", path).rc]
+    try:
+        for key, value in (
+            ("UniqueID", USER_ID),
+            ("PrimaryGroupID", 20),
+            ("NFSHomeDirectory", "/var/empty"),
+            ("UserShell", "/usr/bin/false"),
+            ("IsHidden", 1),
+        ):
+            statuses.append(run("dscl", ".", "-create", path, key, value).rc)
+        told.findings["user_creation_rc"] = max(statuses)
+    finally:
+        if not poll(lambda: run("dscl", ".", "-delete", path).ok, DELETE_WAIT_S, 1):
+            told.left.append("the user " + USER)

@@ -1,0 +1,1 @@
+"""Weights: fetched, taken from other Macs, proven, placed, kept and removed."""

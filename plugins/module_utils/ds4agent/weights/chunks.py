@@ -1,0 +1,278 @@
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""A large file received in chunks, in any order, by one process while others already read from it.
+
+`<name>.part.<revision>.relay` has its final size from the start. Beside it `….chunks` is a journal of lines:
+first `{"total_bytes": …, "chunk_bytes": …}`, then `<index> <sha256>` for each chunk on the disk. It is
+bitmap and manifest in one: a line is written after its chunk was flushed, so after a power cut at most the
+chunk under way is fetched again, and a torn last line counts for nothing. When the whole is proven the
+journal becomes `<name>.manifest`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+
+from .part import flush
+from .proof import uncached
+
+MANIFEST = ".manifest"
+JOURNAL = ".chunks"
+#: Chunks that wait in memory for the digest of the whole; others are read back from the disk.
+_AHEAD = 4
+#: Chunks that are read back at the same time: one core hashes slower than the disk of a Mac reads.
+_READERS = 4
+
+
+def part_path(final, revision):
+    """Where the file is while it is received. Not the name of a part that grows from its beginning."""
+    return "%s.part.%s.relay" % (final, revision)
+
+
+def revision_of(wanted):
+    """What names the content in the name of a part: twelve digits of the sha256."""
+    return (wanted.get("sha256") or "unpublished")[:12]
+
+
+def count(total_bytes, chunk_bytes):
+    """Number of chunks."""
+    return -(-total_bytes // chunk_bytes)
+
+
+def span(index, total_bytes, chunk_bytes):
+    """(first byte, length) of a chunk."""
+    start = index * chunk_bytes
+    return start, min(chunk_bytes, total_bytes - start)
+
+
+def runs(indices):
+    """Sorted indices as contiguous runs [(first, behind the last)]."""
+    found = []
+    for index in sorted(indices):
+        if found and found[-1][1] == index:
+            found[-1] = (found[-1][0], index + 1)
+        else:
+            found.append((index, index + 1))
+    return found
+
+
+def to_bitmap(indices, total):
+    """Indices as hex digits, lowest bit of the first byte first."""
+    bits = bytearray(-(-total // 8))
+    for index in indices:
+        bits[index // 8] |= 1 << index % 8
+    return bytes(bits).hex()
+
+
+def from_bitmap(text, total):
+    """The indices below `total` of a bitmap; ValueError for what is none."""
+    bits = bytes.fromhex(text)
+    if len(bits) != -(-total // 8):
+        raise ValueError("bitmap of another length")
+    return {index for index in range(total) if bits[index // 8] >> index % 8 & 1}
+
+
+class Journal:
+    """What a journal or manifest says, followed while another process writes it."""
+
+    def __init__(self, path, total_bytes, chunk_bytes):
+        self.path = path
+        self.total_bytes = total_bytes
+        self.chunk_bytes = chunk_bytes
+        self.done = {}
+        self.end = 0
+        self._inode = None
+
+    def refresh(self):
+        """Read what was added; a journal of other sizes, or none, has nothing. Returns `done`."""
+        try:
+            with open(self.path, "rb") as handle:
+                inode = os.fstat(handle.fileno()).st_ino
+                if inode != self._inode:
+                    self.done, self.end, self._inode = {}, 0, inode
+                handle.seek(self.end)
+                text = handle.read()
+        except OSError:
+            self.done, self.end, self._inode = {}, 0, None
+            return self.done
+        whole = text[: text.rfind(b"\n") + 1]
+        lines = whole.decode("ascii", "replace").splitlines()
+        if not self.end and lines and not self._is_ours(lines.pop(0)):
+            self.done, self.end = {}, 0
+            return self.done
+        self.end += len(whole)
+        total = count(self.total_bytes, self.chunk_bytes)
+        for line in lines:
+            index, _space, digest = line.partition(" ")
+            if index.isdigit() and int(index) < total and len(digest) == 64:
+                self.done[int(index)] = digest
+            elif index[:1] == "-" and index[1:].isdigit():
+                self.done.pop(int(index[1:]), None)
+        return self.done
+
+    def head(self):
+        """The first line of a journal."""
+        return json.dumps({"total_bytes": self.total_bytes, "chunk_bytes": self.chunk_bytes}) + "\n"
+
+    def _is_ours(self, line):
+        try:
+            return json.loads(line) == json.loads(self.head())
+        except ValueError:
+            return False
+
+
+class Whole(threading.Thread):
+    """The sha256 of the whole file, made behind the chunks' backs as they come in."""
+
+    def __init__(self, part):
+        super().__init__(daemon=True)
+        self.part = part
+        self.digest = hashlib.sha256()
+        self.next = 0
+        self.reread_bytes = 0
+        self._kept = {}
+        self._news = threading.Condition()
+        self._stopped = False
+
+    def offer(self, index, data):
+        """A chunk has come; kept in memory when its turn is near."""
+        with self._news:
+            if 0 <= index - self.next < _AHEAD:
+                self._kept[index] = data
+            self._news.notify()
+
+    def stop(self):
+        with self._news:
+            self._stopped = True
+            self._news.notify()
+        self.join()
+
+    def run(self):
+        while not self._stopped and self.next < self.part.total:
+            with self._news:
+                if self.next not in self.part.done:
+                    self._news.wait(0.5)
+                    continue
+                data = self._kept.pop(self.next, None)
+            if data is None:
+                data = self.part.read(self.next)
+                self.reread_bytes += len(data)
+            self.digest.update(data)
+            with self._news:
+                self.next += 1
+
+    def hexdigest(self):
+        """Waits until all chunks went through."""
+        self.join()
+        return self.digest.hexdigest()
+
+
+class ChunkedPart:
+    """The receiving end: `commit` chunks, ask what is `missing`, `place` it when it is proven."""
+
+    def __init__(self, final, revision, total_bytes, chunk_bytes):
+        self.final = final
+        self.path = part_path(final, revision)
+        self.total_bytes = total_bytes
+        self.chunk_bytes = chunk_bytes
+        self.total = count(total_bytes, chunk_bytes)
+        self.journal = Journal(self.path + JOURNAL, total_bytes, chunk_bytes)
+        self.done = self.journal.done
+        self._data = self._lines = None
+        self.whole = None
+
+    def open(self):
+        """Go on where the journal says; returns self. OSError for a disk that does not take it."""
+        # Others read it: the account that seeds belongs to no group of ours.
+        self._data = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        os.fchmod(self._data, 0o644)
+        uncached(self._data)
+        fits = os.fstat(self._data).st_size == self.total_bytes
+        self.done = dict(self.journal.refresh()) if fits else {}
+        if not fits:
+            os.ftruncate(self._data, self.total_bytes)
+        if not self.done:
+            self._start_over()
+        self._lines = os.open(self.journal.path, os.O_WRONLY | os.O_APPEND)
+        os.ftruncate(self._lines, self.journal.end)
+        self.restart_whole()
+        return self
+
+    def _start_over(self):
+        temporary = self.journal.path + ".new"
+        with open(temporary, "w") as handle:
+            handle.write(self.journal.head())
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, self.journal.path)
+        self.journal.refresh()
+
+    def restart_whole(self):
+        """Hash the whole anew, from what is there."""
+        if self.whole is not None:
+            self.whole.stop()
+        self.whole = Whole(self)
+        self.whole.start()
+
+    @property
+    def done_bytes(self):
+        return sum(span(index, self.total_bytes, self.chunk_bytes)[1] for index in tuple(self.done))
+
+    def missing(self):
+        return [index for index in range(self.total) if index not in self.done]
+
+    def commit(self, index, data, digest):
+        """Write a chunk, flush it, then say in the journal that it is there."""
+        start, length = span(index, self.total_bytes, self.chunk_bytes)
+        if len(data) != length:
+            raise ValueError("chunk %d has %d bytes, not %d" % (index, len(data), length))
+        view, at = memoryview(data), start
+        while view:
+            written = os.pwrite(self._data, view, at)
+            view, at = view[written:], at + written
+        flush(self._data)
+        os.write(self._lines, b"%d %s\n" % (index, digest.encode()))
+        os.fsync(self._lines)
+        self.done[index] = digest
+        self.whole.offer(index, data)
+
+    def read(self, index):
+        start, length = span(index, self.total_bytes, self.chunk_bytes)
+        return os.pread(self._data, length, start)
+
+    def drop(self, indices):
+        """These chunks are to be fetched again."""
+        for index in indices:
+            os.write(self._lines, b"-%d\n" % index)
+            self.done.pop(index, None)
+        os.fsync(self._lines)
+        self.restart_whole()
+
+    def spoiled(self):
+        """Read all of it back: chunks whose bytes on the disk are not those that were received."""
+        # A seed starts for each session and never needs it: it would take a third of its start.
+        from concurrent.futures import ThreadPoolExecutor
+
+        def spoiled(index):
+            return hashlib.sha256(self.read(index)).hexdigest() != self.done[index] and [index]
+
+        with ThreadPoolExecutor(_READERS) as readers:
+            return sum(filter(None, readers.map(spoiled, sorted(self.done))), [])
+
+    def close(self):
+        if self.whole is not None:
+            self.whole.stop()
+        for handle in (self._data, self._lines):
+            if handle is not None:
+                os.close(handle)
+        self._data = self._lines = None
+
+    def place(self):
+        """Rename part and journal to file and manifest, both flushed before."""
+        flush(self._data)
+        os.replace(self.journal.path, self.final + MANIFEST)
+        os.replace(self.path, self.final)

@@ -1,0 +1,78 @@
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""Prove that a file is the one that was meant, once; a file that is not is kept aside and never served."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import sys
+
+from . import gguf
+from . import stamp as weights_stamp
+
+READ_BYTES = 8 * 1024 * 1024
+MISMATCH = ".sha-mismatch"
+#: fcntl(2) of macOS: bypass the page cache, or hashing 80 GB pushes out a running engine's pages.
+F_NOCACHE = 48
+
+
+def uncached(descriptor):
+    """Let reads and writes of this descriptor bypass the page cache where the platform can."""
+    if sys.platform == "darwin":
+        # Only a hint, which not every file system takes.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, F_NOCACHE, 1)
+
+
+def feed(digest, path, end_bytes=None, each=None):
+    """Update `digest` with the file (its first end_bytes); returns the number of bytes read.
+
+    each: called with the number of bytes of every piece.
+    """
+    done = 0
+    with open(path, "rb", buffering=0) as handle:
+        uncached(handle.fileno())
+        while end_bytes is None or done < end_bytes:
+            want = READ_BYTES if end_bytes is None else min(READ_BYTES, end_bytes - done)
+            piece = handle.read(want)
+            if not piece:
+                break
+            digest.update(piece)
+            done += len(piece)
+            if each is not None:
+                each(len(piece))
+    return done
+
+
+def sha256(path):
+    """Hex digest of the file."""
+    digest = hashlib.sha256()
+    feed(digest, path)
+    return digest.hexdigest()
+
+
+def judge(path, wanted, found_sha256):
+    """Why the file `path` is not `wanted` {bytes, sha256 or None, header}; "" when it is."""
+    size = os.stat(path).st_size
+    if size != wanted["bytes"]:
+        return "it has %d bytes, the catalogue says %d" % (size, wanted["bytes"])
+    if wanted.get("sha256") and found_sha256 != wanted["sha256"]:
+        return "its sha256 is %s, the catalogue says %s" % (found_sha256, wanted["sha256"])
+    try:
+        header = gguf.read(path)
+    except gguf.GgufError as error:
+        return str(error)
+    return "; ".join(gguf.objections(header, wanted.get("header") or {}, size))
+
+
+def put_aside(path, destination=None):
+    """Rename a wrong file to <destination or path>.sha-mismatch, drop its stamp; returns the new name."""
+    aside = (destination or path) + MISMATCH
+    os.replace(path, aside)
+    stamp = weights_stamp.stamp_path(path)
+    if os.path.exists(stamp):
+        os.unlink(stamp)
+    return aside

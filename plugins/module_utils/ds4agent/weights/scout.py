@@ -1,0 +1,235 @@
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""While chunks come from one source: whether another one is to be preferred.
+
+A better source that was away is asked in the background whether it is back, so that looking costs no time.
+The same way a slow peer is found out: when the one ahead of it has much that is missing here, that one is
+tried, and what both gave in the same time decides.
+
+Ahead of the first Mac of a chain is only the source. When it is slow, the second one relieves it: it tries
+the source, and goes on there when that gives clearly more. It takes from the end of the file what the first
+one lacks, while the first one comes from the beginning and leaves to it what it has, so that both together
+fetch one copy. Only where the first one has all of it, and sends slower than the source, is anything fetched
+twice.
+"""
+
+from __future__ import annotations
+
+from .transport import SourceError
+
+#: A source that failed rests so long, and other sources are looked at as often.
+RETRY_S = 20
+#: What a trial has settled is not tried again for so long.
+SETTLED_S = 300
+#: Chunks that the next one ahead must have and this Mac must lack before it is tried in the place of a peer.
+MIN_LEAD = 8
+#: How many times as much it must give.
+FASTER = 1.5
+#: A rate is known after so many chunks, or looks where they come slowly.
+ENOUGH, LOOKS = 4, 4
+#: Chunks by which one that was away may be behind when it is taken back.
+LEVEL = 2
+#: At its present rate the rest must take so long before the first Mac of a chain may be relieved.
+RELIEF_S = 300
+#: After a trial of the source that brought nothing it is not tried again for so long.
+AGAIN_S = 1800
+
+
+class Better(Exception):
+    """Another source is to be used from here on."""
+
+
+class Relief:
+    """The first two Macs of a chain, when both go to the source; by the order's `relief`.
+
+    `of`: whom this Mac relieves, whose cap is `cap_mbps` (0 for none). `by`: who relieves this one.
+    """
+
+    def __init__(self, order):
+        self.of = order.get("of", "")
+        self.by = order.get("by", "")
+        self.cap_bytes_per_s = order.get("cap_mbps", 0) * 1000000 / 8
+        #: Whether this Mac relieves the first one now, and whether it fetches what that one has.
+        self.going = self.doubles = False
+        #: Chunks that the other one has: it fetched them, or will hand them on.
+        self.elsewhere = frozenset()
+        #: Chunks a second that a source gave.
+        self.known = {}
+        self.not_before = 0.0
+
+    def begin(self, have, missing, not_before):
+        self.going, self.not_before = True, not_before
+        self.doubles = have.issuperset(missing)
+        self.elsewhere = frozenset() if self.doubles else frozenset(have)
+
+    def end(self):
+        self.going, self.elsewhere = False, frozenset()
+
+    def is_worth_it(self, rate, url, now_s):
+        """Whether the first Mac, which gives `rate` chunks a second, is perhaps slow beside this source."""
+        return now_s >= self.not_before and (url not in self.known or FASTER * rate < self.known[url])
+
+
+class Scout:
+    """Looks around while chunks of `wanted` come from `source` into `part`."""
+
+    def __init__(self, route, source, wanted, part, refused):
+        self.route = route
+        self.source = source
+        self.wanted = wanted
+        self.part = part
+        self.refused = refused
+        self.peer = self.target = None
+        #: Chunks since the last look; chunks a second, and whether there were enough to say so.
+        self.gained, self.rate, self.is_sure = 0, 0.0, False
+        self.looked = self.began = route.clock(), len(part.done)
+
+    def look(self):
+        """Called again and again; raises Better when the source is to be left for another one."""
+        if self.peer is None:
+            if self.route.clock() - self.looked[0] < RETRY_S:
+                return
+            self._measure()
+            self._judge()
+            self.target = self._target()
+            if self.target is None:
+                return
+            self.peer = self.route.connect(self.target)
+        try:
+            if not self.peer.asked:
+                self.peer.ask_have(self.wanted["name"])
+            if not self.peer.has_answered():
+                return
+            have, at_work = self.peer.have(self.part.total)
+            state = self.peer.state
+        except SourceError:
+            self.route.rest(self.target["name"])
+            if self.target["name"] in (self.route.relief.of, self.route.relief.by):
+                # What it has cannot be had from it.
+                self.route.relief.end()
+            self.close()
+            return
+        self.close()
+        self._decide(have, at_work, state)
+
+    def close(self):
+        if self.peer is not None:
+            self.peer.close()
+        self.peer = None
+
+    def _measure(self):
+        now_s, done = self.route.clock(), len(self.part.done)
+        self.gained = done - self.looked[1]
+        passed_s, came = now_s - self.began[0], done - self.began[1]
+        self.rate = came / passed_s
+        self.is_sure = came >= ENOUGH or passed_s >= LOOKS * RETRY_S
+        self.looked = now_s, done
+        if self.is_sure:
+            self.began = self.looked
+
+    def _judge(self):
+        """The end of a trial: stay, or go back to whom was left for it."""
+        if not self.is_sure or not self.route.trial or self.route.trial[2] != self.source["name"]:
+            return
+        (left, before, name), self.route.trial = self.route.trial, None
+        relief = self.route.relief
+        if self.rate > FASTER * before:
+            self.route.rest(left, SETTLED_S)
+            if relief.going:
+                relief.known[name], relief.not_before = self.rate, 0.0
+            return
+        if not relief.going:
+            self.route.rest(name, SETTLED_S)
+        self.route.resting.pop(left, None)
+        raise Better
+
+    def _target(self):
+        """Whom to look at: one that is to be preferred, else the next one ahead."""
+        sources = self.route.sources(self.wanted)
+        place = sources.index(self.source)
+        usable = [
+            other
+            for other in sources
+            if other.get("wait")
+            and other != self.source
+            and other["name"] not in self.refused
+            and not self.route.rests(other["name"])
+        ]
+        nearer = [other for other in usable if sources.index(other) < place]
+        ahead = [other for other in usable if sources.index(other) > place and not other.get("wide")]
+        is_ahead = self.source.get("wait") and not self.source.get("wide")
+        return next(iter([*nearer, *(ahead if is_ahead else ())]), None) or self._other(sources)
+
+    def _other(self, sources):
+        """The other one of the first two of the chain, where it matters what it has."""
+        relief = self.route.relief
+        if "url" in self.source:
+            name = relief.of if relief.going else relief.by
+        else:
+            name = relief.of if self._may_be_slow(sources) else ""
+        there = name not in self.refused and (relief.going or not self.route.rests(name))
+        return next((one for one in sources if one["name"] == name), None) if name and there else None
+
+    def _far(self, sources):
+        """The source itself."""
+        return next(
+            (
+                one
+                for one in sources
+                if "url" in one and one["name"] not in self.refused and not self.route.rests(one["name"])
+            ),
+            None,
+        )
+
+    def _may_be_slow(self, sources):
+        """Whether this is the first of the chain and the source could give much more than it does."""
+        relief, far, left = self.route.relief, self._far(sources), len(self.part.missing())
+        if not self.is_sure or self.source["name"] != relief.of or far is None:
+            return False
+        if left < max(MIN_LEAD, RELIEF_S * self.rate):
+            return False
+        caps = [cap for cap in (self.route.near.bytes_per_s, relief.cap_bytes_per_s) if cap]
+        if caps and FASTER * self.rate * self.part.chunk_bytes >= min(caps):
+            # As fast as it is allowed to be.
+            return False
+        return relief.is_worth_it(self.rate, far["name"], self.route.clock())
+
+    def _relieve(self, have):
+        route, far = self.route, self._far(self.route.sources(self.wanted))
+        if far is None:
+            return
+        name = self.source["name"]
+        route.relief.begin(have, self.part.missing(), route.clock() + AGAIN_S)
+        route.trial = (name, self.rate, far["name"])
+        route.rest(name, (LOOKS + 1) * RETRY_S)
+        route.state.values["reason"] = "tries the source, %s gives little" % name
+        raise Better
+
+    def _decide(self, have, at_work, state):
+        route, sources = self.route, self.route.sources(self.wanted)
+        relief, name = route.relief, self.target["name"]
+        if name == relief.by:
+            relief.elsewhere = frozenset(index for index in have if index not in self.part.done)
+            return
+        if relief.going:
+            if not relief.doubles:
+                relief.elsewhere = frozenset(have)
+            elif not route.rests(name):
+                raise Better
+            return
+        if self.target == self.source:
+            # One that is paused, or still hashes what it found, is not slow.
+            if state == "fetching" or have.issuperset(self.part.missing()):
+                self._relieve(have)
+            return
+        lead = sum(index not in self.part.done for index in have)
+        if sources.index(self.target) < sources.index(self.source):
+            lag = sum(index not in have for index in tuple(self.part.done))
+            level = lag <= LEVEL and (at_work or lead)
+            if level or ("url" in self.source and at_work):
+                raise Better
+        elif lead >= max(MIN_LEAD, self.gained):
+            route.trial = (self.source["name"], self.rate, name)
+            # Longer than the trial takes.
+            route.rest(self.source["name"], (LOOKS + 1) * RETRY_S)
+            raise Better

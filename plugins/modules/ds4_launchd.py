@@ -1,0 +1,229 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""Load, start, restart and remove system jobs of launchd."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: ds4_launchd
+short_description: Bring launchd jobs of the system domain to a state
+description:
+  - Uses bootstrap, bootout, enable and kickstart, and polls until launchd says that a step is done. Nothing
+    is restarted unless a file that it runs with has changed or its label is asked for.
+  - The plist itself is written by whoever owns it; its owner and mode are put right here.
+  - The engine is never stopped under its clients. With O(drain) its intake is closed first, clients may go on
+    for the drain time, and those that are left then are told by the endpoints of their tunnels.
+version_added: "0.1.0"
+author: the ds4-fleet authors (@ds4-fleet)
+options:
+  jobs:
+    description: Jobs in the order in which they are handled.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      label:
+        description: Label of the job.
+        type: str
+        required: true
+      plist:
+        description: Its file.
+        type: path
+        required: true
+      state:
+        description:
+          - C(started) is loaded and has a process, C(loaded) is loaded (jobs that run once or by the clock),
+            C(absent) is not loaded.
+        type: str
+        choices: [started, loaded, absent]
+        required: true
+      restart_on:
+        description: Paths whose change means a restart.
+        type: list
+        elements: path
+        default: []
+      stage:
+        description: The stage it belongs to; not used here, so that a plan's entry can be passed as it is.
+        type: str
+  changed_paths:
+    description: Paths that were changed in this run.
+    type: list
+    elements: path
+    default: []
+  restart:
+    description: Labels to restart in any case.
+    type: list
+    elements: str
+    default: []
+  drain:
+    description: How the engine is stopped, when a job here is it.
+    type: dict
+    suboptions:
+      label:
+        description: Label of the engine's job.
+        type: str
+        default: com.ds4fleet.server
+      root:
+        description: Root of all that is ours on the Mac.
+        type: path
+        default: /opt/ds4
+      drain_s:
+        description: Seconds for which its clients may go on.
+        type: int
+        required: true
+      told_s:
+        description: Seconds within which tunnels have told their clients.
+        type: int
+        required: true
+  timeout_s:
+    description: Seconds for bootstrap to succeed once the old instance is gone.
+    type: int
+    default: 30
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Run the server with what is in place now
+  ds4.fleet.ds4_launchd:
+    jobs:
+      - label: com.ds4fleet.server
+        plist: /Library/LaunchDaemons/com.ds4fleet.server.plist
+        state: started
+        restart_on: [/opt/ds4/etc/server.conf]
+    changed_paths: [/opt/ds4/etc/server.conf]
+    drain: {drain_s: 120, told_s: 3}
+"""
+
+RETURN = r"""
+jobs:
+  description: What was done per job.
+  type: list
+  elements: dict
+  returned: success
+  contains:
+    label:
+      description: Label of the job.
+      type: str
+    steps:
+      description: Steps taken (or that would be taken, in check mode), none when it was right already.
+      type: list
+      elements: str
+    told:
+      description:
+        - Clients that were still at work at the end of the drain time; null where that could not be told.
+      type: int
+      returned: when the engine was stopped
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.ds4agent.mac.launchd import JobError, Launchd, describe, settle_plist
+from ..module_utils.ds4agent.switch.drain import Drain
+from ..module_utils.ds4agent.switch.state import Places
+
+
+def converge(module, launchd, job):
+    """Bring one job to its state; returns its result and the two sides of the diff."""
+    params = module.params
+    restart = job["label"] in params["restart"] or bool(set(job["restart_on"]) & set(params["changed_paths"]))
+    now = launchd.look(job["label"])
+    steps = launchd.steps(job, now, restart)
+    result = {"label": job["label"], "steps": steps}
+    before = describe(job, now)
+    if (
+        job["state"] != "absent"
+        and os.path.exists(job["plist"])
+        and settle_plist(job["plist"], module.check_mode)
+    ):
+        steps.insert(0, "plist owner and mode")
+    if module.check_mode:
+        after = before if not steps else "%s: %s\n" % (job["label"], ", ".join(steps))
+    else:
+        result.update(carry_out(params["drain"], launchd, job, now, steps))
+        after = describe(job, launchd.look(job["label"])) if steps else before
+        if "bootout" in steps and "bootstrap" in steps:
+            after = after.rstrip("\n") + " (restarted)\n"
+    return result, before, after
+
+
+def carry_out(drain, launchd, job, now, steps):
+    """Take the steps; {told} where the engine was stopped for them."""
+    stops = "bootout" in steps and now["pid"] is not None and drain and drain["label"] == job["label"]
+    if not stops:
+        return take(launchd, job, steps)
+    going = Drain(
+        Places(drain["root"]),
+        lambda: (launchd.look(job["label"]) or {}).get("pid"),
+        drain["drain_s"],
+        drain["told_s"],
+    )
+    going.close_for_a_stop(
+        reason="the engine is restarted" if "bootstrap" in steps else "the engine is stopped"
+    )
+    try:
+        told = going.finish()
+        return dict(take(launchd, job, steps), told=told)
+    finally:
+        going.open()
+
+
+def take(launchd, job, steps):
+    for step in steps:
+        if step != "plist owner and mode":
+            launchd.do(step, job)
+    return {}
+
+
+def main():
+    job_spec = {
+        "label": {"type": "str", "required": True},
+        "plist": {"type": "path", "required": True},
+        "state": {"type": "str", "choices": ["started", "loaded", "absent"], "required": True},
+        "restart_on": {"type": "list", "elements": "path", "default": []},
+        "stage": {"type": "str"},
+    }
+    drain_spec = {
+        "label": {"type": "str", "default": "com.ds4fleet.server"},
+        "root": {"type": "path", "default": "/opt/ds4"},
+        "drain_s": {"type": "int", "required": True},
+        "told_s": {"type": "int", "required": True},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "jobs": {"type": "list", "elements": "dict", "required": True, "options": job_spec},
+            "changed_paths": {"type": "list", "elements": "path", "default": []},
+            "restart": {"type": "list", "elements": "str", "default": []},
+            "drain": {"type": "dict", "options": drain_spec},
+            "timeout_s": {"type": "int", "default": 30},
+        },
+        supports_check_mode=True,
+    )
+    launchd = Launchd(module.params["timeout_s"])
+    results, before, after = [], "", ""
+    try:
+        for job in module.params["jobs"]:
+            result, was, becomes = converge(module, launchd, job)
+            results.append(result)
+            if result.get("told", 0) != 0:
+                module.warn(
+                    "%s: %s clients were still at work after %d s and were told that the engine stops"
+                    % (job["label"], result["told"] or "perhaps some", module.params["drain"]["drain_s"])
+                )
+            before += was
+            after += becomes
+    except (JobError, OSError) as error:
+        module.fail_json(msg=str(error), jobs=results)
+    changed = any(result["steps"] for result in results)
+    module.exit_json(changed=changed, jobs=results, diff={"before": before, "after": after})
+
+
+if __name__ == "__main__":
+    main()

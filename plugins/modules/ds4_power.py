@@ -1,0 +1,129 @@
+#!/usr/bin/python
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""A Mac that stays awake, comes back after a power cut, and does not reboot by itself."""
+
+from __future__ import absolute_import, annotations, division, print_function
+
+__metaclass__ = type
+
+DOCUMENTATION = r"""
+module: ds4_power
+short_description: Keep power, update and time zone settings of a server
+description:
+  - Sets what differs with C(pmset -a), and nothing when all is as wanted.
+  - A setting that this kind of Mac does not have is reported in RV(unknown) and left.
+version_added: "0.1.0"
+author: ds4-fleet contributors
+options:
+  settings:
+    description: Settings of C(pmset) by name.
+    type: dict
+    default: {}
+  updates:
+    description: V(off) switches automatic updates and their reboots off, V(keep) leaves them.
+    type: str
+    choices: ["off", keep]
+    default: "off"
+  timezone:
+    description: Time zone such as V(Asia/Tokyo). Empty leaves the Mac's.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Keep the Mac awake
+  ds4.fleet.ds4_power:
+    settings:
+      sleep: 0
+      autorestart: 1
+    timezone: Asia/Tokyo
+"""
+
+RETURN = r"""
+unknown:
+  description: Settings that this Mac does not have.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import os
+import plistlib
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.ds4agent.mac import parse
+from ..module_utils.ds4agent.mac import updates as settings
+from ..module_utils.ds4agent.mac.run import run
+
+
+def timezone():
+    try:
+        return parse.timezone(os.readlink("/etc/localtime"))
+    except OSError:
+        return None
+
+
+def update_switches():
+    try:
+        with open(settings.UPDATE_DOMAIN + ".plist", "rb") as stream:
+            found = plistlib.load(stream)
+    except FileNotFoundError:
+        return {}
+    return {key: bool(found[key]) for key in settings.UPDATE_KEYS if key in found}
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "settings": {"type": "dict", "default": {}},
+            "updates": {"type": "str", "choices": ["off", "keep"], "default": "off"},
+            "timezone": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    params, commands, before, after = module.params, [], [], []
+    present = parse.pmset(run("pmset", "-g").out)
+    capabilities = parse.pmset_capabilities(run("pmset", "-g", "cap").out)
+    wrong, unknown = settings.power(params["settings"], present, capabilities)
+    if wrong:
+        words = [str(word) for pair in wrong.items() for word in pair]
+        commands.append(("pmset", "-a", *words))
+        before += ["%s: %s" % (key, present.get(key)) for key in wrong]
+        after += ["%s: %s" % pair for pair in wrong.items()]
+    switches = update_switches()
+    turned_on = settings.updates(switches) if params["updates"] == "off" else []
+    if turned_on:
+        commands.append(("softwareupdate", "--schedule", "off"))
+        commands += [
+            ("defaults", "write", settings.UPDATE_DOMAIN, key, "-bool", "false") for key in turned_on
+        ]
+        before += ["%s: %s" % (key, switches.get(key)) for key in turned_on]
+        after += ["%s: False" % key for key in turned_on]
+    zone = timezone()
+    if params["timezone"] and params["timezone"] != zone:
+        commands.append(("systemsetup", "-settimezone", params["timezone"]))
+        before.append("time zone: %s" % zone)
+        after.append("time zone: %s" % params["timezone"])
+    for command in [] if module.check_mode else commands:
+        result = run(*command)
+        if not result.ok:
+            module.fail_json(msg=result.sentence())
+    # systemsetup says a wrong zone on its output and ends well all the same.
+    if params["timezone"] and not module.check_mode and timezone() != params["timezone"]:
+        module.fail_json(msg="the time zone %s was not taken; is it spelt right?" % params["timezone"])
+    diff = {
+        "before": "".join(line + "\n" for line in before),
+        "after": "".join(line + "\n" for line in after),
+    }
+    module.exit_json(changed=bool(commands), unknown=unknown, diff=diff)
+
+
+if __name__ == "__main__":
+    main()

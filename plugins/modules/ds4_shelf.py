@@ -1,0 +1,197 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""Prove anew what is in the directory of weights, or free what nobody needs."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: ds4_shelf
+short_description: Verify and prune the directory of weights
+description:
+  - Looks after all files of the directory, where M(ds4_weights) brings those of one plan.
+  - A served file is never touched, whatever is found out about it.
+version_added: "0.1.0"
+author: the ds4-fleet authors (@ds4-fleet)
+options:
+  state:
+    description:
+      - C(verified) reads files anew past the cache, giving way to a running engine, renews the stamps of
+        those that are what they should be and withdraws the others'.
+      - C(pruned) deletes what neither this Mac nor I(keep) needs, and says why the rest stays. What was
+        staged stays until it is used or I(staged) is true. Directories of KV entries go with the last version
+        that could use them.
+    type: str
+    choices: [verified, pruned]
+    required: true
+  root:
+    description: Root of all that is ours on the Mac.
+    type: path
+    default: /opt/ds4
+  known:
+    description: What the catalogue says by file name, each C(bytes), C(sha256) and C(header).
+    type: dict
+    default: {}
+  keep:
+    description: Names that the plan of this Mac has, for I(state=pruned).
+    type: list
+    elements: str
+    default: []
+  names:
+    description: Only these, where it is not empty.
+    type: list
+    elements: str
+    default: []
+  wrong:
+    description: Whether copies that failed their proof and were kept aside go too, for I(state=pruned).
+    type: bool
+    default: false
+  staged:
+    description: Whether files go too that were staged and that nothing else needs yet, for I(state=pruned).
+    type: bool
+    default: false
+  safe_mode:
+    description: Refuse to delete; check mode still says what could go.
+    type: bool
+    default: true
+attributes:
+  check_mode:
+    support: full
+    description: Says what would be read or deleted.
+  diff_mode:
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Hash all weights anew
+  ds4.fleet.ds4_shelf:
+    state: verified
+"""
+
+RETURN = r"""
+files:
+  description:
+    - Per file or directory of KV entries (C(kv/...)) C(name), C(bytes), C(used), who needs it, and C(state).
+    - Verified, C(state) is C(proven), C(wrong), C(changed), C(unknown) or C(unread). Pruned, it is C(kept) or
+      C(freed), in check mode C(free). C(why) gives the reason.
+  type: list
+  elements: dict
+  returned: success
+held_by:
+  description: The sentence about a rollout that has this Mac, empty when none has.
+  type: str
+  returned: success
+safe_mode:
+  description: As it was given.
+  type: bool
+  returned: success
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.ds4agent.mac.launchd import JobError, Launchd
+from ..module_utils.ds4agent.mac.run import locked
+from ..module_utils.ds4agent.weights import shelf
+from ..module_utils.ds4agent.weights.fetch import LOCK, LOCK_TIMEOUT_S
+
+SERVER = "com.ds4fleet.server"
+LAUNCHD_TIMEOUT_S = 30
+
+
+def verify(folder, chosen, needed, params, dry):
+    """(results, whether a stamp was written or withdrawn)."""
+    paths = {item.name: os.path.join(folder, item.name) for item in chosen}
+    wanted = {name: shelf.expected(path, params["known"]) for name, path in paths.items()}
+    total = sum(os.stat(paths[name]).st_size for name in paths if wanted[name])
+    serving = Launchd(LAUNCHD_TIMEOUT_S).look(SERVER)
+    if serving and serving["pid"]:
+        shelf.give_way()
+    progress = shelf.Progress(total)
+    results = []
+    try:
+        for name, path in paths.items():
+            progress.values["file"] = name
+            state, why = shelf.prove(path, wanted[name], progress, dry)
+            results.append(result(name, os.stat(path).st_size, state, why, needed))
+    finally:
+        progress.end()
+    return results, any(item["state"] in ("proven", "wrong") for item in results)
+
+
+def prune(folder, chosen, needed, params, dry):
+    """(results, whether something was deleted)."""
+    for name in params["keep"]:
+        needed.setdefault(name, []).append("planned")
+    staged = shelf.staged(params["root"])
+    if not params["staged"]:
+        for name, why in staged.items():
+            needed.setdefault(name, [why])
+    can_go = dict(shelf.needless(chosen, needed, params["known"], params["wrong"]))
+    results = []
+    for item in chosen:
+        why = can_go.get(item)
+        if why is None:
+            why = ", ".join(needed.get(item.of, ())) or "not of the catalogue, or kept to be looked at"
+            results.append(result(item.name, item.bytes, "kept", why, needed))
+            continue
+        if not dry:
+            shelf.remove(folder, item)
+        why = staged.get(item.name, why)
+        results.append(result(item.name, item.bytes, "free" if dry else "freed", why, needed))
+    return results, bool(can_go)
+
+
+def result(name, size, state, why, needed):
+    return {"name": name, "bytes": size, "state": state, "why": why, "used": needed.get(name, [])}
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["verified", "pruned"], "required": True},
+            "root": {"type": "path", "default": "/opt/ds4"},
+            "known": {"type": "dict", "default": {}},
+            "keep": {"type": "list", "elements": "str", "default": []},
+            "names": {"type": "list", "elements": "str", "default": []},
+            "wrong": {"type": "bool", "default": False},
+            "staged": {"type": "bool", "default": False},
+            "safe_mode": {"type": "bool", "default": True},
+        },
+        supports_check_mode=True,
+    )
+    params, dry = module.params, module.check_mode
+    root = params["root"]
+    folder = root + "/models"
+    held = shelf.held_by(root)
+    try:
+        if params["state"] == "verified":
+            found = [item for item in shelf.items(folder) if item.kind in ("proven", "unproven")]
+            chosen = [item for item in found if not params["names"] or item.name in params["names"]]
+            results, changed = verify(folder, chosen, shelf.users(root), params, dry)
+        elif dry:
+            results, changed = prune(folder, named(folder, params), shelf.users(root), params, dry)
+        elif params["safe_mode"]:
+            module.fail_json(msg="ds4_safe_mode is true, so nothing is deleted")
+        elif held:
+            module.fail_json(msg="%s: nothing was deleted" % held)
+        else:
+            with locked(LOCK, LOCK_TIMEOUT_S):
+                results, changed = prune(folder, named(folder, params), shelf.users(root), params, dry)
+    except TimeoutError:
+        module.fail_json(msg="weights are being brought to %s: nothing was deleted; wait for it" % folder)
+    except (OSError, JobError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=changed, files=results, held_by=held, safe_mode=params["safe_mode"])
+
+
+def named(folder, params):
+    """The items that are asked about."""
+    found = shelf.items(folder) + shelf.kv_items(params["root"])
+    return [item for item in found if not params["names"] or item.name in params["names"]]
+
+
+if __name__ == "__main__":
+    main()

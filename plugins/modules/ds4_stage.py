@@ -1,0 +1,309 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the ds4-fleet authors
+# MIT License (see LICENSE)
+"""Give a Mac its part in a staging run, and ask how it goes."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: ds4_stage
+short_description: Orders, keys and state of the detached fetch of weights
+description:
+  - The work itself is done by C(ds4-fetch) under launchd, and by C(ds4-seed) behind ssh on the Macs that
+    already have something; this module makes keys, writes orders and reads the status.
+version_added: "0.1.0"
+author: the ds4-fleet authors (@ds4-fleet)
+options:
+  state:
+    description:
+      - C(prepared) makes the Mac's key and says what is there. C(ordered) writes order, host keys and the
+        keys that may ask. C(marked) says in the stamps of I(files) what they are staged for. Both take the
+        mark from what is in use by now.
+      - C(started) makes sure that the fetch works on the order, and leaves one alone that does. C(paused),
+        C(resumed) and C(aborted) tell it so. C(looked) returns the status. C(closed) takes back the keys and
+        the order.
+    type: str
+    choices: [prepared, ordered, marked, started, looked, paused, resumed, aborted, closed]
+    required: true
+  folder:
+    description: Where order, status and keys are.
+    type: path
+    default: /opt/ds4/var/stage
+  keys_path:
+    description: File with the keys of those who may ask, for sshd.
+    type: path
+    default: /etc/ssh/ds4_seed_keys
+  files:
+    description: Files of the plan, to say which are in place, for I(state=prepared) and I(state=marked).
+    type: list
+    elements: dict
+    default: []
+  staged_for:
+    description: Id of the model that they are for, for I(state=marked).
+    type: str
+    default: ""
+  root:
+    description: Root of all that is ours on the Mac.
+    type: path
+    default: /opt/ds4
+  order:
+    description: The order, for I(state=ordered).
+    type: dict
+  keys:
+    description: Public keys that may ask this Mac, for I(state=ordered).
+    type: list
+    elements: str
+    default: []
+    no_log: false
+  known_hosts:
+    description: Host keys of the other Macs, for I(state=ordered).
+    type: str
+    default: ""
+  token:
+    description:
+      - A token for the sources, for I(state=ordered). It is kept in a file of mode 0600 until the fetch ends.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Ask how it goes
+  ds4.fleet.ds4_stage:
+    state: looked
+"""
+
+RETURN = r"""
+status:
+  description: What the fetch says of itself; empty when there is none.
+  type: dict
+  returned: success
+public_key:
+  description: The Mac's public key for this.
+  type: str
+  returned: prepared
+held:
+  description: Names of files that are in place and proven.
+  type: list
+  elements: str
+  returned: prepared
+part_bytes:
+  description: Bytes of the others that are there.
+  type: int
+  returned: prepared
+"""
+
+import json
+import os
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.ds4agent.mac import aside
+from ..module_utils.ds4agent.mac.launchd import JobError, Launchd
+from ..module_utils.ds4agent.mac.run import run_all
+from ..module_utils.ds4agent.mac.safe import replace
+from ..module_utils.ds4agent.weights import chunks, shelf
+from ..module_utils.ds4agent.weights import stamp as weights_stamp
+
+KEYGEN = "/usr/bin/ssh-keygen"
+LABEL = "com.ds4fleet.fetch"
+PLIST = "/Library/LaunchDaemons/com.ds4fleet.fetch.plist"
+LAUNCHD_TIMEOUT_S = 30
+#: A status that old was written by a fetch that is no more: launchd starts it again, or it cannot start.
+SILENT_S = 10
+LOST_S = 120
+LOG = "/var/log/ds4-fetch.log"
+TOKEN = "token.env"
+WORDS = {"paused": "pause", "resumed": "run", "aborted": "abort"}
+
+
+class Stage:
+    """The folder of staging on this Mac."""
+
+    def __init__(self, folder, keys_path, dry):
+        self.folder = folder
+        self.keys_path = keys_path
+        self.dry = dry
+        self.changed = False
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def put(self, path, text, mode=0o644):
+        """Make the file so; whether it was otherwise is in `changed`."""
+        try:
+            with open(path) as handle:
+                if handle.read() == text:
+                    return
+        except OSError:
+            pass
+        self.changed = True
+        if not self.dry:
+            replace(path, text.encode(), mode, 0, 0)
+
+    def read(self, name):
+        try:
+            with open(self.path(name)) as handle:
+                return json.load(handle)
+        except (OSError, ValueError):
+            return {}
+
+    def status(self):
+        """What the fetch said last, as long as it is about the order that is there."""
+        order, status = self.read("order.json"), self.read("status.json")
+        if not order:
+            return {}
+        if status.get("id") != order.get("id"):
+            status = {"state": "", "updated_at": os.stat(self.path("order.json")).st_mtime}
+        silent_s = time.time() - status["updated_at"]
+        if status["state"] in ("done", "failed", "aborted") or silent_s <= SILENT_S:
+            return status
+        if silent_s <= LOST_S:
+            return dict(status, state="stopped")
+        error = "ds4-fetch is silent for %d s; see %s on the Mac" % (silent_s, LOG)
+        return dict(status, state="failed", error=error)
+
+    def public_key(self):
+        """The Mac's key for this, made here; only its public part leaves."""
+        path = self.path("key")
+        if not os.path.exists(path):
+            self.changed = True
+            if self.dry:
+                return ""
+            command = [KEYGEN, "-q", "-t", "ed25519", "-N", "", "-C", "ds4-stage", "-f", path]
+            result = run_all({"it": command})["it"]
+            if not result.ok:
+                raise ValueError(result.sentence())
+        with open(path + ".pub") as handle:
+            return handle.read().strip()
+
+    def order(self, order, keys, known_hosts, token=""):
+        slots = self.path("slots")
+        if not self.dry:
+            os.makedirs(slots, mode=0o755, exist_ok=True)
+            for number in range(order["seed_slots"]):
+                os.close(os.open(os.path.join(slots, str(number)), os.O_CREAT | os.O_RDONLY, 0o644))
+        self.put(self.path("known_hosts"), known_hosts)
+        self.put(self.keys_path, "".join("restrict %s\n" % key for key in keys))
+        if self.status().get("state") in ("failed", "aborted") and not self.dry:
+            os.unlink(self.path("status.json"))
+        if token and self.status().get("state") != "done":
+            self.put(self.path(TOKEN), "HF_TOKEN=%s\n" % token, 0o600)
+        self.put(self.path("order.json"), json.dumps(order, sort_keys=True))
+
+    def start(self):
+        """Leave a fetch alone that works on this order; start one otherwise."""
+        order, status = self.read("order.json"), self.status()
+        if status.get("state") in ("done", "paused", "fetching", "proving", "starting"):
+            return
+        self.changed = True
+        if self.dry or not order:
+            return
+        self.put(self.path("control"), "run")
+        launchd = Launchd(LAUNCHD_TIMEOUT_S)
+        job = {"label": LABEL, "plist": PLIST, "state": "started"}
+        now = launchd.look(LABEL)
+        for step in launchd.steps(job, now, restart=bool(now and now["pid"])):
+            launchd.do(step, job)
+
+    def unmark_used(self, root):
+        """What was staged and is used by now is kept for that reason alone, and can go when it is over."""
+        for name in shelf.users(root):
+            self.mark(os.path.join(root, "models", name), "")
+
+    def mark(self, path, staged_for):
+        if weights_stamp.mark(path, staged_for, self.dry):
+            self.changed = True
+
+    def close(self):
+        self.put(self.keys_path, "")
+        for name in ("order.json", "status.json", "control", TOKEN):
+            if os.path.exists(self.path(name)):
+                self.changed = True
+                if not self.dry:
+                    os.unlink(self.path(name))
+
+
+def present(files):
+    """(names that are proven, bytes that are there of the others)."""
+    held, part_bytes = [], 0
+    for wanted in files:
+        stamp, valid = weights_stamp.read(wanted["path"])
+        if valid and wanted.get("sha256") in (None, stamp["sha256"]):
+            held.append(wanted["name"])
+            continue
+        part = chunks.part_path(wanted["path"], chunks.revision_of(wanted))
+        if os.path.exists(wanted["path"]):
+            # Adopted once it is proven, which is faster than any line.
+            part_bytes += os.stat(wanted["path"]).st_size
+        elif set_aside(wanted):
+            part_bytes += wanted["bytes"]
+        elif os.path.exists(part):
+            part_bytes += os.stat(part).st_blocks * 512
+    return held, part_bytes
+
+
+def set_aside(wanted):
+    """Whether a file of this name and size lay here before the volume: it is taken over once it is proven."""
+    folder, name = os.path.split(wanted["path"])
+    _folder, descriptor = aside.find(folder, name, wanted["bytes"])
+    if descriptor is None:
+        return False
+    os.close(descriptor)
+    return True
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "state": {
+                "type": "str",
+                "required": True,
+                "choices": ["prepared", "ordered", "marked", "started", "looked", *WORDS, "closed"],
+            },
+            "folder": {"type": "path", "default": "/opt/ds4/var/stage"},
+            "keys_path": {"type": "path", "default": "/etc/ssh/ds4_seed_keys", "no_log": False},
+            "files": {"type": "list", "elements": "dict", "default": []},
+            "staged_for": {"type": "str", "default": ""},
+            "root": {"type": "path", "default": "/opt/ds4"},
+            "order": {"type": "dict"},
+            "keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
+            "known_hosts": {"type": "str", "default": "", "no_log": False},
+            "token": {"type": "str", "default": "", "no_log": True},
+        },
+        required_if=[("state", "ordered", ["order"])],
+        supports_check_mode=True,
+    )
+    params, state = module.params, module.params["state"]
+    stage = Stage(params["folder"], params["keys_path"], module.check_mode)
+    more = {}
+    try:
+        if state == "prepared":
+            held, part_bytes = present(params["files"])
+            more = {"public_key": stage.public_key(), "held": held, "part_bytes": part_bytes}
+        elif state == "marked":
+            stage.unmark_used(params["root"])
+            for wanted in params["files"]:
+                stage.mark(wanted["path"], params["staged_for"])
+        elif state == "ordered":
+            stage.unmark_used(params["root"])
+            stage.order(params["order"], params["keys"], params["known_hosts"], params["token"])
+        elif state == "started":
+            stage.start()
+        elif state == "closed":
+            stage.close()
+        elif state in WORDS and os.path.exists(stage.path("order.json")):
+            stage.put(stage.path("control"), WORDS[state])
+    except (JobError, ValueError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=stage.changed, status=stage.status(), **more)
+
+
+if __name__ == "__main__":
+    main()
