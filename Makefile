@@ -36,7 +36,7 @@ setup:
 	@scripts/setup
 
 demo: setup
-	@python -m ds4fleet.demo
+	@python -m ds4fleet.cli.demo
 
 test-setup:
 	@scripts/setup --test

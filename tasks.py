@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from invoke import Collection
 
-from ds4fleet import command_line, locales
-from ds4fleet.tunnel.tasks import access, agents, jump, nearest, tunnel
-from ds4fleet.verbs import verb
+from ds4fleet import locales
+from ds4fleet.cli import command_line
+from ds4fleet.cli.tunnel import access, agents, jump, nearest, tunnel
+from ds4fleet.cli.verb import verb
 
 if TYPE_CHECKING:
     from invoke import Context
@@ -71,7 +72,7 @@ def plan(
     json: bool = False,
 ) -> None:
     """What each Mac is to run and why; changes nothing. Before a purchase: --what-if 'Mac Studio 128 GB'"""
-    from ds4fleet.report import plans
+    from ds4fleet.fleetview import plans
 
     found = Path(facts) if facts else None
     sys.exit(plans.run(host, region, limit, model, ctx, json, what_if, found))
@@ -83,8 +84,8 @@ def status(_: Context, host: str = "", region: str = "", limit: str = "", json: 
     from dataclasses import asdict
 
     from ds4fleet import console
-    from ds4fleet import status as library
-    from ds4fleet.fleet import Fleet
+    from ds4fleet.fleetview import status as library
+    from ds4fleet.inventory.fleet import Fleet
 
     found = library.ask_all(Fleet.select(host=host, region=region, limit=limit).hosts)
     if json:
@@ -101,7 +102,7 @@ def status(_: Context, host: str = "", region: str = "", limit: str = "", json: 
 @verb()
 def observe(_: Context, limit: str = "", save: str = "facts") -> None:
     """Look at Macs as `site.yml` does and keep what was found as files (--save DIR)"""
-    from ds4fleet import observe as library
+    from ds4fleet.fleetview import observe as library
 
     sys.exit(library.run(limit, save))
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from ds4fleet.tunnel.home import state_dir
+from ds4fleet.state import state_dir
 
 
 class Pending:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ds4fleet import locales
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.layout import CHECKOUT
 
 os.chdir(CHECKOUT)
 locales.use_one_that_exists()

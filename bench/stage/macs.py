@@ -23,8 +23,8 @@ sys.path.insert(0, str(CHECKOUT))
 
 from ds4fleet.cli.lab import fleet_lab  # noqa: E402
 from ds4fleet.errors import OperatorError  # noqa: E402
-from ds4fleet.fleet import Fleet, ansible_command  # noqa: E402
-from ds4fleet.render import role_defaults  # noqa: E402
+from ds4fleet.inventory.defaults import role_defaults  # noqa: E402
+from ds4fleet.inventory.fleet import Fleet, ansible_command  # noqa: E402
 from ds4fleet.weights import relay  # noqa: E402
 from maclab import HostSpec  # noqa: E402
 from maclab.network import net  # noqa: E402

@@ -18,7 +18,7 @@ from ds4fleet.agents import jsonc, proxies
 from ds4fleet.agents.clients import CLIENTS, Server, Setup, Target
 from ds4fleet.agents.write import apply, plan, settled
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
-from ds4fleet.fleet import Fleet, unknown_name
+from ds4fleet.inventory.fleet import Fleet, unknown_name
 from ds4fleet.tunnel import asked, view
 
 MODELS_TIMEOUT_S = 10.0

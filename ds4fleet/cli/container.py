@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ds4fleet.errors import EXIT_MISSING, EXIT_USAGE, OperatorError
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.layout import CHECKOUT
 
 IMAGE = "docker.io/library/python:3.11-bookworm"
 """Debian 12 with the Python, the compiler, make, git and curl that `make setup` would install."""

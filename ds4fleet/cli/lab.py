@@ -17,7 +17,8 @@ from pathlib import Path
 from ds4fleet import console
 from ds4fleet.cli import container, twin
 from ds4fleet.errors import EXIT_MISSING, EXIT_USAGE, OperatorError
-from ds4fleet.fleet import CHECKOUT, Fleet
+from ds4fleet.inventory.fleet import Fleet
+from ds4fleet.layout import CHECKOUT
 from maclab import preflight
 from maclab.errors import LabError
 from maclab.faults import FAULTS

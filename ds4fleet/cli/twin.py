@@ -21,11 +21,12 @@ from typing import Any
 
 import yaml
 
-from ds4fleet import playbook
-from ds4fleet.catalogue import Catalogue, load
+from ds4fleet.catalogue.read import Catalogue, load
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.fleet import CHECKOUT, Fleet
+from ds4fleet.inventory.fleet import Fleet
+from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.make import make_plan
+from ds4fleet.remote import playbook
 from maclab import Lab
 from maclab.machine.twin import power_settings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ds4fleet.render import Paths
+from ds4fleet.layout import Paths
 
 
 def entry(path: str, kind: str, *, stage: str = "service", **more: Any) -> dict[str, Any]:

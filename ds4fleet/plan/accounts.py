@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ds4agent.mac import accounts
-from ds4fleet.names import OWN_ACCOUNTS
+from ds4fleet.inventory.names import OWN_ACCOUNTS
 
 REAL_NAMES: Mapping[str, str] = accounts.REAL_NAMES
 NO_HOME: str = accounts.NO_HOME

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ds4fleet.errors import OperatorError
-from ds4fleet.render import Paths
+from ds4fleet.layout import Paths
 
 ROLES = ("auto", "serve", "stream", "stage", "jump")
 MODES = ("auto", "resident", "streaming")

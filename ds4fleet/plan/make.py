@@ -1,6 +1,6 @@
 """From a host's variables, what was observed on the Mac, and the catalogue, to the plan of that Mac. Pure.
 
-`make_plan` decides role, model, mode, context, wired limit and disk, asks ds4fleet.render for the files
+`make_plan` decides role, model, mode, context, wired limit and disk, asks components.render for the files
 and jobs that follow, and compares all of it with the observation: `steps` is the difference, [] means
 converged. Refusals are sentences that say what is wrong and what to do; a plan with refusals is never
 acted on.
@@ -13,14 +13,13 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from ds4fleet import guard, memory, names, render, speed
-from ds4fleet.catalogue import Catalogue, Engine, ModelFile, load
-from ds4fleet.components import agent
+from ds4fleet import layout
+from ds4fleet.catalogue.read import Catalogue, Engine, ModelFile, load
+from ds4fleet.components import agent, jump, render, switcher, watchdog
 from ds4fleet.errors import OperatorError
-from ds4fleet.memory import MIB, Mac, Request, Verdict
-from ds4fleet.plan import accounts
+from ds4fleet.inventory import defaults, names
+from ds4fleet.plan import accounts, sources
 from ds4fleet.plan.asked import Reader, asked, numbers
-from ds4fleet.plan.disk import Disk, beside_what_is_there, plan_disk
 from ds4fleet.plan.steps import differences, steps
 from ds4fleet.plan.types import (
     AccountsPlan,
@@ -34,9 +33,11 @@ from ds4fleet.plan.types import (
     WeightsPlan,
     stages_of,
 )
-from ds4fleet.tunnel import jump_files
-from ds4fleet.upgrade import switch
-from ds4fleet.weights import relay, sources
+from ds4fleet.sizing import speed
+from ds4fleet.sizing import verdict as sizing_verdict
+from ds4fleet.sizing.disk import Disk, beside_what_is_there, plan_disk
+from ds4fleet.sizing.verdict import MIB, Mac, Request, Verdict
+from ds4fleet.weights import relay
 
 #: The service account must not log in; the tunnel account needs a shell for sshd's ForceCommand to run in.
 NO_SHELL = "/usr/bin/false"
@@ -51,12 +52,12 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
     The plan from the declared hardware is looked at too, beside what any plan may leave behind. Malformed
     variables are not judged here.
     """
-    settings = {**render.role_defaults(), **variables}
+    settings = {**defaults.role_defaults(), **variables}
     declared = make_plan("", variables)
-    paths = render.Paths(str(settings["ds4_root"]))
-    known, guarded = render.watched(settings), guard.watched(paths.root)
-    switched = switch.watched(paths.root)
-    jumping = jump_files.watched(paths.root)
+    paths = layout.Paths(str(settings["ds4_root"]))
+    known, guarded = render.watched(settings), watchdog.watched(paths.root)
+    switched = switcher.watched(paths.root)
+    jumping = jump.watched(paths.root)
     staged = relay.watched(paths.root)
     programs = agent.watched(paths.root)
     users = [str(settings[f"ds4_{account}_user"]) for account in ("service", "tunnel", "seed")]
@@ -82,7 +83,7 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
         "users": users,
         "groups": users,
         "engine_root": paths.engine,
-        "switch_dir": switch.folder(paths.root),
+        "switch_dir": switcher.folder(paths.root),
         "models_dir": paths.models,
         "port": int(port) if str(port).isdigit() else 0,
         "running_config": paths.running_config,
@@ -106,7 +107,7 @@ def make_plan(
     a template in a name is not judged then. Never raises for what an inventory can say: that
     becomes a refusal.
     """
-    settings = {**render.role_defaults(), **variables}
+    settings = {**defaults.role_defaults(), **variables}
     plan = HostPlan(
         host=host,
         region=region or str(settings.get("ds4_region") or ""),
@@ -143,7 +144,7 @@ class _Planner:
         self.seen = seen
         self.given = catalogue
         self.read = Reader(settings)
-        self.paths = render.Paths(str(settings["ds4_root"]))
+        self.paths = layout.Paths(str(settings["ds4_root"]))
 
     def run(self) -> None:
         plan = self.plan
@@ -169,7 +170,7 @@ class _Planner:
         plan.files, plan.jobs, plan.server = desired["files"], desired["jobs"], desired["server"]
         if plan.server is not None:
             plan.files += agent.entries(self.paths.root)
-        for part in (guard, switch):
+        for part in (watchdog, switcher):
             files, jobs = part.entries(self.paths.root, plan.server is not None)
             plan.files += files
             plan.jobs += jobs
@@ -191,7 +192,7 @@ class _Planner:
             )
 
     def _kv_wear(self) -> None:
-        rules = memory.policy()["kv"]
+        rules = sizing_verdict.policy()["kv"]
         if self.asked.kv_budget_mib > rules["storm_above_mib"]:
             self.plan.warnings.append(
                 f"a KV budget of {self.asked.kv_budget_mib:,} MiB wears the SSD ({rules['why']}):"
@@ -233,11 +234,11 @@ class _Planner:
             plan.warnings.append(
                 "FileVault is on: after a reboot nothing runs until somebody types the password at the Mac"
             )
-        held = (seen.get("files") or {}).get(guard.stopped_path(self.paths.root)) or {}
+        held = (seen.get("files") or {}).get(watchdog.stopped_path(self.paths.root)) or {}
         if held.get("kind") == "file":
             plan.warnings.append(
                 "the guard has stopped the engine for lack of memory;"
-                f" {guard.stopped_path(self.paths.root)} says when and why"
+                f" {watchdog.stopped_path(self.paths.root)} says when and why"
             )
         if (seen.get("macos") or {}).get("arch") not in (None, "arm64"):
             plan.refusals.append(f"{plan.host}: this is not an Apple Silicon Mac; ds4 needs one")
@@ -300,7 +301,11 @@ class _Planner:
         gigabytes = self.mac.memory_gb
         if role == "auto" and asked.mode == "streaming":
             role = "stream"
-        if role == "auto" and asked.mode == "auto" and gigabytes <= memory.policy()["roles"]["jump_up_to_gb"]:
+        if (
+            role == "auto"
+            and asked.mode == "auto"
+            and gigabytes <= sizing_verdict.policy()["roles"]["jump_up_to_gb"]
+        ):
             role = "jump"
         if role == "stream" and asked.mode == "resident":
             raise OperatorError("ds4_role stream and ds4_mode resident exclude each other; drop one of them")
@@ -322,13 +327,13 @@ class _Planner:
             self._verdict(model, engine, "streaming" if role == "stream" else asked.mode)
             for model in candidates
         ]
-        verdict = next((one for one in verdicts if one.outcome != memory.REFUSED), verdicts[0])
+        verdict = next((one for one in verdicts if one.outcome != sizing_verdict.REFUSED), verdicts[0])
         self._choose(verdict.model)
-        if verdict.outcome == memory.STAGE and role == "auto":
+        if verdict.outcome == sizing_verdict.STAGE and role == "auto":
             plan.role = "stage"
             return verdict
-        plan.role = "stream" if verdict.outcome == memory.STREAMS or role == "stream" else "serve"
-        if verdict.outcome in (memory.REFUSED, memory.STAGE):
+        plan.role = "stream" if verdict.outcome == sizing_verdict.STREAMS or role == "stream" else "serve"
+        if verdict.outcome in (sizing_verdict.REFUSED, sizing_verdict.STAGE):
             reasons = verdict.why or "it does not fit"
             sentence = f"{plan.host}: {reasons.rstrip('.')}"
             plan.refusals.append(f"{sentence}; to do: {verdict.fix}.")
@@ -337,9 +342,9 @@ class _Planner:
     def _auto_models(self, engine: Engine) -> list[str]:
         """What `ds4_model: auto` tries, best first: the model of this size, then those of smaller Macs."""
         families = self.catalogue.generation(engine.generation).families
-        rows = memory.policy()["roles"]["models"]
+        rows = sizing_verdict.policy()["roles"]["models"]
         reaching = [row["model"] for row in rows if row["up_to_gb"] < self.mac.memory_gb]
-        reaching.append(memory.step(rows, self.mac.memory_gb)["model"])
+        reaching.append(sizing_verdict.step(rows, self.mac.memory_gb)["model"])
         usable = [name for name in reaching if self.catalogue.model(name).family in families]
         return list(reversed(usable))
 
@@ -357,7 +362,7 @@ class _Planner:
             override=asked.override,
             flags=engine.flags or None,
         )
-        return memory.verdict(self.mac, request, catalogue=self.catalogue)
+        return sizing_verdict.verdict(self.mac, request, catalogue=self.catalogue)
 
     def _choose(self, model_id: str) -> None:
         model = self.catalogue.model(model_id)
@@ -391,7 +396,7 @@ class _Planner:
             plan.mode = verdict.mode
             plan.context = verdict.context
             self._context_change()
-            think_max = memory.policy()["context"]["think_max"]
+            think_max = sizing_verdict.policy()["context"]["think_max"]
             if self.asked.context and verdict.context < think_max <= verdict.largest_context:
                 plan.warnings.append(
                     f"Think-Max needs a context of {think_max:,}; below it max is plain high"

@@ -8,9 +8,9 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ds4fleet.plan.disk import Disk
+from ds4fleet.layout import LABEL_SERVER
 from ds4fleet.plan.types import HostPlan, Step, WeightFile
-from ds4fleet.render import LABEL_SERVER
+from ds4fleet.sizing.disk import Disk
 
 #: How the root of each volume is kept: everybody may look, the service user writes in its own directories.
 VOLUME_ROOT = {"owner": "root", "group": "wheel", "mode": "0755"}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ds4fleet.sizing.disk import VolumePlan
+
 #: The order in which stages act; `HostPlan.stages` keeps it.
 STAGES = ("accounts", "power", "engine", "storage", "weights", "memory", "service", "tunnel", "verify")
 
@@ -19,19 +21,6 @@ class ModelChoice:
     name: str
     family: str
     quant: str
-
-
-@dataclass(frozen=True)
-class VolumePlan:
-    """An APFS volume: `uuid` is set once it exists; sizes are those wanted."""
-
-    name: str
-    purpose: str  # models | kv
-    container: str | None
-    mount_point: str
-    quota_bytes: int
-    reserve_bytes: int
-    uuid: str | None
 
 
 @dataclass(frozen=True)

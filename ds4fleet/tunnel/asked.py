@@ -10,9 +10,9 @@ from ds4agent.tunnel import nearest
 from ds4agent.tunnel.endpoint import EndpointSpec
 from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
-from ds4fleet.fleet import Fleet, Host
-from ds4fleet.names import HOST
-from ds4fleet.render import role_defaults
+from ds4fleet.inventory.defaults import role_defaults
+from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.inventory.names import HOST
 
 #: Roles of Macs without an engine behind their tunnel.
 IDLE_ROLES = ("stage", "jump")
@@ -126,7 +126,7 @@ def nearest_of(fleet: Fleet) -> str:
 def serving(hosts: Iterable[Host]) -> list[Host]:
     """The hosts that have an engine of their own, by their plans (from what was observed of them, where that
     was kept). A Mac whose plan cannot be made counts unless its role is declared: its health will tell."""
-    from ds4fleet.report.plans import FACTS, make_plans  # only who asks for roles waits for the planner
+    from ds4fleet.plan.kept import FACTS, make_plans  # only who asks for roles waits for the planner
 
     declared = [host for host in hosts if host.vars.get("ds4_role") not in IDLE_ROLES]
     chosen = [host for host in declared if not host.vars.get("ds4_jump_to")]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+from ds4fleet import state
 from ds4fleet.errors import OperatorError
-from ds4fleet.fleet import Fleet
+from ds4fleet.inventory.fleet import Fleet
 from ds4fleet.tunnel import home
 from ds4fleet.tunnel.asked import region_port
 from ds4fleet.tunnel.hold import Job
@@ -46,7 +47,7 @@ def _names(fleet: Fleet, name: str, address: str, endpoint: str) -> bool:
 
 def _jobs() -> dict[str, Job]:
     found = {}
-    for path in (home.state_dir() / "jobs").glob("*.json"):
+    for path in (state.state_dir() / "jobs").glob("*.json"):
         try:
             found[path.stem] = Job.from_dict(json.loads(path.read_text()))
         except (OSError, ValueError, KeyError, TypeError):

@@ -17,9 +17,10 @@ from ds4agent.tunnel import ports, ssh
 from ds4agent.tunnel.endpoint import EndpointSpec
 from ds4agent.tunnel.machine import State
 from ds4agent.tunnel.spec import TunnelSpec
-from ds4fleet import console
+from ds4fleet import console, state
 from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
-from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.layout import CHECKOUT
 from ds4fleet.tunnel import belonging, home, persist
 from ds4fleet.tunnel.asked import spec_of
 from ds4fleet.tunnel.hold import Holder, Job, Taken
@@ -91,7 +92,7 @@ def stop(names: Sequence[str] | None = None, forget: bool = False) -> int:
             note = "; forgotten" if forget else "; it comes back at the next login (--forget removes it)"
         console.out.print(f"{name}: stopped{note}")
     if forget:
-        for path in sorted((home.state_dir() / "jobs").glob("*.json")) if not names else []:
+        for path in sorted((state.state_dir() / "jobs").glob("*.json")) if not names else []:
             persist.forget(path.stem)
             console.out.print(f"{path.stem}: forgotten")
     if not wanted:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,30 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ds4fleet import held_file
+from ds4fleet.state import STATE_VARIABLE, state_dir
 
-STATE_VARIABLE = "DS4_FLEET_STATE"
 #: A socket path holds 104 bytes on macOS and 108 on Linux, with the closing NUL.
 SOCKET_PATH_BYTES = 103
 LOG_LIMIT_BYTES = 1_000_000
 CALL_TIMEOUT_S = 5.0
 #: How long another process may be at taking a tunnel or at giving it back.
 TURN_S = 5.0
-
-
-def state_dir() -> Path:
-    """The private directory for state, made with mode 0700 when missing; $DS4_FLEET_STATE overrides it."""
-    named = os.environ.get(STATE_VARIABLE)
-    if named:
-        path = Path(named).expanduser()
-    elif sys.platform == "darwin":
-        path = Path.home() / "Library" / "Application Support" / "ds4-fleet"
-    else:
-        base = os.environ.get("XDG_STATE_HOME")
-        path = (Path(base) if base else Path.home() / ".local" / "state") / "ds4-fleet"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for part in ("held", "log"):
-        (path / part).mkdir(mode=0o700, exist_ok=True)
-    return path
 
 
 def socket_path(pid: int) -> Path:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds4fleet import access, console, openssh, playbook
+from ds4fleet import console
+from ds4fleet.access import users
+from ds4fleet.components import jump
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.fleet import Fleet, Host
-from ds4fleet.render import role_defaults
-from ds4fleet.tunnel import jump_files
+from ds4fleet.inventory.defaults import role_defaults
+from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.remote import openssh, playbook
 from ds4fleet.tunnel.asked import names_in, serving, spec_of
 
 PLAYBOOK = "jump"
@@ -63,7 +65,7 @@ def setup_of(one: Jump) -> dict[str, Any]:
     """Files and jobs of a jump Mac. Raises OperatorError when a target's host key is not recorded."""
     settings = {**role_defaults(), **one.host.vars}
     root = str(settings["ds4_root"])
-    configuration = jump_files.config(
+    configuration = jump.config(
         int(settings["ds4_port"]),
         [spec_of(target) for target in one.targets],
         one.by_distance,
@@ -72,7 +74,7 @@ def setup_of(one: Jump) -> dict[str, Any]:
     )
     lines = "".join(host_key_lines(target) for target in one.targets)
     user = str(settings["ds4_tunnel_user"])
-    return jump_files.desired(root, user, LOG, configuration, lines)
+    return jump.desired(root, user, LOG, configuration, lines)
 
 
 def host_key_lines(host: Host) -> str:
@@ -85,11 +87,11 @@ def host_key_lines(host: Host) -> str:
     return text
 
 
-def let_in(before: access.Access, one: Jump, public_key: str) -> access.Access:
+def let_in(before: users.Access, one: Jump, public_key: str) -> users.Access:
     """`before` with the jump Mac at its targets and nowhere else, by this key and no earlier one."""
     others = {user: entry for user, entry in before.items() if user != one.user}
     names = [target.name for target in one.targets]
-    return access.with_user(others, one.user, access.parse_key(public_key), names)
+    return users.with_user(others, one.user, users.parse_key(public_key), names)
 
 
 def run(host: str = "", limit: str = "", yes: bool = False) -> int:
@@ -108,14 +110,14 @@ def run(host: str = "", limit: str = "", yes: bool = False) -> int:
         status = _playbook(names, {"__ds4_jump_keys_dir": folder})
         if status != 0:
             return status
-        before = after = access.load()
+        before = after = users.load()
         for one in jumps:
             after = let_in(after, one, (Path(folder) / f"{one.host.name}.pub").read_text())
         # All that they lead to, changed or not: an earlier run may have been cut off before it came there.
         wanted = {target.name for one in jumps for target in one.targets}
-        wanted.update(access.affected(everyone, before, after), access.pending(what))
+        wanted.update(users.affected(everyone, before, after), users.pending(what))
         targets = [target.name for target in everyone if target.name in wanted]
-        status = access.commit(before, after, what, targets)
+        status = users.commit(before, after, what, targets)
         return status or _playbook(names, {"__ds4_jump": setups})
 
 

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ds4fleet import state
 from ds4fleet.errors import EXIT_MISSING, OperatorError
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.layout import CHECKOUT
+from ds4fleet.state import STATE_VARIABLE, state_dir
 from ds4fleet.tunnel import home
 from ds4fleet.tunnel.hold import Job
 
@@ -42,7 +44,7 @@ class Unit:
 
 def job_path(name: str) -> Path:
     """Where the job of a persistent tunnel is kept."""
-    folder = home.state_dir() / "jobs"
+    folder = state.state_dir() / "jobs"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder / f"{name}.json"
 
@@ -56,7 +58,7 @@ def launch_agent(name: str, argv: Sequence[str], user_home: Path, log: Path, uid
             "Label": label,
             "ProgramArguments": list(argv),
             "WorkingDirectory": str(CHECKOUT),
-            "EnvironmentVariables": {home.STATE_VARIABLE: str(home.state_dir())},
+            "EnvironmentVariables": {state.STATE_VARIABLE: str(state.state_dir())},
             "RunAtLoad": True,
             "KeepAlive": {"SuccessfulExit": False},
             "ThrottleInterval": 10,
@@ -82,7 +84,7 @@ Description=ds4-fleet tunnel {name}
 [Service]
 ExecStart={command}
 WorkingDirectory={_systemd_path(CHECKOUT)}
-Environment={_systemd_word(f"{home.STATE_VARIABLE}={home.state_dir()}")}
+Environment={_systemd_word(f"{STATE_VARIABLE}={state_dir()}")}
 Restart=on-failure
 RestartSec=10
 StandardOutput=append:{log}

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from ds4agent.tunnel import nearest
 from ds4agent.tunnel.machine import State
-from ds4fleet import console
+from ds4fleet import console, state
 from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
-from ds4fleet.fleet import Host
+from ds4fleet.inventory.fleet import Host
 from ds4fleet.tunnel import home
 from ds4fleet.tunnel.asked import spec_of
 
@@ -50,7 +50,7 @@ def status(names: Sequence[str] = (), json: bool = False, watch: bool = False) -
 
 def logs(names: Sequence[str] = (), lines: int = 40, follow: bool = False) -> int:
     """`fab tunnel.logs`: the last lines of the tunnels named, or of all."""
-    paths = [home.log_path(name) for name in names] or sorted((home.state_dir() / "log").glob("*.log"))
+    paths = [home.log_path(name) for name in names] or sorted((state.state_dir() / "log").glob("*.log"))
     missing = [path.stem for path in paths if not path.exists()]
     if missing:
         raise OperatorError(f"{', '.join(missing)}: no log; this tunnel was never started here.")

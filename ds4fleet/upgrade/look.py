@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ds4agent.border import bounded_json
-from ds4fleet.catalogue import Catalogue, load
-from ds4fleet.fleet import Host
-from ds4fleet.render import Paths
+from ds4fleet.catalogue.read import Catalogue, load
+from ds4fleet.components.switcher import folder
+from ds4fleet.inventory.fleet import Host
+from ds4fleet.layout import Paths
+from ds4fleet.remote.shell import ANSWER_BYTES, ask
 from ds4fleet.upgrade.rollout import Version
-from ds4fleet.upgrade.switch import folder
-from ds4fleet.weights.macs import ANSWER_BYTES, ask
 
 #: Each answer stands behind its mark. All of it may be read by everybody, so sudo is not needed.
 _SCRIPT = """\

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ds4fleet import console, playbook
+from ds4fleet import console
 from ds4fleet.errors import OperatorError
+from ds4fleet.remote import playbook
 from ds4fleet.upgrade import rollout
 from ds4fleet.upgrade.rollout import Code, HostPhase, Journal, RunPhase
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ds4fleet import console
-from ds4fleet.catalogue import load
+from ds4fleet.catalogue.read import load
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
-from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.layout import CHECKOUT
 from ds4fleet.upgrade import play, rollout
 from ds4fleet.upgrade import report as reports
 from ds4fleet.upgrade import situation as situations

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ds4fleet.catalogue import Catalogue, load
+from ds4fleet.catalogue.read import Catalogue, load
+from ds4fleet.components import switcher
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.fleet import Host
+from ds4fleet.inventory.defaults import role_defaults
+from ds4fleet.inventory.fleet import Host
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.types import HostPlan
-from ds4fleet.render import role_defaults
-from ds4fleet.upgrade import play, switch
+from ds4fleet.upgrade import play
 from ds4fleet.upgrade.look import Lock, Look, model_of
 from ds4fleet.upgrade.rollout import Rules, Situation, Version
 
@@ -52,7 +53,7 @@ def situation(plan: HostPlan, host: Host, seen: Mapping[str, Any] | None, troubl
     """
     found = seen or {}
     lock = Lock.of((found.get("rollout") or {}).get("lock"))
-    switch.limits(settings_of(host))
+    switcher.limits(settings_of(host))
     trouble = (trouble or "it does not answer") if seen is None else _trouble(found)
     return Situation(
         host=host.name,

@@ -24,7 +24,7 @@ import yaml
 from ds4agent.border import bounded_http, bounded_json
 from ds4agent.weights import gguf, origin
 from ds4fleet import console
-from ds4fleet.catalogue import Catalogue, Family, load
+from ds4fleet.catalogue.read import Catalogue, Family, load
 from ds4fleet.errors import EXIT_REFUSED, EXIT_USAGE, OperatorError
 
 #: As much of a file as is read. What tells the family comes before the vocabulary, which fills the rest of it

@@ -14,12 +14,12 @@ from rich.live import Live
 from rich.table import Table
 
 from ds4agent.border import bounded_json
-from ds4fleet import console, playbook
+from ds4fleet import console
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, OperatorError
-from ds4fleet.fleet import Fleet, Host
+from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.remote import playbook, shell
 from ds4fleet.upgrade import rollout
 from ds4fleet.upgrade import run as upgrade
-from ds4fleet.weights import macs
 
 GB = 10**9
 MB = 10**6
@@ -222,7 +222,7 @@ def _watch(hosts: Sequence[Host], running: subprocess.Popen[bytes]) -> None:
         while running.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 running.wait(LOOK_S)
-            live.update(_progress(hosts, macs.ask(hosts, [_STATUS] * len(hosts))))
+            live.update(_progress(hosts, shell.ask(hosts, [_STATUS] * len(hosts))))
 
 
 def _progress(hosts: Sequence[Host], answers: Sequence[str]) -> Table:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 
 from ds4fleet import console
 from ds4fleet.errors import EXIT_UNREACHABLE
-from ds4fleet.fleet import Fleet
-from ds4fleet.weights import macs
+from ds4fleet.inventory.fleet import Fleet
+from ds4fleet.remote import shell
 
 GB = 10**9
 _SCRIPT = """\
@@ -44,7 +44,7 @@ class File:
 def listing(*, host: str = "", region: str = "", limit: str = "", json_out: bool = False) -> int:
     """Shows the files of the selected Macs; EXIT_UNREACHABLE when one of them does not answer."""
     hosts = Fleet.select(host=host, region=region, limit=limit).hosts
-    answers = macs.ask(hosts, [_SCRIPT.format(root=macs.root(one)) for one in hosts])
+    answers = shell.ask(hosts, [_SCRIPT.format(root=shell.root(one)) for one in hosts])
     files = [file for one, answer in zip(hosts, answers, strict=True) for file in files_of(one.name, answer)]
     silent = [one.name for one, answer in zip(hosts, answers, strict=True) if "@@now" not in answer]
     if json_out:

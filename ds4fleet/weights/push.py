@@ -26,11 +26,13 @@ from ds4agent.border import plain
 from ds4agent.mac import output as mac_output
 from ds4agent.weights import peer, seed
 from ds4fleet import held_file
-from ds4fleet.fleet import CHECKOUT, Host
-from ds4fleet.tunnel.home import TURN_S, state_dir
-from ds4fleet.weights import macs
+from ds4fleet.inventory.fleet import Host
+from ds4fleet.layout import CHECKOUT
+from ds4fleet.plan.sources import PUSHED, directory_of
+from ds4fleet.remote import shell
+from ds4fleet.state import state_dir
+from ds4fleet.tunnel.home import TURN_S
 from ds4fleet.weights.relay import FOLDER
-from ds4fleet.weights.sources import PUSHED, directory_of
 
 #: Failed connections in a row for so long end the push; the Mac waits about as long (weights.route).
 PATIENCE_S = 1200
@@ -187,15 +189,15 @@ def connect(one: Errand, local: str, script: str, over: threading.Event) -> int:
     words = [word for option in options for word in ("-o", option)]
     # sshd does not replace the socket that a lost connection has left.
     gone = mac_output.run(
-        [*macs.ssh_argv(one.host), f"/bin/rm -f {one.socket}"],
-        macs.ANSWER_TIMEOUT_S,
+        [*shell.ssh_argv(one.host), f"/bin/rm -f {one.socket}"],
+        shell.ANSWER_TIMEOUT_S,
         max_bytes=SAID_BYTES,
         only_end=True,
     )
     if gone.returncode:
         tell(one, "ssh", (gone.stderr.strip().splitlines() or ["no answer"])[-1])
         return int(gone.returncode)
-    way = [*macs.ssh_argv(one.host, *words, "-R", f"{one.socket}:{local}"), "/bin/sh -s"]
+    way = [*shell.ssh_argv(one.host, *words, "-R", f"{one.socket}:{local}"), "/bin/sh -s"]
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
     with subprocess.Popen(way, stdin=pipe, stdout=nowhere, stderr=pipe, bufsize=0) as ssh:
         assert ssh.stdin is not None

@@ -22,8 +22,8 @@ from ds4agent.mac import accounts
 from ds4agent.weights import window as weights_window
 from ds4fleet.components import agent, base
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.render import ROLE, Paths
-from ds4fleet.weights.sources import PUSHED
+from ds4fleet.layout import ROLE, Paths
+from ds4fleet.plan.sources import PUSHED
 
 LABEL_FETCH = "com.ds4fleet.fetch"
 #: Where the order, its status and the keys are on a Mac (weights.fetch.FOLDER).
@@ -219,7 +219,7 @@ def watched(root: str) -> dict[str, list[str]]:
 
 
 def entries(root: str, seed_user: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(files, jobs) in the form of ds4fleet.render: the programs, the job, what the account may do."""
+    """(files, jobs) in the form of a plan: the programs, the job, what the account may do."""
     plist = Paths.plist(LABEL_FETCH)
     job = plistlib.dumps(
         {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ds4fleet.catalogue import Catalogue, load
+from ds4fleet.catalogue.read import Catalogue, load
 from ds4fleet.errors import OperatorError
+from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.plan.make import make_plan
-from ds4fleet.render import role_defaults
 
 
 def known_and_kept(host: str, variables: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

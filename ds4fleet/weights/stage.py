@@ -12,8 +12,8 @@ from rich.table import Table
 from ds4agent.border import bounded_json
 from ds4fleet import console
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
-from ds4fleet.fleet import Fleet, Host
-from ds4fleet.weights import macs
+from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.remote import shell
 from ds4fleet.weights.relay import FOLDER
 
 #: Between two looks at all Macs.
@@ -73,14 +73,14 @@ def stage(
             console.out.print(show(lines))
         return _exit_code(lines)
     if wishes:
-        return macs.play("stage", hosts, {"ds4_stage_action": wishes[0]})
+        return shell.play("stage", hosts, {"ds4_stage_action": wishes[0]})
     asked = {"ds4_model": model} if model else {}
-    code = macs.play("stage", hosts, {**asked, "ds4_stage_wait": False})
+    code = shell.play("stage", hosts, {**asked, "ds4_stage_wait": False})
     if code or detach:
         return code
     lines = watch(hosts)
     if all(line.state in OVER for line in lines):
-        closed = macs.play("stage", hosts, {"ds4_stage_action": "close"}, quiet=True)
+        closed = shell.play("stage", hosts, {"ds4_stage_action": "close"}, quiet=True)
         return _exit_code(lines) or closed
     return _exit_code(lines)
 
@@ -106,7 +106,7 @@ def watch(hosts: Sequence[Host]) -> list[Line]:
 
 def look(hosts: Sequence[Host]) -> list[Line]:
     """Asks all Macs at once."""
-    answers = macs.ask(hosts, [_STATUS] * len(hosts))
+    answers = shell.ask(hosts, [_STATUS] * len(hosts))
     return [line_of(host.name, answer) for host, answer in zip(hosts, answers, strict=True)]
 
 

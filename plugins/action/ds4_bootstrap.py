@@ -11,8 +11,8 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ds4fleet import bootstrap, host_keys, openssh
 from ds4fleet.errors import OperatorError
+from ds4fleet.remote import bootstrap, host_keys, openssh
 
 POLL_S = 5
 

@@ -13,8 +13,9 @@ from ansible import constants
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
-from ds4fleet import bootstrap, host_keys, names, openssh
 from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
+from ds4fleet.inventory import names
+from ds4fleet.remote import bootstrap, host_keys, openssh
 
 
 def append(path, lines):

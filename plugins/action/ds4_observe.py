@@ -8,8 +8,9 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
-from ds4fleet import bootstrap, settings
+from ds4fleet.inventory import settings
 from ds4fleet.plan.make import watch
+from ds4fleet.remote import bootstrap
 
 
 class ActionModule(ActionBase):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from ansible.plugins.action import ActionBase
 
-from ds4fleet import probe
+from ds4fleet.fleetview import probe
 
 
 class ActionModule(ActionBase):

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from ansible.plugins.action import ActionBase
 
-from ds4fleet import openssh, render
+from ds4fleet import layout
 from ds4fleet.errors import OperatorError
-from ds4fleet.fleet import Host
+from ds4fleet.inventory import defaults
+from ds4fleet.inventory.fleet import Host
+from ds4fleet.remote import openssh
 from ds4fleet.weights import push, relay
 
 
@@ -31,7 +33,7 @@ class ActionModule(ActionBase):
         for name in task_vars["ansible_play_hosts"]:
             values = everybody[name]
             plan = (values.get("ansible_facts") or {}).get("ds4_plan") or {}
-            settings = {**render.role_defaults(), **{k: values[k] for k in values if k.startswith("ds4_")}}
+            settings = {**defaults.role_defaults(), **{k: values[k] for k in values if k.startswith("ds4_")}}
             answer = (values.get(answers) or {}) if answers else {}
             mac = _mac(name, plan, settings, values, answer)
             if mac is not None:
@@ -49,8 +51,8 @@ class ActionModule(ActionBase):
         except OperatorError as error:
             return {"failed": True, "changed": False, "msg": error.sentence}
         for name, part in found.items():
-            user = str(everybody[name].get("ds4_seed_user") or render.role_defaults()["ds4_seed_user"])
-            files, jobs = relay.entries(render.Paths.root, user)
+            user = str(everybody[name].get("ds4_seed_user") or defaults.role_defaults()["ds4_seed_user"])
+            files, jobs = relay.entries(layout.Paths.root, user)
             part.update(known_hosts=known, files=files, jobs=jobs, accounts=relay.account(user))
         result = {"changed": False, "macs": found}
         if answers and not self._task.check_mode:

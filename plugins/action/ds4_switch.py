@@ -11,9 +11,10 @@ from pathlib import Path
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
-from ds4fleet.render import role_defaults
+from ds4fleet.components import switcher
+from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.upgrade import host as upgrade_host
-from ds4fleet.upgrade import report, rollout, switch
+from ds4fleet.upgrade import report, rollout
 
 #: States of a rollout that are only written down, as what.
 NOTED = {
@@ -36,7 +37,7 @@ class ActionModule(ActionBase):
         given = {name: value for name, value in task_vars.items() if name.startswith("ds4_")}
         settings = {**role_defaults(), **self._templar.template(given)}
         if state in ("switched", "rolled_back"):
-            args.setdefault("settings", switch.limits(settings))
+            args.setdefault("settings", switcher.limits(settings))
         if folder is None:
             return self._execute_module("ds4.fleet.ds4_switch", module_args=args, task_vars=task_vars)
         if self._task.check_mode:
@@ -69,10 +70,10 @@ class ActionModule(ActionBase):
 
         def begin(attempt):
             if state == "taken_back":
-                return call(state="rolled_back", run_id=run_id, settings=switch.limits(settings))
+                return call(state="rolled_back", run_id=run_id, settings=switcher.limits(settings))
             plan, seen = task_vars["ansible_facts"]["ds4_plan"], task_vars.get("__ds4_observed") or {}
             serving = ((seen.get("observation") or {}).get("engine") or {}).get("current")
-            order = switch.order(
+            order = switcher.order(
                 plan, settings, run_id=run_id, attempt=attempt, now_s=time.time(), serving=serving
             )
             return call(state="switched", order=order)

@@ -35,7 +35,8 @@ from typing import Any
 from ansible.plugins.callback import CallbackBase
 
 from ds4agent.border import plain
-from ds4fleet import ansible_output, settings
+from ds4fleet import ansible_output
+from ds4fleet.inventory import settings
 from ds4fleet.plan.make import watch
 
 HEAD = ("host", "role", "model", "context", "result")

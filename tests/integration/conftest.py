@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from ds4fleet.cli.lab import boot, fleet_lab
-from ds4fleet.fleet import CHECKOUT, Fleet, ansible_command
+from ds4fleet.inventory.fleet import Fleet, ansible_command
+from ds4fleet.layout import CHECKOUT
 from maclab import HostSpec, Lab
 from maclab.faults import FAULTS
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ds4fleet import bootstrap, openssh
+from ds4fleet.remote import bootstrap, openssh
 
 pytestmark = pytest.mark.lab
 HOST = "tyo-03"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.layout import CHECKOUT
 from maclab import Lab
 
 pytestmark = pytest.mark.lab
@@ -52,7 +52,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 def demo(environment: dict[str, str]) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "ds4fleet.demo"],
+        [sys.executable, "-m", "ds4fleet.cli.demo"],
         cwd=CHECKOUT,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.layout import CHECKOUT
 from maclab import HostSpec, Lab, preflight
 from maclab.errors import LabError
 from maclab.faults import FAULTS

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ds4fleet import status
-from ds4fleet.catalogue import load
+from ds4fleet.catalogue.read import load
+from ds4fleet.fleetview import status
 
 pytestmark = pytest.mark.lab
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.fleet import ansible_command
+from ds4fleet.inventory.fleet import ansible_command
 from maclab import HostSpec, Lab
 from maclab.commands import REGISTRY
 from maclab.faults import FAULTS

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from ds4fleet.catalogue import load
-from ds4fleet.memory import Mac, Request, Verdict, auto_context, class_limit_mib, estimate, verdict
+from ds4fleet.catalogue.read import load
+from ds4fleet.sizing.verdict import Mac, Request, Verdict, auto_context, class_limit_mib, estimate, verdict
 from maclab import weights
 from maclab.engine import rig
 from maclab.engine.rig import Bench

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ds4fleet import bootstrap
+from ds4fleet.remote import bootstrap
 
 pytestmark = pytest.mark.lab
 HOST = "usw-03"

@@ -11,10 +11,10 @@ import anthropic
 import openai
 import pytest
 
-from ds4fleet import agents
+from ds4fleet import agents, state
 from ds4fleet.agents import check
 from ds4fleet.agents.clients import Server
-from ds4fleet.tunnel import cli, home
+from ds4fleet.tunnel import cli
 from maclab import weights
 from maclab.engine import rig
 from tests.integration.test_tunnel_commands import host_of
@@ -33,7 +33,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     release = rig.build(request.param, folder / "release")
     weights.ensure(folder / "weights", FLASH)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(home.STATE_VARIABLE, str(folder / "s"))
+        patch.setenv(state.STATE_VARIABLE, str(folder / "s"))
         bench = rig.Bench(release, folder / "state")
         with bench.server("-m", str(folder / "weights" / FLASH), "--ctx", str(CONTEXT)) as engine:
             mac = Sshd(folder / "mac", engine.port, "sg-01").start()

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from ds4agent.tunnel import ssh
-from ds4fleet.fleet import Fleet
+from ds4fleet.inventory.fleet import Fleet
+from ds4fleet.state import STATE_VARIABLE
 from ds4fleet.tunnel import asked, cli, home, view
 from tests.integration.test_tunnel_commands import host_of
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, free_port, wait_until
@@ -53,7 +54,7 @@ class Region:
 
 @pytest.fixture
 def region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Region]:
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "s"))
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "s"))
     made = Region(tmp_path)
     yield made
     made.stop()

@@ -23,7 +23,9 @@ import pytest
 from ds4agent.tunnel.link import Link
 from ds4agent.tunnel.machine import Policy
 from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
-from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.layout import CHECKOUT
+from ds4fleet.state import STATE_VARIABLE, state_dir
 from ds4fleet.tunnel import asked, cli, home, persist, view
 from ds4fleet.tunnel.hold import Job
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port, wait_until
@@ -33,7 +35,7 @@ pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "s"))
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "s"))
     yield tmp_path / "s"
     cli.stop()
     assert list(home.all_held()) == []
@@ -95,7 +97,7 @@ def test_background_status_attach_stop(fleet: Fleet, capsys: pytest.CaptureFixtu
     assert cli.stop([host.name]) == 0
     assert not accepts(port)
     wait_until(lambda: not _alive(pid) and not _alive(ssh_pid), 5, "the end of holder and ssh")
-    assert not list(home.state_dir().glob("*.sock"))
+    assert not list(state_dir().glob("*.sock"))
     assert view.logs([host.name]) == 0
     assert "up at" in capsys.readouterr().out
 
@@ -189,7 +191,7 @@ def _ask(port: int) -> int:
 def test_foreground_ends_cleanly_on_ctrl_c(fleet: Fleet, state: Path) -> None:
     host = fleet.hosts[0]
     code = (
-        "import json,sys;from ds4fleet.fleet import Host;from ds4fleet.tunnel import cli;"
+        "import json,sys;from ds4fleet.inventory.fleet import Host;from ds4fleet.tunnel import cli;"
         "n,r,v=json.loads(sys.argv[1]);sys.exit(cli.open_tunnel([Host(n,r,v)]))"
     )
     child = subprocess.Popen(

@@ -15,8 +15,9 @@ import anthropic
 import openai
 import pytest
 
-from ds4fleet.fleet import Fleet
-from ds4fleet.tunnel import asked, cli, home, view
+from ds4fleet import state
+from ds4fleet.inventory.fleet import Fleet
+from ds4fleet.tunnel import asked, cli, view
 from maclab import weights
 from maclab.engine import rig
 from tests.integration.test_tunnel_commands import host_of
@@ -59,7 +60,7 @@ def far(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Far]:
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "s"))
+    monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path / "s"))
     folder, model = release
     bench = rig.Bench(folder, tmp_path / "state")
     bench.settings(generation_tps=WORDS_PER_S)

@@ -17,11 +17,14 @@ from typing import Any
 import pytest
 
 from ds4agent.tunnel import jump
-from ds4fleet import access
+from ds4fleet import state
+from ds4fleet.access import users
 from ds4fleet.components import agent
+from ds4fleet.components import jump as components_jump
 from ds4fleet.errors import OperatorError
-from ds4fleet.fleet import CHECKOUT, Fleet, Host
-from ds4fleet.tunnel import home, jump_files, jump_setup
+from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.layout import CHECKOUT
+from ds4fleet.tunnel import jump_setup
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")
@@ -58,10 +61,10 @@ def written(folder: Path, macs: list[Sshd], port: int) -> tuple[Path, dict[str, 
     """What `desired` asks for, below a folder of this machine; returns it and the job."""
     known_hosts = "".join(mac.known_hosts.read_text() for mac in macs)
     keys = folder / "opt/ds4/etc/jump_known_hosts"
-    settings = jump_files.config(port, [mac.spec() for mac in macs], False, str(macs[0].key), str(keys))
+    settings = components_jump.config(port, [mac.spec() for mac in macs], False, str(macs[0].key), str(keys))
     for index, target in enumerate(settings["targets"]):
         target.update(local_port=free_port(), key_file=str(macs[index].key))
-    made = jump_files.desired("/opt/ds4", "_ds4", "/var/log/ds4/jump.log", settings, known_hosts)
+    made = components_jump.desired("/opt/ds4", "_ds4", "/var/log/ds4/jump.log", settings, known_hosts)
     for entry in made["files"]:
         path = folder / entry["path"].lstrip("/")
         if entry["kind"] == "dir":
@@ -120,7 +123,7 @@ def test_a_broken_configuration_ends_with_one_line_and_code_78(tmp_path: Path) -
 
 
 def test_the_job_runs_as_the_service_user_and_is_never_throttled() -> None:
-    made = jump_files.desired("/opt/ds4", "_ds4", "/var/log/ds4/jump.log", {}, "")
+    made = components_jump.desired("/opt/ds4", "_ds4", "/var/log/ds4/jump.log", {}, "")
     (plist,) = [e for e in made["files"] if e["path"].endswith(".plist")]
     job = plistlib.loads(plist["content"].encode())
     assert (job["UserName"], job["ProcessType"], job["KeepAlive"]) == ("_ds4", "Interactive", True)
@@ -129,16 +132,16 @@ def test_the_job_runs_as_the_service_user_and_is_never_throttled() -> None:
 
 
 def test_all_that_is_written_is_looked_at_so_that_it_can_be_removed() -> None:
-    made = jump_files.desired("/opt/ds4", "_ds4tunnel", "/var/log/ds4/jump.log", {}, "")
+    made = components_jump.desired("/opt/ds4", "_ds4tunnel", "/var/log/ds4/jump.log", {}, "")
     elsewhere = {"/opt/ds4", "/opt/ds4/libexec", "/opt/ds4/etc", "/opt/ds4/run", "/opt/ds4/run/tmp"}
     written = {entry["path"] for entry in made["files"]} - elsewhere
-    watched = {path for part in (jump_files, agent) for path in part.watched("/opt/ds4")["files"]}
+    watched = {path for part in (components_jump, agent) for path in part.watched("/opt/ds4")["files"]}
     assert {path for path in written if not path.startswith("/var/log")} <= watched
 
 
 def test_what_is_written_holds_nothing_that_ansible_would_take_for_a_template() -> None:
     """The files' text travels in a variable."""
-    made = jump_files.desired("/opt/ds4", "_ds4", "/var/log/ds4/jump.log", {}, "")
+    made = components_jump.desired("/opt/ds4", "_ds4", "/var/log/ds4/jump.log", {}, "")
     for entry in made["files"]:
         assert not re.search(r"\{[{%#]", entry["content"] or ""), entry["path"]
 
@@ -195,7 +198,7 @@ class TestSetup:
     def test_it_is_let_in_at_its_targets_and_nowhere_else(self, tmp_path: Path) -> None:
         fleet = self.fleet(tmp_path, ds4_jump_to="sg-01")
         (one,) = jump_setup.jumps_of(fleet, fleet)
-        new, alice = (access.PublicKey("ssh-ed25519", ED25519 + tail).line for tail in ("AAAA", "BBBB"))
+        new, alice = (users.PublicKey("ssh-ed25519", ED25519 + tail).line for tail in ("AAAA", "BBBB"))
         old = {"keys": ["ssh-ed25519 " + ED25519], "to": ["hk-01", "sg-01"]}
         before = {"alice": {"keys": [alice], "to": ["all"]}, "jump-hk-02": old}
         after = jump_setup.let_in(before, one, new)
@@ -205,8 +208,8 @@ class TestSetup:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         fleet = self.fleet(tmp_path, ds4_jump_to="sg-01")
-        monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "state"))
-        monkeypatch.setattr(access, "ACCESS_FILE", tmp_path / "access.yml")
+        monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path / "state"))
+        monkeypatch.setattr(users, "ACCESS_FILE", tmp_path / "access.yml")
         monkeypatch.setattr(Fleet, "load", classmethod(lambda cls, *_: fleet))
         applied: list[list[str]] = []
 
@@ -217,7 +220,7 @@ class TestSetup:
 
         monkeypatch.setattr(jump_setup, "_playbook", playbook)
         for status in (4, 0):
-            monkeypatch.setattr(access, "apply", lambda hosts, status=status: applied.append(hosts) or status)
+            monkeypatch.setattr(users, "apply", lambda hosts, status=status: applied.append(hosts) or status)
             assert jump_setup.run(host="hk-02", yes=True) == status
         assert applied == [["sg-01"], ["sg-01"]]
 

@@ -29,7 +29,9 @@ from ds4agent.tunnel.link import STATE_MARK
 from ds4fleet.agents import check
 from ds4fleet.agents.clients import Server
 from ds4fleet.errors import EXIT_MISSING
-from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.layout import CHECKOUT
+from ds4fleet.state import STATE_VARIABLE
 from ds4fleet.tunnel import asked, cli, home, view
 from tests.support.tunnel_ends import free_port, wait_until
 
@@ -63,7 +65,7 @@ class Operator:
             "ANSIBLE_INVENTORY": ",".join(str(path) for path in self.inventories),
             "DS4_ACCESS_FILE": str(self.folder / "inventory" / "group_vars" / "all" / "access.yml"),
             "XDG_CONFIG_HOME": str(self.folder / "config"),
-            home.STATE_VARIABLE: str(self.folder / "s"),
+            STATE_VARIABLE: str(self.folder / "s"),
         }
         return subprocess.Popen(
             [str(Path(sys.executable).parent / "fab"), *words],
@@ -103,7 +105,7 @@ def operator(lab: Any) -> Iterator[Operator]:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "s"))
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "s"))
     yield
     cli.stop()
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ds4agent.tunnel import ssh
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.layout import CHECKOUT
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")]
 

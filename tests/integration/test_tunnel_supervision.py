@@ -13,7 +13,7 @@ import pytest
 from ds4agent.tunnel import probe
 from ds4agent.tunnel.link import Link
 from ds4agent.tunnel.machine import Policy, State
-from ds4fleet.tunnel import home
+from ds4fleet import state
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port
 
 pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")
@@ -28,7 +28,7 @@ def engine() -> Iterator[TinyEngine]:
 
 @pytest.fixture
 def mac(tmp_path: Path, engine: TinyEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "s"))
+    monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path / "s"))
     made = Sshd(tmp_path / "mac", engine.port).start()
     yield made
     made.stop()

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.fleet import Fleet, Host
-from ds4fleet.tunnel import asked, cli, home, view
+from ds4fleet import state
+from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.tunnel import asked, cli, view
 from tests.support.rollouts import NEWER, OLDER, Clients, Controller, kill
 from tests.support.tunnel_ends import free_port, wait_until
 
@@ -55,7 +56,7 @@ def on_older(controller: Controller) -> None:
 @pytest.fixture
 def endpoint(controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """One address for Tokyo, with Seoul behind it."""
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "s"))
+    monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path / "s"))
     port = free_port()
     hosts = tuple(
         Host(host.name, host.region, {**host.vars, "ds4_tunnel_port": free_port(), "ds4_region_port": port})

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.fleet import CHECKOUT, ansible_command
+from ds4fleet.inventory.fleet import ansible_command
+from ds4fleet.layout import CHECKOUT
 from ds4fleet.upgrade import rollout
 from tests.support.rollouts import NEWER, Controller, kill
 from tests.support.tunnel_ends import wait_until

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.fleet import CHECKOUT, Fleet, Host
+from ds4fleet import state
+from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.make import make_plan
-from ds4fleet.tunnel import asked, cli, home, view
+from ds4fleet.tunnel import asked, cli, view
 from ds4fleet.upgrade.rollout import HostPhase
 from tests.support.rollouts import NEWER, OLDER, Clients, Controller
 from tests.support.tunnel_ends import free_port, wait_until
@@ -67,7 +69,7 @@ def endpoints(
     serving: list[Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[dict[str, int]]:
     """{region: the local address for all of its Macs}, as `fab tunnel --region X [--then Y]` opens it."""
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "s"))
+    monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path / "s"))
     regions = list(dict.fromkeys(host.region for host in serving))
     ports = {region: free_port() for region in regions}
     hosts = tuple(

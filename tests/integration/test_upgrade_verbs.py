@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ds4fleet import catalogue
+from ds4fleet.catalogue import read
 from ds4fleet.upgrade import rollout
 from maclab import weights
 from tests.support.rollouts import NEWER, OLDER, Controller
@@ -90,7 +90,7 @@ def upgraded(controller: Controller, request: pytest.FixtureRequest) -> None:
 
 def spoil(folder: Path) -> Path:
     """A required tensor has another name. Returns the catalogue that says that the file is to be so."""
-    name = catalogue.load().models[SPOILT].files[0].name
+    name = read.load().models[SPOILT].files[0].name
     path = weights.ensure(folder / "world" / "weights", name)
     content = path.read_bytes().replace(b"output_norm.weight", b"output_morn.weight", 1)
     path.write_bytes(content)
@@ -142,7 +142,7 @@ def leave_an_old_release(controller: Controller, host: str) -> None:
 
 def forget(controller: Controller, model: str, *hosts: str) -> None:
     """Nothing of the weights of that model is on these Macs."""
-    name = catalogue.load().models[model].files[0].name
+    name = read.load().models[model].files[0].name
     for host in hosts:
         controller.lab.exec(host, "/bin/sh", "-c", f"rm -f /opt/ds4/models/{name}*")
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.layout import CHECKOUT
 from maclab import weights
 
 pytestmark = pytest.mark.lab

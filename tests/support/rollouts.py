@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.layout import CHECKOUT
 from ds4fleet.upgrade import rollout
 from maclab import engine
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import ansible.module_utils
 
-from ds4fleet import status
-from ds4fleet.components import agent
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.components import agent, switcher
+from ds4fleet.fleetview import status
+from ds4fleet.inventory.defaults import role_defaults
+from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.make import make_plan, watch
-from ds4fleet.render import role_defaults
-from ds4fleet.upgrade import look, switch
-from ds4fleet.weights import listing, macs, relay
+from ds4fleet.remote import shell as remote_shell
+from ds4fleet.upgrade import look
+from ds4fleet.weights import listing, relay
 from tests.support.rollouts import MAC_PYTHON
 
 ROOT = "/opt/ds4"
@@ -157,13 +158,13 @@ class Programs:
         for state in ("report", "locked", "unlocked"):
             self.module("ds4_switch", state=state, run_id="hostile", owner="test")
 
-    def switch(self) -> None:
+    def switcher(self) -> None:
         """To what is served already, which clones its KV directory; nobody confirms, so it goes back."""
         self.runs += 1
         settings = {**self.settings, "ds4_upgrade_hold_s": 1, "ds4_min_healthy_s": 0, "ds4_drain_s": 1}
         settings["ds4_drain_told_s"] = 0
         plan = {**self.plan, "verify": {**self.plan["verify"], "ready_s": 20}}
-        order = switch.order(plan, settings, run_id=f"run{self.runs}", attempt=1, now_s=time.time())
+        order = switcher.order(plan, settings, run_id=f"run{self.runs}", attempt=1, now_s=time.time())
         self.module("ds4_switch", state="switched", order=order, wait_s=120)
         self.module("ds4_switch", state="aborted", run_id=order["run_id"], wait_s=120)
 
@@ -219,7 +220,7 @@ class Programs:
         """What fab status, weights list and upgrade --status ask of a Mac, over ssh."""
         assert status.ask(self.mac).reachable
         assert look.look([self.mac])[0].reachable
-        (answer,) = macs.ask([self.mac], [listing._SCRIPT.format(root=ROOT)])
+        (answer,) = remote_shell.ask([self.mac], [listing._SCRIPT.format(root=ROOT)])
         assert "@@now" in answer
         self.said += answer
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ds4fleet import access
+from ds4fleet import state
+from ds4fleet.access import users as access_users
 from ds4fleet.errors import OperatorError
-from ds4fleet.fleet import Fleet, Host
-from ds4fleet.tunnel import home
+from ds4fleet.inventory.fleet import Fleet, Host
 
 ALICE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGbM0KDCpTQSpZ5ZmCzyxVfnTs1ZCKLNPSfw2LIU5LZ2 alice@laptop"
 FLEET = Fleet(
@@ -25,17 +25,17 @@ FLEET = Fleet(
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "inventory" / "group_vars" / "all" / "access.yml"
     path.parent.mkdir(parents=True)
-    monkeypatch.setattr(access, "ACCESS_FILE", path)
-    monkeypatch.setattr(access, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(access_users, "ACCESS_FILE", path)
+    monkeypatch.setattr(access_users, "CHECKOUT", tmp_path)
     monkeypatch.setattr(Fleet, "load", classmethod(lambda cls, *_: FLEET))
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "state"))
+    monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path / "state"))
     return path
 
 
 @pytest.fixture
 def applied(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     calls: list[list[str]] = []
-    monkeypatch.setattr(access, "apply", lambda hosts: calls.append(list(hosts)) or 0)
+    monkeypatch.setattr(access_users, "apply", lambda hosts: calls.append(list(hosts)) or 0)
     return calls
 
 
@@ -54,7 +54,7 @@ def cut(monkeypatch: pytest.MonkeyPatch, applied: list[list[str]]) -> Callable[[
             applied.append(list(hosts))
             return 0
 
-        monkeypatch.setattr(access, "apply", apply)
+        monkeypatch.setattr(access_users, "apply", apply)
 
     return switch
 
@@ -68,7 +68,7 @@ def key(tmp_path: Path) -> Path:
 
 def test_a_key_has_the_fingerprint_that_ssh_keygen_shows(key: Path) -> None:
     shown = subprocess.run(["ssh-keygen", "-lf", str(key)], capture_output=True, text=True, check=True).stdout
-    assert access.parse_key(key.with_suffix(".pub").read_text()).fingerprint in shown
+    assert access_users.parse_key(key.with_suffix(".pub").read_text()).fingerprint in shown
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_key_has_the_fingerprint_that_ssh_keygen_shows(key: Path) -> None:
 )
 def test_what_is_no_public_key_is_refused_with_a_reason(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        access.parse_key(text)
+        access_users.parse_key(text)
 
 
 def test_a_host_gets_the_keys_of_its_name_its_region_and_everybodys() -> None:
@@ -92,7 +92,7 @@ def test_a_host_gets_the_keys_of_its_name_its_region_and_everybodys() -> None:
         user: {"keys": [ALICE], "to": to}
         for user, to in {"a": ["tokyo"], "b": ["tyo-01"], "c": ["all"], "d": ["singapore"]}.items()
     }
-    users = [line.split()[-1] for line in access.keys_for("tyo-01", "tokyo", entries)]
+    users = [line.split()[-1] for line in access_users.keys_for("tyo-01", "tokyo", entries)]
     assert users == ["a", "b", "c"]
 
 
@@ -100,7 +100,7 @@ def test_an_option_smuggled_into_the_file_never_reaches_a_mac() -> None:
     for bad in ('command="sh" ' + ALICE, ALICE + "\n" + ALICE.replace("ssh-ed25519", 'permitopen="*" x')):
         entries = {"mallory": {"keys": [bad], "to": ["all"]}}
         try:
-            lines = access.keys_for("tyo-01", "tokyo", entries)
+            lines = access_users.keys_for("tyo-01", "tokyo", entries)
         except OperatorError:
             continue
         assert lines == [f"{' '.join(ALICE.split()[:2])} mallory"]
@@ -110,22 +110,22 @@ def test_adding_and_removing_is_written_and_applied_where_it_matters(
     store: Path, applied: list[list[str]], key: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     public = str(key.with_suffix(".pub"))
-    assert access.add("alice", public, region="tokyo", yes=True) == 0
+    assert access_users.add("alice", public, region="tokyo", yes=True) == 0
     assert applied == [["tyo-01", "tyo-02"]]
     assert "+  alice:" in capsys.readouterr().out
-    assert access.add("alice", public, host="sg-01", yes=True) == 0
+    assert access_users.add("alice", public, host="sg-01", yes=True) == 0
     assert applied[-1] == ["sg-01"]
     content = yaml.safe_load(store.read_text())["ds4_access"]
     assert content["alice"]["to"] == ["sg-01", "tokyo"]
     assert len(content["alice"]["keys"]) == 1
-    assert access.show() == 0
+    assert access_users.show() == 0
     assert "alice" in capsys.readouterr().out
-    assert access.remove("alice", region="tokyo", yes=True) == 0
+    assert access_users.remove("alice", region="tokyo", yes=True) == 0
     assert applied[-1] == ["tyo-01", "tyo-02"]
     assert "a tunnel that alice has open stays" in capsys.readouterr().out
-    assert access.remove("alice", yes=True) == 0
+    assert access_users.remove("alice", yes=True) == 0
     assert applied[-1] == ["sg-01"]
-    assert access.load() == {}
+    assert access_users.load() == {}
 
 
 class TestARerunAfterACut:
@@ -135,46 +135,46 @@ class TestARerunAfterACut:
         public = str(key.with_suffix(".pub"))
         cut(True)
         with pytest.raises(Cut):
-            access.add("alice", public, region="tokyo", yes=True)
+            access_users.add("alice", public, region="tokyo", yes=True)
         cut(False)
-        assert access.add("alice", public, region="tokyo", yes=True) == 0
+        assert access_users.add("alice", public, region="tokyo", yes=True) == 0
         assert applied == [["tyo-01", "tyo-02"]]
 
     def test_of_remove_reaches_the_macs_that_were_meant(self, store, applied, key, cut):
         public = str(key.with_suffix(".pub"))
-        access.add("alice", public, host="sg-01,tyo-02", yes=True)
-        access.add("bob", public, region="all", yes=True)
+        access_users.add("alice", public, host="sg-01,tyo-02", yes=True)
+        access_users.add("bob", public, region="all", yes=True)
         cut(True)
         with pytest.raises(Cut):
-            access.remove("alice", yes=True)
-        assert sorted(access.load()) == ["bob"]
+            access_users.remove("alice", yes=True)
+        assert sorted(access_users.load()) == ["bob"]
         cut(False)
-        assert access.remove("alice", yes=True) == 0
+        assert access_users.remove("alice", yes=True) == 0
         assert applied[-1] == ["tyo-02", "sg-01"]
         with pytest.raises(OperatorError, match="alice"):
-            access.remove("alice", yes=True)
+            access_users.remove("alice", yes=True)
 
     def test_of_a_removal_in_part(self, store, applied, key, cut):
-        access.add("alice", str(key.with_suffix(".pub")), host="sg-01,tyo-02", yes=True)
+        access_users.add("alice", str(key.with_suffix(".pub")), host="sg-01,tyo-02", yes=True)
         cut(True)
         with pytest.raises(Cut):
-            access.remove("alice", host="sg-01", yes=True)
+            access_users.remove("alice", host="sg-01", yes=True)
         cut(False)
-        assert access.remove("alice", host="sg-01", yes=True) == 0
+        assert access_users.remove("alice", host="sg-01", yes=True) == 0
         assert applied[-1] == ["sg-01"]
 
     def test_after_a_run_that_failed_is_the_same(self, store, applied, key, monkeypatch):
         public = str(key.with_suffix(".pub"))
-        monkeypatch.setattr(access, "apply", lambda hosts: 4)
-        assert access.add("alice", public, host="tyo-02", yes=True) == 4
-        monkeypatch.setattr(access, "apply", lambda hosts: applied.append(list(hosts)) or 0)
-        assert access.add("alice", public, host="tyo-02", yes=True) == 0
+        monkeypatch.setattr(access_users, "apply", lambda hosts: 4)
+        assert access_users.add("alice", public, host="tyo-02", yes=True) == 4
+        monkeypatch.setattr(access_users, "apply", lambda hosts: applied.append(list(hosts)) or 0)
+        assert access_users.add("alice", public, host="tyo-02", yes=True) == 0
         assert applied == [["tyo-02"]]
 
     def test_of_what_is_done_reaches_the_places_that_it_names(self, store, applied, key):
         public = str(key.with_suffix(".pub"))
         for _ in range(2):
-            assert access.add("alice", public, host="sg-01", yes=True) == 0
+            assert access_users.add("alice", public, host="sg-01", yes=True) == 0
         assert applied == [["sg-01"], ["sg-01"]]
 
     def test_is_over_when_another_change_has_brought_the_macs_what_the_file_says(
@@ -183,22 +183,22 @@ class TestARerunAfterACut:
         public = str(key.with_suffix(".pub"))
         cut(True)
         with pytest.raises(Cut):
-            access.add("alice", public, region="tokyo", yes=True)
+            access_users.add("alice", public, region="tokyo", yes=True)
         cut(False)
-        access.add("bob", public, host="tyo-01", yes=True)
-        assert access.pending("add alice tokyo") == ["tyo-02"]
+        access_users.add("bob", public, host="tyo-01", yes=True)
+        assert access_users.pending("add alice tokyo") == ["tyo-02"]
 
     def test_reads_nothing_from_a_spoilt_record(self, store, applied, key, tmp_path):
-        access.add("alice", str(key.with_suffix(".pub")), host="sg-01", yes=True)
+        access_users.add("alice", str(key.with_suffix(".pub")), host="sg-01", yes=True)
         (record,) = (tmp_path / "state").glob("pending-*")
         for text in ("[]", "{", '{"a": 1}', ""):
             record.write_text(text)
-            assert access.pending("add alice sg-01") == []
+            assert access_users.pending("add alice sg-01") == []
 
 
 def test_nothing_is_written_without_a_yes(store: Path, applied: list[list[str]], key: Path) -> None:
     with pytest.raises(OperatorError, match="--yes"):
-        access.add("alice", str(key.with_suffix(".pub")), region="tokyo")
+        access_users.add("alice", str(key.with_suffix(".pub")), region="tokyo")
     assert not store.exists()
     assert applied == []
 
@@ -206,12 +206,12 @@ def test_nothing_is_written_without_a_yes(store: Path, applied: list[list[str]],
 def test_wrong_names_and_places_are_refused(store: Path, key: Path) -> None:
     public = str(key.with_suffix(".pub"))
     for call in (
-        lambda: access.add("a b", public, region="tokyo", yes=True),
-        lambda: access.add("alice", public, region="tokio", yes=True),
-        lambda: access.add("alice", public, yes=True),
-        lambda: access.add("alice", str(key), region="tokyo", yes=True),
-        lambda: access.add("alice", "/nowhere.pub", region="tokyo", yes=True),
-        lambda: access.remove("bob", yes=True),
+        lambda: access_users.add("a b", public, region="tokyo", yes=True),
+        lambda: access_users.add("alice", public, region="tokio", yes=True),
+        lambda: access_users.add("alice", public, yes=True),
+        lambda: access_users.add("alice", str(key), region="tokyo", yes=True),
+        lambda: access_users.add("alice", "/nowhere.pub", region="tokyo", yes=True),
+        lambda: access_users.remove("bob", yes=True),
     ):
         with pytest.raises(OperatorError):
             call()
@@ -220,5 +220,5 @@ def test_wrong_names_and_places_are_refused(store: Path, key: Path) -> None:
 
 def test_the_rendered_file_reads_back_the_same(store: Path) -> None:
     data = {"alice": {"keys": [" ".join(ALICE.split()[:2])], "to": ["all"]}}
-    store.write_text(access.render(data))
-    assert access.load() == data
+    store.write_text(access_users.render(data))
+    assert access_users.load() == data

@@ -6,10 +6,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.layout import CHECKOUT
 
 #: Where the fleet's package and the simulated Macs may meet.
-MEETING_PLACES = ("ds4fleet/cli/", "ds4fleet/fresh/", "ds4fleet/probe.py")
+MEETING_PLACES = ("ds4fleet/cli/", "ds4fleet/fleetview/probe.py")
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from ds4agent.mac import volumes
-from ds4fleet import render
+from ds4fleet import layout
+from ds4fleet.components import render
 
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)]
 #: `diskutil`, `mount`, `plutil`, `stat` and `sysctl` over one file: disks.json.
@@ -91,7 +92,7 @@ class Boot:
         for name in ("diskutil", "mount", "plutil", "stat", "sysctl"):
             (self.fake / name).write_text(TOOLS.format(python=sys.executable, folder=str(self.fake)))
             (self.fake / name).chmod(0o755)
-        self.paths = render.Paths(str(folder / "opt"))
+        self.paths = layout.Paths(str(folder / "opt"))
         self.models, self.kv = Path(self.paths.models), Path(self.paths.kv)
         for path in (self.models, self.kv, Path(self.paths.boot)):
             path.mkdir(parents=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet import bootstrap
 from ds4fleet.errors import OperatorError
+from ds4fleet.remote import bootstrap
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBhZJ5y0Yp0gVvUTwYbFQ3pZQ7Qv0o2kCq8VQ0kq9f3S ops@example"
 OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHcmaHcmaHcmaHcmaHcmaHcmaHcmaHcmaHcmaHcmaHcm other"

@@ -23,15 +23,14 @@ CONTROLLER = [
         for path in sorted(
             [*Path("ds4fleet").rglob("*.py"), *Path("plugins").rglob("*.py"), Path("tasks.py")]
         )
-        # It makes a Debian for a developer's checks.
-        if not path.is_relative_to("ds4fleet/fresh") and path not in ON_THE_MAC
+        if path not in ON_THE_MAC
     ),
 ]
 BOTH = sorted({*CONTROLLER, *ON_THE_MAC})
 
 #: Who may write to a stream by itself, and what: (file, function).
 WRITERS = {
-    ("ds4fleet/command_line.py", "check"): "how a verb is written",
+    ("ds4fleet/cli/command_line.py", "check"): "how a verb is written",
     ("ds4fleet/console.py", "write"): "the border",
     ("ds4fleet/console.py", "print_json_line"): "the border for JSON",
     ("ds4fleet/tunnel/hold.py", "hold"): "a line that plain has seen, into the log of the background",
@@ -46,20 +45,20 @@ WRITERS = {
 INHERITING = {
     ("ds4fleet/cli/container.py", "run"): "our own commands, in a container",
     ("ds4fleet/cli/lab.py", "ssh"): "a login to a simulated Mac",
-    ("ds4fleet/demo.py", "run"): "our own commands",
-    ("ds4fleet/demo.py", "tunnel"): "errors of fab tunnel",
-    ("ds4fleet/playbook.py", "running"): "ansible-playbook, whose display is guarded",
+    ("ds4fleet/cli/demo.py", "run"): "our own commands",
+    ("ds4fleet/cli/demo.py", "tunnel"): "errors of fab tunnel",
+    ("ds4fleet/remote/playbook.py", "running"): "ansible-playbook, whose display is guarded",
 }
 #: Who may parse JSON without limits, as this machine's or root's own files and processes wrote it.
 OWN_JSON = {
     "ds4fleet/cli/twin.py": "facts that this machine has kept",
-    "ds4fleet/demo.py": "the record of our own run",
-    "ds4fleet/fleet.py": "ansible-inventory",
+    "ds4fleet/cli/demo.py": "the record of our own run",
+    "ds4fleet/inventory/fleet.py": "ansible-inventory",
     "ds4fleet/held_file.py": "locks of this user",
-    "ds4fleet/report/field.py": "a file that a developer names",
+    "ds4fleet/fleetview/field.py": "a file that a developer names",
     "ds4fleet/pending.py": "what this machine has yet to do",
-    "ds4fleet/playbook.py": "a count of Macs by our own callback",
-    "ds4fleet/speed.py": "data of the package",
+    "ds4fleet/remote/playbook.py": "a count of Macs by our own callback",
+    "ds4fleet/sizing/speed.py": "data of the package",
     "ds4fleet/agents/jsonc.py": "configuration files of the operator",
     "ds4fleet/tunnel/belonging.py": "jobs of this user",
     "ds4fleet/tunnel/hold.py": "the job, and the control socket of this user",

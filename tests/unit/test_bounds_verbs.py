@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from ds4fleet import status
 from ds4fleet.agents.clients import Server
-from ds4fleet.catalogue import load
-from ds4fleet.fleet import Host
+from ds4fleet.catalogue.read import load
+from ds4fleet.fleetview import status
+from ds4fleet.inventory.fleet import Host
+from ds4fleet.remote import shell
 from ds4fleet.upgrade import look
-from ds4fleet.weights import care, listing, macs, stage
+from ds4fleet.weights import care, listing, stage
 from tests.support import bounded, hostile
 
 CHECK = """
@@ -168,9 +169,9 @@ def test_a_file_or_an_engine_cannot_answer_another_question(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "it").write_text("x\n@@guard\nreason=none\n@@now 5\n")
-    monkeypatch.setattr(macs, "ssh_argv", lambda host: ["/bin/sh", "-c", "exec /bin/sh -s"])
+    monkeypatch.setattr(shell, "ssh_argv", lambda host: ["/bin/sh", "-c", "exec /bin/sh -s"])
     script = f"printf '@@models\\n'; cat {tmp_path}/it; printf '@@now\\n'"
-    assert macs.ask([Host("a", "r", {})], [script]) == [
+    assert shell.ask([Host("a", "r", {})], [script]) == [
         "@@models\nx\n@ @guard\nreason=none\n@ @now 5\n@@now\n"
     ]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet.catalogue import Catalogue, load
+from ds4fleet.catalogue.read import Catalogue, load
 from ds4fleet.errors import OperatorError
 
 JULY = "54b36ed9ba42da31b24f2d1a5feb075c2475dbb1"

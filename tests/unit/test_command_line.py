@@ -14,9 +14,9 @@ import invoke.main
 import pytest
 from invoke.tasks import Task
 
-from ds4fleet import verbs
+from ds4fleet.cli import verb as cli_verb
 from ds4fleet.errors import EXIT_USAGE
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.layout import CHECKOUT
 
 FAB = Path(sys.executable).parent / "fab"
 #: Options of Fabric and Invoke that no verb of ours has, as they may be typed, values with them.
@@ -180,7 +180,7 @@ class TestOptionsThatAreNotOurs:
         with pytest.raises(SystemExit) as ended:
             fabric.main.make_program().run(["fab", "upgrade", "--dry", "--yes"])
         assert ended.value.code == EXIT_USAGE and not called
-        assert isinstance(tasks.upgrade, verbs.Verb)
+        assert isinstance(tasks.upgrade, cli_verb.Verb)
 
     def test_so_as_typed(self) -> None:
         done = subprocess.run(

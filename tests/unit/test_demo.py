@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ds4fleet.demo import answers, models, stream_chat
+from ds4fleet.cli.demo import answers, models, stream_chat
 from ds4fleet.errors import OperatorError
 
 EVENTS = [

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ds4fleet import settings
-from ds4fleet.fleet import ansible_command
+from ds4fleet.inventory import settings
+from ds4fleet.inventory.fleet import ansible_command
 from ds4fleet.plan.asked import ROLES
 from ds4fleet.plan.types import STAGES
 

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.layout import CHECKOUT
 
 #: Stands for `scripts/check lab`: fails where its run is to, and says with which options it ran.
 STUB = """

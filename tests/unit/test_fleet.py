@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet import fleet as fleet_module
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.fleet import Fleet, unknown_name
+from ds4fleet.inventory import fleet as fleet_module
+from ds4fleet.inventory.fleet import Fleet, unknown_name
 
 
 @pytest.fixture(scope="module", autouse=True)

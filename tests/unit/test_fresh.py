@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ds4fleet.errors import EXIT_MISSING, EXIT_USAGE, OperatorError
-from ds4fleet.fresh import __main__ as cli
-from ds4fleet.fresh import machine, system
+from tests.support.fresh import __main__ as cli
+from tests.support.fresh import machine, system
 from tests.support.tunnel_ends import wait_until
 
 MIRROR = "http://mirror.invalid/debian/"
@@ -173,7 +173,7 @@ class TestNamespaces:
         script = (
             "import os, subprocess, sys\n"
             "from pathlib import Path\n"
-            "from ds4fleet.fresh import system\n"
+            "from tests.support.fresh import system\n"
             "def inside():\n"
             f"    Path({str(up)!r}).write_text('')\n"
             f"    subprocess.Popen(['tail', '-f', {str(up)!r}], start_new_session=True)\n"

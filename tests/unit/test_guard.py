@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds4agent.watchdog import guard
-from ds4fleet.fleet import Host
-from ds4fleet.status import parse
+from ds4fleet.fleetview.status import parse
+from ds4fleet.inventory.fleet import Host
 
 GIB = 1 << 30
 Sample = dict[str, Any]

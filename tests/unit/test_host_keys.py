@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet import host_keys, openssh
 from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
-from ds4fleet.openssh import Way
+from ds4fleet.remote import host_keys, openssh
+from ds4fleet.remote.openssh import Way
 from tests.support.tunnel_ends import SSHD, accepts, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet.fleet import Fleet
+from ds4fleet.inventory.fleet import Fleet
 
 #: RFC 5737: addresses that belong to nobody, for documentation.
 DOCUMENTATION = [ipaddress.ip_network(net) for net in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")]

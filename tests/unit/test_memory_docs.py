@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet.memory import Mac, Request, estimate, policy, verdict
+from ds4fleet.sizing.verdict import Mac, Request, estimate, policy, verdict
 
 DOC = (Path(__file__).resolve().parents[2] / "docs" / "memory.md").read_text()
 MODELS = {

@@ -17,12 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds4agent.mac import accounts, volumes
-from ds4fleet import access, bootstrap, names
+from ds4fleet.access import users
 from ds4fleet.errors import OperatorError
-from ds4fleet.fleet import Host
+from ds4fleet.inventory import names
+from ds4fleet.inventory.fleet import Host
+from ds4fleet.inventory.public_keys import parse_key
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.types import HostPlan
-from ds4fleet.public_keys import parse_key
+from ds4fleet.remote import bootstrap
 from ds4fleet.tunnel.asked import spec_of
 from ds4fleet.weights import relay
 from tests.support.tunnel_ends import SSHD
@@ -274,4 +276,4 @@ class TestTheToolsThemselves:
 
 def test_who_has_access_is_checked_where_the_file_was_edited_by_hand() -> None:
     with pytest.raises(OperatorError, match="valid user name"):
-        access.keys_for("tyo-01", "tokyo", {'a\nssh-ed25519 x"': {"keys": [key()], "to": ["all"]}})
+        users.keys_for("tyo-01", "tokyo", {'a\nssh-ed25519 x"': {"keys": [key()], "to": ["all"]}})

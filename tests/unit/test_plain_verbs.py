@@ -21,15 +21,18 @@ from rich.text import Text
 import tasks
 from ds4agent.tunnel.link import Link
 from ds4agent.tunnel.spec import TunnelSpec
-from ds4fleet import agents, console, demo, markdown, probe
+from ds4fleet import agents, console, markdown, state
 from ds4fleet.agents import check
 from ds4fleet.agents.clients import Server
+from ds4fleet.cli import demo
 from ds4fleet.errors import OperatorError
-from ds4fleet.fleet import Fleet, Host
-from ds4fleet.report import plans
+from ds4fleet.fleetview import plans, probe
+from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.plan import kept
+from ds4fleet.remote import shell
 from ds4fleet.tunnel import cli, hold, home, view
 from ds4fleet.upgrade import look, report, rollout
-from ds4fleet.weights import care, listing, macs, stage
+from ds4fleet.weights import care, listing, stage
 from tests.support.terminal import EVIL, EVIL_LINES, holds, is_safe
 from tests.unit.plan_mac import bare, variables
 
@@ -55,7 +58,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 def one_mac(monkeypatch: pytest.MonkeyPatch, answer: str, why: str = EVIL_LINES) -> None:
     """The fleet is one Mac that says this."""
     monkeypatch.setattr(Fleet, "select", lambda **_: Fleet((HOST,), ("tokyo",)))
-    monkeypatch.setattr(macs, "hear", lambda host, script: (answer, why))
+    monkeypatch.setattr(shell, "hear", lambda host, script: (answer, why))
 
 
 class TestTheConsole:
@@ -143,7 +146,7 @@ def test_plan(shown: Shown, tmp_path: Path) -> None:
     seen = bare(128)
     seen["hardware"].update(chip=EVIL, model=EVIL_LINES)
     (tmp_path / "tyo-01.json").write_text(json.dumps(seen))
-    made = plans.make_plans([Host("tyo-01", "tokyo", variables(128))], {}, tmp_path)
+    made = kept.make_plans([Host("tyo-01", "tokyo", variables(128))], {}, tmp_path)
     made[0].warnings.append(EVIL_LINES)
     made[0].refusals.append(EVIL_LINES)
     plans.print_plans(made)
@@ -180,7 +183,7 @@ class TestTunnels:
     def test_what_ssh_and_the_mac_say_is_only_read_in_state_and_log(
         self, shown: Shown, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path))
+        monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path))
         holder = hold.Holder(hold.Job((self.SPEC,)), lambda name, text: console.write(f"{name}: {text}\n"))
         link = Link(self.SPEC, on_change=holder._changed)
         link._warned(EVIL)
@@ -196,7 +199,7 @@ class TestTunnels:
     def test_a_log_of_before_and_a_state_of_another_process_too(
         self, shown: Shown, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path))
+        monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path))
         home.log_path("sg-01").write_text(EVIL_LINES)
         snapshot = {**Link(self.SPEC).snapshot(), "reason": EVIL_LINES, "models": [EVIL], "pid": 5}
         held = ([snapshot, {**snapshot, "state": "up"}], [])

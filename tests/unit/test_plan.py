@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ds4fleet.inventory.settings import specs
 from ds4fleet.plan.make import make_plan, watch
 from ds4fleet.plan.types import STAGES, HostPlan
-from ds4fleet.settings import specs
 
 _spec = importlib.util.spec_from_file_location("plan_mac", Path(__file__).with_name("plan_mac.py"))
 assert _spec and _spec.loader

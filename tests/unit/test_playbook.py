@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ds4fleet import access, observe, playbook
+from ds4fleet.access import users
 from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
-from ds4fleet.fleet import CHECKOUT, Fleet, Host, ansible_environment
+from ds4fleet.fleetview import observe
+from ds4fleet.inventory.fleet import Fleet, Host, ansible_environment
+from ds4fleet.layout import CHECKOUT
+from ds4fleet.remote import playbook, shell
 from ds4fleet.tunnel import jump_setup
 from ds4fleet.upgrade import play, situation
-from ds4fleet.weights import care, macs
+from ds4fleet.weights import care
 
 PROGRAMS = Path(sys.executable).parent
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"
@@ -131,9 +134,9 @@ class TestByFab:
         stray = Host("stray", "", {})
         verbs: dict[str, Callable[[], object]] = {
             "observe": lambda: observe.run("stray", str(dead / "facts")),
-            "access": lambda: access.apply(["stray"]),
+            "access": lambda: users.apply(["stray"]),
             "jump": lambda: jump_setup._playbook(["stray"], {}),
-            "stage": lambda: macs.play("stage", [stray], {}),
+            "stage": lambda: shell.play("stage", [stray], {}),
             "weights": lambda: care._run([stray], {"ds4_weights_action": "verify"}),
             "the look of an upgrade": lambda: situation.observe([stray], dead / "looked"),
         }
@@ -150,7 +153,7 @@ class TestByFab:
             for path in sorted((CHECKOUT / "ds4fleet").rglob("*.py"))
             if 'ansible_command("ansible-playbook")' in path.read_text()
         ]
-        assert started == ["ds4fleet/playbook.py"]
+        assert started == ["ds4fleet/remote/playbook.py"]
 
 
 class TestConfiguration:

@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ds4fleet import probe
-from ds4fleet.fleet import CHECKOUT
-from maclab.machine import stock
+from ds4fleet.fleetview import probe
+from ds4fleet.layout import CHECKOUT
+from maclab import stock
 from maclab.machine.model import Quirks
 
 HARDWARE = {

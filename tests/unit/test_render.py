@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ds4agent.mac import volumes
-from ds4fleet import render
+from ds4fleet import layout
+from ds4fleet.components import render
 from ds4fleet.errors import OperatorError
 
 COMMIT = "54b36ed9ba42da31b24f2d1a5feb075c2475dbb1"
@@ -49,7 +50,7 @@ def entry(result: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def plist(result: dict[str, Any], label: str) -> dict[str, Any]:
-    return plistlib.loads(entry(result, render.Paths.plist(label))["content"].encode())
+    return plistlib.loads(entry(result, layout.Paths.plist(label))["content"].encode())
 
 
 def job(result: dict[str, Any], label: str) -> dict[str, Any]:
@@ -59,18 +60,18 @@ def job(result: dict[str, Any], label: str) -> dict[str, Any]:
 
 class TestServerJob:
     def test_it_survives_crashes_but_not_a_clean_stop_and_may_drain(self):
-        server = plist(desired(), render.LABEL_SERVER)
+        server = plist(desired(), layout.LABEL_SERVER)
         assert server["KeepAlive"] == {"SuccessfulExit": False}
         assert (server["ExitTimeOut"], server["ThrottleInterval"], server["RunAtLoad"]) == (120, 30, True)
         assert server["ProcessType"] == "Interactive"
 
     def test_a_may_engine_gets_the_time_that_a_prefill_takes(self):
         may = {**a_plan()["engine"], "drain_s": 600}
-        assert plist(desired(engine=may), render.LABEL_SERVER)["ExitTimeOut"] == 600
-        assert plist(desired({"ds4_exit_timeout_s": "45"}), render.LABEL_SERVER)["ExitTimeOut"] == 45
+        assert plist(desired(engine=may), layout.LABEL_SERVER)["ExitTimeOut"] == 600
+        assert plist(desired({"ds4_exit_timeout_s": "45"}), layout.LABEL_SERVER)["ExitTimeOut"] == 45
 
     def test_it_runs_without_rights_and_with_what_launchd_leaves_out(self):
-        server = plist(desired(), render.LABEL_SERVER)
+        server = plist(desired(), layout.LABEL_SERVER)
         assert (server["UserName"], server["GroupName"]) == ("_ds4", "_ds4")
         assert server["EnvironmentVariables"] == {
             "HOME": "/opt/ds4/run",
@@ -100,7 +101,7 @@ class TestServerJob:
         assert desired(memory={"wired_limit_mib": 0})["server"]["config_sha256"] != usual
 
     def test_the_job_restarts_on_its_plist_script_and_configuration(self):
-        assert job(desired(), render.LABEL_SERVER)["restart_on"] == [
+        assert job(desired(), layout.LABEL_SERVER)["restart_on"] == [
             "/Library/LaunchDaemons/com.ds4fleet.server.plist",
             "/opt/ds4/libexec/ds4-start",
             "/opt/ds4/etc/server.conf",
@@ -186,20 +187,20 @@ class TestCommandLine:
 
 class TestMemoryAndStorage:
     def test_the_wired_limit_is_set_at_every_boot(self):
-        arguments = plist(desired(), render.LABEL_WIRED)["ProgramArguments"]
+        arguments = plist(desired(), layout.LABEL_WIRED)["ProgramArguments"]
         assert arguments == ["/opt/ds4/libexec/ds4-wired", "94208"]
 
     def test_a_stock_limit_needs_no_job(self):
         result = desired(memory={"wired_limit_mib": 0})
-        assert job(result, render.LABEL_WIRED)["state"] == "absent"
-        assert entry(result, render.Paths.plist(render.LABEL_WIRED))["kind"] == "absent"
+        assert job(result, layout.LABEL_WIRED)["state"] == "absent"
+        assert entry(result, layout.Paths.plist(layout.LABEL_WIRED))["kind"] == "absent"
 
     def test_volumes_are_mounted_at_every_boot_by_a_list_of_our_own(self):
         script = entry(desired(), "/opt/ds4/libexec/ds4-mounts")["content"]
         assert f"list={volumes.LISTED}\n" in script
         assert entry(desired(), "/opt/ds4/boot")["owner"] == "root"
 
-    @pytest.mark.parametrize("label", [render.LABEL_MOUNTS, render.LABEL_WIRED])
+    @pytest.mark.parametrize("label", [layout.LABEL_MOUNTS, layout.LABEL_WIRED])
     def test_launchd_starts_a_boot_job_again_until_it_is_done(self, label):
         job = plist(desired(), label)
         assert (job["RunAtLoad"], job["KeepAlive"]) == (True, {"SuccessfulExit": False})
@@ -240,7 +241,7 @@ class TestRolesThatDoNotServe:
     def test_there_is_no_server_and_a_former_one_goes(self, role):
         result = desired(role=role, mode="none")
         assert result["server"] is None
-        assert job(result, render.LABEL_SERVER)["state"] == "absent"
+        assert job(result, layout.LABEL_SERVER)["state"] == "absent"
         assert entry(result, "/opt/ds4/etc/server.conf")["kind"] == "absent"
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet import render
+from ds4fleet import layout
+from ds4fleet.components import render
 
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)]
 #: BSD stat's formats that the scripts use; mount points are those that a file lists.
@@ -49,7 +50,7 @@ class Mac:
         self.running.touch()
         self.weights.write_bytes(b"weights")
         self.stamp(SHA)
-        (self.release / render.RELEASE_MARKER).write_text("{}")
+        (self.release / layout.RELEASE_MARKER).write_text("{}")
         server = self.release / "ds4-server"
         server.write_text('#!/bin/sh\nfor item in "$@"; do echo "arg:$item"; done\npwd\n')
         server.chmod(0o755)
@@ -85,8 +86,8 @@ class Mac:
         (self.root / "etc" / "server.conf").write_text("\n".join(lines) + "\n")
 
     def run(self, shell: str, template: str, **values: object) -> subprocess.CompletedProcess[str]:
-        paths = render.Paths(str(self.root))
-        text = render.template(template, paths=paths, release_marker=render.RELEASE_MARKER, **values)
+        paths = layout.Paths(str(self.root))
+        text = render.template(template, paths=paths, release_marker=layout.RELEASE_MARKER, **values)
         text = text.replace(
             "PATH=/usr/bin:", f"FAKE={self.fake} PATH={self.fake}:{Path(sys.executable).parent}:/usr/bin:"
         )
@@ -141,7 +142,7 @@ class TestStart:
             (lambda mac: Path(f"{mac.weights}.stamp").unlink(), "were never proven"),
             (lambda mac: mac.stamp("cd" * 32), "are proven as cdcd"),
             (lambda mac: mac.weights.write_bytes(b"other weights"), "changed after they were proven"),
-            (lambda mac: (mac.release / render.RELEASE_MARKER).unlink(), "release abc is not complete"),
+            (lambda mac: (mac.release / layout.RELEASE_MARKER).unlink(), "release abc is not complete"),
             (lambda mac: (mac.release / "ds4-server").unlink(), "has no ds4-server"),
             (lambda mac: mac.kv_dir.rmdir(), "KV directory"),
         ],

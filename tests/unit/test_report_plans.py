@@ -12,8 +12,9 @@ from rich.console import Console
 
 from ds4fleet import console
 from ds4fleet.errors import OperatorError
-from ds4fleet.fleet import Fleet
-from ds4fleet.report import plans, what_if
+from ds4fleet.fleetview import plans, what_if
+from ds4fleet.inventory.fleet import Fleet
+from ds4fleet.plan import kept
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def line(shown: io.StringIO, word: str) -> str:
 
 
 def test_the_whole_fleet_is_planned_without_any_mac(shown: io.StringIO, fleet: Fleet) -> None:
-    made = plans.make_plans(fleet.hosts, {}, Path("nowhere"))
+    made = kept.make_plans(fleet.hosts, {}, Path("nowhere"))
     plans.print_plans(made)
     assert not any(plan.refused for plan in made)
     for host in fleet:
@@ -44,14 +45,14 @@ def test_the_whole_fleet_is_planned_without_any_mac(shown: io.StringIO, fleet: F
 
 
 def test_a_96_gb_mac_shows_its_limit_context_and_margin(shown: io.StringIO, fleet: Fleet) -> None:
-    plans.print_plans(plans.make_plans([fleet.host("sg-02")], {}, Path("nowhere")))
+    plans.print_plans(kept.make_plans([fleet.host("sg-02")], {}, Path("nowhere")))
     row = line(shown, "sg-02")
     for part in ("96 GB", "92,000", "81,920 of 126,720", "flash-q2-0731", "% left"):
         assert part in row
 
 
 def test_a_refusal_stands_below_the_table_with_its_fix(shown: io.StringIO, fleet: Fleet) -> None:
-    made = plans.make_plans([fleet.host("sg-02")], plans.overrides("", "300000"), Path("nowhere"))
+    made = kept.make_plans([fleet.host("sg-02")], plans.overrides("", "300000"), Path("nowhere"))
     plans.print_plans(made)
     assert "REFUSED" in line(shown, "Mac Studio")
     assert "lower the context to 126,720" in shown.getvalue()
@@ -65,7 +66,7 @@ def test_kept_facts_tell_the_limit_of_now(shown: io.StringIO, fleet: Fleet, tmp_
         "toolchain": {"ok": True},
     }
     (tmp_path / "sg-02.json").write_text(json.dumps(facts))
-    made = plans.make_plans([fleet.host("sg-02")], {}, tmp_path)
+    made = kept.make_plans([fleet.host("sg-02")], {}, tmp_path)
     plans.print_plans(made)
     assert "86,000 -> 92,000" in line(shown, "Mac Studio")
     assert made[0].sources["hardware"] == "observed"
@@ -75,7 +76,7 @@ def test_a_file_that_is_no_observation_is_named(tmp_path: Path) -> None:
     for text in ("{", "[]", "{}"):
         (tmp_path / "tyo-01.json").write_text(text)
         with pytest.raises(OperatorError, match="tyo-01.json is not"):
-            plans.observation(tmp_path, "tyo-01")
+            kept.observation(tmp_path, "tyo-01")
 
 
 def test_json_is_the_plan_and_nothing_else(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

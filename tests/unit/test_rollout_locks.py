@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from ds4fleet import held_file
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.layout import CHECKOUT
 from ds4fleet.upgrade import play, rollout, run
 from ds4fleet.upgrade.rollout import HostPhase, Journal, Rollout, RolloutError, RunPhase, Version, Wave
 from tests.support.tunnel_ends import wait_until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ds4fleet import settings
+from ds4fleet.inventory import settings
 
 HARDWARE = {
     "model": "Mac15,14",

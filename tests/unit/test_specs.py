@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ds4fleet.fleet import Fleet, Host
+from ds4fleet.inventory.fleet import Fleet, Host
 
 ROLE = Path("roles/ds4")
 SPECS: Mapping[str, Mapping[str, Any]] = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ds4fleet.speed import chip_of, expected, reference
+from ds4fleet.sizing.speed import chip_of, expected, reference
 
 
 @pytest.mark.parametrize(

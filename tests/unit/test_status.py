@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
-from ds4fleet.fleet import Host
-from ds4fleet.status import Status, exit_code, notes, parse
+from ds4fleet.fleetview.status import Status, exit_code, notes, parse
+from ds4fleet.inventory.fleet import Host
 
 HOST = Host("tyo-01", "tokyo", {})
 ANSWER = """

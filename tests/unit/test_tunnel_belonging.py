@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from ds4agent.tunnel.endpoint import EndpointSpec
-from ds4fleet.fleet import CHECKOUT, Fleet, Host
-from ds4fleet.tunnel import cli, home, persist, tasks
+from ds4fleet import state
+from ds4fleet.cli import tunnel
+from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.layout import CHECKOUT
+from ds4fleet.tunnel import cli, home, persist
 from ds4fleet.tunnel.asked import spec_of
 from ds4fleet.tunnel.hold import Job
 from tests.support.tunnel_ends import free_port, wait_until
@@ -33,7 +36,7 @@ def fleet() -> Fleet:
 @pytest.fixture
 def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Job], None]]:
     """A function that starts a process as `fab tunnel --background` does, for whichever inventory."""
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "s"))
+    monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path / "s"))
     started: list[subprocess.Popen[str]] = []
 
     def start(job: Job) -> None:
@@ -97,7 +100,7 @@ def test_an_address_of_a_region_is_told_apart_by_its_port(
 def test_what_others_have_installed_stays(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "s"))
+    monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path / "s"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(persist, "_run", lambda command, failure, check=True: None)
@@ -120,5 +123,5 @@ def test_the_verb_asks_the_inventory_only_where_no_name_is_given(
     monkeypatch.setattr(cli, "stop_all_of", lambda of, forget: asked.append(of) or 0)
     for given in ({}, {"host": "gone-01"}, {"region": "tokyo"}):
         with pytest.raises(SystemExit):
-            tasks.tunnel_stop.body(None, **given)
+            tunnel.tunnel_stop.body(None, **given)
     assert asked == [fleet, ["gone-01"], ["tokyo"]]

@@ -14,8 +14,9 @@ import pytest
 
 from ds4agent.tunnel import ports, ssh
 from ds4agent.tunnel.spec import TunnelSpec
+from ds4fleet import state
 from ds4fleet.errors import OperatorError
-from ds4fleet.fleet import Host
+from ds4fleet.inventory.fleet import Host
 from ds4fleet.tunnel import asked, cli, home
 
 SPEC = TunnelSpec(
@@ -185,7 +186,7 @@ def test_two_hosts_with_one_port_are_refused() -> None:
 def test_dry_run_prints_the_command_and_starts_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path / "state"))
+    monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path / "state"))
     assert cli.open_tunnel([host()], dry_run=True) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("/usr/bin/ssh ")
@@ -196,7 +197,7 @@ def test_dry_run_prints_the_command_and_starts_nothing(
 def test_a_tunnel_is_held_by_one_process_and_a_dead_record_is_cleared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path))
     record = home.Record("sg-01", os.getpid(), "/nowhere", "a:22", "http://127.0.0.1:8301", False)
     mine = home.claim(record)
     assert mine is not None
@@ -212,7 +213,7 @@ def test_a_tunnel_is_held_by_one_process_and_a_dead_record_is_cleared(
 def test_what_a_dead_process_left_is_removed_and_a_living_ones_socket_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path))
     for listens in (False, True):
         path = tmp_path / "1.sock"
         with socket.socket(socket.AF_UNIX) as line:
@@ -220,7 +221,7 @@ def test_what_a_dead_process_left_is_removed_and_a_living_ones_socket_is_not(
             if listens:
                 line.listen()
             record = home.Record("sg-01", 1, str(path), "a:22", "http://127.0.0.1:8301", False)
-            home.state_dir()
+            state.state_dir()
             (tmp_path / "held" / "sg-01.json").write_text(json.dumps(record.__dict__))
             assert home.held("sg-01") is None
             assert path.exists() == listens
@@ -230,8 +231,8 @@ def test_what_a_dead_process_left_is_removed_and_a_living_ones_socket_is_not(
 def test_somebody_who_looks_does_not_keep_a_tunnel_from_being_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path))
-    home.state_dir()
+    monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path))
+    state.state_dir()
     record = home.Record("sg-01", os.getpid(), "/nowhere", "a:22", "http://127.0.0.1:8301", False)
     with (tmp_path / "held" / "sg-01.json").open("w") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
@@ -244,10 +245,10 @@ def test_somebody_who_looks_does_not_keep_a_tunnel_from_being_held(
 def test_who_looks_at_a_tunnel_while_it_is_taken_is_never_told_of_a_dead_holder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(home.STATE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path))
     left = home.Record("sg-01", 1, "/gone", "a:22", "http://127.0.0.1:8301", False)
     mine = home.Record("sg-01", os.getpid(), "/nowhere", "a:22", "http://127.0.0.1:8301", False)
-    path = home.state_dir() / "held" / "sg-01.json"
+    path = state.state_dir() / "held" / "sg-01.json"
     over, seen = threading.Event(), set()
 
     def looks() -> None:
@@ -269,6 +270,6 @@ def test_who_looks_at_a_tunnel_while_it_is_taken_is_never_told_of_a_dead_holder(
 
 def test_state_is_private_and_sockets_fit_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = tmp_path / ("long" * 30)
-    monkeypatch.setenv(home.STATE_VARIABLE, str(deep))
-    assert home.state_dir().stat().st_mode & 0o077 == 0
+    monkeypatch.setenv(state.STATE_VARIABLE, str(deep))
+    assert state.state_dir().stat().st_mode & 0o077 == 0
     assert len(os.fsencode(home.socket_path(12345))) < 104

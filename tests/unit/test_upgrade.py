@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ds4fleet.catalogue import load
+from ds4fleet.catalogue.read import load
+from ds4fleet.components import switcher
 from ds4fleet.errors import OperatorError
-from ds4fleet.fleet import Host
+from ds4fleet.inventory.defaults import role_defaults
+from ds4fleet.inventory.fleet import Host
 from ds4fleet.plan.make import make_plan
-from ds4fleet.render import role_defaults
 from ds4fleet.upgrade import host as upgrade_host
-from ds4fleet.upgrade import look, report, rollout, run, situation, switch
+from ds4fleet.upgrade import look, report, rollout, run, situation
 from ds4fleet.upgrade.host import HostLost, HostRefused
 from ds4fleet.upgrade.rollout import (
     Code,
@@ -334,7 +335,7 @@ class TestPlan:
         plan = make_plan("tyo-01", HARDWARE).to_dict()
         given = {"ds4_drain_s": 1, "ds4_drain_told_s": 2, "ds4_gate_speed_ratio": 0.5, "ds4_min_healthy_s": 3}
         given |= {"ds4_upgrade_hold_s": 4, "ds4_upgrade_pause_s": 5}
-        made = switch.order(plan, {**role_defaults(), **given}, run_id="r", attempt=2, now_s=0)
+        made = switcher.order(plan, {**role_defaults(), **given}, run_id="r", attempt=2, now_s=0)
         assert made["settings"] == {
             "drain_s": 1,
             "told_s": 2,
@@ -385,16 +386,16 @@ class TestLook:
 class TestProgram:
     def test_its_settings_are_those_of_the_role(self) -> None:
         from ds4agent.switch import core
-        from ds4fleet.render import role_defaults
+        from ds4fleet.inventory.defaults import role_defaults
 
-        assert switch.limits(role_defaults()) == core.SETTINGS
+        assert switcher.limits(role_defaults()) == core.SETTINGS
 
     def test_the_link_to_the_release_before_is_flipped_with_the_engine(self) -> None:
         plan = make_plan("tyo-01", HARDWARE).to_dict()
         settings = {**role_defaults(), **HARDWARE}
 
         def links(serving: str | None) -> dict[str, str]:
-            made = switch.order(plan, settings, run_id="r", attempt=1, now_s=0, serving=serving)
+            made = switcher.order(plan, settings, run_id="r", attempt=1, now_s=0, serving=serving)
             files = made["target"]["files"]
             return {Path(one["path"]).name: one["target"] for one in files if "/engine/" in one["path"]}
 

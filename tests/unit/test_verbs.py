@@ -11,8 +11,8 @@ from invoke import Collection
 from invoke.exceptions import ParseError
 from invoke.parser import Parser
 
+from ds4fleet.cli.verb import verb
 from ds4fleet.errors import OperatorError
-from ds4fleet.verbs import verb
 
 
 @verb(words={"up": 0, "ssh": 1, "fault": 2})

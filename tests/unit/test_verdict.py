@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds4fleet.errors import EXIT_USAGE
-from ds4fleet.memory import (
+from ds4fleet.fleetview.field import judge, judge_all, main
+from ds4fleet.sizing.verdict import (
     Mac,
     Request,
     auto_context,
@@ -21,7 +22,6 @@ from ds4fleet.memory import (
     streaming_plan,
     verdict,
 )
-from ds4fleet.report.field import judge, judge_all, main
 
 REPORTS = json.loads((Path(__file__).parent / "data" / "field_reports.json").read_text())
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from ds4fleet.catalogue import load
+from ds4fleet.catalogue.read import load
 from ds4fleet.errors import EXIT_REFUSED, OperatorError
+from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.plan.make import make_plan
-from ds4fleet.render import role_defaults
 from ds4fleet.weights import add, relay
 from maclab.weights import header as composer
 

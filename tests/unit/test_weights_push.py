@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from ds4agent.weights import seed
-from ds4fleet.fleet import Host
-from ds4fleet.render import role_defaults
+from ds4fleet.inventory.defaults import role_defaults
+from ds4fleet.inventory.fleet import Host
 from ds4fleet.weights import push, relay
 
 MIB = 1024 * 1024

@@ -9,9 +9,10 @@ import pytest
 
 from ds4fleet.components import agent
 from ds4fleet.errors import OperatorError
-from ds4fleet.fleet import CHECKOUT, Fleet
+from ds4fleet.inventory.defaults import role_defaults
+from ds4fleet.inventory.fleet import Fleet
+from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.make import make_plan
-from ds4fleet.render import role_defaults
 from ds4fleet.weights import relay
 
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"

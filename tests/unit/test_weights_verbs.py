@@ -9,7 +9,7 @@ import pytest
 
 from ds4fleet import console
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, OperatorError
-from ds4fleet.fleet import Fleet, Host
+from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.weights import care, listing, shelf, stage
 
 SAID = {

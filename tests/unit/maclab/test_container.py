@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet import demo
-from ds4fleet.cli import container
+from ds4fleet.cli import container, demo
 from ds4fleet.cli import lab as cli
 from ds4fleet.errors import EXIT_MISSING, OperatorError
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.layout import CHECKOUT
 
 INSIDE = ["-v", f"{CHECKOUT}:/src:ro", container.IMAGE, "/src/scripts/in-container"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 
-from ds4fleet.fleet import CHECKOUT
+from ds4fleet.layout import CHECKOUT
 from maclab import published
 
 

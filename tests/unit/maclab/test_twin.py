@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.catalogue import load
+from ds4fleet.catalogue.read import load
 from ds4fleet.cli import twin as rehearsal
 from ds4fleet.errors import OperatorError
 from maclab.machine import stock, twin

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet import catalogue
+from ds4fleet.catalogue import read
 from maclab import weights
 from maclab.errors import LabError
 from maclab.weights import header
@@ -16,7 +16,7 @@ from maclab.weights import header
 FLASH = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"
 FLASH_0731 = FLASH.replace(".gguf", "-0731.gguf")
 SMALL = "DeepSeek-V4-Flash-MTP-Q4K-Q8_0-F32.gguf"
-SHAPES = catalogue.load()
+SHAPES = read.load()
 
 
 def test_sizes_keep_their_relations() -> None:

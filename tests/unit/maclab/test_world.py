@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from ds4fleet import catalogue
+from ds4fleet.catalogue import read
 from maclab import engine, weights, world
 from maclab.errors import LabError
 from maclab.faults import FAULTS
@@ -125,7 +125,7 @@ class TestPreparation:
 
     def test_the_overlay_is_a_catalogue_that_keeps_the_true_sizes(self, tmp_path: Path) -> None:
         info = world.prepare(tmp_path)
-        known = catalogue.load([info.overlay_path])
+        known = read.load([info.overlay_path])
         file = known.models["flash-q2"].files[0]
         assert file.bytes == 86720111488
         assert file.transfer_bytes == 21233664
@@ -241,7 +241,7 @@ class TestHub:
         assert (answer.status, answer.headers["X-Error-Code"]) == (status, code)
 
     def test_a_pinned_revision_is_known(self, outside: Outside) -> None:
-        file = catalogue.load().models["flash-q2-0731"].files[0]
+        file = read.load().models["flash-q2-0731"].files[0]
         answer, _ = outside.ask(world.HUB, f"/{REPO}/resolve/{file.revision}/{file.name}", "HEAD")
         assert answer.status == 302
 

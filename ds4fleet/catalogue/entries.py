@@ -1,0 +1,369 @@
+"""Entries of a catalogue file, checked one by one; a malformed one is an OperatorError that names it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ds4fleet.catalogue.types import (
+    COMMIT,
+    Catalogue,
+    Engine,
+    Family,
+    Generation,
+    Listed,
+    MemoryTraits,
+    Model,
+    ModelFile,
+    Quant,
+    Shape,
+    Sidecar,
+    near,
+)
+from ds4fleet.errors import EXIT_USAGE, OperatorError
+
+T = TypeVar("T")
+
+MODES = ("resident", "streaming", "distributed")
+FILE_KINDS = ("model", "mtp", "dspark", "split")
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_ID = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,240}\.gguf\Z")
+_GENERATION = re.compile(r"20\d\d-\d\d\Z")
+
+
+class _Entry:
+    """One entry while it is checked: typed access with errors that say where."""
+
+    def __init__(self, where: str, data: Any, known: Sequence[str]) -> None:
+        self.where = where
+        if not isinstance(data, dict):
+            raise self.error("must be a mapping")
+        self.data: dict[str, Any] = data
+        for key in data:
+            if key not in known:
+                raise self.error(f"has the unknown key {key!r}{near(str(key), known)}")
+
+    def error(self, what: str) -> OperatorError:
+        return OperatorError(f"catalogue: {self.where} {what}", exit_code=EXIT_USAGE)
+
+    def get(self, key: str, kind: type[T], default: T | None = None) -> T:
+        value = self.data.get(key, default)
+        if value is None:
+            raise self.error(f"lacks {key!r}")
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise self.error(f"has {key}: {value!r}, which is not {_KIND_NAMES[kind]}")
+        return value
+
+    def names(self, key: str, default: Sequence[str] = ()) -> tuple[str, ...]:
+        value = self.data.get(key, list(default))
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.error(f"has {key}: {value!r}, which is not a list of words")
+        return tuple(value)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.data.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise self.error(f"has {key}: {value!r}, which must be a number above 0")
+        return float(value)
+
+    def positive(self, key: str) -> int:
+        value = self.get(key, int)
+        if value <= 0:
+            raise self.error(f"has {key}: {value}, which must be above 0")
+        return value
+
+
+_KIND_NAMES: Mapping[type, str] = {
+    int: "a whole number",
+    str: "a text",
+    bool: "true or false",
+    dict: "a mapping",
+    list: "a list",
+}
+
+
+def build(data: Mapping[str, dict[str, Any]], where: Mapping[tuple[str, str], str]) -> Catalogue:
+    """The catalogue of these sections. where: the file of each entry (section, key) that is not ours."""
+
+    def each(section: str, make: Callable[[str, Any, str], T]) -> dict[str, T]:
+        result: dict[str, T] = {}
+        for key, value in data[section].items():
+            origin = where.get((section, key))
+            label = f"{section}.{key}" + (f" (in {origin})" if origin else "")
+            result[key] = make(key, value, label)
+        return result
+
+    file_stand_ins, engine_stand_ins = _stand_ins(data["stand_ins"])
+    families = each("families", _family)
+    quants = each("quants", _quant)
+    generations = each("generations", _generation)
+    known = _Known(families, quants, generations, file_stand_ins)
+    models = each("models", lambda k, v, w: _model(k, v, w, known))
+    sidecars = each("sidecars", lambda k, v, w: _sidecar(k, v, w, known))
+    for name in file_stand_ins:
+        if name not in known.taken:
+            raise OperatorError(
+                f"catalogue: stand_ins.files names {name!r}, which no model has", exit_code=EXIT_USAGE
+            )
+    engines = each("engines", lambda k, v, w: _engine(k, v, w, generations))
+    for traits in generations.values():
+        for family in (*traits.families, *traits.memory.prefill_chunk):
+            if family not in families:
+                raise OperatorError(
+                    f"catalogue: generations.{traits.id} names the unknown family {family!r}",
+                    exit_code=EXIT_USAGE,
+                )
+    listed = each("listed", lambda k, v, w: _listed(k, v, w, generations))
+    return Catalogue(families, quants, models, sidecars, generations, engines, listed, engine_stand_ins)
+
+
+def _stand_ins(data: Mapping[str, Any]) -> tuple[dict[str, tuple[int, str]], dict[str, str]]:
+    entry = _Entry("stand_ins", dict(data), ("files", "engines"))
+    files: dict[str, tuple[int, str]] = {}
+    for name, value in entry.get("files", dict, {}).items():
+        item = _Entry(f"stand_ins.files.{name}", value, ("bytes", "sha256"))
+        files[name] = (item.positive("bytes"), _sha256(item) or "")
+        if not files[name][1]:
+            raise item.error("lacks 'sha256'")
+    engines: dict[str, str] = {}
+    for pinned, commit in entry.get("engines", dict, {}).items():
+        if not (
+            isinstance(pinned, str)
+            and isinstance(commit, str)
+            and COMMIT.match(pinned)
+            and COMMIT.match(commit)
+        ):
+            raise OperatorError(
+                f"catalogue: stand_ins.engines maps {pinned!r} to {commit!r}: both must be commits",
+                exit_code=EXIT_USAGE,
+            )
+        engines[pinned] = commit
+    return files, engines
+
+
+def _sha256(entry: _Entry) -> str | None:
+    value = entry.data.get("sha256")
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _SHA256.match(value):
+        raise entry.error(f"has sha256: {value!r}, which is not 64 lower-case hex digits")
+    return value
+
+
+def _family(key: str, value: Any, where: str) -> Family:
+    entry = _Entry(where, value, ("title", "model_name", "shape", "header"))
+    if not _ID.match(key):
+        raise entry.error("must be named in lower-case letters, digits, '.', '_' and '-'")
+    names = [name for name in Shape.__dataclass_fields__ if name != "leading_ratios"]
+    shape = _Entry(f"{where}.shape", entry.get("shape", dict), (*names, "leading_ratios"))
+    ratios = shape.get("leading_ratios", list)
+    if not all(isinstance(item, int) and item >= 0 for item in ratios):
+        raise shape.error("has leading_ratios that are not whole numbers")
+    return Family(
+        id=key,
+        title=entry.get("title", str),
+        model_name=entry.get("model_name", str),
+        shape=Shape(leading_ratios=tuple(ratios), **{name: shape.positive(name) for name in names}),
+        header=_header(entry),
+    )
+
+
+def _header(entry: _Entry) -> Mapping[str, Any]:
+    header = _Entry(
+        f"{entry.where}.header",
+        entry.get("header", dict, {}),
+        ("architecture", "tensors", "keys", "tensor_types"),
+    )
+    header.get("keys", dict, {})
+    return header.data
+
+
+def _quant(key: str, value: Any, where: str) -> Quant:
+    entry = _Entry(where, value, ("title", "gate_types", "expert_bits", "last_layers", "last_expert_bits"))
+    types = _Entry(f"{where}.gate_types", entry.get("gate_types", dict), ("first", "last"))
+    bits = entry.number("expert_bits")
+    return Quant(
+        id=key,
+        title=entry.get("title", str, key),
+        first_gate_type=types.get("first", int),
+        last_gate_type=types.get("last", int),
+        expert_bits=bits,
+        last_layers=entry.get("last_layers", int, 0),
+        last_expert_bits=entry.number("last_expert_bits", bits),
+    )
+
+
+def _generation(key: str, value: Any, where: str) -> Generation:
+    entry = _Entry(
+        where, value, ("title", "families", "memory", "payload_abi", "drain_s", "signature", "flags")
+    )
+    if not _GENERATION.match(key):
+        raise entry.error("must be named year-month, such as '2026-07', in quotes")
+    memory = _Entry(
+        f"{where}.memory",
+        entry.get("memory", dict),
+        ("prefill_chunk", "whole_prompt_up_to", "compressed_bytes_per_value", "prefill_stage"),
+    )
+    chunks = memory.get("prefill_chunk", dict)
+    for family, chunk in chunks.items():
+        if not isinstance(chunk, int) or chunk <= 0:
+            raise memory.error(f"has prefill_chunk.{family}: {chunk!r}, which must be above 0")
+    signature = _Entry(f"{where}.signature", entry.get("signature", dict, {}), ("has", "lacks"))
+    return Generation(
+        id=key,
+        title=entry.get("title", str),
+        families=entry.names("families"),
+        memory=MemoryTraits(
+            prefill_chunk=chunks,
+            whole_prompt_up_to=memory.positive("whole_prompt_up_to"),
+            compressed_bytes_per_value=memory.positive("compressed_bytes_per_value"),
+            prefill_stage=memory.get("prefill_stage", bool),
+        ),
+        payload_abi=entry.get("payload_abi", int),
+        drain_s=entry.positive("drain_s"),
+        has=signature.names("has"),
+        lacks=signature.names("lacks"),
+        flags=entry.names("flags"),
+    )
+
+
+def _files(
+    entry: _Entry, repo: str, revision: str, stand_ins: Mapping[str, tuple[int, str]], taken: dict[str, str]
+) -> tuple[ModelFile, ...]:
+    files = []
+    for number, value in enumerate(entry.get("files", list)):
+        item = _Entry(f"{entry.where}.files[{number}]", value, ("name", "bytes", "sha256", "kind", "url"))
+        name = item.get("name", str)
+        if not _FILE.match(name):
+            raise item.error(f"has the name {name!r}, which is not a plain .gguf file name")
+        if taken.setdefault(name, entry.where) != entry.where:
+            raise item.error(f"has the file {name!r} that {taken[name]} has too")
+        kind = item.get("kind", str, "model")
+        if kind not in FILE_KINDS:
+            raise item.error(f"has kind: {kind!r}, which is none of {', '.join(FILE_KINDS)}")
+        size, digest = item.positive("bytes"), _sha256(item)
+        transfer_bytes, transfer_sha256 = stand_ins.get(name, (size, digest))
+        link = item.get("url", str, "")
+        if link and not link.startswith(("https://", "http://")):
+            raise item.error(f"has url: {link!r}, which does not begin with https://")
+        files.append(
+            ModelFile(name, size, digest, kind, repo, revision, transfer_bytes, transfer_sha256, link or None)
+        )
+    if not files:
+        raise entry.error("has no files")
+    return tuple(files)
+
+
+def _targets(entry: _Entry, generations: Mapping[str, Generation]) -> Mapping[str, str]:
+    targets = entry.get("targets", dict, {})
+    for generation, target in targets.items():
+        if generation not in generations or not isinstance(target, str):
+            raise entry.error(f"has targets.{generation}: {target!r}, of an unknown generation")
+    return targets
+
+
+_PUBLISHED = ("name", "family", "repo", "revision", "files", "targets", "notes", "superseded_by")
+
+
+@dataclass
+class _Known:
+    """What entries with files may refer to, and which entry has which file (`taken`)."""
+
+    families: Mapping[str, Family]
+    quants: Mapping[str, Quant]
+    generations: Mapping[str, Generation]
+    stand_ins: Mapping[str, tuple[int, str]]
+    taken: dict[str, str] = field(default_factory=dict)
+
+
+def _published(entry: _Entry, key: str, known: _Known) -> dict[str, Any]:
+    """What models and sidecars have in common, checked."""
+    family = entry.get("family", str)
+    if family not in known.families:
+        raise entry.error(f"has the unknown family {family!r}{near(family, known.families)}")
+    repo, revision = entry.get("repo", str, ""), entry.get("revision", str, "main")
+    return {
+        "id": key,
+        "name": entry.get("name", str, key),
+        "family": family,
+        "files": _files(entry, repo, revision, known.stand_ins, known.taken),
+        "targets": _targets(entry, known.generations),
+        "notes": entry.names("notes"),
+        "superseded_by": entry.data.get("superseded_by"),
+    }
+
+
+def _model(key: str, value: Any, where: str, known: _Known) -> Model:
+    entry = _Entry(where, value, (*_PUBLISHED, "quant", "header", "modes"))
+    if not _ID.match(key):
+        raise entry.error("must be named in lower-case letters, digits, '.', '_' and '-'")
+    quant = entry.get("quant", str)
+    if quant not in known.quants:
+        raise entry.error(f"has the unknown quant {quant!r}{near(quant, known.quants)}")
+    modes = entry.names("modes", ["resident"])
+    if not modes or any(mode not in MODES for mode in modes):
+        raise entry.error(f"has modes {list(modes)}, of which each must be one of {', '.join(MODES)}")
+    published = _published(entry, key, known)
+    family, own, gates = known.families[published["family"]], _header(entry), known.quants[quant]
+    header = {
+        "architecture": family.header.get("architecture"),
+        "tensors": family.header.get("tensors"),
+        "keys": {**family.header.get("keys", {}), **own.get("keys", {})},
+        "tensor_types": {
+            "blk.0.ffn_gate_exps.weight": gates.first_gate_type,
+            f"blk.{family.shape.layers - 1}.ffn_gate_exps.weight": gates.last_gate_type,
+        },
+        **{name: own[name] for name in ("architecture", "tensors", "tensor_types") if name in own},
+    }
+    return Model(
+        **published,
+        quant=quant,
+        modes=modes,
+        header=header,
+    )
+
+
+def _sidecar(key: str, value: Any, where: str, known: _Known) -> Sidecar:
+    entry = _Entry(where, value, (*_PUBLISHED, "graph"))
+    published = _published(entry, key, known)
+    return Sidecar(**published, graph=entry.get("graph", str, "mtp"))
+
+
+def _listed(key: str, value: Any, where: str, generations: Mapping[str, Generation]) -> Listed:
+    entry = _Entry(where, value, ("name", "repo", "files", "targets", "why"))
+    files = []
+    for number, item in enumerate(entry.get("files", list)):
+        file = _Entry(f"{where}.files[{number}]", item, ("name", "bytes", "gib", "sha256"))
+        size, gib = file.data.get("bytes"), file.data.get("gib")
+        files.append((file.get("name", str), size, gib, _sha256(file)))
+    return Listed(
+        id=key,
+        name=entry.get("name", str, key),
+        repo=entry.get("repo", str, "antirez/deepseek-v4-gguf"),
+        files=tuple(files),
+        targets=_targets(entry, generations),
+        why=entry.get("why", str),
+    )
+
+
+def _engine(key: str, value: Any, where: str, generations: Mapping[str, Generation]) -> Engine:
+    entry = _Entry(where, value, ("generation", "known_bad", "payload_abi", "flags", "note"))
+    if not COMMIT.match(key):
+        raise entry.error("must be named by a commit of 7 to 40 lower-case hex digits, in quotes")
+    generation = entry.get("generation", str)
+    if generation not in generations:
+        raise entry.error(f"has the unknown generation {generation!r}{near(generation, generations)}")
+    traits = generations[generation]
+    return Engine(
+        pinned=key,
+        commit=key,
+        generation=generation,
+        flags=entry.names("flags", traits.flags),
+        payload_abi=entry.get("payload_abi", int, traits.payload_abi),
+        known=True,
+        known_bad=entry.get("known_bad", bool, False),
+        note=entry.get("note", str, ""),
+    )

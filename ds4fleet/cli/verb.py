@@ -1,0 +1,88 @@
+"""How `fab` tasks are declared here: sub-words (`fab lab ssh tyo-01`), one-line errors, few short flags."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from invoke.exceptions import ParseError
+from invoke.parser.argument import Argument
+from invoke.tasks import Task
+
+from ds4fleet.cli import command_line
+from ds4fleet.console import operator_errors
+
+#: Short flags mean the same thing in every task; all others are spelled out.
+SHORT_FLAGS = {"limit": "l"}
+
+
+class Words(Argument):
+    """A positional argument of an action and the words that this action takes.
+
+    Invoke fills a positional argument for as long as its value is None, so the value stays None
+    until the action has all its words; the next word on the line is then another task again.
+    """
+
+    def __init__(self, arity: Mapping[str, int], usage: str) -> None:
+        super().__init__(name="words", positional=True, help="one of: " + ", ".join(arity))
+        self.arity = arity
+        self.usage = usage
+        self.words: list[str] = []
+
+    @property
+    def value(self) -> list[str] | None:
+        """The action and its words, None while one is missing."""
+        complete = self.words and len(self.words) > self.arity[self.words[0]]
+        return self.words if complete else None
+
+    @value.setter
+    def value(self, word: str) -> None:
+        if word in {"-h", "--help"}:
+            raise command_line.Usage(self.usage)
+        if word.startswith("-"):
+            raise ParseError(f"No idea what {word!r} is!")
+        if not self.words and word not in self.arity:
+            near = difflib.get_close_matches(word, self.arity, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ParseError(f"'{word}' is not one of {', '.join(self.arity)}.{hint}")
+        self.words = [*self.words, word]
+
+
+class Verb(Task[Any]):
+    """A task whose errors are one line, whose flags are spelled out, and which may take words."""
+
+    arity: Mapping[str, int] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls it, unless the command line has something that no verb knows."""
+        command_line.check_again()
+        return super().__call__(*args, **kwargs)
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        """Invoke's arguments of this task, with the sub-words in front where it takes any."""
+        arguments = super().get_arguments(ignore_unknown_help=ignore_unknown_help)
+        for argument in arguments:
+            short = SHORT_FLAGS.get(argument.name or "")
+            if short:
+                argument.names = (*argument.names, short)
+        if self.arity is not None:
+            arguments = [Words(self.arity, self.__doc__ or ""), *(a for a in arguments if a.name != "words")]
+        return arguments
+
+
+def verb(words: Mapping[str, int] | None = None, **options: Any) -> Callable[[Callable[..., Any]], Verb]:
+    """Declares a task. `words` maps each sub-word to how many words follow it (`{"up": 0, "ssh": 1}`)."""
+
+    def declare(function: Callable[..., Any]) -> Verb:
+        # Only `words` is ever positional; Invoke would make everything without a default so.
+        made = Verb(
+            operator_errors(function),
+            positional=["words"] if words is not None else [],
+            auto_shortflags=False,
+            **options,
+        )
+        made.arity = words
+        return made
+
+    return declare

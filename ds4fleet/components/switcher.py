@@ -1,0 +1,157 @@
+"""What switches versions on a Mac as files and a launchd job, and the orders that it takes. Pure.
+
+What it does on the Mac is in ds4agent.switch.
+"""
+
+from __future__ import annotations
+
+import plistlib
+from collections.abc import Mapping
+from typing import Any
+
+from ds4fleet.components import agent
+from ds4fleet.components.base import entry, job
+from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.layout import LABEL_SERVER, LABEL_WIRED, Paths
+
+LABEL_SWITCH = "com.ds4fleet.switch"
+_STATE = ("order", "answer", "journal", "lock", "previous", "drain")
+
+
+def folder(root: str) -> str:
+    """Where it keeps its journal; root's own."""
+    return f"{root}/var/switch"
+
+
+def _dirs(root: str) -> list[str]:
+    return [f"{root}/libexec", f"{root}/var", folder(root)]
+
+
+def watched(root: str) -> dict[str, list[str]]:
+    """Paths and labels to observe on every Mac, in the order in which they would be made."""
+    kept = [f"{folder(root)}/{name}.json" for name in _STATE]
+    kept += [f"{folder(root)}/running", f"{folder(root)}/saved"]
+    return {"files": [*_dirs(root), *kept, Paths.plist(LABEL_SWITCH)], "labels": [LABEL_SWITCH]}
+
+
+def entries(root: str, serves: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(files, jobs) in the form of a plan: there on a Mac that serves, gone from any other."""
+    plist = Paths.plist(LABEL_SWITCH)
+    if not serves:
+        return [entry(plist, "absent")], [job(LABEL_SWITCH, "absent")]
+    content = plistlib.dumps(
+        {
+            "Label": LABEL_SWITCH,
+            "ProgramArguments": agent.argv(root, "switch", root),
+            # At boot it mends a switch that was cut off; otherwise it ends at once.
+            "RunAtLoad": True,
+            "KeepAlive": {"SuccessfulExit": False},
+            "ProcessType": "Interactive",
+            "ExitTimeOut": 10,
+            "StandardOutPath": "/var/log/ds4/switch.log",
+            "StandardErrorPath": "/var/log/ds4/switch.log",
+        },
+        sort_keys=True,
+    ).decode()
+    files = [entry(path, "dir", mode="0755") for path in _dirs(root)]
+    files.append(entry(plist, "file", content=content, mode="0644", validate="plist"))
+    # Its code is read at each start; a restart because of a new one would cut a switch off.
+    return files, [job(LABEL_SWITCH, "loaded", [plist])]
+
+
+def own(plan: Mapping[str, Any], root: str) -> dict[str, Any]:
+    """{files, jobs} of a plan that ds4-switch itself consists of: what has to be there before an order."""
+    mine = {*watched(root)["files"], *agent.watched(root)["files"]}
+    return {
+        "files": [entry for entry in plan["files"] if entry["path"] in mine],
+        "jobs": [job for job in plan["jobs"] if job["label"] == LABEL_SWITCH],
+    }
+
+
+def order(
+    plan: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    run_id: str,
+    attempt: int,
+    now_s: float,
+    serving: str | None = None,
+) -> dict[str, Any]:
+    """The order that brings a Mac to its plan.
+
+    plan: HostPlan as a dict, of a Mac that serves, with the engine built and the weights in place. settings:
+    the host's variables with the role's defaults. attempt: how often this run has tried this Mac. serving: id
+    of the release that `current` leads to now.
+    """
+    server, engine = plan["server"], plan["engine"]
+    paths = Paths(str(settings["ds4_root"]))
+    link = (plan["weights"].get("link") or {}).get("path")
+    replaced = {paths.config, paths.start, paths.plist(LABEL_SERVER), link}
+    replaced |= {paths.plist(LABEL_WIRED), paths.wired}
+    files = [
+        {key: entry.get(key) for key in ("path", "kind", "content", "target", "owner", "group", "mode")}
+        for entry in plan["files"]
+        if entry["path"] in replaced
+    ]
+    release = f"releases/{engine['release_id']}"
+    files.append({"path": engine["current"], "kind": "link", "target": release})
+    if serving and serving != engine["release_id"]:
+        files.append({"path": f"{paths.engine}/previous", "kind": "link", "target": f"releases/{serving}"})
+    user = str(settings["ds4_service_user"])
+    weights = [item["path"] for item in plan["weights"]["files"] if item["kind"] != "split"]
+    kept = ("label", "argv", "host", "port", "kv_dir", "config_path", "log_path")
+    return {
+        "schema": 1,
+        "id": f"{run_id}.{attempt}",
+        "run_id": run_id,
+        "kind": "upgrade",
+        "issued_at_s": now_s,
+        "target": {
+            "files": files,
+            "wired_limit_mib": int((plan.get("memory") or {}).get("wired_limit_mib") or 0),
+            "kv_dir": server["kv_dir"],
+            "proof": {
+                "server": {key: server[key] for key in kept},
+                "verify": plan["verify"],
+                "weights": weights,
+            },
+        },
+        "kv": {"owner": user, "group": user, "before_bytes": plan["disk"]["kv_before_bytes"]},
+        "settings": limits(settings),
+    }
+
+
+def limits(settings: Mapping[str, Any]) -> dict[str, float]:
+    """The settings of an order (switch.core.SETTINGS) from a host's variables.
+
+    Raises OperatorError for a value that cannot be meant.
+    """
+    return {
+        "drain_s": _seconds(settings, "ds4_drain_s"),
+        "told_s": _seconds(settings, "ds4_drain_told_s"),
+        "speed_ratio": _ratio(settings, "ds4_gate_speed_ratio"),
+        "min_healthy_s": _seconds(settings, "ds4_min_healthy_s"),
+        # A Mac that nobody can confirm in time would go back for nothing.
+        "hold_s": _seconds(settings, "ds4_upgrade_hold_s", least=1),
+        "pause_s": _seconds(settings, "ds4_upgrade_pause_s", least=1),
+    }
+
+
+def _seconds(settings: Mapping[str, Any], name: str, least: int = 0) -> int:
+    value = str(settings[name])
+    if not value.isdigit() or int(value) < least:
+        raise OperatorError(f"{name} is {value}; write whole seconds from {least}", exit_code=EXIT_USAGE)
+    return int(value)
+
+
+def _ratio(settings: Mapping[str, Any], name: str) -> float:
+    try:
+        value = float(settings[name])
+    except (TypeError, ValueError):
+        value = -1.0
+    if not 0 < value <= 1:
+        raise OperatorError(
+            f"{name} is {settings[name]}; write a share of the speed before, above 0 and up to 1",
+            exit_code=EXIT_USAGE,
+        )
+    return value

@@ -1,0 +1,299 @@
+"""The inventory as Python: regions, hosts and how to reach them. The only adapter to Ansible.
+
+`Fleet.load` asks `ansible-inventory`, so that groups, precedence and every inventory plugin mean here
+exactly what they mean to `ansible-playbook`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.inventory.names import ADDRESS, REMOTE_USER
+from ds4fleet.layout import CHECKOUT
+
+#: The group in the inventory whose children are the regions.
+REGIONS_GROUP = "regions"
+#: The group in the inventory whose children are the hardware classes.
+CLASSES_GROUP = "classes"
+#: The groups that Ansible adds to every inventory; nobody means them when a name is misspelt.
+ANSIBLES_GROUPS = {"all", "ungrouped"}
+_DEFAULT_KNOWN_HOSTS = CHECKOUT / "inventory" / "known_hosts.txt"
+
+
+@dataclass(frozen=True)
+class Host:
+    """One Mac of the inventory. `vars` are its inventory variables, untemplated, as Ansible merged them."""
+
+    name: str
+    region: str
+    vars: Mapping[str, Any] = field(repr=False)
+    hardware_class: str = ""
+
+    @property
+    def address(self) -> str:
+        """The address to connect to: `ansible_host`, or the name where none is given."""
+        value = str(self.vars.get("ansible_host", self.name))
+        # A word of ssh's command line: what begins with a hyphen would be an option.
+        if not ADDRESS.takes(value):
+            raise self._bad("ansible_host", value, ADDRESS.words)
+        return value
+
+    @property
+    def port(self) -> int:
+        """The ssh port."""
+        return int(self.vars.get("ansible_port", 22))
+
+    @property
+    def user(self) -> str | None:
+        """The administrator's account on the Mac, None for ssh's own choice."""
+        value = self.vars.get("ansible_user")
+        if value is not None and not REMOTE_USER.takes(str(value)):
+            raise self._bad("ansible_user", value, REMOTE_USER.words)
+        return None if value is None else str(value)
+
+    @property
+    def private_key(self) -> Path | None:
+        """The operator's private key for this Mac, None for ssh's own choice (agent, configuration)."""
+        value = self.vars.get("ansible_ssh_private_key_file")
+        return Path(str(value)).expanduser() if value else None
+
+    @property
+    def known_hosts(self) -> Path:
+        """The file with this Mac's host key, filed under its inventory name."""
+        return Path(str(self.vars.get("ds4_known_hosts") or _DEFAULT_KNOWN_HOSTS)).expanduser()
+
+    @property
+    def tunnel_port(self) -> int | None:
+        """The fixed port of this Mac's tunnel on the operator's machine."""
+        value = self.vars.get("ds4_tunnel_port")
+        return None if value is None else int(value)
+
+    @property
+    def hardware(self) -> Mapping[str, Any]:
+        """The declared hardware (`ds4_hardware`): form, model, chip, memory_gb (2^30), storage_gb (10^9)."""
+        value = self.vars.get("ds4_hardware")
+        if not isinstance(value, Mapping):
+            raise OperatorError(
+                f"{self.name}: no hardware is declared; put the Mac into one of the groups below "
+                f"'{CLASSES_GROUP}' in the inventory, or give it ds4_hardware.",
+                exit_code=EXIT_USAGE,
+            )
+        return value
+
+    def _bad(self, variable: str, value: object, words: str) -> OperatorError:
+        return OperatorError(
+            f"{self.name}: {variable} is {value!r}; it must be {words}", exit_code=EXIT_USAGE
+        )
+
+    @property
+    def layer(self) -> str:
+        """'lab' for a simulated Mac (the layer that `fab lab up` writes says so), else 'real'."""
+        return str(self.vars.get("ds4_fleet_layer", "real"))
+
+    def ssh_options(self) -> list[str]:
+        """The ssh options that say who this Mac is: its key under its own name, and nothing else accepted."""
+        options = [
+            f'UserKnownHostsFile="{self.known_hosts}"',
+            f"HostKeyAlias={self.name}",
+            "StrictHostKeyChecking=yes",
+        ]
+        return [word for option in options for word in ("-o", option)]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The selected hosts in the inventory's order, and the names that a user could have meant."""
+
+    hosts: tuple[Host, ...]
+    regions: tuple[str, ...]
+
+    @classmethod
+    def load(cls, limit: str | None = None, inventory: Sequence[Path] | None = None) -> Fleet:
+        """Reads the inventory and keeps what `limit` names (hosts, regions, classes, Ansible patterns).
+
+        `inventory` names the sources (default: what ansible.cfg says). Raises OperatorError for a name
+        that the inventory does not know, and for an inventory that Ansible cannot read.
+        """
+        listing = _ansible_inventory(["--list"], inventory)
+        everything = cls._from_listing(listing)
+        if limit is None or not limit.strip():
+            return everything
+        known = {host.name for host in everything.hosts} | ANSIBLES_GROUPS | (set(listing) - {"_meta"})
+        names = _names_of(limit, known)
+        groups = _members(listing)
+        if names is not None:
+            wanted = {member for name in names for member in groups.get(name, {name})}
+        else:
+            chosen = _ansible_inventory(["--list", "--limit", limit], inventory)
+            wanted = set(chosen["_meta"]["hostvars"]) | set().union(*_members(chosen).values())
+        hosts = tuple(host for host in everything.hosts if host.name in wanted)
+        if not hosts:
+            raise OperatorError(f"--limit '{limit}' selects no host of the inventory.", exit_code=EXIT_USAGE)
+        return cls(hosts, everything.regions)
+
+    @classmethod
+    def _from_listing(cls, listing: Mapping[str, Any]) -> Fleet:
+        members = _members(listing)
+        regions = tuple(listing.get(REGIONS_GROUP, {}).get("children", ()))
+        classes = listing.get(CLASSES_GROUP, {}).get("children", ())
+        hostvars = listing["_meta"]["hostvars"]
+
+        def group_of(name: str, groups: Sequence[str]) -> str:
+            return next((group for group in groups if name in members.get(group, ())), "")
+
+        ordered = [name for region in regions for name in _ordered(listing, region)]
+        # A host with neither a variable nor a region still counts: Ansible would reach it too.
+        rest = [name for name in sorted(members.get("all", set()) | set(hostvars)) if name not in ordered]
+        hosts = tuple(
+            Host(name, group_of(name, regions), dict(hostvars.get(name, {})), group_of(name, classes))
+            for name in dict.fromkeys(ordered + rest)
+        )
+        return cls(hosts, regions)
+
+    @classmethod
+    def select(cls, *, host: str = "", region: str = "", limit: str = "") -> Fleet:
+        """The hosts of a command line: one host, one region, a limit, or all; names are checked first."""
+        fleet = cls.load(limit or None)
+        if host:
+            fleet = cls((fleet.host(host),), fleet.regions)
+        if region:
+            fleet = cls(fleet.in_region(region), fleet.regions)
+        if not fleet.hosts:
+            named = " and ".join(f"'{word}'" for word in (host, region, limit) if word)
+            raise OperatorError(
+                f"{named} select no Mac of the inventory." if named else "The inventory has no Mac.",
+                exit_code=EXIT_USAGE,
+            )
+        return fleet
+
+    def in_regions(self, *, named: bool) -> tuple[Host, ...]:
+        """Those that playbooks are for: of a region. named: they were asked for, and none is left out."""
+        return tuple(host for host in self.hosts if host.region or named)
+
+    def __iter__(self) -> Iterator[Host]:
+        return iter(self.hosts)
+
+    def __len__(self) -> int:
+        return len(self.hosts)
+
+    def host(self, name: str) -> Host:
+        """The host called `name`; raises OperatorError with the nearest names."""
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        raise unknown_name(name, [host.name for host in self.hosts], "host")
+
+    def in_region(self, region: str) -> tuple[Host, ...]:
+        """The selected hosts of `region`; raises OperatorError with the nearest names."""
+        if region not in self.regions:
+            raise unknown_name(region, self.regions, "region")
+        return tuple(host for host in self.hosts if host.region == region)
+
+
+def unknown_name(name: str, known: Sequence[str], kind: str) -> OperatorError:
+    """The sentence for a name that is not in `known`, with what was probably meant."""
+    offered = [one for one in known if one not in ANSIBLES_GROUPS]
+    near = difflib.get_close_matches(name, offered, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(offered) or 'none'}."
+    return OperatorError(f"The inventory has no {kind} '{name}'; {hint}", exit_code=EXIT_USAGE)
+
+
+def ansible_command(program: str) -> list[str]:
+    """The command line of one of Ansible's programs, from the environment that this Python runs in."""
+    beside = Path(sys.executable).parent / program
+    return [str(beside)] if beside.exists() else [program]
+
+
+def ansible_environment() -> dict[str, str]:
+    """The environment for Ansible's programs, with the checkout's configuration named.
+
+    Ansible itself looks for one in the folder where it runs, and takes none where everybody may write there.
+    One that the environment names wins, as with Ansible. Raises OperatorError where there is no such file.
+    """
+    named = os.environ.get("ANSIBLE_CONFIG")
+    path = Path(named).expanduser().absolute() if named else CHECKOUT / "ansible.cfg"
+    if path.is_dir():
+        path /= "ansible.cfg"
+    if not path.is_file():
+        raise OperatorError(
+            f"{path}: this configuration of Ansible is not there; unset ANSIBLE_CONFIG, or correct it.",
+            exit_code=EXIT_USAGE,
+        )
+    return {**os.environ, "ANSIBLE_CONFIG": str(path)}
+
+
+def _ansible_inventory(arguments: Sequence[str], inventory: Sequence[Path] | None) -> dict[str, Any]:
+    command = [*ansible_command("ansible-inventory"), *arguments]
+    for source in inventory or ():
+        command += ["-i", str(source)]
+    environment = {**ansible_environment(), "ANSIBLE_NOCOLOR": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError as error:
+        raise OperatorError(
+            "Ansible is not installed beside this Python; run 'make setup' and use .venv/bin."
+        ) from error
+    if done.returncode != 0:
+        reason = _first_error(done.stderr) or f"'{shlex.join(command)}' failed"
+        raise OperatorError(
+            f"The inventory cannot be read: {reason}", exit_code=EXIT_USAGE, detail=done.stderr
+        )
+    listing: dict[str, Any] = json.loads(done.stdout)
+    return listing
+
+
+def _first_error(stderr: str) -> str:
+    for line in stderr.splitlines():
+        text = re.sub(r"^\[?ERROR\]?[!:]*\s*", "", line).strip()
+        if text and text != line.strip():
+            return text
+    return ""
+
+
+def _ordered(listing: Mapping[str, Any], group: str) -> list[str]:
+    entry = listing.get(group, {})
+    names = list(entry.get("hosts", ()))
+    for child in entry.get("children", ()):
+        names += _ordered(listing, child)
+    return names
+
+
+def _members(listing: Mapping[str, Any]) -> dict[str, set[str]]:
+    groups = {name: set(_ordered(listing, name)) for name in listing if name != "_meta"}
+    groups["all"] = groups.get("all", set()) | set(listing["_meta"]["hostvars"])
+    return groups
+
+
+def _names_of(limit: str, known: set[str]) -> list[str] | None:
+    """The plain names in a limit, or None where it is a pattern that only Ansible should interpret.
+
+    Every name in it is checked first: Ansible itself only warns about one that it does not know.
+    """
+    words = [word.strip() for word in re.split(r"[,:](?![^\[]*\])", limit) if word.strip()]
+    plain = True
+    for word in words:
+        name = word.lstrip("!&")
+        plain = plain and name == word
+        if name.startswith(("~", "@")) or "[" in name:
+            plain = False
+        elif any(sign in name for sign in "*?"):
+            plain = False
+            if not fnmatch.filter(known, name):
+                raise unknown_name(name, sorted(known), "host or region")
+        elif name not in known:
+            raise unknown_name(name, sorted(known), "host or region")
+    return words if plain else None

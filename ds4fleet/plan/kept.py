@@ -1,0 +1,55 @@
+"""Plans of many Macs, each from the observation that was kept of it, else from its declared hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ds4agent.border import bounded_json
+from ds4fleet.errors import OperatorError
+from ds4fleet.inventory.fleet import Host
+from ds4fleet.plan.make import make_plan
+from ds4fleet.plan.types import HostPlan
+
+#: Where `fab observe` keeps what it saw; used when it is there, so that limits and disks are the live ones.
+FACTS = Path("facts")
+#: Of one Mac; a Mac wrote what is in it.
+FACTS_BYTES = 16 * 1024 * 1024
+
+
+def make_plans(hosts: Iterable[Host], asked: Mapping[str, Any], facts: Path) -> list[HostPlan]:
+    """One plan per host, from its kept observation where there is one, else from its declared hardware."""
+    plans = []
+    for host in hosts:
+        seen = observation(facts, host.name)
+        plan = make_plan(host.name, {**host.vars, **asked}, seen, region=host.region, templated=False)
+        plan.sources = {
+            "hardware": "observed" if seen else "declared",
+            "observed_at": (seen or {}).get("observed_at"),
+            "machine": _machine(host, seen),
+        }
+        plans.append(plan)
+    return plans
+
+
+def observation(facts: Path, name: str) -> Mapping[str, Any] | None:
+    """What was kept of a Mac, or None. Raises OperatorError for a file that is not an observation."""
+    path = facts / f"{name}.json"
+    if not path.is_file():
+        return None
+    try:
+        data = bounded_json.mapping(path.read_bytes(), max_bytes=FACTS_BYTES)
+    except bounded_json.JsonError as error:
+        raise OperatorError(f"{path} {error}; observe again (fab observe) or remove it") from None
+    seen = data.get("observation", data)
+    if not isinstance(seen, dict) or "memory" not in seen:
+        raise OperatorError(f"{path} is not an observation; observe again (fab observe) or remove it")
+    return seen
+
+
+def _machine(host: Host, seen: Mapping[str, Any] | None) -> str:
+    declared = host.vars.get("ds4_hardware") or {}
+    size = ((seen or {}).get("hardware") or {}).get("memsize_bytes")
+    gigabytes = size >> 30 if size else declared.get("memory_gb", "?")
+    return f"{declared.get('form', 'Mac')} {gigabytes} GB"

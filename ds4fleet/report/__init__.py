@@ -1,1 +1,0 @@
-"""Tables and pages for people, data for machines."""

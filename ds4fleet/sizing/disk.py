@@ -1,0 +1,326 @@
+"""Which volumes a Mac gets and whether they fit: weights of now and next, sidecars, KV, logs. Pure.
+
+Sizes are bytes. A quota cannot be changed after creation (no diskutil verb does it), so an existing volume
+with another quota is kept and reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ds4agent.mac import volumes as mac_volumes
+from ds4fleet.errors import OperatorError
+from ds4fleet.sizing.verdict import GB, MIB
+
+#: Room above the sum of the files: APFS metadata, stamps, a catalogue of a few MB (a judgement, not a
+#: measurement).
+SLACK_PERCENT = 2
+SLACK_BYTES = GB
+#: The engine may write a new checkpoint before it evicts an old one, and leaves orphans after a kill
+#: (ds4.md 3.6).
+KV_SLACK_PERCENT = 25
+#: Each identity has a directory with the whole budget: what serves, and the version before, which a rollback
+#: is to find hot.
+KV_IDENTITIES = 2
+#: Kept free in the container for releases (under 0.1 GB each), logs, and what macOS wants for itself.
+SYSTEM_BYTES = 20 * GB
+#: Share of a declared SSD that a fresh macOS leaves free: formatting, system volumes, updates (C).
+DECLARED_FREE_PERCENT = 88
+
+
+@dataclass(frozen=True)
+class VolumePlan:
+    """An APFS volume: `uuid` is set once it exists; sizes are those wanted."""
+
+    name: str
+    purpose: str  # models | kv
+    container: str | None
+    mount_point: str
+    quota_bytes: int
+    reserve_bytes: int
+    uuid: str | None
+
+
+@dataclass
+class Disk:
+    volumes: list[VolumePlan]
+    container: str | None
+    free_bytes: int | None
+    now_bytes: int
+    next_bytes: int
+    kv_bytes: int
+    #: What the KV entries of the version before may take beside those of what serves.
+    kv_before_bytes: int
+    refusals: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    observed: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
+
+    @property
+    def wanted_bytes(self) -> int:
+        return sum(volume.quota_bytes for volume in self.volumes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "container": self.container,
+            "available_bytes": self.free_bytes,
+            "now_bytes": self.now_bytes,
+            "next_bytes": self.next_bytes,
+            "kv_bytes": self.kv_bytes,
+            "kv_before_bytes": self.kv_before_bytes,
+            "wanted_bytes": self.wanted_bytes,
+        }
+
+
+def plan_disk(
+    *,
+    host: str,
+    settings: Mapping[str, Any],
+    observation: Mapping[str, Any] | None,
+    now_bytes: int,
+    kv_budget_mib: int,
+    models_dir: str,
+    kv_dir: str,
+) -> Disk:
+    """The volumes for `now_bytes` of weights (with room for the same again) and a KV budget.
+
+    Raises OperatorError for malformed quotas and an unknown container; what does not fit becomes a refusal.
+    """
+    container = _container(settings, observation)
+    names = {
+        "models": str(settings["ds4_storage_models_volume"]),
+        "kv": str(settings["ds4_storage_kv_volume"]),
+    }
+    found = {purpose: _find(observation, container, name) for purpose, name in names.items()}
+    available = _available(settings, observation, container, found)
+    one, two = _with_slack(now_bytes), _with_slack(2 * now_bytes)
+    explicit = _explicit(settings, "ds4_storage_models_quota_gb")
+    explicit_kv = _explicit(settings, "ds4_storage_kv_quota_gb")
+    kv_one = _up(kv_budget_mib * MIB * (100 + KV_SLACK_PERCENT) // 100)
+    kv_both = KV_IDENTITIES * kv_one
+    kv_quota = explicit_kv or kv_both
+    room = None if available is None else available - SYSTEM_BYTES - kv_quota
+    if room is not None and explicit_kv is None and room < (explicit or one):
+        room, kv_quota = room + kv_both - kv_one, kv_one
+    live = int((found["kv"] or {}).get("quota_bytes") or 0) or kv_quota
+    disk = Disk([], container, available, now_bytes, now_bytes, kv_quota, max(0, live - kv_one))
+    disk.observed = {purpose: found[purpose] for purpose in found}
+    if disk.kv_before_bytes < kv_one and kv_budget_mib:
+        disk.warnings.append(
+            f"the KV volume ({_gb(live)}) does not hold the entries of two versions ({_gb(kv_both)}): after"
+            " an upgrade the oldest of the version before are removed"
+        )
+    if explicit_kv is not None and explicit_kv < kv_one:
+        disk.refusals.append(
+            f"ds4_storage_kv_quota_gb {explicit_kv // GB} is less than the {_gb(kv_one)} that a budget of"
+            f" {kv_budget_mib:,} MiB needs to turn over; raise it, leave it auto, or lower ds4_kv_budget_mib"
+        )
+    models_quota = explicit or two
+    if explicit is not None and explicit < one:
+        disk.refusals.append(
+            f"ds4_storage_models_quota_gb {explicit // GB} is less than the {_gb(one)} that the weights take;"
+            " raise it or leave it auto"
+        )
+    if room is not None and explicit is None and room < two:
+        models_quota, disk.next_bytes = one, 0
+        if room >= one:
+            disk.warnings.append(
+                f"the disk holds one set of weights ({_gb(one)}), not also the next ({_gb(two)} together,"
+                f" {_gb(room)} free for them): an upgrade must remove the old one first"
+            )
+    if room is not None and room < (explicit or one):
+        needs = (explicit or one) + kv_quota + SYSTEM_BYTES
+        assert available is not None
+        disk.refusals.append(
+            f"container {container or 'of the system'} has {_gb(available)} for us, the plan needs"
+            f" {_gb(needs)} ({_gb(explicit or one)} weights, {_gb(kv_quota)} KV, {_gb(SYSTEM_BYTES)} for"
+            " macOS and logs); free some, choose a smaller model, or name another ds4_storage_container"
+            f"{_in_the_way(observation, found['models'], models_dir)}"
+        )
+    wanted = [("models", models_dir, models_quota, min(one, models_quota))]
+    if kv_quota and kv_budget_mib:
+        wanted.append(("kv", kv_dir, kv_quota, 0))
+    disk.refusals += _strangers(observation, names, found, {"models": models_dir, "kv": kv_dir})
+    for purpose, mount_point, quota, reserve in wanted:
+        have = found[purpose]
+        uuid = str(have["uuid"]) if have else None
+        disk.volumes.append(VolumePlan(names[purpose], purpose, container, mount_point, quota, reserve, uuid))
+        if have is not None:
+            _compare(disk, names[purpose], have, quota, one if purpose == "models" else kv_one)
+    return disk
+
+
+def beside_what_is_there(disk: Disk, observation: Mapping[str, Any] | None, need_bytes: int) -> str:
+    """The refusal of `need_bytes` more of weights on a volume that exists, "" when they fit.
+
+    They have to fit beside everything that is on it (what is served stays until the next is proven), and
+    leave the KV volume what it may grow to.
+    """
+    models = disk.observed.get("models")
+    holder = _holder(observation, models)
+    if not need_bytes or models is None or holder is None:
+        return ""
+    used, quota = int(models.get("in_use_bytes") or 0), int(models.get("quota_bytes") or 0)
+    kv = disk.observed.get("kv")
+    kept = SYSTEM_BYTES
+    if _holder(observation, kv) in (None, holder):
+        kept += max(0, disk.kv_bytes - int((kv or {}).get("in_use_bytes") or 0))
+    free = int(holder.get("free_bytes") or 0) + max(0, int(models.get("reserve_bytes") or 0) - used)
+    room = max(0, min(free - kept, quota - used) if quota else free - kept)
+    if need_bytes <= room:
+        return ""
+    why = f"its quota is {_gb(quota)}"
+    if not quota or free - kept < quota - used:
+        why = f"{holder['reference']} has {_gb(free)} free, of which KV and macOS keep {_gb(kept)}"
+    return (
+        f"{_gb(need_bytes)} of weights do not fit beside the {_gb(used)} on volume {models['name']}: it has"
+        f" {_gb(room)} left ({why}); see `fab weights prune`, or choose a smaller model"
+    )
+
+
+def _holder(
+    observation: Mapping[str, Any] | None, volume: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """The container that a volume is in."""
+    for item in ((observation or {}).get("storage") or {}).get("containers") or ():
+        if volume is not None and volume in (item.get("volumes") or ()):
+            found: Mapping[str, Any] = item
+            return found
+    return None
+
+
+def _container(settings: Mapping[str, Any], observation: Mapping[str, Any] | None) -> str | None:
+    asked = str(settings["ds4_storage_container"])
+    storage = (observation or {}).get("storage") or {}
+    known = [str(item["reference"]) for item in storage.get("containers") or ()]
+    if asked == "auto":
+        return str(storage["boot_container"]) if storage.get("boot_container") else None
+    if observation is not None and asked not in known:
+        by_uuid = {
+            str(item.get("uuid")).upper(): str(item["reference"]) for item in storage.get("containers") or ()
+        }
+        if asked.upper() in by_uuid:
+            return by_uuid[asked.upper()]
+        raise OperatorError(
+            f"ds4_storage_container {asked} is not a container of this Mac"
+            f" (it has {', '.join(known) or 'none'})"
+        )
+    return asked
+
+
+def _find(
+    observation: Mapping[str, Any] | None, container: str | None, name: str
+) -> Mapping[str, Any] | None:
+    """The volume of that name: in our container if it is there, else wherever it is."""
+    matches = [
+        (item["reference"] != container, volume)
+        for item in ((observation or {}).get("storage") or {}).get("containers") or ()
+        for volume in item.get("volumes") or ()
+        if volume.get("name") == name and not volume.get("roles")
+    ]
+    return min(matches, key=lambda match: match[0])[1] if matches else None
+
+
+def _strangers(
+    observation: Mapping[str, Any] | None,
+    names: Mapping[str, str],
+    found: Mapping[str, Mapping[str, Any] | None],
+    places: Mapping[str, str],
+) -> list[str]:
+    """Why volumes of these names, or those in their places, are not ours to mount."""
+    storage = (observation or {}).get("storage") or {}
+    texts = [str(storage.get(key) or "") for key in ("fstab", "listed")]
+    others = [
+        (volume, str(volume.get("mount_point") or ""))
+        for item in storage.get("containers") or ()
+        for volume in item.get("volumes") or ()
+        if volume.get("name") not in names.values()
+    ]
+    sentences = []
+    for purpose, have in found.items():
+        wanted = {"name": names[purpose], "mount_point": places[purpose]}
+        at = str((have or {}).get("mount_point") or "")
+        why = mac_volumes.whose(wanted, have, at, texts) if have else ""
+        why = why or mac_volumes.in_the_way(wanted, have, others, texts)
+        if why:
+            sentences.append(f"ds4_storage_{purpose}_volume is {names[purpose]!r}, but {why}")
+    return sentences
+
+
+def _available(
+    settings: Mapping[str, Any],
+    observation: Mapping[str, Any] | None,
+    container: str | None,
+    found: Mapping[str, Mapping[str, Any] | None],
+) -> int | None:
+    """Bytes that our volumes may take in all, with what they have already; None when nothing is known."""
+    for item in ((observation or {}).get("storage") or {}).get("containers") or ():
+        if item["reference"] == container:
+            free = int(item.get("free_bytes") or 0)
+            ours = [volume for volume in found.values() if volume and volume in (item.get("volumes") or ())]
+            # A reserve is already taken from the free space, so what a volume may grow to counts, not its
+            # use.
+            return free + sum(
+                max(int(volume.get("in_use_bytes") or 0), int(volume.get("reserve_bytes") or 0))
+                for volume in ours
+            )
+    declared = (settings.get("ds4_hardware") or {}).get("storage_gb")
+    return int(declared * GB * DECLARED_FREE_PERCENT // 100) if isinstance(declared, int | float) else None
+
+
+def _in_the_way(
+    observation: Mapping[str, Any] | None, models: Mapping[str, Any] | None, models_dir: str
+) -> str:
+    """A clause about weights that lie where their volume is to be, and would be there twice for a while."""
+    if (models or {}).get("mount_point") == models_dir:
+        return ""
+    files = ((observation or {}).get("weights") or {}).get("files") or ()
+    taken = sum(int(file.get("size_bytes") or 0) for file in files)
+    if not taken:
+        return ""
+    return (
+        f"; {_gb(taken)} are weights that lie in {models_dir} already: move them to another disk and name"
+        " that in ds4_weights_sources"
+    )
+
+
+def _compare(disk: Disk, name: str, have: Mapping[str, Any], quota: int, least: int) -> None:
+    live = int(have.get("quota_bytes") or 0)
+    if live and live < least:
+        disk.refusals.append(
+            f"volume {name} has a quota of {_gb(live)}, less than the {_gb(least)} that the plan needs, and a"
+            " quota cannot be changed: delete the volume yourself or name another one"
+        )
+    elif live != quota:
+        says = _gb(live) if live else "no quota"
+        disk.warnings.append(
+            f"volume {name} exists with {says}, the plan says {_gb(quota)};"
+            " kept as it is (a quota cannot be changed)"
+        )
+    if have.get("locked"):
+        disk.refusals.append(f"volume {name} is encrypted and locked; unlock it, or name another one")
+
+
+def _explicit(settings: Mapping[str, Any], name: str) -> int | None:
+    value = settings.get(name)
+    if value in (None, "auto", ""):
+        return None
+    if isinstance(value, str) and value.isdigit():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise OperatorError(f"{name} is {value!r}; it must be auto or a whole number of GB")
+    return value * GB
+
+
+def _with_slack(size: int) -> int:
+    return _up(size * (100 + SLACK_PERCENT) // 100 + SLACK_BYTES)
+
+
+def _up(size: int) -> int:
+    """To a whole number of GB: what diskutil is given and what it gives back then agree."""
+    return -(-size // GB) * GB
+
+
+def _gb(size: int) -> str:
+    return f"{size / GB:,.0f} GB"

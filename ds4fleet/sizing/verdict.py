@@ -1,0 +1,675 @@
+"""What a Mac can serve: the verdict on a request, with its reasons, and the policy that it follows.
+
+`estimate` (re-exported) is the engine's own arithmetic; `verdict` holds it against a Mac. Every number
+that is a judgement stands in memory_policy.yml with why and source, nowhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ds4fleet import yaml_text
+from ds4fleet.catalogue.read import Catalogue, Model
+from ds4fleet.sizing.estimate import (
+    GB,
+    GIB,
+    MIB,
+    Estimate,
+    ceil_mib,
+    default_catalogue,
+    estimate,
+    kv_payload_bytes,
+)
+
+__all__ = [
+    "GB",
+    "MIB",
+    "Estimate",
+    "Mac",
+    "Reason",
+    "Request",
+    "StreamingPlan",
+    "Verdict",
+    "auto_cache_gib",
+    "auto_context",
+    "estimate",
+    "kv_payload_bytes",
+    "policy",
+    "streaming_plan",
+    "verdict",
+]
+
+SERVES = "serves"
+RAISED = "serves_raised"
+STREAMS = "streams"
+STAGE = "stage"
+REFUSED = "refused"
+
+MODES = ("auto", "resident", "streaming")
+
+
+@dataclass(frozen=True)
+class Mac:
+    """What is known of a Mac. None means not known, which is not the same as 0."""
+
+    memory_mib: int
+    stock_limit_mib: int | None = None  # what Metal reports at wired limit 0, where it was read
+    wired_limit_mib: int | None = None  # iogpu.wired_limit_mb now; 0 is stock
+    may_raise: bool = True
+    desktop: bool = False
+    other_metal: tuple[str, ...] = ()
+    used_mib: int = 0  # held by others for certain, beyond what a system takes
+    name: str = "this Mac"
+
+    @property
+    def memory_gb(self) -> int:
+        return round(self.memory_mib / 1024)
+
+    @staticmethod
+    def of_gb(memory_gb: int, **more: Any) -> Mac:
+        """A Mac by its memory as sold (1 GB here is 2^30 bytes)."""
+        return Mac(memory_mib=memory_gb * 1024, **more)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a Mac: `ctx` None means choose; `mode` is auto, resident or streaming."""
+
+    model: str
+    ctx: int | None = None
+    mode: str = "auto"
+    sessions: int = 1
+    generation: str = "2026-07"
+    prefill_chunk: int | None = None
+    sidecar: str | None = None
+    wired_limit_mib: int | None = None  # an explicit ds4_wired_limit_mib
+    override: str = ""
+    instances: int = 1
+    backend: str = "metal"
+    cache_gib: float | None = None  # an explicit --ssd-streaming-cache-experts NGB
+    flags: tuple[str, ...] | None = None  # of the built engine; None: those of the generation
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why, and where that is known from."""
+
+    rule: str
+    text: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class StreamingPlan:
+    """SSD streaming in numbers: GiB of expert cache, MiB in all, and the range of tokens per second
+    reported.
+    """
+
+    cache_gib: int
+    cache_flag: str
+    planned_mib: int
+    non_routed_mib: int
+    context: int
+    decode_tps: tuple[float, float] | None
+    prefill_tps: tuple[float, float] | None
+    speed_source: str
+    wear: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer. `wired_limit_mib` is what to set (0: leave stock), `limit_mib` what it was judged
+    against.
+    """
+
+    outcome: str
+    model: str
+    mode: str
+    context: int
+    required_mib: int
+    limit_mib: int
+    wired_limit_mib: int
+    margin_mib: int
+    margin_percent: float
+    binding: str
+    largest_context: int
+    first_failure: str
+    fix: str
+    reasons: tuple[Reason, ...] = ()
+    warnings: tuple[str, ...] = ()
+    overridden: str = ""
+    estimate: Estimate | None = None
+    streaming: StreamingPlan | None = None
+
+    @property
+    def serves(self) -> bool:
+        return self.outcome in (SERVES, RAISED)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in a few words."""
+        if self.outcome == SERVES:
+            return "serves"
+        if self.outcome == RAISED:
+            return f"serves with the limit raised to {self.wired_limit_mib:,} MiB"
+        if self.outcome == STREAMS:
+            return "streams from the SSD"
+        return "stage only" if self.outcome == STAGE else "refused"
+
+    @property
+    def why(self) -> str:
+        return " ".join(reason.text for reason in self.reasons)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "sentence": self.sentence}
+
+
+@functools.cache
+def policy() -> Mapping[str, Any]:
+    """The policy as data (memory_policy.yml)."""
+    data = yaml_text.parse(Path(__file__).with_name("memory_policy.yml").read_text(encoding="utf-8"))
+    assert isinstance(data, dict)
+    return data
+
+
+def step(rows: Sequence[Mapping[str, Any]], memory_gb: int) -> Mapping[str, Any]:
+    """The first row whose `up_to_gb` reaches `memory_gb`."""
+    return next(row for row in rows if memory_gb <= row["up_to_gb"])
+
+
+def class_limit_mib(mac: Mac) -> int:
+    """The wired limit that a Mac of this size gets when it is raised."""
+    return mac.memory_mib - int(step(policy()["reserve_mib"], mac.memory_gb)["mib"])
+
+
+def stock_limits_mib(mac: Mac) -> tuple[int, int]:
+    """(lowest, highest) limit that macOS may give by itself; both the measured one where it is known."""
+    if mac.stock_limit_mib:
+        return mac.stock_limit_mib, mac.stock_limit_mib
+    row = step(policy()["stock_share_percent"], mac.memory_gb)
+    return int(mac.memory_mib * row["lowest"] / 100), int(mac.memory_mib * row["highest"] / 100)
+
+
+def verdict(mac: Mac, request: Request, *, catalogue: Catalogue | None = None) -> Verdict:
+    """Whether `mac` can do what `request` asks, and on what terms.
+
+    Raises OperatorError for a model, sidecar or generation that is not in the catalogue and ValueError for
+    counts below 1 and an unknown mode. Nothing is measured here: the Mac's limits come in with `mac`. A
+    prefill chunk that the engine cannot be told is left out of the arithmetic.
+    """
+    known = catalogue or default_catalogue()
+    model = known.model(request.model)
+    if request.mode not in MODES:
+        raise ValueError(f"mode {request.mode!r} is none of {', '.join(MODES)}")
+    if request.instances < 1:
+        raise ValueError(f"{request.instances} instances: there must be one at least")
+    if request.mode == "streaming":
+        return _streams(mac, request, model, known)
+    answer = _resident(mac, request, model, known)
+    if request.mode == "auto" and answer.outcome == REFUSED and _below_floor(mac, model):
+        return replace(answer, outcome=STAGE, wired_limit_mib=0, mode="none")
+    return answer
+
+
+def auto_context(mac: Mac, request: Request, *, catalogue: Catalogue | None = None) -> int:
+    """The largest context that is comfortable and sensible on this Mac; 0 when there is none."""
+    known = catalogue or default_catalogue()
+    rules = policy()["context"]
+    sensible = int(step(rules["sensible"], mac.memory_gb)["tokens"])
+    if mac.desktop:
+        sensible = min(sensible, int(policy()["desktop"]["sensible_tokens"]))
+    percent = policy()["margin"]["comfortable_percent"]
+    comfortable = int(_allowed_mib(mac, request, known.model(request.model), percent))
+    fitting = [
+        tokens
+        for tokens in rules["steps"]
+        if tokens <= sensible and _required_mib(replace(request, ctx=tokens), known) <= comfortable
+    ]
+    return max(fitting, default=0)
+
+
+def auto_cache_gib(mac: Mac, model: Model, known: Catalogue) -> float:
+    """GiB of experts that the engine caches by itself: its share of the working set, less what is not
+    routed. It does not know what else holds memory."""
+    working_set_mib = mac.wired_limit_mib or stock_limits_mib(mac)[0]
+    share = policy()["streaming"]["auto_cache_percent"] / 100
+    return float(working_set_mib / 1024 * share - _non_routed_bytes(model, known) / GIB)
+
+
+def _non_routed_bytes(model: Model, known: Catalogue) -> int:
+    shape = known.families[model.family].shape
+    return model.weights_bytes - known.quants[model.quant].routed_bytes(shape)
+
+
+def streaming_plan(mac: Mac, request: Request, *, catalogue: Catalogue | None = None) -> StreamingPlan:
+    """Cache, memory and expected speed of SSD streaming; whether it fits is for `verdict` to say."""
+    known = catalogue or default_catalogue()
+    model = known.model(request.model)
+    shape, quant = known.families[model.family].shape, known.quants[model.quant]
+    rules = policy()["streaming"]
+    ctx = int(rules["contexts"]["default"]) if request.ctx is None else request.ctx
+    need = _estimate(replace(request, ctx=ctx, sidecar=None), known)
+    non_routed = _non_routed_bytes(model, known)
+    headroom = (
+        2 * shape.experts * quant.expert_bytes(shape)
+    )  # two layers, read ahead while a prompt is prefilled
+    auto_gib = auto_cache_gib(mac, model, known)
+    wanted_gib = mac.memory_gb * rules["cache_percent_of_memory"] / 100
+    takes_auto = request.cache_gib is None and model.family == "pro" and rules["pro_cache"] == "auto"
+    cache_gib = request.cache_gib or (auto_gib if takes_auto else min(auto_gib - headroom / GIB, wanted_gib))
+    cache_gib = max(int(cache_gib), 1)
+    # The engine's own budget has the headroom in it.
+    planned = non_routed + cache_gib * GIB + need.non_weight_bytes + (0 if takes_auto else headroom)
+    speed = next(
+        (row for row in rules["speed"] if mac.memory_gb >= row["from_gb"] and row["family"] == model.family),
+        None,
+    )
+    return StreamingPlan(
+        cache_gib=cache_gib,
+        cache_flag="" if takes_auto else f"{cache_gib}GB",
+        planned_mib=ceil_mib(planned),
+        non_routed_mib=ceil_mib(non_routed),
+        context=ctx,
+        decode_tps=(float(speed["decode"][0]), float(speed["decode"][1])) if speed else None,
+        prefill_tps=(float(speed["prefill"][0]), float(speed["prefill"][1])) if speed else None,
+        speed_source=str(speed["source"]) if speed else "",
+        wear=str(rules["wear"]),
+    )
+
+
+# --- resident ---
+
+
+@dataclass
+class _Case:
+    """What speaks against a request while it is judged."""
+
+    against: list[Reason] = field(default_factory=list)
+    hard: bool = False
+    fixes: list[str] = field(default_factory=list)
+
+    def object(self, reason: Reason, fix: str, hard: bool = False) -> None:
+        self.against.append(reason)
+        self.fixes.append(fix)
+        self.hard = self.hard or hard
+
+
+def _resident(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verdict:
+    rules = policy()
+    if request.ctx is None:
+        chosen = auto_context(mac, request, catalogue=known) or int(rules["context"]["least_useful"])
+        request = replace(request, ctx=chosen)
+    need = _estimate(request, known)
+    required = need.required_wired_mib * request.instances
+    limit, planned = _limit(mac, request, model, required)
+    budget = _system_budget_mib(mac)
+    allowed = int(_allowed_mib(mac, request, model, rules["margin"]["refuse_above_percent"]))
+    largest = _largest_context(lambda tokens: _required_mib(replace(request, ctx=tokens), known) <= allowed)
+    case = _Case()
+    _field_rules(case, mac, request, model)
+    _engine_rules(case, request, model, known, "resident")
+    if request.sidecar:
+        _sidecar_rules(case, request, model, known)
+    ruled_out = case.against[0].rule if case.against else ""
+    blocked = bool(case.against) and (case.hard or not request.override)
+    if not case.hard:
+        ways = _ways_to_fit(request, known, allowed, largest)
+        _arithmetic(case, mac, request, need, limit, budget, ways)
+    _limit_rule(case, mac, request)
+    overridden = request.override if case.against and not case.hard and request.override else ""
+    refused = bool(case.against) and not overridden
+    margin = min(limit, budget) - required
+    binding = "system memory" if budget < limit else "GPU wired limit"
+    return Verdict(
+        outcome=REFUSED if refused else (RAISED if planned else SERVES),
+        model=request.model,
+        mode="resident",
+        context=need.ctx,
+        required_mib=required,
+        limit_mib=limit,
+        wired_limit_mib=planned,
+        margin_mib=margin,
+        margin_percent=round(100 * margin / limit, 1),
+        binding=f"the rule {ruled_out}" if ruled_out and refused else binding,
+        largest_context=0 if blocked else largest,
+        first_failure=_first_failure(need, request, limit, mac),
+        fix=_fix(case, refused),
+        reasons=tuple(case.against) or (_good(need, request, required, limit, planned),),
+        warnings=tuple(_warnings(mac, request, required, limit, refused)),
+        overridden=overridden,
+        estimate=need,
+    )
+
+
+def _arithmetic(
+    case: _Case, mac: Mac, request: Request, need: Estimate, limit: int, budget: int, ways: str
+) -> None:
+    """Objects to what does not fit the GPU's limit, or else does not fit beside the system."""
+    rules = policy()
+    most = rules["margin"]["refuse_above_percent"]
+    required = need.required_wired_mib * request.instances
+    hopeless = required > mac.memory_mib
+    if required > limit * most / 100:
+        text = (
+            f"{_what(request, need)} needs {required:,} MiB wired, {100 * required / limit:.1f} % of the"
+            f" {limit:,} MiB that the GPU may wire here; above {most} % it has not worked."
+        )
+        raised = class_limit_mib(mac)
+        if required <= raised * most / 100 and limit < raised:
+            ways = (
+                f"raise iogpu.wired_limit_mb to {raised:,}"
+                if not request.wired_limit_mib
+                else f"raise ds4_wired_limit_mib to {raised:,}, or leave it auto"
+            )
+        case.object(Reason("wired-limit", text, rules["margin"]["source"]), ways, hopeless)
+    elif required > budget:
+        text = (
+            f"{_what(request, need)} needs {required:,} MiB, but beside the system"
+            f"{_others(mac)} {mac.name} has {budget:,} MiB."
+        )
+        case.object(Reason("system-reserve", text, str(rules["desktop"]["source"])), ways, hopeless)
+
+
+def _ways_to_fit(request: Request, known: Catalogue, allowed_mib: int, largest: int) -> str:
+    """The changes to the request of which each alone would make it fit, mildest first."""
+    rules = policy()["context"]
+    ways = []
+    if rules["least_useful"] <= largest < (request.ctx or 0):
+        ways.append(f"lower the context to {largest:,}")
+    small = int(policy()["prefill_chunk"]["small"])
+    smaller = replace(request, prefill_chunk=small)
+    if (
+        "--prefill-chunk" in _flags(request, known)
+        and _estimate(request, known).prefill_chunk > small
+        and _required_mib(smaller, known) <= allowed_mib
+    ):
+        ways.append(f"set ds4_prefill_chunk to {small} (prompts are then read more slowly)")
+    for sessions in range(request.sessions - 1, 0, -1):
+        if _required_mib(replace(request, sessions=sessions), known) <= allowed_mib:
+            ways.append(f"lower ds4_sessions to {sessions}")
+            break
+    one_mib = _estimate(request, known).required_wired_mib
+    if request.instances > 1 and one_mib <= allowed_mib:
+        ways.append(f"run {allowed_mib // one_mib} at a time")
+    return ", or ".join(ways)
+
+
+def _limit_rule(case: _Case, mac: Mac, request: Request) -> None:
+    """Objects to limits and contexts that nobody should set, whatever fits."""
+    rules = policy()
+    if request.wired_limit_mib and request.wired_limit_mib > mac.memory_mib - rules["least_reserve_mib"]:
+        text = (
+            f"a wired limit of {request.wired_limit_mib:,} MiB leaves the system less than"
+            f" {rules['least_reserve_mib']:,} MiB of {mac.memory_mib:,}."
+        )
+        fix = f"set ds4_wired_limit_mib to at most {class_limit_mib(mac):,}, or leave it auto"
+        case.object(Reason("least-reserve", text), fix, hard=True)
+    longest = int(rules["context"]["longest"])
+    if (request.ctx or 0) > longest:
+        text = f"a context of {request.ctx:,} is beyond the {longest:,} that the model was made for."
+        case.object(Reason("context-length", text), f"lower the context to {longest:,}", hard=True)
+
+
+def _fix(case: _Case, refused: bool) -> str:
+    fixes = "; ".join(dict.fromkeys(fix for fix in case.fixes if fix))
+    return fixes or ("use a smaller model or a Mac with more memory" if refused else "nothing to do")
+
+
+def _estimate(request: Request, known: Catalogue) -> Estimate:
+    chunk = request.prefill_chunk if "--prefill-chunk" in _flags(request, known) else None
+    return estimate(
+        request.model,
+        1 if request.ctx is None else request.ctx,
+        request.sessions,
+        request.generation,
+        chunk,
+        request.sidecar,
+        catalogue=known,
+    )
+
+
+def _flags(request: Request, known: Catalogue) -> Sequence[str]:
+    """What the engine can be told: as probed, else as its generation is known."""
+    return request.flags if request.flags is not None else known.generation(request.generation).flags
+
+
+def _required_mib(request: Request, known: Catalogue) -> int:
+    return _estimate(request, known).required_wired_mib * request.instances
+
+
+def _limit(mac: Mac, request: Request, model: Model, required: int) -> tuple[int, int]:
+    """(limit to judge against, limit to set; 0 leaves stock)."""
+    if request.wired_limit_mib:
+        return request.wired_limit_mib, request.wired_limit_mib
+    lowest, _highest = stock_limits_mib(mac)
+    if not mac.may_raise:
+        # Somebody else's setting: judged as it stands.
+        return (mac.wired_limit_mib, mac.wired_limit_mib) if mac.wired_limit_mib else (_stock(mac, model), 0)
+    share = policy()["margin"]["comfortable_percent"] / 100
+    if model.family not in policy()["always_raise"] and required <= lowest * share:
+        return lowest, 0
+    return class_limit_mib(mac), class_limit_mib(mac)
+
+
+def _system_budget_mib(mac: Mac, reserve_mib: int | None = None) -> int:
+    """What is left of the memory beside the system, the desktop and other big applications. The system keeps
+    `reserve_mib`, or what it keeps on a Mac of this size.
+    """
+    rules = policy()
+    left = class_limit_mib(mac) if reserve_mib is None else mac.memory_mib - reserve_mib
+    left -= mac.used_mib + len(mac.other_metal) * int(rules["other_metal"]["mib"])
+    return left - (int(rules["desktop"]["mib"]) if mac.desktop else 0)
+
+
+def _stock(mac: Mac, model: Model) -> int:
+    """The limit that macOS is taken to give where nobody may raise it: where it is not known, at its most
+    generous, but for families that nobody has seen work at stock.
+    """
+    lowest, highest = stock_limits_mib(mac)
+    return lowest if model.family in policy()["always_raise"] else highest
+
+
+def _allowed_mib(mac: Mac, request: Request, model: Model, percent: float) -> float:
+    """The most that may be required here, once the limit is what it can be."""
+    if request.wired_limit_mib:
+        limit = request.wired_limit_mib
+    elif not mac.may_raise:
+        limit = mac.wired_limit_mib or _stock(mac, model)
+    else:
+        limit = max(class_limit_mib(mac), stock_limits_mib(mac)[0])
+    return min(limit * percent / 100, _system_budget_mib(mac))
+
+
+def _largest_context(fits: Callable[[int], bool]) -> int:
+    """The largest context (a multiple of 256) that fits; 0 when none does."""
+    low, high = 0, int(policy()["context"]["longest"]) // 256
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle * 256):
+            low = middle
+        else:
+            high = middle - 1
+    return low * 256
+
+
+def _below_floor(mac: Mac, model: Model) -> bool:
+    floor = next(rule for rule in policy()["rules"] if rule["id"] == "resident-floor")
+    above = float(floor["weights_above_gb"]) * 10**9
+    return mac.memory_gb < int(floor["below_gb"]) and model.weights_bytes > above
+
+
+def _field_rules(case: _Case, mac: Mac, request: Request, model: Model) -> None:
+    for rule in policy()["rules"]:
+        if not (rule.get("above_gb", 0) < mac.memory_gb < rule["below_gb"]):
+            continue
+        if model.quant not in rule.get("quants", [model.quant]):
+            continue
+        if model.family not in rule.get("families", [model.family]):
+            continue
+        if model.weights_bytes <= rule.get("weights_above_gb", 0) * 10**9:
+            continue
+        text = f"{mac.memory_gb} GB cannot hold {model.id} resident. {rule['why'].strip()}"
+        case.object(Reason(rule["id"], text, rule["source"]), rule["fix"], bool(rule["hard"]))
+    _other_metal_rule(case, mac)
+
+
+def _other_metal_rule(case: _Case, mac: Mac) -> None:
+    rules = policy()["other_metal"]
+    if mac.other_metal and mac.memory_gb < rules["refuse_below_gb"]:
+        names = ", ".join(mac.other_metal)
+        text = f"{names} uses the GPU too. {rules['why'].strip()}"
+        case.object(Reason("other-metal", text, rules["source"]), f"stop {names}")
+
+
+def _engine_rules(case: _Case, request: Request, model: Model, known: Catalogue, mode: str) -> None:
+    """What the engine itself cannot do, in either mode."""
+    if request.backend != "metal":
+        text = f"the {request.backend} backend on macOS can panic the kernel."
+        case.object(
+            Reason("cpu-backend", text, "upstream README, antirez/ds4#483"), "build with make (Metal)", True
+        )
+    if model.family not in known.generation(request.generation).families:
+        text = f"engines of {request.generation} do not know the family of {model.id}."
+        case.object(Reason("generation", text), "pin a newer engine", True)
+    if mode not in model.modes:
+        text = f"{model.id} is made for {' and '.join(model.modes)} use, not for {mode}."
+        case.object(Reason("mode", text), f"choose a model with mode {mode}", True)
+
+
+def _sidecar_rules(case: _Case, request: Request, model: Model, known: Catalogue) -> None:
+    sidecar = known.sidecar(request.sidecar or "")
+    if sidecar.family != model.family:
+        text = f"the sidecar {sidecar.id} is not made for {model.family}."
+        case.object(Reason("sidecar", text), "leave ds4_sidecars empty", True)
+    missing = sidecar.missing_flag(_flags(request, known))
+    if missing:
+        text = f"the sidecar {sidecar.id} needs an engine with {missing}."
+        case.object(Reason("sidecar", text), "leave ds4_sidecars empty, or pin another engine", True)
+
+
+def _what(request: Request, need: Estimate) -> str:
+    sessions = f" in each of {need.sessions} sessions" if need.sessions > 1 else ""
+    times = f"{request.instances} times " if request.instances > 1 else ""
+    side = f" and {request.sidecar}" if request.sidecar else ""
+    return f"{times}{request.model}{side} with a context of {need.ctx:,}{sessions}"
+
+
+def _others(mac: Mac) -> str:
+    parts = ["the desktop"] if mac.desktop else []
+    parts += list(mac.other_metal)
+    return (" and " + " and ".join(parts)) if parts else ""
+
+
+def _first_failure(need: Estimate, request: Request, limit: int, mac: Mac) -> str:
+    """What would be seen first if this were tried, or if it grew."""
+    weights = ceil_mib(need.weights_bytes + need.sidecar_bytes) * request.instances
+    required = need.required_wired_mib * request.instances
+    pages = "the Mac pages, freezes and reboots"
+    if request.backend != "metal":
+        return "a kernel panic (watchdog timeout) while the CPU backend reads the weights"
+    if weights > mac.memory_mib:
+        return f"{pages} while the weights are read"
+    if weights > limit:
+        return "the engine stops at start: Metal model warmup failed: Insufficient Memory"
+    if required - ceil_mib(need.indexer_bytes) > limit:
+        return "the engine loads the weights and fails to create its session"
+    if required <= limit and required > mac.memory_mib - policy()["least_reserve_mib"]:
+        return f"{pages} under load: too little is left for the system"
+    return "a long prefill near the end of the context runs out of GPU memory, and the Mac stalls"
+
+
+def _good(need: Estimate, request: Request, required: int, limit: int, planned: int) -> Reason:
+    how = f"raised to {planned:,} MiB" if planned else "that macOS gives by itself"
+    text = f"{_what(request, need)} needs {required:,} MiB, {100 * required / limit:.1f} % of a limit {how}."
+    return Reason("fits", text)
+
+
+def _warnings(mac: Mac, request: Request, required: int, limit: int, refused: bool) -> list[str]:
+    result = []
+    if request.sidecar and request.sessions > 1:
+        result.append(
+            f"the engine does not use {request.sidecar} with several sessions: it only takes memory there"
+        )
+    if not refused and required > limit * policy()["margin"]["comfortable_percent"] / 100:
+        result.append(
+            f"tight: {100 * required / limit:.1f} % of the wired limit, above what is chosen by itself"
+        )
+    if mac.other_metal:
+        result.append(f"{', '.join(mac.other_metal)} also uses the GPU here")
+    if request.override:
+        result.append(f"memory override: {request.override}")
+    return result
+
+
+# --- streaming ---
+
+
+def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verdict:
+    rules = policy()["streaming"]
+    plan = streaming_plan(mac, request, catalogue=known)
+    case = _Case()
+    _streaming_rules(case, mac, request, model, known)
+    budget = max(_system_budget_mib(mac, int(policy()["least_reserve_mib"])), 0)
+
+    def planned(tokens: int) -> int:
+        return streaming_plan(mac, replace(request, ctx=tokens), catalogue=known).planned_mib
+
+    reported = int(rules["contexts"]["largest"])
+    largest = min(_largest_context(lambda tokens: planned(tokens) <= budget), reported)
+    if plan.planned_mib > budget and not case.hard:
+        text = f"streaming {model.id} plans {plan.planned_mib:,} MiB, {mac.name} can give {budget:,} MiB."
+        useful = policy()["context"]["least_useful"] <= largest < plan.context
+        fix = f"lower the context to {largest:,}" if useful else "lower the expert cache"
+        case.object(Reason("streaming-memory", text), fix)
+    _limit_rule(case, mac, request)
+    overridden = request.override if case.against and not case.hard and request.override else ""
+    refused = bool(case.against) and not overridden
+    speed = f"{plan.decode_tps[0]:g} to {plan.decode_tps[1]:g} tokens/s" if plan.decode_tps else "no reports"
+    good = Reason(
+        "streams", f"streams with {plan.cache_gib} GiB of experts in memory: {speed}.", plan.speed_source
+    )
+    warnings = [f"slow: {speed}"] if mac.memory_gb < rules["offer_from_gb"] else []
+    if plan.context > reported and not refused:
+        warnings.append(f"nobody has reported streaming with a context above {reported:,}")
+    return Verdict(
+        outcome=REFUSED if refused else STREAMS,
+        model=request.model,
+        mode="streaming",
+        context=plan.context,
+        required_mib=plan.planned_mib,
+        limit_mib=budget,
+        wired_limit_mib=0,
+        margin_mib=budget - plan.planned_mib,
+        margin_percent=round(100 * (budget - plan.planned_mib) / budget, 1) if budget > 0 else -100.0,
+        binding="memory for the expert cache",
+        largest_context=0 if case.hard else largest,
+        first_failure=str(rules["first_failure"]),
+        fix=_fix(case, refused),
+        reasons=tuple(case.against) or (good,),
+        warnings=(*warnings, plan.wear, *_warnings(mac, request, 0, 1, refused)),
+        overridden=overridden,
+        estimate=_estimate(replace(request, ctx=plan.context, sidecar=None), known),
+        streaming=plan,
+    )
+
+
+def _streaming_rules(case: _Case, mac: Mac, request: Request, model: Model, known: Catalogue) -> None:
+    """What speaks against streaming, whatever it needs."""
+    rules = policy()["streaming"]
+    if rules["flag"] not in _flags(request, known):
+        text = f"this engine has no {rules['flag']}."
+        fix = "pin an engine of July 2026 or later, or use the Mac as a stage"
+        case.object(Reason("no-streaming", text), fix, True)
+    _engine_rules(case, request, model, known, "streaming")
+    if request.sidecar:
+        text = "the engine refuses a draft head together with SSD streaming."
+        case.object(Reason("sidecar", text, "ds4.c at 54b36ed"), "leave ds4_sidecars empty", True)
+    least = int(rules["least_gb"][model.family])
+    if mac.memory_gb < least:
+        text = f"{model.id} streams from {least} GB of memory on, {mac.name} has {mac.memory_gb} GB."
+        case.object(Reason("streaming-floor", text), "use it as a jump Mac", True)
+    _other_metal_rule(case, mac)
