@@ -112,7 +112,7 @@ def access(
     json: bool = False,
 ) -> None:
     """Who may open tunnels: add USER --key FILE.pub --region NAME|all, remove USER [--region NAME], list"""
-    from ds4fleet.access import users as library
+    from ds4fleet.tunnel import letting_in as library
 
     if words[0] == "list":
         sys.exit(library.show(json=json))

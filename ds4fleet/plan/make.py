@@ -15,7 +15,7 @@ from typing import Any
 
 from ds4fleet import layout
 from ds4fleet.catalogue.read import Catalogue, Engine, ModelFile, load
-from ds4fleet.components import agent, jump, render, switcher, watchdog
+from ds4fleet.components import agent, jump, peer_fetch, render, switcher, watchdog
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import defaults, names
 from ds4fleet.plan import accounts, sources
@@ -37,7 +37,6 @@ from ds4fleet.sizing import speed
 from ds4fleet.sizing import verdict as sizing_verdict
 from ds4fleet.sizing.disk import Disk, beside_what_is_there, plan_disk
 from ds4fleet.sizing.verdict import MIB, Mac, Request, Verdict
-from ds4fleet.weights import relay
 
 #: The service account must not log in; the tunnel account needs a shell for sshd's ForceCommand to run in.
 NO_SHELL = "/usr/bin/false"
@@ -58,7 +57,7 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
     known, guarded = render.watched(settings), watchdog.watched(paths.root)
     switched = switcher.watched(paths.root)
     jumping = jump.watched(paths.root)
-    staged = relay.watched(paths.root)
+    staged = peer_fetch.watched(paths.root)
     programs = agent.watched(paths.root)
     users = [str(settings[f"ds4_{account}_user"]) for account in ("service", "tunnel", "seed")]
     port = settings["ds4_port"]

@@ -13,6 +13,7 @@ from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.inventory.names import HOST
+from ds4fleet.plan.kept import FACTS, make_plans
 
 #: Roles of Macs without an engine behind their tunnel.
 IDLE_ROLES = ("stage", "jump")
@@ -126,8 +127,6 @@ def nearest_of(fleet: Fleet) -> str:
 def serving(hosts: Iterable[Host]) -> list[Host]:
     """The hosts that have an engine of their own, by their plans (from what was observed of them, where that
     was kept). A Mac whose plan cannot be made counts unless its role is declared: its health will tell."""
-    from ds4fleet.plan.kept import FACTS, make_plans  # only who asks for roles waits for the planner
-
     declared = [host for host in hosts if host.vars.get("ds4_role") not in IDLE_ROLES]
     chosen = [host for host in declared if not host.vars.get("ds4_jump_to")]
     plans = make_plans(chosen, {}, FACTS)

@@ -16,6 +16,7 @@ from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.remote import openssh, playbook
+from ds4fleet.tunnel import letting_in
 from ds4fleet.tunnel.asked import names_in, serving, spec_of
 
 PLAYBOOK = "jump"
@@ -115,9 +116,9 @@ def run(host: str = "", limit: str = "", yes: bool = False) -> int:
             after = let_in(after, one, (Path(folder) / f"{one.host.name}.pub").read_text())
         # All that they lead to, changed or not: an earlier run may have been cut off before it came there.
         wanted = {target.name for one in jumps for target in one.targets}
-        wanted.update(users.affected(everyone, before, after), users.pending(what))
+        wanted.update(users.affected(everyone, before, after), letting_in.pending(what))
         targets = [target.name for target in everyone if target.name in wanted]
-        status = users.commit(before, after, what, targets)
+        status = letting_in.commit(before, after, what, targets)
         return status or _playbook(names, {"__ds4_jump": setups})
 
 

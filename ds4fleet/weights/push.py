@@ -26,13 +26,13 @@ from ds4agent.border import plain
 from ds4agent.mac import output as mac_output
 from ds4agent.weights import peer, seed
 from ds4fleet import held_file
+from ds4fleet.components.peer_fetch import FOLDER
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.sources import PUSHED, directory_of
 from ds4fleet.remote import shell
 from ds4fleet.state import state_dir
 from ds4fleet.tunnel.home import TURN_S
-from ds4fleet.weights.relay import FOLDER
 
 #: Failed connections in a row for so long end the push; the Mac waits about as long (weights.route).
 PATIENCE_S = 1200

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from ds4agent.border import bounded_json
 from ds4fleet import console
+from ds4fleet.components.peer_fetch import FOLDER
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.remote import shell
-from ds4fleet.weights.relay import FOLDER
 
 #: Between two looks at all Macs.
 LOOK_S = 2

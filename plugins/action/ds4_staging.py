@@ -9,6 +9,7 @@ from pathlib import Path
 from ansible.plugins.action import ActionBase
 
 from ds4fleet import layout
+from ds4fleet.components import peer_fetch
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import defaults
 from ds4fleet.inventory.fleet import Host
@@ -52,8 +53,8 @@ class ActionModule(ActionBase):
             return {"failed": True, "changed": False, "msg": error.sentence}
         for name, part in found.items():
             user = str(everybody[name].get("ds4_seed_user") or defaults.role_defaults()["ds4_seed_user"])
-            files, jobs = relay.entries(layout.Paths.root, user)
-            part.update(known_hosts=known, files=files, jobs=jobs, accounts=relay.account(user))
+            files, jobs = peer_fetch.entries(layout.Paths.root, user)
+            part.update(known_hosts=known, files=files, jobs=jobs, accounts=peer_fetch.account(user))
         result = {"changed": False, "macs": found}
         if answers and not self._task.check_mode:
             pushed = _pushed(

@@ -12,7 +12,7 @@ from typing import Any
 
 import ansible.module_utils
 
-from ds4fleet.components import agent, switcher
+from ds4fleet.components import agent, peer_fetch, switcher
 from ds4fleet.fleetview import status
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.layout import CHECKOUT
@@ -54,8 +54,8 @@ class Programs:
         self.plan = make_plan(host, mac.vars, seen, region=mac.region).to_dict()
         assert not self.plan["refusals"], self.plan["refusals"]
         seed = str(self.settings["ds4_seed_user"])
-        self.module("ds4_user", **relay.account(seed))
-        self.fetch_files = relay.entries(ROOT, seed)[0]
+        self.module("ds4_user", **peer_fetch.account(seed))
+        self.fetch_files = peer_fetch.entries(ROOT, seed)[0]
         self.module("ds4_files", files=self.fetch_files)
         # What these make for the first time is there before anybody watches.
         self.fetch()

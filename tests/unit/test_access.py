@@ -13,6 +13,7 @@ from ds4fleet import state
 from ds4fleet.access import users as access_users
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.tunnel import letting_in
 
 ALICE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGbM0KDCpTQSpZ5ZmCzyxVfnTs1ZCKLNPSfw2LIU5LZ2 alice@laptop"
 FLEET = Fleet(
@@ -26,7 +27,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "inventory" / "group_vars" / "all" / "access.yml"
     path.parent.mkdir(parents=True)
     monkeypatch.setattr(access_users, "ACCESS_FILE", path)
-    monkeypatch.setattr(access_users, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(letting_in, "CHECKOUT", tmp_path)
     monkeypatch.setattr(Fleet, "load", classmethod(lambda cls, *_: FLEET))
     monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path / "state"))
     return path
@@ -35,7 +36,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def applied(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     calls: list[list[str]] = []
-    monkeypatch.setattr(access_users, "apply", lambda hosts: calls.append(list(hosts)) or 0)
+    monkeypatch.setattr(letting_in, "apply", lambda hosts: calls.append(list(hosts)) or 0)
     return calls
 
 
@@ -54,7 +55,7 @@ def cut(monkeypatch: pytest.MonkeyPatch, applied: list[list[str]]) -> Callable[[
             applied.append(list(hosts))
             return 0
 
-        monkeypatch.setattr(access_users, "apply", apply)
+        monkeypatch.setattr(letting_in, "apply", apply)
 
     return switch
 
@@ -110,20 +111,20 @@ def test_adding_and_removing_is_written_and_applied_where_it_matters(
     store: Path, applied: list[list[str]], key: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     public = str(key.with_suffix(".pub"))
-    assert access_users.add("alice", public, region="tokyo", yes=True) == 0
+    assert letting_in.add("alice", public, region="tokyo", yes=True) == 0
     assert applied == [["tyo-01", "tyo-02"]]
     assert "+  alice:" in capsys.readouterr().out
-    assert access_users.add("alice", public, host="sg-01", yes=True) == 0
+    assert letting_in.add("alice", public, host="sg-01", yes=True) == 0
     assert applied[-1] == ["sg-01"]
     content = yaml.safe_load(store.read_text())["ds4_access"]
     assert content["alice"]["to"] == ["sg-01", "tokyo"]
     assert len(content["alice"]["keys"]) == 1
-    assert access_users.show() == 0
+    assert letting_in.show() == 0
     assert "alice" in capsys.readouterr().out
-    assert access_users.remove("alice", region="tokyo", yes=True) == 0
+    assert letting_in.remove("alice", region="tokyo", yes=True) == 0
     assert applied[-1] == ["tyo-01", "tyo-02"]
     assert "a tunnel that alice has open stays" in capsys.readouterr().out
-    assert access_users.remove("alice", yes=True) == 0
+    assert letting_in.remove("alice", yes=True) == 0
     assert applied[-1] == ["sg-01"]
     assert access_users.load() == {}
 
@@ -135,46 +136,46 @@ class TestARerunAfterACut:
         public = str(key.with_suffix(".pub"))
         cut(True)
         with pytest.raises(Cut):
-            access_users.add("alice", public, region="tokyo", yes=True)
+            letting_in.add("alice", public, region="tokyo", yes=True)
         cut(False)
-        assert access_users.add("alice", public, region="tokyo", yes=True) == 0
+        assert letting_in.add("alice", public, region="tokyo", yes=True) == 0
         assert applied == [["tyo-01", "tyo-02"]]
 
     def test_of_remove_reaches_the_macs_that_were_meant(self, store, applied, key, cut):
         public = str(key.with_suffix(".pub"))
-        access_users.add("alice", public, host="sg-01,tyo-02", yes=True)
-        access_users.add("bob", public, region="all", yes=True)
+        letting_in.add("alice", public, host="sg-01,tyo-02", yes=True)
+        letting_in.add("bob", public, region="all", yes=True)
         cut(True)
         with pytest.raises(Cut):
-            access_users.remove("alice", yes=True)
+            letting_in.remove("alice", yes=True)
         assert sorted(access_users.load()) == ["bob"]
         cut(False)
-        assert access_users.remove("alice", yes=True) == 0
+        assert letting_in.remove("alice", yes=True) == 0
         assert applied[-1] == ["tyo-02", "sg-01"]
         with pytest.raises(OperatorError, match="alice"):
-            access_users.remove("alice", yes=True)
+            letting_in.remove("alice", yes=True)
 
     def test_of_a_removal_in_part(self, store, applied, key, cut):
-        access_users.add("alice", str(key.with_suffix(".pub")), host="sg-01,tyo-02", yes=True)
+        letting_in.add("alice", str(key.with_suffix(".pub")), host="sg-01,tyo-02", yes=True)
         cut(True)
         with pytest.raises(Cut):
-            access_users.remove("alice", host="sg-01", yes=True)
+            letting_in.remove("alice", host="sg-01", yes=True)
         cut(False)
-        assert access_users.remove("alice", host="sg-01", yes=True) == 0
+        assert letting_in.remove("alice", host="sg-01", yes=True) == 0
         assert applied[-1] == ["sg-01"]
 
     def test_after_a_run_that_failed_is_the_same(self, store, applied, key, monkeypatch):
         public = str(key.with_suffix(".pub"))
-        monkeypatch.setattr(access_users, "apply", lambda hosts: 4)
-        assert access_users.add("alice", public, host="tyo-02", yes=True) == 4
-        monkeypatch.setattr(access_users, "apply", lambda hosts: applied.append(list(hosts)) or 0)
-        assert access_users.add("alice", public, host="tyo-02", yes=True) == 0
+        monkeypatch.setattr(letting_in, "apply", lambda hosts: 4)
+        assert letting_in.add("alice", public, host="tyo-02", yes=True) == 4
+        monkeypatch.setattr(letting_in, "apply", lambda hosts: applied.append(list(hosts)) or 0)
+        assert letting_in.add("alice", public, host="tyo-02", yes=True) == 0
         assert applied == [["tyo-02"]]
 
     def test_of_what_is_done_reaches_the_places_that_it_names(self, store, applied, key):
         public = str(key.with_suffix(".pub"))
         for _ in range(2):
-            assert access_users.add("alice", public, host="sg-01", yes=True) == 0
+            assert letting_in.add("alice", public, host="sg-01", yes=True) == 0
         assert applied == [["sg-01"], ["sg-01"]]
 
     def test_is_over_when_another_change_has_brought_the_macs_what_the_file_says(
@@ -183,22 +184,22 @@ class TestARerunAfterACut:
         public = str(key.with_suffix(".pub"))
         cut(True)
         with pytest.raises(Cut):
-            access_users.add("alice", public, region="tokyo", yes=True)
+            letting_in.add("alice", public, region="tokyo", yes=True)
         cut(False)
-        access_users.add("bob", public, host="tyo-01", yes=True)
-        assert access_users.pending("add alice tokyo") == ["tyo-02"]
+        letting_in.add("bob", public, host="tyo-01", yes=True)
+        assert letting_in.pending("add alice tokyo") == ["tyo-02"]
 
     def test_reads_nothing_from_a_spoilt_record(self, store, applied, key, tmp_path):
-        access_users.add("alice", str(key.with_suffix(".pub")), host="sg-01", yes=True)
+        letting_in.add("alice", str(key.with_suffix(".pub")), host="sg-01", yes=True)
         (record,) = (tmp_path / "state").glob("pending-*")
         for text in ("[]", "{", '{"a": 1}', ""):
             record.write_text(text)
-            assert access_users.pending("add alice sg-01") == []
+            assert letting_in.pending("add alice sg-01") == []
 
 
 def test_nothing_is_written_without_a_yes(store: Path, applied: list[list[str]], key: Path) -> None:
     with pytest.raises(OperatorError, match="--yes"):
-        access_users.add("alice", str(key.with_suffix(".pub")), region="tokyo")
+        letting_in.add("alice", str(key.with_suffix(".pub")), region="tokyo")
     assert not store.exists()
     assert applied == []
 
@@ -206,12 +207,12 @@ def test_nothing_is_written_without_a_yes(store: Path, applied: list[list[str]],
 def test_wrong_names_and_places_are_refused(store: Path, key: Path) -> None:
     public = str(key.with_suffix(".pub"))
     for call in (
-        lambda: access_users.add("a b", public, region="tokyo", yes=True),
-        lambda: access_users.add("alice", public, region="tokio", yes=True),
-        lambda: access_users.add("alice", public, yes=True),
-        lambda: access_users.add("alice", str(key), region="tokyo", yes=True),
-        lambda: access_users.add("alice", "/nowhere.pub", region="tokyo", yes=True),
-        lambda: access_users.remove("bob", yes=True),
+        lambda: letting_in.add("a b", public, region="tokyo", yes=True),
+        lambda: letting_in.add("alice", public, region="tokio", yes=True),
+        lambda: letting_in.add("alice", public, yes=True),
+        lambda: letting_in.add("alice", str(key), region="tokyo", yes=True),
+        lambda: letting_in.add("alice", "/nowhere.pub", region="tokyo", yes=True),
+        lambda: letting_in.remove("bob", yes=True),
     ):
         with pytest.raises(OperatorError):
             call()

@@ -36,7 +36,7 @@ for name, port in given.items():
 tell(found)
 """
 DEMO = """
-from ds4fleet import demo
+from ds4fleet.cli import demo
 from ds4fleet.errors import OperatorError
 demo.MODELS_TIMEOUT_S = demo.STREAM_TIMEOUT_S = 0.5
 offered, models = {}, demo.models
@@ -132,15 +132,15 @@ SHELLS = {
     "refused": "sys.exit('sg-01: Permission denied (publickey).')",
 }
 HEAR = """
-from ds4fleet import status
-from ds4fleet.fleet import Host
-from ds4fleet.weights import macs
-macs.ANSWER_TIMEOUT_S = 1
+from ds4fleet.fleetview import status
+from ds4fleet.inventory.fleet import Host
+from ds4fleet.remote import shell
+shell.ANSWER_TIMEOUT_S = 1
 host, found = Host("sg-01", "singapore", {}), {}
 for name, program in given.items():
     code = "import sys, time\\nout = sys.stdout.buffer\\n" + program
-    macs.ssh_argv = lambda host, code=code: [sys.executable, "-c", code]
-    found[name] = [status.ask(host).trouble, macs.ask([host], ["true"])[0]]
+    shell.ssh_argv = lambda host, code=code: [sys.executable, "-c", code]
+    found[name] = [status.ask(host).trouble, shell.ask([host], ["true"])[0]]
 tell(found)
 """
 #: What a file or an answer on a Mac may hold in the place of what a verb looks for.

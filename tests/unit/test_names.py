@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ds4agent.mac import accounts, volumes
 from ds4fleet.access import users
+from ds4fleet.components import peer_fetch
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import names
 from ds4fleet.inventory.fleet import Host
@@ -26,7 +27,6 @@ from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.types import HostPlan
 from ds4fleet.remote import bootstrap
 from ds4fleet.tunnel.asked import spec_of
-from ds4fleet.weights import relay
 from tests.support.tunnel_ends import SSHD
 from tests.unit import plan_mac as mac
 
@@ -148,8 +148,8 @@ def test_any_account_is_refused_or_inert_in_every_file(service: str, tunnel: str
 def test_any_seed_account_is_refused_or_inert(seed: str) -> None:
     if plan(ds4_seed_user=seed).refusals:
         return
-    files, _jobs = relay.entries("/opt/ds4", seed)
-    drop_in = next(entry["content"] for entry in files if entry["path"] == relay.SSHD)
+    files, _jobs = peer_fetch.entries("/opt/ds4", seed)
+    drop_in = next(entry["content"] for entry in files if entry["path"] == peer_fetch.SSHD)
     assert [line.split()[1:] for line in drop_in.splitlines() if line.startswith("Match")] == [["User", seed]]
 
 

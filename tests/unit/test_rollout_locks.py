@@ -161,7 +161,7 @@ class TestAPlaybookThatOutlivesFab:
     FAB = """
 import json, sys
 from pathlib import Path
-from ds4fleet import playbook
+from ds4fleet.remote import playbook
 from ds4fleet.upgrade import play, rollout
 folder = Path(sys.argv[1])
 playbook.CHECKOUT = folder

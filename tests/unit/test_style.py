@@ -54,10 +54,11 @@ ONLY_LINUX = {
 }
 CONTROLLER = [
     "tasks",
-    *(f"ds4fleet.{name}" for name in ("access", "agents", "bootstrap", "demo", "host_keys", "openssh")),
-    *(f"ds4fleet.{name}" for name in ("observe", "probe", "cli.lab", "plan.make", "report.plans", "status")),
-    *(f"ds4fleet.{name}" for name in ("tunnel.cli", "upgrade.run")),
-    *(f"ds4fleet.weights.{name}" for name in ("add", "care", "push", "stage")),
+    *(
+        str(path.with_suffix("")).replace("/", ".")
+        for path in sorted(Path("ds4fleet").rglob("*.py"))
+        if path.name not in ("__init__.py", "__main__.py")
+    ),
 ]
 
 

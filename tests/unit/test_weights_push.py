@@ -107,7 +107,7 @@ class TestWay:
             code += f"sys.exit(int(open({str(tmp_path / 'status')!r}).read() or 0))"
             return [sys.executable, "-c", code, *words]
 
-        monkeypatch.setattr(push.macs, "ssh_argv", argv)
+        monkeypatch.setattr(push.shell, "ssh_argv", argv)
         (tmp_path / "status").write_text("0")
         return calls
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.components import agent
+from ds4fleet.components import agent, peer_fetch
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet
@@ -165,10 +165,10 @@ def test_every_file_of_the_plan_is_ordered(host: str, wishes: dict[str, Any], ki
 
 
 def test_what_is_installed_is_watched_so_that_it_can_be_removed() -> None:
-    files, jobs = relay.entries("/opt/ds4", "_ds4seed")
-    watched = relay.watched("/opt/ds4")
+    files, jobs = peer_fetch.entries("/opt/ds4", "_ds4seed")
+    watched = peer_fetch.watched("/opt/ds4")
     known = {*watched["files"], *agent.watched("/opt/ds4")["files"]}
     assert {entry["path"] for entry in files} <= known
     assert [job["label"] for job in jobs] == watched["labels"]
-    (drop_in,) = [entry["content"] for entry in files if entry["path"] == relay.SSHD]
+    (drop_in,) = [entry["content"] for entry in files if entry["path"] == peer_fetch.SSHD]
     assert "ForceCommand /Library" in drop_in and "{{" not in drop_in
