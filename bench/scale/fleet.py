@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 
 from bench.scale import CHECKOUT
-from ds4fleet.fleet import Fleet, Host
+from ds4fleet.fleetview.status import parse as parse_status
+from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.plan.make import make_plan
-from ds4fleet.status import parse as parse_status
 
 sys.path.insert(0, str(CHECKOUT / "tests" / "unit"))
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from bench.scale import CHECKOUT, fleet, measure
 from ds4fleet.console import operator_errors, out, print_json, table
 from ds4fleet.errors import OperatorError
-from ds4fleet.fleet import ansible_command
+from ds4fleet.inventory.fleet import ansible_command
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE / "peers"

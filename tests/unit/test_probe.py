@@ -8,7 +8,7 @@ from typing import Any
 
 from ds4fleet.fleetview import probe
 from ds4fleet.layout import CHECKOUT
-from maclab import stock
+from maclab.machine import stock
 from maclab.machine.model import Quirks
 
 HARDWARE = {

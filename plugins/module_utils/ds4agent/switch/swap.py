@@ -26,7 +26,7 @@ class SwapError(Exception):
 
 
 def poll_quickly(ready, timeout_s, every_s=MOST_S):
-    """ds4_run.poll with less patience at the beginning."""
+    """mac.run.poll with less patience at the beginning."""
     began = time.monotonic()
     while True:
         value, waited = ready(), time.monotonic() - began
