@@ -29,6 +29,8 @@ RUN, EXECUTE, ASK = b"DS4R", b"DS4X", b"DS4J"
 KEEP_ENVIRONMENT = 0xFFFFFFFF
 """As the number of variables in an answer `e`: the client keeps its own."""
 LONGEST_REQUEST_BYTES = 4 << 20
+ROOT_ONLY = "only root may change the lab"
+"""What the supervisor answers to anybody else."""
 
 
 def pack_strings(lead: str, argv: Sequence[str], env: Mapping[str, str] | None) -> bytes:
@@ -153,6 +155,4 @@ def ask_mac(path: Path, host: str, op: str, /, **arguments: Any) -> dict[str, An
     try:
         return ask(path, op, **arguments)
     except (FileNotFoundError, ConnectionError) as gone:
-        raise LabError(
-            f"{host} is not running in this lab: start it with `fab lab up --limit {host}`"
-        ) from gone
+        raise LabError(f"{host} is not running in this lab: bring it up first") from gone

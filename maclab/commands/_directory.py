@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from maclab.faults.commands import FULL_DISK_ACCESS
 from maclab.machine import tree
 from maclab.machine.context import Context
 from maclab.machine.model import Mac, Record, fresh_uuid
@@ -64,7 +65,7 @@ def new_record(name: str, kind: str) -> Record:
 
 def has_full_disk_access(ctx: Context, mac: Mac) -> bool:
     """Whether this session may change and delete account records (reference 5.1)."""
-    return mac.full_disk_access or "full-disk-access" in ctx.faults
+    return mac.full_disk_access or FULL_DISK_ACCESS.active(ctx.faults)
 
 
 def project(ctx: Context, mac: Mac) -> None:

@@ -10,6 +10,7 @@ import plistlib
 from typing import Any
 
 from maclab.commands._disks import Target, blocks, has_role, load, measured, resolve, sized
+from maclab.faults.commands import UNKNOWN_DISK_RC0
 from maclab.machine.context import Context
 from maclab.machine.model import APFS_CONTENT, CONTAINER_CONTENT, Container, Disk, Mac, Volume, human, in_use
 
@@ -41,7 +42,7 @@ def info(ctx: Context, args: list[str]) -> int:
         message = f"Could not find disk: {words[0]}"
         if as_plist:
             plist(ctx, {"Error": True, "ErrorMessage": message, "ExitCode": 1})
-            return 0 if "unknown-disk-rc0" in ctx.faults else mac.quirks.info_unknown_rc
+            return 0 if UNKNOWN_DISK_RC0.active(ctx.faults) else mac.quirks.info_unknown_rc
         ctx.err(message)
         return 1
     used = measured(ctx, mac)

@@ -15,6 +15,7 @@ from pathlib import Path
 from maclab.commands import _diskutil_show as show
 from maclab.commands._disks import Target, is_admin, measured, parse_size, resolve
 from maclab.commands.info import CommandInfo
+from maclab.faults.commands import BUSY_VOLUME, VOLUME_NOT_MOUNTED, VOLUME_OWNED_BY_ROOT
 from maclab.machine import storage
 from maclab.machine.context import HIDDEN, Context
 from maclab.machine.model import Mac, Volume, fresh_uuid
@@ -156,7 +157,7 @@ def _create(ctx: Context, reference: str, volume: Volume, point: str, *, mounted
             device = container.device(volume)
         ctx.out(f"Created new APFS Volume {device}")
         ctx.wait(_ADD_S)
-        if "volume-not-mounted" in ctx.faults:
+        if VOLUME_NOT_MOUNTED.active(ctx.faults):
             ctx.out("Mounting disk" if point else "Mounting APFS Volume")
             ctx.err("Error: -69624: Unable to add a new APFS Volume to an APFS Container")
             return 1
@@ -164,7 +165,7 @@ def _create(ctx: Context, reference: str, volume: Volume, point: str, *, mounted
             found = resolve(mac, volume.uuid)
             assert found and found.container and found.volume
             root = ctx.folder / "storage" / found.container.uuid / found.volume.backing
-            if others() or "volume-owned-by-root" in ctx.faults:
+            if others() or VOLUME_OWNED_BY_ROOT.active(ctx.faults):
                 os.chown(root, 0, 0)
                 root.chmod(0o755)
             if mounted:
@@ -252,7 +253,7 @@ def _holder(ctx: Context, volume: Volume) -> storage.Holder | None:
     """Who keeps a mounted volume from being unmounted: the system for its own volumes, a process, or a
     fault.
     """
-    if not volume.backing or "busy-volume" in ctx.faults:
+    if not volume.backing or BUSY_VOLUME.active(ctx.faults):
         return _KERNEL
     if storage.is_indexed(ctx.peek()):
         return _SPOTLIGHT

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from maclab.commands import _directory as directory
 from maclab.commands.info import CommandInfo
+from maclab.faults.commands import DSCL_HICCUP
 from maclab.machine import tree
 from maclab.machine.context import Context
 from maclab.machine.model import Mac, Record
@@ -42,7 +43,7 @@ def main(ctx: Context) -> int:
     if node not in _NODES:
         ctx.err(f"Data source ({node}) is not valid.")
         return 181
-    if "dscl-hiccup" in ctx.faults and _every_second(ctx):
+    if DSCL_HICCUP.active(ctx.faults) and _every_second(ctx):
         return _fail(ctx, "eNotYetImplemented")
     chosen = _ACTIONS.get(action)
     if chosen is None:

@@ -1,14 +1,16 @@
-"""Not a command of macOS: carries out what a switched fault changes on the Mac's disk, and undoes it.
+"""Not a command of macOS: lets the faults make the Mac's disks agree with what is on.
 
-Run by the lab inside the Mac whenever a fault of kind `command` has been switched.
+Run by the lab inside the Mac whenever a fault that changes the disks has been switched.
 """
 
 from __future__ import annotations
 
 from maclab.commands._disks import measured
 from maclab.commands.info import CommandInfo
+from maclab.faults import FAULTS
 from maclab.machine import storage, tree
 from maclab.machine.context import Context
+from maclab.machine.model import Mac
 
 INFO = CommandInfo(
     name="lab-effects",
@@ -19,19 +21,32 @@ INFO = CommandInfo(
 )
 
 
+class Disks:
+    """What faults may do to a Mac from inside (`faults.base.Inside`)."""
+
+    def __init__(self, ctx: Context, mac: Mac) -> None:
+        self.ctx, self.mac = ctx, mac
+
+    def set_tools(self, there: bool) -> None:
+        """Take the Command Line Tools away, or put them back."""
+        chain = self.mac.toolchain
+        chain.installed, chain.developer_dir = there, tree.CLT if there else ""
+        tree.toolchain(self.mac)
+
+    def fill(self, full: bool) -> None:
+        """Take all free space of macOS's container, or give it back."""
+        container = self.mac.boot_container
+        if full != bool(container.filler_bytes):
+            used, mounts = measured(self.ctx, self.mac), self.ctx.folder / "storage"
+            storage.fill(container, full=full, used=used, mounts=mounts)
+
+
 def main(ctx: Context) -> int:
     """Make disk and tool chain agree with the faults that are on."""
     if not ctx.is_root:
         return 1
     with ctx.mac() as mac:
-        chain, gone = mac.toolchain, "no-command-line-tools" in mac.faults
-        if gone and chain.installed:
-            chain.installed, chain.developer_dir, chain.taken_away = False, "", True
-            tree.toolchain(mac)
-        elif not gone and chain.taken_away:
-            chain.installed, chain.developer_dir, chain.taken_away = True, tree.CLT, False
-            tree.toolchain(mac)
-        full, container = "disk-full" in mac.faults, mac.boot_container
-        if full != bool(container.filler_bytes):
-            storage.fill(container, full=full, used=measured(ctx, mac), mounts=ctx.folder / "storage")
+        disks = Disks(ctx, mac)
+        for fault in FAULTS.values():
+            fault.settle(disks, fault.active(mac.faults))
     return 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maclab.commands.info import CommandInfo
+from maclab.faults.commands import NO_TOOLS_OFFERED, OLDER_TOOLS_LABEL
 from maclab.machine import tree
 from maclab.machine.context import Context
 from maclab.machine.model import Mac
@@ -30,9 +31,9 @@ _OLDER_VERSION = "16.4"
 
 def _offers(ctx: Context, mac: Mac) -> list[dict[str, Any]]:
     offers: list[dict[str, Any]] = []
-    offered = "no-tools-offered" not in ctx.faults and not mac.toolchain.installed
+    offered = not NO_TOOLS_OFFERED.active(ctx.faults) and not mac.toolchain.installed
     if offered and TRIGGER.exists():
-        if "older-tools-label" in ctx.faults:
+        if OLDER_TOOLS_LABEL.active(ctx.faults):
             label, title, version = (
                 f"Command Line Tools for Xcode-{_OLDER_VERSION}",
                 "Command Line Tools for Xcode",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 
 from maclab.commands.info import CommandInfo
+from maclab.faults.commands import WIRED_LIMIT_LATE, WIRED_LIMIT_REFUSED
 from maclab.machine import sysctls
 from maclab.machine.context import Context
 from maclab.machine.model import Mac
@@ -105,7 +106,7 @@ def _refuses_limit(ctx: Context) -> bool:
     asked = ctx.folder / "run" / "limit-asked"
     first = not asked.exists()
     asked.touch()
-    return "wired-limit-refused" in ctx.faults or (first and "wired-limit-late" in ctx.faults)
+    return WIRED_LIMIT_REFUSED.active(ctx.faults) or (first and WIRED_LIMIT_LATE.active(ctx.faults))
 
 
 def _store(mac: Mac, name: str, value: str) -> None:

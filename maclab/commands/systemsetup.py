@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from maclab.commands.info import CommandInfo
+from maclab.faults.commands import FULL_DISK_ACCESS
 from maclab.machine import tree
 from maclab.machine.context import Context
 from maclab.machine.model import Mac
@@ -131,7 +132,7 @@ def _set(ctx: Context, word: str, what: str, value: str) -> int:
 
 def _set_remote_login(ctx: Context, on: bool) -> int:
     mac = ctx.peek()
-    if not mac.full_disk_access and "full-disk-access" not in ctx.faults:
+    if not mac.full_disk_access and not FULL_DISK_ACCESS.active(ctx.faults):
         ctx.out(f"setremotelogin: {_NO_ACCESS}")
         return mac.quirks.remote_login_refusal_rc
     with ctx.mac() as changed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from maclab.commands.info import CommandInfo
+from maclab.faults.commands import FULL_DISK_ACCESS
 from maclab.machine.context import Context
 
 INFO = CommandInfo(
@@ -54,7 +55,7 @@ def _exclude(ctx: Context, verb: str, words: list[str]) -> int:
     fixed = [w for w in words if w in ("-v", "-p")]
     paths = [str(Path(ctx.cwd, w)) for w in words if w not in fixed]
     mac = ctx.peek()
-    access = mac.full_disk_access or "full-disk-access" in ctx.faults
+    access = mac.full_disk_access or FULL_DISK_ACCESS.active(ctx.faults)
     if fixed and not (ctx.is_root and access):
         ctx.err(*(line.format("tmutil", verb) for line in _REFUSAL))
         return 80

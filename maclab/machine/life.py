@@ -21,14 +21,22 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from maclab import kernel
+from maclab.faults.launchd import (
+    BOOTOUT_IN_PROGRESS,
+    BOOTSTRAP_ERROR,
+    FSTAB_GONE,
+    LOGIN_ITEM_BLOCKED,
+    RUN_AT_LOAD_LOST,
+    SLOW_BOOTOUT,
+)
 from maclab.machine import launchd, sleep, storage, sysctls
 from maclab.machine.context import CONTROL_SOCKET, HIDDEN, MAC_FILE, locked_mac
 from maclab.machine.init import Init, fresh_child, raise_limits
 from maclab.machine.launchd import BadPlist, JobSpec, Launchd
 from maclab.machine.model import Mac
+from maclab.machine.seat import EXIT_HALT, EXIT_REBOOT, Seat
 from maclab.machine.spawn import DEFAULT_OPEN_FILES, become_job
 from maclab.network import net
-from maclab.supervisor import EXIT_HALT, EXIT_REBOOT, Seat
 
 DAEMON_FOLDERS = (Path("/System/Library/LaunchDaemons"), Path("/Library/LaunchDaemons"))
 RUN = HIDDEN / "run"
@@ -174,7 +182,7 @@ class Machine:
 
     def _finish_boot(self, mac: Mac) -> None:
         fstab = Path("/etc/fstab")
-        if "fstab-gone" in self.faults:
+        if FSTAB_GONE.active(self.faults):
             fstab.unlink(missing_ok=True)
         for problem in storage.mount_at_boot(mac, fstab.read_text() if fstab.exists() else ""):
             self.hands.log(f"diskarbitrationd: {problem}")
@@ -219,15 +227,15 @@ class Machine:
             return {"error": launchd.ENOENT}
         except BadPlist as bad:
             return {"error": bad.number}
-        if "login-item-blocked" in self.faults and spec.path.startswith("/Library/"):
+        if LOGIN_ITEM_BLOCKED.active(self.faults) and spec.path.startswith("/Library/"):
             return {"error": launchd.BLOCKED}
-        if "bootstrap-error" in self.faults and not self.failed_once:
+        if BOOTSTRAP_ERROR.active(self.faults) and not self.failed_once:
             self.failed_once = True
             return {"error": launchd.EIO}
         refused = self._unknown_user(spec)
         if refused:
             return {"error": refused, "label": spec.label}
-        if "run-at-load-lost" in self.faults:
+        if RUN_AT_LOAD_LOST.active(self.faults):
             import dataclasses
 
             spec = dataclasses.replace(spec, run_at_load=False)
@@ -245,9 +253,9 @@ class Machine:
         if uid:
             return {"error": launchd.EPERM}
         label = question.get("label") or self._label_of(question["path"])
-        self.launchd.linger_s = SLOW_BOOTOUT_S if "slow-bootout" in self.faults else 0.0
+        self.launchd.linger_s = SLOW_BOOTOUT_S if SLOW_BOOTOUT.active(self.faults) else 0.0
         error = self.launchd.bootout(label)
-        if error == 0 and "bootout-in-progress" in self.faults:
+        if error == 0 and BOOTOUT_IN_PROGRESS.active(self.faults):
             error = launchd.EINPROGRESS
         return {"error": error}
 
@@ -406,7 +414,7 @@ class Machine:
         if uid:
             return {"error": launchd.EPERM}
         self.faults = set(question["names"])
-        self.failed_once = self.failed_once and "bootstrap-error" in self.faults
+        self.failed_once = self.failed_once and BOOTSTRAP_ERROR.active(self.faults)
         folder = RUN / "faults"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o755)

@@ -21,6 +21,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from maclab.faults.commands import CONTAINER_LATE
+from maclab.faults.launchd import FSTAB_IGNORED, VOLUME_ELSEWHERE
 from maclab.machine.model import SCALE, Container, Mac, Volume
 
 MOUNTS = Path("/.lab/storage")
@@ -400,14 +402,14 @@ def fstab_entry(volume: Volume, text: str) -> FstabEntry | None:
 
 def is_late(mac: Mac, volume: Volume) -> bool:
     """Whether the container of an added volume has not come up yet (fault container-late)."""
-    if "container-late" not in mac.faults or not volume.backing:
+    if not CONTAINER_LATE.active(mac.faults) or not volume.backing:
         return False
     return time.time() - mac.boot.booted_at_s < LATE_S
 
 
 def is_indexed(mac: Mac) -> bool:
     """Whether Spotlight still holds what it found below /Volumes (fault volume-elsewhere)."""
-    return "volume-elsewhere" in mac.faults and time.time() - mac.boot.booted_at_s < INDEXED_S
+    return VOLUME_ELSEWHERE.active(mac.faults) and time.time() - mac.boot.booted_at_s < INDEXED_S
 
 
 def mount_at_boot(mac: Mac, fstab: str, mounts: Path = MOUNTS) -> list[str]:
@@ -426,12 +428,12 @@ def mount_at_boot(mac: Mac, fstab: str, mounts: Path = MOUNTS) -> list[str]:
         if not volume.backing or volume.mount_point or volume.locked or is_late(mac, volume):
             continue
         entry = fstab_entry(volume, fstab)
-        if entry and "fstab-ignored" in mac.faults:
+        if entry and FSTAB_IGNORED.active(mac.faults):
             continue
         options = list(entry.options) if entry else []
         if "noauto" in options:
             continue
-        if not mac.quirks.fstab_at_boot or "volume-elsewhere" in mac.faults:
+        if not mac.quirks.fstab_at_boot or VOLUME_ELSEWHERE.active(mac.faults):
             entry, options = None, []
         target = Path(entry.mount_point) if entry else default_mount_point(volume.name)
         if not entry:

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from maclab.faults.commands import MEMORY_PRESSURE
 from maclab.machine.model import MIB, PAGE_BYTES, Mac
 
 # Read now: in a Mac, where the commands run, the checkout's own path does not exist.
@@ -60,11 +61,11 @@ def memory_state(mac: Mac, run: Path) -> MemoryState:
     total = mac.hardware.memsize_bytes
     wired = mac.memory.base_wired_bytes + engines_wired_bytes(run)
     active = mac.memory.base_active_bytes
-    if "memory-pressure" in mac.faults:
+    if MEMORY_PRESSURE.active(mac.faults):
         active += total // _PRESSURE_SHARE
     free = max(0, total - wired - active)
     percent = mac.memory.free_percent if mac.memory.free_percent is not None else 100 * free // total
-    level = 4 if percent < 5 else 2 if percent < 12 or "memory-pressure" in mac.faults else 1
+    level = 4 if percent < 5 else 2 if percent < 12 or MEMORY_PRESSURE.active(mac.faults) else 1
     return MemoryState(total, wired, active, free, percent, max(level, mac.memory.pressure_level))
 
 

@@ -14,7 +14,7 @@ import fnmatch
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -57,43 +57,27 @@ class Behaviour:
 
 _ACTIONS = {field.name for field in fields(Behaviour)} - {"names"}
 
-MIB = 1024 * 1024
-
-NAMED: dict[str, dict[str, Any]] = {
-    "download-resets": {"path": "*.gguf*", "reset_after_bytes": 3 * MIB},
-    "download-slow": {"path": "*.gguf*", "rate_bytes_s": 200_000},
-    "download-corrupt": {"path": "*.gguf*", "corrupt_at": 700_000},
-    "download-416": {"path": "*.gguf*", "method": "GET", "status": 416},
-    "download-429": {"path": "*.gguf*", "status": 429, "retry_after_s": 2, "times": 3},
-    "missing-revision": {"path": "*/resolve/*", "status": 404},
-    "outage": {"outage": True},
-    "token-required": {"path": "*/resolve/*", "auth": True},
-    "wrong-size": {"path": "*.gguf*", "size_delta": -4096},
-    "no-ranges": {"path": "*.gguf*", "ignore_ranges": True},
-}
-"""Faults that have a name: the rule of each, to be bound to a client or a host by `switch`."""
-
 
 def switch(
-    folder: Path, name: str, on: bool = True, client: str | None = None, host: str | None = None
+    folder: Path,
+    name: str,
+    rule: Mapping[str, Any],
+    on: bool = True,
+    client: str | None = None,
+    host: str | None = None,
 ) -> None:
-    """Put the named fault into (or take it out of) faults.json, for one client address and host or for all.
-
-    Raises LabError for an unknown name.
+    """Put a rule into (or take it out of) faults.json under a name, for one client address and host or for
+    all.
     """
-    if name not in NAMED:
-        raise LabError(
-            f"there is no fault {name} of the outside world: {', '.join(sorted(NAMED))}", exit_code=EXIT_USAGE
-        )
     label = ":".join([name, *(part for part in (client, host) if part)])
-    rule = {"name": label, **NAMED[name]}
+    bound = {"name": label, **rule}
     if client:
-        rule["client"] = client
+        bound["client"] = client
     if host:
-        rule["host"] = host
+        bound["host"] = host
     with _locked(folder):
         rules = [entry for entry in _read(folder) if entry.get("name") != label]
-        write(folder, [*rules, rule] if on else rules)
+        write(folder, [*rules, bound] if on else rules)
 
 
 def write(folder: Path, rules: list[dict[str, Any]]) -> None:

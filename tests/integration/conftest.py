@@ -18,7 +18,7 @@ from ds4fleet.cli.lab import boot, fleet_lab
 from ds4fleet.inventory.fleet import Fleet, ansible_command
 from ds4fleet.layout import CHECKOUT
 from maclab import HostSpec, Lab
-from maclab.faults import FAULTS
+from tests.support.faults import ANSWERS
 
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"
 #: A first run builds an engine and fetches weights for each Mac on two cores.
@@ -220,16 +220,16 @@ def make_lab() -> Iterator[Callable[..., TestLab]]:
 
 @pytest.fixture(autouse=True)
 def has_its_faults_on(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A test that the register of faults names must have ds4-fleet at work while its fault is on (after a
+    """A test that faults.yml names must have ds4-fleet at work while its fault is on (after a
     momentary one: afterwards).
     """
     here = f"{request.path.name}::{getattr(request.node, 'originalname', '')}"
-    owed = {fault.name for fault in FAULTS.values() if fault.held_by == here}
+    owed = {name for name, answer in ANSWERS.items() if answer.held_by == here}
     if hasattr(request.node, "callspec"):
         # A test of several faults has one of them, or a tuple of them, at a time.
         values = request.node.callspec.params.values()
         named = {name for value in values for name in (value if isinstance(value, tuple) else [str(value)])}
-        owed &= FAULTS.keys() & named or owed
+        owed &= ANSWERS.keys() & named or owed
     on: set[str] = set()
     seen: set[str] = set()
 
@@ -251,7 +251,7 @@ def has_its_faults_on(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
         wrap(TestLab, "ansible", lambda *_, **__: seen.update(on))
         wrap(Lab, "exec", lambda *_, **__: seen.update(on))
     yield
-    assert owed <= seen, f"the register of faults says that this test has {owed - seen} on"
+    assert owed <= seen, f"faults.yml says that this test has {owed - seen} on"
 
 
 @pytest.fixture(scope="session")

@@ -1,78 +1,162 @@
-"""The register of faults and the places that act on them know the same names."""
+"""Faults are objects: each has an effect, and switching one acts through its object."""
 
 from __future__ import annotations
 
-import ast
+import contextlib
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import maclab
-from maclab.faults import DOCUMENT, FAULTS, Fault, document
-from maclab.lab.facade import LINK_FAULTS
-from maclab.world.rules import NAMED
+from maclab.errors import LabError
+from maclab.faults import FAULTS, Fault, find
+from maclab.faults.base import DiskFault, LinkFault, Momentary, UpstreamFault
+from maclab.machine import stock
+from maclab.machine.model import Mac
+from maclab.network.link import LinkSettings
+from maclab.world import rules
 
 LAB = Path(maclab.__file__).parent
-SOURCES = {
-    path: path.read_text()
-    for pattern in ("lab/*.py", "machine/*.py", "commands/**/*.py", "engine/src/*.[ch]")
+SOURCES = [
+    path.read_text()
+    for pattern in ("machine/*.py", "commands/**/*.py", "engine/src/*.[ch]")
     for path in LAB.glob(pattern)
-}
+]
+#: Who looks at the Mac that the fault has shaped, instead of asking the fault.
+SHAPED = {"filevault-locked": "mac.filevault"}
+
+
+class Recorded:
+    """Stands for a Mac of a lab, and keeps what a fault does to it."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.saved = stock.bare("mac-01", "tokyo", {})
+
+    @contextlib.contextmanager
+    def mac(self) -> Iterator[Mac]:
+        yield self.saved
+
+    def tell(self, op: str) -> None:
+        self.done.append(op)
+
+    def settle(self) -> None:
+        self.done.append("settle")
+
+    def relink(self) -> None:
+        self.done.append("relink")
+
+    def upstream(self, name: str, rule: Mapping[str, Any], on: bool) -> None:
+        self.done.append(f"{name} {'on' if on else 'off'}")
+
+    def power_cut(self) -> None:
+        self.done.append("power cut")
+
+    def reboot(self) -> None:
+        self.done.append("reboot")
+
+
+def effects(fault: Fault) -> list[str]:
+    """What a switch does beside what those who ask the fault do."""
+    target = Recorded()
+    if isinstance(fault, Momentary):
+        fault.happen(target)
+    fault.outside(target, True)
+    fault.inside(target, True)
+    return target.done
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_every_fault_has_an_effect(fault: Fault) -> None:
-    if fault.where == "world":
-        assert fault.name in NAMED
-    elif fault.where == "link":
-        assert fault.name in LINK_FAULTS
-    elif fault.where == "power":
-        # Done by the lab to the Mac: by a branch of its own, or by the last of them, which is a reboot.
-        asked_for = f'chosen.name == "{fault.name}"'
-        assert asked_for in SOURCES[LAB / "lab" / "facade.py"] or fault.name == "reboot"
-    elif fault.where == "engine":
-        assert any(f"/faults/{fault.name}" in text for text in SOURCES.values())
-    else:
-        assert fault.name in asked()
-
-
-def asked() -> set[str]:
-    """The names that commands and PID 1 ask for."""
-    return {
-        name
-        for text in SOURCES.values()
-        for name in re.findall(r'"([a-z0-9-]+)" (?:not )?in (?:ctx|mac|self)\.faults', text)
-    }
-
-
-def test_every_effect_has_its_entry() -> None:
-    assert asked() <= set(FAULTS)
-    assert set(NAMED) <= set(FAULTS)
-    assert set(LINK_FAULTS) <= set(FAULTS)
-
-
-INTEGRATION = Path(__file__).parents[2] / "integration"
-#: These hold the lab itself; what the role makes of a fault is held by the others.
-OF_THE_LAB = {"test_lab_core.py", "test_lab_core_launchd.py", "test_lab_macos.py", "test_lab_world.py"}
+    constant = fault.name.replace("-", "_").upper()
+    asked = any(f"{constant}.active(" in text or f"/faults/{fault.name}" in text for text in SOURCES)
+    shaped = any(SHAPED.get(fault.name, "\0") in text for text in SOURCES)
+    assert asked or shaped or effects(fault)
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_every_fault_is_held_by_a_test_of_the_role_that_switches_it_on(fault: Fault) -> None:
-    """That the test really does, and has ds4-fleet at work meanwhile, is seen when it runs
-    (`has_its_faults_on` in tests/integration/conftest.py).
-    """
-    file, _, function = fault.held_by.partition("::")
-    assert file not in OF_THE_LAB
-    source = (INTEGRATION / file).read_text()
-    (found,) = [
-        node
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.FunctionDef) and node.name == function
-    ]
-    texts = [ast.get_source_segment(source, node) or "" for node in (found, *found.decorator_list)]
-    assert any(f'"{fault.name}"' in text or f".{fault.name}(" in text for text in texts)
+def test_every_fault_says_what_the_mac_does_and_who_saw_it(fault: Fault) -> None:
+    assert len(fault.does) > 10
+    assert fault.source
+    assert fault.needs
+    assert fault.where in {"command", "launchd", "engine", "link", "world", "power"}
 
 
-def test_the_document_is_up_to_date() -> None:
-    assert DOCUMENT.read_text() == document(), "run python -m maclab.faults"
+def test_nobody_asks_for_a_fault_by_its_bare_name() -> None:
+    assert [
+        name for text in SOURCES for name in re.findall(r'"([a-z0-9-]+)" (?:not )?in \w+\.faults', text)
+    ] == []
+
+
+def test_a_name_with_underlines_is_understood_and_a_wrong_one_names_the_nearest() -> None:
+    assert find("slow_bootout").name == "slow-bootout"
+    with pytest.raises(LabError, match="slow-bootout"):
+        find("slow-botout")
+    with pytest.raises(LabError, match="there are slow-bootout,"):
+        find("zzz")
+
+
+@pytest.mark.parametrize(
+    "fault", [f for f in FAULTS.values() if isinstance(f, LinkFault)], ids=lambda f: f.name
+)
+def test_a_fault_of_a_link_changes_what_a_link_has(fault: LinkFault) -> None:
+    assert LinkSettings(**fault.change) != LinkSettings()
+
+
+@pytest.mark.parametrize(
+    "fault", [f for f in FAULTS.values() if isinstance(f, UpstreamFault)], ids=lambda f: f.name
+)
+def test_a_fault_of_the_upstreams_is_a_rule_that_they_know(fault: UpstreamFault, tmp_path: Path) -> None:
+    rules.switch(tmp_path, fault.name, fault.rule, client="192.0.2.1")
+    assert fault.name in (tmp_path / rules.FILE).read_text()
+    rules.switch(tmp_path, fault.name, fault.rule, False, client="192.0.2.1")
+    assert fault.name not in (tmp_path / rules.FILE).read_text()
+
+
+class Inside:
+    """A Mac from inside whose tools and free space are two words."""
+
+    def __init__(self, mac: Mac) -> None:
+        self.mac = mac
+        self.full = False
+
+    def set_tools(self, there: bool) -> None:
+        self.mac.toolchain.installed = there
+
+    def fill(self, full: bool) -> None:
+        self.full = full
+
+
+@pytest.mark.parametrize("had_tools", [True, False])
+def test_the_tools_that_a_fault_takes_away_come_back_and_none_comes_that_was_not_there(
+    had_tools: bool,
+) -> None:
+    inside = Inside(stock.bare("mac-01", "tokyo", {}))
+    inside.mac.toolchain.installed = had_tools
+    fault = find("no-command-line-tools")
+    for on in (True, True):
+        fault.settle(inside, on)
+        assert not inside.mac.toolchain.installed
+    for on in (False, False):
+        fault.settle(inside, on)
+        assert inside.mac.toolchain.installed is had_tools
+
+
+def test_a_fault_of_the_disks_needs_a_mac_that_is_up() -> None:
+    assert all(fault.needs_running for fault in FAULTS.values() if isinstance(fault, DiskFault))
+    assert find("disk-full").needs == "a Mac that is up"
+
+
+def test_a_fault_that_is_a_property_of_the_mac_shapes_it() -> None:
+    mac = stock.bare("mac-01", "tokyo", {})
+    for name, seen in (
+        ("filevault-locked", lambda: mac.filevault == "on"),
+        ("full-disk-access", lambda: mac.full_disk_access),
+    ):
+        find(name).shape(mac, True)
+        assert seen()
+        find(name).shape(mac, False)
+        assert not seen()

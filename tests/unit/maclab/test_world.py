@@ -23,7 +23,6 @@ import pytest
 from ds4fleet.catalogue import read
 from maclab import engine, weights, world
 from maclab.errors import LabError
-from maclab.faults import FAULTS
 from maclab.world import rules
 from maclab.world.server import World
 
@@ -315,20 +314,12 @@ class TestFaults:
         outside.rules({"client": "192.0.2.1", "status": 503})
         assert outside.ask(world.HUB, RESOLVE + SMALL)[0].status == 302
 
-    def test_named_faults_are_switched_on_and_off(self, outside: Outside) -> None:
-        rules.switch(outside.folder, "missing-revision", client="127.0.0.1")
+    def test_rules_are_switched_on_and_off_by_name(self, outside: Outside) -> None:
+        rule = {"path": "*/resolve/*", "status": 404}
+        rules.switch(outside.folder, "gone", rule, client="127.0.0.1")
         assert outside.ask(world.HUB, RESOLVE + SMALL)[0].status == 404
-        rules.switch(outside.folder, "missing-revision", on=False, client="127.0.0.1")
+        rules.switch(outside.folder, "gone", rule, on=False, client="127.0.0.1")
         assert outside.ask(world.HUB, RESOLVE + SMALL)[0].status == 302
-
-    @pytest.mark.parametrize("name", sorted(rules.NAMED))
-    def test_every_named_fault_is_a_rule(self, tmp_path: Path, name: str) -> None:
-        rules.switch(tmp_path, name)
-        assert json.loads((tmp_path / rules.FILE).read_text())["rules"][0]["name"] == name
-
-    def test_every_fault_of_the_world_that_a_lab_offers_is_known_here(self) -> None:
-        offered = {name for name, fault in FAULTS.items() if fault.where == "world"}
-        assert offered <= set(rules.NAMED)
 
     def test_an_unknown_word_in_a_rule_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(LabError, match="colour"):
