@@ -20,7 +20,6 @@ from pathlib import Path
 import yaml
 
 from maclab import engine, weights
-from maclab.world import certificates
 
 GITHUB = "github.com"
 HUB = "huggingface.co"
@@ -48,6 +47,8 @@ def prepare(folder: Path) -> WorldInfo:
 
     Takes about a quarter of a second the first time. Raises LabError when git or openssl cannot do it.
     """
+    from maclab.world import certificates  # late: cryptography takes long to import
+
     folder.mkdir(parents=True, exist_ok=True)
     ca_pem = certificates.ensure(folder, list(HOSTS))
     repository = folder / REPOSITORIES["antirez/ds4"]
