@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: ds4_rollout
-author: ds4-fleet contributors
+author: ds4-fleet contributors (@ds4-fleet)
 short_description: The Macs of a planned rollout, which this playbook then holds
 description:
   - Returns the Macs of the plan in the order of their switches, nothing where no plan was given.

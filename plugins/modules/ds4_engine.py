@@ -15,7 +15,7 @@ description:
     C(current) by one rename.
   - A build that fails or is cut off leaves the release that serves untouched.
 version_added: "0.1.0"
-author: the ds4-fleet authors (@ds4-fleet)
+author: ds4-fleet contributors (@ds4-fleet)
 options:
   repo:
     description: Where the history comes from. Needed unless I(state=pruned).
@@ -66,6 +66,7 @@ attributes:
     support: full
     description: A commit that is not in the mirror yet cannot be checked without a fetch.
   diff_mode:
+    description: Shows what is changed.
     support: full
 """
 

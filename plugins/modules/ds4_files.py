@@ -15,7 +15,7 @@ description:
   - A file is written beside its place, checked with the tool that reads it, and renamed over the old one.
   - Everything is checked before the first change; an entry that fails its check changes nothing at all.
 version_added: "0.1.0"
-author: ds4-fleet contributors
+author: ds4-fleet contributors (@ds4-fleet)
 options:
   files:
     description: The entries of the plan.
@@ -74,8 +74,10 @@ options:
         type: str
 attributes:
   check_mode:
+    description: Says what would be changed, and changes nothing.
     support: full
   diff_mode:
+    description: Shows what is changed.
     support: full
 """
 

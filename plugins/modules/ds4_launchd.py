@@ -16,7 +16,7 @@ description:
   - The engine is never stopped under its clients. With O(drain) its intake is closed first, clients may go on
     for the drain time, and those that are left then are told by the endpoints of their tunnels.
 version_added: "0.1.0"
-author: the ds4-fleet authors (@ds4-fleet)
+author: ds4-fleet contributors (@ds4-fleet)
 options:
   jobs:
     description: Jobs in the order in which they are handled.
@@ -83,8 +83,10 @@ options:
     default: 30
 attributes:
   check_mode:
+    description: Says what would be changed, and changes nothing.
     support: full
   diff_mode:
+    description: Shows what is changed.
     support: full
 """
 

@@ -14,7 +14,7 @@ description:
   - Sets C(iogpu.wired_limit_mb), which macOS forgets at a reboot; the job com.ds4fleet.wired sets it then.
   - A limit is never lowered under a running engine; RV(postponed) says so, and the next run without one does.
 version_added: "0.1.0"
-author: ds4-fleet contributors
+author: ds4-fleet contributors (@ds4-fleet)
 options:
   wired_limit_mib:
     description: The limit in MiB. V(0) is macOS's own policy.
@@ -26,8 +26,10 @@ options:
     default: com.ds4fleet.server
 attributes:
   check_mode:
+    description: Says what would be changed, and changes nothing.
     support: full
   diff_mode:
+    description: Shows what is changed.
     support: full
 """
 

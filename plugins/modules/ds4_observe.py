@@ -12,10 +12,11 @@ module: ds4_observe
 short_description: Observe a Mac, read-only and in one round trip
 description:
   - Returns memory, disks, users, files, engine releases, weights, jobs and the running server of a Mac.
-  - Never changes anything, and never fails because one command did; RV(observation.errors) lists such gaps.
+  - Never changes anything, and never fails because one command did; C(errors) of RV(observation) lists
+    such gaps.
   - In a playbook the action plugin of the same name fills in the lists from the host's variables.
 version_added: "0.1.0"
-author: ds4-fleet contributors
+author: ds4-fleet contributors (@ds4-fleet)
 options:
   files:
     description: Paths to describe, with the SHA-256 of files up to 4 MiB.
@@ -81,7 +82,7 @@ RETURN = r"""
 observation:
   description:
     - What was found, as plain data; no key is ever missing, null stands for unknown.
-    - RV(observation.errors) lists the probes that gave no answer.
+    - C(errors) lists the probes that gave no answer.
   returned: success
   type: dict
   sample:

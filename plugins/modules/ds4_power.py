@@ -14,7 +14,7 @@ description:
   - Sets what differs with C(pmset -a), and nothing when all is as wanted.
   - A setting that this kind of Mac does not have is reported in RV(unknown) and left.
 version_added: "0.1.0"
-author: ds4-fleet contributors
+author: ds4-fleet contributors (@ds4-fleet)
 options:
   settings:
     description: Settings of C(pmset) by name.
@@ -31,8 +31,10 @@ options:
     default: ""
 attributes:
   check_mode:
+    description: Says what would be changed, and changes nothing.
     support: full
   diff_mode:
+    description: Shows what is changed.
     support: full
 """
 

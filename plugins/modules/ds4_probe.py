@@ -35,8 +35,9 @@ attributes:
     description: Leaves the trials out, whatever O(write) says.
     support: full
   diff_mode:
+    description: Leaves nothing changed.
     support: none
-author: ds4-fleet contributors
+author: ds4-fleet contributors (@ds4-fleet)
 """
 
 EXAMPLES = r"""

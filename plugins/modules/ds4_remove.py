@@ -15,7 +15,7 @@ description:
     removal elsewhere. Links are removed, never followed.
   - A volume that is mounted below a path is an error and stays.
 version_added: "0.1.0"
-author: ds4-fleet contributors
+author: ds4-fleet contributors (@ds4-fleet)
 options:
   paths:
     description: What is to be gone; a path that leads to nothing is fine.
@@ -24,8 +24,10 @@ options:
     required: true
 attributes:
   check_mode:
+    description: Says what would be changed, and changes nothing.
     support: full
   diff_mode:
+    description: Shows what is changed.
     support: full
 """
 

@@ -10,10 +10,10 @@ DOCUMENTATION = r"""
 module: ds4_shelf
 short_description: Verify and prune the directory of weights
 description:
-  - Looks after all files of the directory, where M(ds4_weights) brings those of one plan.
+  - Looks after all files of the directory, where M(ds4.fleet.ds4_weights) brings those of one plan.
   - A served file is never touched, whatever is found out about it.
 version_added: "0.1.0"
-author: the ds4-fleet authors (@ds4-fleet)
+author: ds4-fleet contributors (@ds4-fleet)
 options:
   state:
     description:
@@ -60,6 +60,7 @@ attributes:
     support: full
     description: Says what would be read or deleted.
   diff_mode:
+    description: The list of files in the result says what was done to each.
     support: none
 """
 

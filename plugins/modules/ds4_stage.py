@@ -13,7 +13,7 @@ description:
   - The work itself is done by C(ds4-fetch) under launchd, and by C(ds4-seed) behind ssh on the Macs that
     already have something; this module makes keys, writes orders and reads the status.
 version_added: "0.1.0"
-author: the ds4-fleet authors (@ds4-fleet)
+author: ds4-fleet contributors (@ds4-fleet)
 options:
   state:
     description:
@@ -55,7 +55,6 @@ options:
     type: list
     elements: str
     default: []
-    no_log: false
   known_hosts:
     description: Host keys of the other Macs, for I(state=ordered).
     type: str
@@ -67,8 +66,10 @@ options:
     default: ""
 attributes:
   check_mode:
+    description: Says what would be changed, and changes nothing.
     support: full
   diff_mode:
+    description: Shows no differences.
     support: none
 """
 

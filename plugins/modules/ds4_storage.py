@@ -20,7 +20,7 @@ description:
     is mounted over another one.
   - An existing volume with another quota is reported in RV(differences) and never made anew.
 version_added: "0.1.0"
-author: ds4-fleet contributors
+author: ds4-fleet contributors (@ds4-fleet)
 options:
   volumes:
     description: The volumes of the plan.
@@ -76,8 +76,10 @@ options:
     default: true
 attributes:
   check_mode:
+    description: Says what would be changed, and changes nothing.
     support: full
   diff_mode:
+    description: Shows what is changed.
     support: full
 """
 

@@ -14,7 +14,7 @@ description:
     power cut, and returns to the last good version by itself unless it is confirmed in time.
   - This module only hands over orders, follows the journal with a deadline and gives the controller's word.
 version_added: "0.1.0"
-author: ds4-fleet contributors
+author: ds4-fleet contributors (@ds4-fleet)
 options:
   state:
     description:
@@ -59,6 +59,7 @@ attributes:
     support: full
     description: Reports and changes nothing.
   diff_mode:
+    description: The journal in the result says what was done.
     support: none
 """
 

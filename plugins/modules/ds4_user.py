@@ -19,7 +19,7 @@ description:
     leaves that account alone.
   - Reads every record again after writing; what macOS refuses to change in an existing one is an error.
 version_added: "0.1.0"
-author: ds4-fleet contributors
+author: ds4-fleet contributors (@ds4-fleet)
 options:
   groups:
     description: Groups; each needs a V(name) and may have a V(gid).
@@ -77,8 +77,10 @@ options:
     default: present
 attributes:
   check_mode:
+    description: Says what would be changed, and changes nothing.
     support: full
   diff_mode:
+    description: Shows what is changed.
     support: full
 """
 

@@ -17,7 +17,7 @@ description:
     with the plan, and asks for one deterministic chat completion.
   - Changes nothing on the Mac.
 version_added: "0.1.0"
-author: the ds4-fleet authors (@ds4-fleet)
+author: ds4-fleet contributors (@ds4-fleet)
 options:
   state:
     description: What to prove.
@@ -45,6 +45,7 @@ attributes:
     support: full
     description: Proves nothing, because nothing was started.
   diff_mode:
+    description: Changes nothing.
     support: none
 """
 

@@ -16,7 +16,7 @@ description:
   - Proof is size, sha256 and GGUF header. A file that fails it is kept aside as C(.sha-mismatch), is never
     linked and never served.
 version_added: "0.1.0"
-author: the ds4-fleet authors (@ds4-fleet)
+author: ds4-fleet contributors (@ds4-fleet)
 options:
   files:
     description:
@@ -68,8 +68,10 @@ options:
     default: 86400
 attributes:
   check_mode:
+    description: Says what would be changed, and changes nothing.
     support: full
   diff_mode:
+    description: Shows what is changed.
     support: full
 """
 

@@ -1,0 +1,59 @@
+#!/usr/bin/python
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""Documentation of the action ds4_plan, which runs on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ds4_plan
+short_description: Plan what a Mac is to run, or refuse
+description:
+  - Compares the host's variables, the model catalogue and an observation, and sets the fact C(ds4_plan).
+  - Fails with every refusal, one sentence each, before anything was changed.
+  - Works on the controller and connects to no Mac.
+version_added: "0.1.0"
+author: ds4-fleet contributors (@ds4-fleet)
+options:
+  observation:
+    description:
+      - What M(ds4.fleet.ds4_observe) returned. Without it the plan is made from the variable C(ds4_hardware).
+    type: dict
+  release:
+    description:
+      - The C(release) that M(ds4.fleet.ds4_engine) returned. A plan that is made again with it knows the
+        flags of the engine that was just built.
+    type: dict
+attributes:
+  check_mode:
+    description: Changes nothing in any mode.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+  action:
+    description: This is an action plugin; there is no module of this name to run on the Mac.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Observe the Mac
+  ds4.fleet.ds4_observe:
+  register: ds4_observed
+
+- name: Make the plan, or refuse
+  ds4.fleet.ds4_plan:
+    observation: "{{ ds4_observed.observation }}"
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: The fact C(ds4_plan), the plan as plain data. C(fab plan --json) prints the same.
+  returned: success
+  type: dict
+refusals:
+  description: Why the Mac cannot run what the inventory says, one sentence each.
+  returned: failure
+  type: list
+  elements: str
+"""

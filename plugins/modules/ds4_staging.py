@@ -1,0 +1,49 @@
+#!/usr/bin/python
+# Copyright (c) 2026 ds4-fleet contributors
+# MIT License (see LICENSE)
+"""Documentation of the action ds4_staging, which runs on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ds4_staging
+short_description: Plan which Mac of a play receives weights from which
+description:
+  - Reads the plans of all Macs of the play. Of each region one Mac fetches over the wide link; the others
+    receive each chunk from it.
+  - Starts the process that sends weights from this machine, where a Mac is to have them from here.
+version_added: "0.1.0"
+author: ds4-fleet contributors (@ds4-fleet)
+options:
+  register:
+    description:
+      - Name of the variable that holds, on each Mac, the answer of M(ds4.fleet.ds4_stage) to
+        C(state=prepared). Without it the result only says which Macs take part.
+    type: str
+attributes:
+  check_mode:
+    description: Plans, and starts no process.
+    support: full
+  diff_mode:
+    description: Changes nothing on a Mac.
+    support: none
+  action:
+    description: This is an action plugin; there is no module of this name to run on the Mac.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Find out which Macs lack weights and which can help
+  ds4.fleet.ds4_staging:
+  register: ds4_staging
+  run_once: true
+"""
+
+RETURN = r"""
+macs:
+  description:
+    - By inventory name the Mac's part, C(order), C(keys), C(may_fetch) and C(known_hosts), and the C(files),
+      C(jobs) and C(accounts) that it needs for it.
+  returned: success
+  type: dict
+"""
