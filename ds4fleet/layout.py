@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-#: The checkout, or the installed collection: where ansible.cfg, the inventory and the playbooks stand.
-CHECKOUT = Path(__file__).resolve().parents[1]
-ROLE = CHECKOUT / "roles" / "ds4"
+_INSTALLED = "ansible_collections.ds4.fleet"
+#: Where ansible-galaxy installs collections, and Ansible looks for them, unless it is told otherwise.
+_COLLECTIONS = "~/.ansible/collections:/usr/share/ansible/collections"
+
+
+def collection() -> Path:
+    """The folder with role, playbooks and plugins: the checkout that this package lies in, or else the
+    installed collection ds4.fleet; where there is neither, the place where a checkout would have it."""
+    beside = Path(__file__).resolve().parents[1]
+    for folder in itertools.chain([beside], _installed()):
+        if (folder / "roles" / "ds4").is_dir():
+            return folder
+    return beside
+
+
+def _installed() -> Iterator[Path]:
+    """Folders that may hold the collection. Within Ansible its own loader answers the import."""
+    try:
+        found = importlib.util.find_spec(_INSTALLED)
+    except ModuleNotFoundError:
+        found = None
+    if found is not None:
+        yield from map(Path, found.submodule_search_locations or ())
+    for place in (os.environ.get("ANSIBLE_COLLECTIONS_PATH") or _COLLECTIONS).split(":"):
+        yield Path(place).expanduser() / "ansible_collections" / "ds4" / "fleet"
+
+
+COLLECTION = collection()
+ROLE = COLLECTION / "roles" / "ds4"
+#: Where ansible.cfg, the inventory and what runs leave stand: the checkout. With an installed collection it
+#: is the operator's own folder, in which the command was given.
+CHECKOUT = COLLECTION if (COLLECTION / "galaxy.yml").is_file() else Path.cwd()
 
 LABEL_SERVER = "com.ds4fleet.server"
 LABEL_MOUNTS = "com.ds4fleet.mounts"

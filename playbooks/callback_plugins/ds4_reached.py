@@ -51,6 +51,9 @@ class CallbackModule(CallbackBase):
     @staticmethod
     def _why() -> str:
         read = constants.CONFIG_FILE
+        if not OURS.exists():
+            # An installed collection has no configuration and no inventory of its own.
+            return "no host of the inventory (-i) matches its pattern, its limit and its tags"
         if read and Path(read).resolve() == OURS:
             return "no host of the inventory matches its pattern, its limit and its tags"
         what = f"Ansible read {read} instead of" if read else "Ansible read no configuration, not even"
