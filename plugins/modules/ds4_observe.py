@@ -12,8 +12,7 @@ module: ds4_observe
 short_description: Observe a Mac, read-only and in one round trip
 description:
   - Returns memory, disks, users, files, engine releases, weights, jobs and the running server of a Mac.
-  - Never changes anything, and never fails because one command did; C(errors) of RV(observation) lists
-    such gaps.
+  - Never changes anything, and never fails because one command did; its C(errors) lists such gaps.
   - In a playbook the action plugin of the same name fills in the lists from the host's variables.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
