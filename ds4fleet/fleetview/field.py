@@ -22,18 +22,9 @@ from ds4fleet import console
 from ds4fleet.catalogue.read import Catalogue
 from ds4fleet.errors import EXIT_USAGE
 from ds4fleet.sizing.estimate import default_catalogue
-from ds4fleet.sizing.verdict import (
-    REFUSED,
-    STAGE,
-    Mac,
-    Request,
-    Verdict,
-    auto_cache_gib,
-    class_limit_mib,
-    policy,
-    stock_limits_mib,
-    verdict,
-)
+from ds4fleet.sizing.policy import class_limit_mib, policy, stock_limits_mib
+from ds4fleet.sizing.types import REFUSED, STAGE, Mac, Request, Verdict
+from ds4fleet.sizing.verdict import auto_cache_gib, verdict
 
 #: Words of an outcome that say that memory was not enough (or that nothing useful came of it).
 _FAILED = re.compile(

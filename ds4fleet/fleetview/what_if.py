@@ -16,8 +16,10 @@ from ds4fleet.catalogue.read import Catalogue
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.sizing import speed
 from ds4fleet.sizing.disk import SYSTEM_BYTES
-from ds4fleet.sizing.estimate import default_catalogue
-from ds4fleet.sizing.verdict import GB, MIB, STREAMS, Mac, Request, Verdict, policy, step, verdict
+from ds4fleet.sizing.estimate import GB, MIB, default_catalogue
+from ds4fleet.sizing.policy import policy, step
+from ds4fleet.sizing.types import STREAMS, Mac, Request, Verdict
+from ds4fleet.sizing.verdict import verdict
 
 #: Sizes that are sold, smallest first, and the chip that each came with last.
 SOLD = (

@@ -33,10 +33,11 @@ from ds4fleet.plan.types import (
     WeightsPlan,
     stages_of,
 )
-from ds4fleet.sizing import speed
+from ds4fleet.sizing import policy, speed, types
 from ds4fleet.sizing import verdict as sizing_verdict
 from ds4fleet.sizing.disk import Disk, beside_what_is_there, plan_disk
-from ds4fleet.sizing.verdict import MIB, Mac, Request, Verdict
+from ds4fleet.sizing.estimate import MIB
+from ds4fleet.sizing.types import Mac, Request, Verdict
 
 #: The service account must not log in; the tunnel account needs a shell for sshd's ForceCommand to run in.
 NO_SHELL = "/usr/bin/false"
@@ -191,7 +192,7 @@ class _Planner:
             )
 
     def _kv_wear(self) -> None:
-        rules = sizing_verdict.policy()["kv"]
+        rules = policy.policy()["kv"]
         if self.asked.kv_budget_mib > rules["storm_above_mib"]:
             self.plan.warnings.append(
                 f"a KV budget of {self.asked.kv_budget_mib:,} MiB wears the SSD ({rules['why']}):"
@@ -300,11 +301,7 @@ class _Planner:
         gigabytes = self.mac.memory_gb
         if role == "auto" and asked.mode == "streaming":
             role = "stream"
-        if (
-            role == "auto"
-            and asked.mode == "auto"
-            and gigabytes <= sizing_verdict.policy()["roles"]["jump_up_to_gb"]
-        ):
+        if role == "auto" and asked.mode == "auto" and gigabytes <= policy.policy()["roles"]["jump_up_to_gb"]:
             role = "jump"
         if role == "stream" and asked.mode == "resident":
             raise OperatorError("ds4_role stream and ds4_mode resident exclude each other; drop one of them")
@@ -326,13 +323,13 @@ class _Planner:
             self._verdict(model, engine, "streaming" if role == "stream" else asked.mode)
             for model in candidates
         ]
-        verdict = next((one for one in verdicts if one.outcome != sizing_verdict.REFUSED), verdicts[0])
+        verdict = next((one for one in verdicts if one.outcome != types.REFUSED), verdicts[0])
         self._choose(verdict.model)
-        if verdict.outcome == sizing_verdict.STAGE and role == "auto":
+        if verdict.outcome == types.STAGE and role == "auto":
             plan.role = "stage"
             return verdict
-        plan.role = "stream" if verdict.outcome == sizing_verdict.STREAMS or role == "stream" else "serve"
-        if verdict.outcome in (sizing_verdict.REFUSED, sizing_verdict.STAGE):
+        plan.role = "stream" if verdict.outcome == types.STREAMS or role == "stream" else "serve"
+        if verdict.outcome in (types.REFUSED, types.STAGE):
             reasons = verdict.why or "it does not fit"
             sentence = f"{plan.host}: {reasons.rstrip('.')}"
             plan.refusals.append(f"{sentence}; to do: {verdict.fix}.")
@@ -341,9 +338,9 @@ class _Planner:
     def _auto_models(self, engine: Engine) -> list[str]:
         """What `ds4_model: auto` tries, best first: the model of this size, then those of smaller Macs."""
         families = self.catalogue.generation(engine.generation).families
-        rows = sizing_verdict.policy()["roles"]["models"]
+        rows = policy.policy()["roles"]["models"]
         reaching = [row["model"] for row in rows if row["up_to_gb"] < self.mac.memory_gb]
-        reaching.append(sizing_verdict.step(rows, self.mac.memory_gb)["model"])
+        reaching.append(policy.step(rows, self.mac.memory_gb)["model"])
         usable = [name for name in reaching if self.catalogue.model(name).family in families]
         return list(reversed(usable))
 
@@ -395,7 +392,7 @@ class _Planner:
             plan.mode = verdict.mode
             plan.context = verdict.context
             self._context_change()
-            think_max = sizing_verdict.policy()["context"]["think_max"]
+            think_max = policy.policy()["context"]["think_max"]
             if self.asked.context and verdict.context < think_max <= verdict.largest_context:
                 plan.warnings.append(
                     f"Think-Max needs a context of {think_max:,}; below it max is plain high"

@@ -12,7 +12,7 @@ from typing import Any
 
 from ds4agent.mac import volumes as mac_volumes
 from ds4fleet.errors import OperatorError
-from ds4fleet.sizing.verdict import GB, MIB
+from ds4fleet.sizing.estimate import GB, MIB
 
 #: Room above the sum of the files: APFS metadata, stamps, a catalogue of a few MB (a judgement, not a
 #: measurement).

@@ -1,197 +1,46 @@
-"""What a Mac can serve: the verdict on a request, with its reasons, and the policy that it follows.
+"""What a Mac can serve: the verdict on a request, with its reasons.
 
-`estimate` (re-exported) is the engine's own arithmetic; `verdict` holds it against a Mac. Every number
-that is a judgement stands in memory_policy.yml with why and source, nowhere else.
+`sizing.estimate` is the engine's own arithmetic; `verdict` holds it against a Mac, by the numbers of
+`sizing.policy`.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
-from ds4fleet import yaml_text
 from ds4fleet.catalogue.read import Catalogue, Model
 from ds4fleet.sizing.estimate import (
-    GB,
     GIB,
-    MIB,
     Estimate,
     ceil_mib,
     default_catalogue,
     estimate,
-    kv_payload_bytes,
 )
-
-__all__ = [
-    "GB",
-    "MIB",
-    "Estimate",
-    "Mac",
-    "Reason",
-    "Request",
-    "StreamingPlan",
-    "Verdict",
-    "auto_cache_gib",
-    "auto_context",
-    "estimate",
-    "kv_payload_bytes",
-    "policy",
-    "streaming_plan",
-    "verdict",
-]
-
-SERVES = "serves"
-RAISED = "serves_raised"
-STREAMS = "streams"
-STAGE = "stage"
-REFUSED = "refused"
-
-MODES = ("auto", "resident", "streaming")
-
-
-@dataclass(frozen=True)
-class Mac:
-    """What is known of a Mac. None means not known, which is not the same as 0."""
-
-    memory_mib: int
-    stock_limit_mib: int | None = None  # what Metal reports at wired limit 0, where it was read
-    wired_limit_mib: int | None = None  # iogpu.wired_limit_mb now; 0 is stock
-    may_raise: bool = True
-    desktop: bool = False
-    other_metal: tuple[str, ...] = ()
-    used_mib: int = 0  # held by others for certain, beyond what a system takes
-    name: str = "this Mac"
-
-    @property
-    def memory_gb(self) -> int:
-        return round(self.memory_mib / 1024)
-
-    @staticmethod
-    def of_gb(memory_gb: int, **more: Any) -> Mac:
-        """A Mac by its memory as sold (1 GB here is 2^30 bytes)."""
-        return Mac(memory_mib=memory_gb * 1024, **more)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of a Mac: `ctx` None means choose; `mode` is auto, resident or streaming."""
-
-    model: str
-    ctx: int | None = None
-    mode: str = "auto"
-    sessions: int = 1
-    generation: str = "2026-07"
-    prefill_chunk: int | None = None
-    sidecar: str | None = None
-    wired_limit_mib: int | None = None  # an explicit ds4_wired_limit_mib
-    override: str = ""
-    instances: int = 1
-    backend: str = "metal"
-    cache_gib: float | None = None  # an explicit --ssd-streaming-cache-experts NGB
-    flags: tuple[str, ...] | None = None  # of the built engine; None: those of the generation
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why, and where that is known from."""
-
-    rule: str
-    text: str
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class StreamingPlan:
-    """SSD streaming in numbers: GiB of expert cache, MiB in all, and the range of tokens per second
-    reported.
-    """
-
-    cache_gib: int
-    cache_flag: str
-    planned_mib: int
-    non_routed_mib: int
-    context: int
-    decode_tps: tuple[float, float] | None
-    prefill_tps: tuple[float, float] | None
-    speed_source: str
-    wear: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The answer. `wired_limit_mib` is what to set (0: leave stock), `limit_mib` what it was judged
-    against.
-    """
-
-    outcome: str
-    model: str
-    mode: str
-    context: int
-    required_mib: int
-    limit_mib: int
-    wired_limit_mib: int
-    margin_mib: int
-    margin_percent: float
-    binding: str
-    largest_context: int
-    first_failure: str
-    fix: str
-    reasons: tuple[Reason, ...] = ()
-    warnings: tuple[str, ...] = ()
-    overridden: str = ""
-    estimate: Estimate | None = None
-    streaming: StreamingPlan | None = None
-
-    @property
-    def serves(self) -> bool:
-        return self.outcome in (SERVES, RAISED)
-
-    @property
-    def sentence(self) -> str:
-        """The verdict in a few words."""
-        if self.outcome == SERVES:
-            return "serves"
-        if self.outcome == RAISED:
-            return f"serves with the limit raised to {self.wired_limit_mib:,} MiB"
-        if self.outcome == STREAMS:
-            return "streams from the SSD"
-        return "stage only" if self.outcome == STAGE else "refused"
-
-    @property
-    def why(self) -> str:
-        return " ".join(reason.text for reason in self.reasons)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "sentence": self.sentence}
-
-
-@functools.cache
-def policy() -> Mapping[str, Any]:
-    """The policy as data (memory_policy.yml)."""
-    data = yaml_text.parse(Path(__file__).with_name("memory_policy.yml").read_text(encoding="utf-8"))
-    assert isinstance(data, dict)
-    return data
-
-
-def step(rows: Sequence[Mapping[str, Any]], memory_gb: int) -> Mapping[str, Any]:
-    """The first row whose `up_to_gb` reaches `memory_gb`."""
-    return next(row for row in rows if memory_gb <= row["up_to_gb"])
-
-
-def class_limit_mib(mac: Mac) -> int:
-    """The wired limit that a Mac of this size gets when it is raised."""
-    return mac.memory_mib - int(step(policy()["reserve_mib"], mac.memory_gb)["mib"])
-
-
-def stock_limits_mib(mac: Mac) -> tuple[int, int]:
-    """(lowest, highest) limit that macOS may give by itself; both the measured one where it is known."""
-    if mac.stock_limit_mib:
-        return mac.stock_limit_mib, mac.stock_limit_mib
-    row = step(policy()["stock_share_percent"], mac.memory_gb)
-    return int(mac.memory_mib * row["lowest"] / 100), int(mac.memory_mib * row["highest"] / 100)
+from ds4fleet.sizing.policy import class_limit_mib, policy, step, stock_limits_mib
+from ds4fleet.sizing.rules import (
+    Case,
+    below_floor,
+    engine_rules,
+    field_rules,
+    fix_for,
+    flags_of,
+    other_metal_rule,
+    sidecar_rules,
+)
+from ds4fleet.sizing.types import (
+    MODES,
+    RAISED,
+    REFUSED,
+    SERVES,
+    STAGE,
+    STREAMS,
+    Mac,
+    Reason,
+    Request,
+    StreamingPlan,
+    Verdict,
+)
 
 
 def verdict(mac: Mac, request: Request, *, catalogue: Catalogue | None = None) -> Verdict:
@@ -210,7 +59,7 @@ def verdict(mac: Mac, request: Request, *, catalogue: Catalogue | None = None) -
     if request.mode == "streaming":
         return _streams(mac, request, model, known)
     answer = _resident(mac, request, model, known)
-    if request.mode == "auto" and answer.outcome == REFUSED and _below_floor(mac, model):
+    if request.mode == "auto" and answer.outcome == REFUSED and below_floor(mac, model):
         return replace(answer, outcome=STAGE, wired_limit_mib=0, mode="none")
     return answer
 
@@ -284,20 +133,6 @@ def streaming_plan(mac: Mac, request: Request, *, catalogue: Catalogue | None = 
 # --- resident ---
 
 
-@dataclass
-class _Case:
-    """What speaks against a request while it is judged."""
-
-    against: list[Reason] = field(default_factory=list)
-    hard: bool = False
-    fixes: list[str] = field(default_factory=list)
-
-    def object(self, reason: Reason, fix: str, hard: bool = False) -> None:
-        self.against.append(reason)
-        self.fixes.append(fix)
-        self.hard = self.hard or hard
-
-
 def _resident(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verdict:
     rules = policy()
     if request.ctx is None:
@@ -309,11 +144,11 @@ def _resident(mac: Mac, request: Request, model: Model, known: Catalogue) -> Ver
     budget = _system_budget_mib(mac)
     allowed = int(_allowed_mib(mac, request, model, rules["margin"]["refuse_above_percent"]))
     largest = _largest_context(lambda tokens: _required_mib(replace(request, ctx=tokens), known) <= allowed)
-    case = _Case()
-    _field_rules(case, mac, request, model)
-    _engine_rules(case, request, model, known, "resident")
+    case = Case()
+    field_rules(case, mac, request, model)
+    engine_rules(case, request, model, known, "resident")
     if request.sidecar:
-        _sidecar_rules(case, request, model, known)
+        sidecar_rules(case, request, model, known)
     ruled_out = case.against[0].rule if case.against else ""
     blocked = bool(case.against) and (case.hard or not request.override)
     if not case.hard:
@@ -337,7 +172,7 @@ def _resident(mac: Mac, request: Request, model: Model, known: Catalogue) -> Ver
         binding=f"the rule {ruled_out}" if ruled_out and refused else binding,
         largest_context=0 if blocked else largest,
         first_failure=_first_failure(need, request, limit, mac),
-        fix=_fix(case, refused),
+        fix=fix_for(case, refused),
         reasons=tuple(case.against) or (_good(need, request, required, limit, planned),),
         warnings=tuple(_warnings(mac, request, required, limit, refused)),
         overridden=overridden,
@@ -346,7 +181,7 @@ def _resident(mac: Mac, request: Request, model: Model, known: Catalogue) -> Ver
 
 
 def _arithmetic(
-    case: _Case, mac: Mac, request: Request, need: Estimate, limit: int, budget: int, ways: str
+    case: Case, mac: Mac, request: Request, need: Estimate, limit: int, budget: int, ways: str
 ) -> None:
     """Objects to what does not fit the GPU's limit, or else does not fit beside the system."""
     rules = policy()
@@ -383,7 +218,7 @@ def _ways_to_fit(request: Request, known: Catalogue, allowed_mib: int, largest: 
     small = int(policy()["prefill_chunk"]["small"])
     smaller = replace(request, prefill_chunk=small)
     if (
-        "--prefill-chunk" in _flags(request, known)
+        "--prefill-chunk" in flags_of(request, known)
         and _estimate(request, known).prefill_chunk > small
         and _required_mib(smaller, known) <= allowed_mib
     ):
@@ -398,7 +233,7 @@ def _ways_to_fit(request: Request, known: Catalogue, allowed_mib: int, largest: 
     return ", or ".join(ways)
 
 
-def _limit_rule(case: _Case, mac: Mac, request: Request) -> None:
+def _limit_rule(case: Case, mac: Mac, request: Request) -> None:
     """Objects to limits and contexts that nobody should set, whatever fits."""
     rules = policy()
     if request.wired_limit_mib and request.wired_limit_mib > mac.memory_mib - rules["least_reserve_mib"]:
@@ -414,13 +249,8 @@ def _limit_rule(case: _Case, mac: Mac, request: Request) -> None:
         case.object(Reason("context-length", text), f"lower the context to {longest:,}", hard=True)
 
 
-def _fix(case: _Case, refused: bool) -> str:
-    fixes = "; ".join(dict.fromkeys(fix for fix in case.fixes if fix))
-    return fixes or ("use a smaller model or a Mac with more memory" if refused else "nothing to do")
-
-
 def _estimate(request: Request, known: Catalogue) -> Estimate:
-    chunk = request.prefill_chunk if "--prefill-chunk" in _flags(request, known) else None
+    chunk = request.prefill_chunk if "--prefill-chunk" in flags_of(request, known) else None
     return estimate(
         request.model,
         1 if request.ctx is None else request.ctx,
@@ -430,11 +260,6 @@ def _estimate(request: Request, known: Catalogue) -> Estimate:
         request.sidecar,
         catalogue=known,
     )
-
-
-def _flags(request: Request, known: Catalogue) -> Sequence[str]:
-    """What the engine can be told: as probed, else as its generation is known."""
-    return request.flags if request.flags is not None else known.generation(request.generation).flags
 
 
 def _required_mib(request: Request, known: Catalogue) -> int:
@@ -494,61 +319,6 @@ def _largest_context(fits: Callable[[int], bool]) -> int:
         else:
             high = middle - 1
     return low * 256
-
-
-def _below_floor(mac: Mac, model: Model) -> bool:
-    floor = next(rule for rule in policy()["rules"] if rule["id"] == "resident-floor")
-    above = float(floor["weights_above_gb"]) * 10**9
-    return mac.memory_gb < int(floor["below_gb"]) and model.weights_bytes > above
-
-
-def _field_rules(case: _Case, mac: Mac, request: Request, model: Model) -> None:
-    for rule in policy()["rules"]:
-        if not (rule.get("above_gb", 0) < mac.memory_gb < rule["below_gb"]):
-            continue
-        if model.quant not in rule.get("quants", [model.quant]):
-            continue
-        if model.family not in rule.get("families", [model.family]):
-            continue
-        if model.weights_bytes <= rule.get("weights_above_gb", 0) * 10**9:
-            continue
-        text = f"{mac.memory_gb} GB cannot hold {model.id} resident. {rule['why'].strip()}"
-        case.object(Reason(rule["id"], text, rule["source"]), rule["fix"], bool(rule["hard"]))
-    _other_metal_rule(case, mac)
-
-
-def _other_metal_rule(case: _Case, mac: Mac) -> None:
-    rules = policy()["other_metal"]
-    if mac.other_metal and mac.memory_gb < rules["refuse_below_gb"]:
-        names = ", ".join(mac.other_metal)
-        text = f"{names} uses the GPU too. {rules['why'].strip()}"
-        case.object(Reason("other-metal", text, rules["source"]), f"stop {names}")
-
-
-def _engine_rules(case: _Case, request: Request, model: Model, known: Catalogue, mode: str) -> None:
-    """What the engine itself cannot do, in either mode."""
-    if request.backend != "metal":
-        text = f"the {request.backend} backend on macOS can panic the kernel."
-        case.object(
-            Reason("cpu-backend", text, "upstream README, antirez/ds4#483"), "build with make (Metal)", True
-        )
-    if model.family not in known.generation(request.generation).families:
-        text = f"engines of {request.generation} do not know the family of {model.id}."
-        case.object(Reason("generation", text), "pin a newer engine", True)
-    if mode not in model.modes:
-        text = f"{model.id} is made for {' and '.join(model.modes)} use, not for {mode}."
-        case.object(Reason("mode", text), f"choose a model with mode {mode}", True)
-
-
-def _sidecar_rules(case: _Case, request: Request, model: Model, known: Catalogue) -> None:
-    sidecar = known.sidecar(request.sidecar or "")
-    if sidecar.family != model.family:
-        text = f"the sidecar {sidecar.id} is not made for {model.family}."
-        case.object(Reason("sidecar", text), "leave ds4_sidecars empty", True)
-    missing = sidecar.missing_flag(_flags(request, known))
-    if missing:
-        text = f"the sidecar {sidecar.id} needs an engine with {missing}."
-        case.object(Reason("sidecar", text), "leave ds4_sidecars empty, or pin another engine", True)
 
 
 def _what(request: Request, need: Estimate) -> str:
@@ -611,7 +381,7 @@ def _warnings(mac: Mac, request: Request, required: int, limit: int, refused: bo
 def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verdict:
     rules = policy()["streaming"]
     plan = streaming_plan(mac, request, catalogue=known)
-    case = _Case()
+    case = Case()
     _streaming_rules(case, mac, request, model, known)
     budget = max(_system_budget_mib(mac, int(policy()["least_reserve_mib"])), 0)
 
@@ -648,7 +418,7 @@ def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verd
         binding="memory for the expert cache",
         largest_context=0 if case.hard else largest,
         first_failure=str(rules["first_failure"]),
-        fix=_fix(case, refused),
+        fix=fix_for(case, refused),
         reasons=tuple(case.against) or (good,),
         warnings=(*warnings, plan.wear, *_warnings(mac, request, 0, 1, refused)),
         overridden=overridden,
@@ -657,14 +427,14 @@ def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verd
     )
 
 
-def _streaming_rules(case: _Case, mac: Mac, request: Request, model: Model, known: Catalogue) -> None:
+def _streaming_rules(case: Case, mac: Mac, request: Request, model: Model, known: Catalogue) -> None:
     """What speaks against streaming, whatever it needs."""
     rules = policy()["streaming"]
-    if rules["flag"] not in _flags(request, known):
+    if rules["flag"] not in flags_of(request, known):
         text = f"this engine has no {rules['flag']}."
         fix = "pin an engine of July 2026 or later, or use the Mac as a stage"
         case.object(Reason("no-streaming", text), fix, True)
-    _engine_rules(case, request, model, known, "streaming")
+    engine_rules(case, request, model, known, "streaming")
     if request.sidecar:
         text = "the engine refuses a draft head together with SSD streaming."
         case.object(Reason("sidecar", text, "ds4.c at 54b36ed"), "leave ds4_sidecars empty", True)
@@ -672,4 +442,4 @@ def _streaming_rules(case: _Case, mac: Mac, request: Request, model: Model, know
     if mac.memory_gb < least:
         text = f"{model.id} streams from {least} GB of memory on, {mac.name} has {mac.memory_gb} GB."
         case.object(Reason("streaming-floor", text), "use it as a jump Mac", True)
-    _other_metal_rule(case, mac)
+    other_metal_rule(case, mac)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from ds4fleet.upgrade.rollout import Code, HostPhase, Journal, RolloutError, RunPhase
+from ds4fleet.upgrade.codes import Code, RolloutError
+from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase
 
 #: Runs the module ds4_switch on the Mac with these arguments; raises HostLost when it does not answer and
 #: HostRefused when it says no.

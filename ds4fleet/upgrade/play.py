@@ -15,8 +15,9 @@ from typing import Any
 from ds4fleet import console
 from ds4fleet.errors import OperatorError
 from ds4fleet.remote import playbook
-from ds4fleet.upgrade import rollout
-from ds4fleet.upgrade.rollout import Code, HostPhase, Journal, RunPhase
+from ds4fleet.upgrade import controller_lock
+from ds4fleet.upgrade.codes import Code
+from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase, write_atomically
 
 
 def owner() -> str:
@@ -37,7 +38,7 @@ def write_run(journal: Journal, *, take_over: bool = False) -> Path:
         "waves": [len(wave.hosts) for wave in planned.waves],
     }
     path = journal.folder / "run.json"
-    rollout.write_atomically(path, json_module.dumps({**journal.asked(), "__ds4_rollout": run}, indent=1))
+    write_atomically(path, json_module.dumps({**journal.asked(), "__ds4_rollout": run}, indent=1))
     return path
 
 
@@ -109,8 +110,8 @@ def ansible(
             *arguments,
             environment={
                 **_recorded(record),
-                **({rollout.RUN_VARIABLE: run_id} if run_id else {}),
-                **({} if lock is None else rollout.lock_environment(lock)),
+                **({controller_lock.RUN_VARIABLE: run_id} if run_id else {}),
+                **({} if lock is None else controller_lock.lock_environment(lock)),
             },
             stdout=sys.stderr if json else None,
             pass_fds=() if lock is None else (lock,),

@@ -10,9 +10,12 @@ from typing import Any
 from rich.table import Table
 
 from ds4fleet import console
-from ds4fleet.upgrade import rollout
+from ds4fleet.upgrade import codes
+from ds4fleet.upgrade.codes import Code
+from ds4fleet.upgrade.controller_lock import Holder
+from ds4fleet.upgrade.journal import ENDED, HostPhase, Journal
 from ds4fleet.upgrade.look import Look
-from ds4fleet.upgrade.rollout import Code, Holder, HostPhase, Journal, Rollout
+from ds4fleet.upgrade.rollout import Rollout
 
 GB = 10**9
 
@@ -110,7 +113,7 @@ def report(journal: Journal) -> dict[str, Any]:
         "phase": str(progress.phase),
         "reason": progress.reason,
         "began_at": entries[0]["at"] if entries else planned.created_at,
-        "ended_at": entries[-1]["at"] if entries and progress.phase in rollout.ENDED else None,
+        "ended_at": entries[-1]["at"] if entries and progress.phase in ENDED else None,
         "hosts": hosts,
         "skipped": [{"host": skip.host, "reason": skip.reason} for skip in planned.skipped],
         "reverts": sum(one["reverts"] for one in hosts),
@@ -173,7 +176,7 @@ def reason(record: Mapping[str, Any]) -> str:
     """Why a rollout stopped and what to do about it, in a line; empty where it did not."""
     text = str(record["reason"]).partition("\n")[0]
     code = text.partition(":")[0]
-    remedy = rollout.REMEDY[Code(code)] if code in set(Code) else ""
+    remedy = codes.REMEDY[Code(code)] if code in set(Code) else ""
     return f"{text}; {remedy}".strip("; ")
 
 

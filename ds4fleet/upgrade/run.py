@@ -16,20 +16,14 @@ from ds4fleet.catalogue.read import load
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
-from ds4fleet.upgrade import play, rollout
+from ds4fleet.upgrade import controller_lock, play, rollout
+from ds4fleet.upgrade import journal as journals
 from ds4fleet.upgrade import report as reports
 from ds4fleet.upgrade import situation as situations
+from ds4fleet.upgrade.codes import Code, RolloutError
+from ds4fleet.upgrade.journal import ENDED, UNFINISHED, HostPhase, Journal, RunPhase, latest
 from ds4fleet.upgrade.look import Lock, look
-from ds4fleet.upgrade.rollout import (
-    UNFINISHED,
-    Code,
-    HostPhase,
-    Journal,
-    Rollout,
-    RolloutError,
-    RunPhase,
-    latest,
-)
+from ds4fleet.upgrade.rollout import Rollout
 
 #: One folder per rollout: plan.json, run.json (for the playbook), journal.jsonl, report.json.
 ROLLOUTS = Path(os.environ.get("DS4_ROLLOUTS") or CHECKOUT / "rollouts")
@@ -66,7 +60,7 @@ def upgrade(
     _known(model, engine, hosts)
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%SZ}"
-    with rollout.controller_lock(root, run_id, play.owner(), take_over=take_over) as lock:
+    with controller_lock.controller_lock(root, run_id, play.owner(), take_over=take_over) as lock:
         facts, troubles = situations.observe(hosts, root / "facts")
         if take_over and _release(situations.locks_of(facts), root, lock, yes=yes, json=json):
             facts, troubles = situations.observe(hosts, root / "facts")
@@ -112,7 +106,7 @@ def rollback(
     chosen = Fleet.select(host=host, region=region).hosts
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%SZ}-back"
-    with rollout.controller_lock(root, run_id, play.owner(), take_over=take_over) as lock:
+    with controller_lock.controller_lock(root, run_id, play.owner(), take_over=take_over) as lock:
         looks = look(chosen)
         if take_over and _release({one.host: one.lock for one in looks}, root, lock, yes=yes, json=json):
             looks = look(chosen)
@@ -128,9 +122,11 @@ def resume(*, take_over: bool = False, json: bool = False, root: Path = ROLLOUTS
     """Goes on with the last rollout from its journal. A gate without a clear result counts as accepted."""
     journal = _last(root)
     progress = journal.progress()
-    if progress.phase in rollout.ENDED:
+    if progress.phase in ENDED:
         raise OperatorError(f"rollout {journal.folder.name} has ended: {progress.phase}")
-    with rollout.controller_lock(root, journal.folder.name, play.owner(), take_over=take_over) as lock:
+    with controller_lock.controller_lock(
+        root, journal.folder.name, play.owner(), take_over=take_over
+    ) as lock:
         if progress.phase == RunPhase.PAUSED and progress.reason.startswith(Code.GATE_INCONCLUSIVE):
             for host, phase in progress.hosts.items():
                 if phase == HostPhase.SWITCHING:
@@ -171,7 +167,7 @@ def abort(
         journal.append(datetime.now(UTC), phase=RunPhase.ABORTED, reason=f"{Code.ABORTED}: by {play.owner()}")
     elif not json:
         console.out.print(f"Rollout {journal.folder.name} has ended; what it still holds is given back.")
-    held = rollout.holder(root)
+    held = controller_lock.holder(root)
     alive = held is not None and held.alive and held.run_id == journal.folder.name
     if alive and any(progress.of(host) == HostPhase.PENDING for host in journal.rollout().hosts):
         # Nobody waits for hours until weights of an aborted rollout have come.
@@ -192,7 +188,7 @@ def abort(
 
 def status(*, limit: str = "", json: bool = False, root: Path = ROLLOUTS) -> int:
     """Shows the last rollout by its journal, who holds the lock here, and what its Macs say themselves."""
-    journal, held = latest(root), rollout.holder(root)
+    journal, held = latest(root), controller_lock.holder(root)
     fleet = Fleet.select(limit=limit)
     record = reports.report(journal) if journal else None
     names = {mac["host"] for mac in record["hosts"]} if record and not limit else set()
@@ -216,7 +212,7 @@ def status(*, limit: str = "", json: bool = False, root: Path = ROLLOUTS) -> int
 
 def history(*, json: bool = False, root: Path = ROLLOUTS) -> int:
     """Lists all rollouts, newest first."""
-    records = [reports.report(journal) for journal in rollout.history(root)]
+    records = [reports.report(journal) for journal in journals.history(root)]
     if json:
         console.print_json(records)
     else:
@@ -306,7 +302,7 @@ def _release(locks: Mapping[str, Lock | None], root: Path, lock: int, *, yes: bo
 def _abort_others(limit: str, root: Path, *, yes: bool, json: bool) -> int:
     hosts = Fleet.select(limit=limit).hosts
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-take-over"
-    with rollout.controller_lock(root, run_id, play.owner(), take_over=True) as lock:
+    with controller_lock.controller_lock(root, run_id, play.owner(), take_over=True) as lock:
         looks = look(hosts)
         silent = [one.host for one in looks if not one.reachable]
         freed = _release({one.host: one.lock for one in looks}, root, lock, yes=yes, json=json)
@@ -350,17 +346,17 @@ def _last(root: Path) -> Journal:
 def _none_unfinished(root: Path) -> None:
     last = latest(root)
     if last is not None and last.progress().phase in UNFINISHED:
-        held = rollout.holder(root)
+        held = controller_lock.holder(root)
         whose = f"; here {held}" if held and held.run_id == last.folder.name else ""
         raise RolloutError(Code.UNFINISHED, f"rollout {last.folder.name} is {last.progress().phase}{whose}")
 
 
 def _give_up_what_never_began(root: Path, *, json: bool) -> bool:
     """Frees the lock of a rollout of one's own that was killed before it had a plan. False without one."""
-    held, owner = rollout.holder(root), play.owner()
+    held, owner = controller_lock.holder(root), play.owner()
     if held is None or held.alive or held.owner != owner or (root / held.run_id / "plan.json").exists():
         return False
-    with rollout.controller_lock(root, held.run_id, owner):
+    with controller_lock.controller_lock(root, held.run_id, owner):
         pass
     if not json:
         console.out.print(f"Rollout {held.run_id} was cut off before it had a plan; its lock is given back.")
@@ -375,12 +371,14 @@ def _lock_of(journal: Journal, root: Path) -> Iterator[int | None]:
     with ExitStack() as stack:
         lock = None
         with suppress(RolloutError):
-            lock = stack.enter_context(rollout.controller_lock(root, journal.folder.name, play.owner()))
+            lock = stack.enter_context(
+                controller_lock.controller_lock(root, journal.folder.name, play.owner())
+            )
         yield lock
 
 
 def _is_running(root: Path) -> bool:
-    held = rollout.holder(root)
+    held = controller_lock.holder(root)
     return held is not None and held.alive
 
 
@@ -388,7 +386,9 @@ def _wait_for_the_end(root: Path) -> None:
     deadline = time.monotonic() + ABORT_WAIT_S
     while _is_running(root):
         if time.monotonic() >= deadline:
-            raise OperatorError(f"The rollout is aborted, but {rollout.holder(root)}; end that process.")
+            raise OperatorError(
+                f"The rollout is aborted, but {controller_lock.holder(root)}; end that process."
+            )
         time.sleep(POLL_S)
 
 

@@ -18,7 +18,7 @@ from ds4fleet import console
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.remote import playbook, shell
-from ds4fleet.upgrade import rollout
+from ds4fleet.upgrade import journal
 from ds4fleet.upgrade import run as upgrade
 
 GB = 10**9
@@ -138,8 +138,8 @@ def prune(
 
 
 def _refuse(report: Report, agreed: Mapping[str, Any]) -> None:
-    last = rollout.latest(upgrade.ROLLOUTS)
-    if last is not None and last.progress().phase in rollout.UNFINISHED:
+    last = journal.latest(upgrade.ROLLOUTS)
+    if last is not None and last.progress().phase in journal.UNFINISHED:
         macs_of_it = set(last.rollout().hosts) & set(agreed)
         if macs_of_it:
             raise OperatorError(

@@ -13,13 +13,14 @@ from ansible.plugins.action import ActionBase
 
 from ds4fleet.components import switcher
 from ds4fleet.inventory.defaults import role_defaults
+from ds4fleet.upgrade import codes, report
 from ds4fleet.upgrade import host as upgrade_host
-from ds4fleet.upgrade import report, rollout
+from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase
 
 #: States of a rollout that are only written down, as what.
 NOTED = {
-    "staged": {"host_phase": rollout.HostPhase.STAGED},
-    "promoted": {"phase": rollout.RunPhase.PROMOTED},
+    "staged": {"host_phase": HostPhase.STAGED},
+    "promoted": {"phase": RunPhase.PROMOTED},
 }
 
 
@@ -42,15 +43,15 @@ class ActionModule(ActionBase):
             return self._execute_module("ds4.fleet.ds4_switch", module_args=args, task_vars=task_vars)
         if self._task.check_mode:
             return {"changed": state in ("upgraded", "taken_back")}
-        journal = rollout.Journal(Path(folder))
+        journal = Journal(Path(folder))
         if state == "locked":
             result = self._execute_module("ds4.fleet.ds4_switch", module_args=args, task_vars=task_vars)
             if result.get("failed"):
-                reason = f"{rollout.Code.LOCKED}: {host}: {result.get('msg')}"
-                journal.append(datetime.now(UTC), phase=rollout.RunPhase.PAUSED, reason=reason)
+                reason = f"{codes.Code.LOCKED}: {host}: {result.get('msg')}"
+                journal.append(datetime.now(UTC), phase=RunPhase.PAUSED, reason=reason)
             return result
         if state in NOTED:
-            if state != "staged" or journal.progress().of(host) == rollout.HostPhase.PENDING:
+            if state != "staged" or journal.progress().of(host) == HostPhase.PENDING:
                 about = {"host": host} if state == "staged" else {}
                 journal.append(datetime.now(UTC), **about, **NOTED[state])
                 report.write(journal)
@@ -80,7 +81,7 @@ class ActionModule(ActionBase):
 
         try:
             return upgrade_host.switch(journal, host, begin, call)
-        except rollout.RolloutError as error:
+        except codes.RolloutError as error:
             return {"failed": True, "changed": True, "msg": str(error)}
         finally:
             report.write(journal)

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from ds4fleet.upgrade import codes, controller_lock
+
 DOCUMENTATION = r"""
 name: ds4_rollout
 author: ds4-fleet contributors (@ds4-fleet)
@@ -27,16 +29,16 @@ from pathlib import Path
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
 
-from ds4fleet.upgrade import rollout
-
 
 class LookupModule(LookupBase):
     def run(self, terms, variables=None, **kwargs):
         (planned,) = terms
         try:
-            rollout.join()
-            if planned.get("folder") and os.environ.get(rollout.RUN_VARIABLE) != planned["run_id"]:
-                rollout.hold_until_exit(Path(planned["folder"]).parent, planned["run_id"], planned["owner"])
-        except rollout.RolloutError as error:
+            controller_lock.join()
+            if planned.get("folder") and os.environ.get(controller_lock.RUN_VARIABLE) != planned["run_id"]:
+                controller_lock.hold_until_exit(
+                    Path(planned["folder"]).parent, planned["run_id"], planned["owner"]
+                )
+        except codes.RolloutError as error:
             raise AnsibleError(error.sentence) from None
         return list(planned.get("hosts", []))

@@ -18,7 +18,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ds4fleet.catalogue.read import load
-from ds4fleet.sizing.verdict import Mac, Request, Verdict, auto_context, class_limit_mib, estimate, verdict
+from ds4fleet.sizing.estimate import estimate
+from ds4fleet.sizing.policy import class_limit_mib
+from ds4fleet.sizing.types import Mac, Request, Verdict
+from ds4fleet.sizing.verdict import auto_context, verdict
 from maclab import weights
 from maclab.engine import rig
 from maclab.engine.rig import Bench

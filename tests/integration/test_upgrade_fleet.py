@@ -20,7 +20,7 @@ from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.make import make_plan
 from ds4fleet.tunnel import asked, cli, view
-from ds4fleet.upgrade.rollout import HostPhase
+from ds4fleet.upgrade.journal import HostPhase
 from tests.support.rollouts import NEWER, OLDER, Clients, Controller
 from tests.support.tunnel_ends import free_port, wait_until
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from ds4fleet.catalogue import read
-from ds4fleet.upgrade import rollout
+from ds4fleet.upgrade import controller_lock, journal
 from maclab import weights
 from tests.support.rollouts import NEWER, OLDER, Controller
 from tests.support.tunnel_ends import wait_until
@@ -216,7 +216,7 @@ def pause_after_the_first(controller: Controller) -> Any:
 @pytest.fixture
 def paused(controller: Controller, request: pytest.FixtureRequest) -> None:
     """A rollout that has been paused between the first Mac and the second."""
-    if not controller.runs or controller.last.progress().phase is not rollout.RunPhase.PAUSED:
+    if not controller.runs or controller.last.progress().phase is not journal.RunPhase.PAUSED:
         request.getfixturevalue("calm")
         pause_after_the_first(controller)
 
@@ -319,7 +319,7 @@ LOCK_ONLY = ("playbooks/upgrade.yml", "--tags", "lock", "-e")
 @pytest.fixture
 def planned(controller: Controller, request: pytest.FixtureRequest) -> Path:
     """A plan that nobody has begun, as the playbook takes it."""
-    begun = controller.runs and controller.last.progress().phase is rollout.RunPhase.PLANNED
+    begun = controller.runs and controller.last.progress().phase is journal.RunPhase.PLANNED
     if not begun or set(locks(controller).values()) != {None}:
         request.getfixturevalue("calm")
         controller.fab("upgrade", "--limit", LIMIT, "--model", OLDER, "--plan-only")
@@ -337,7 +337,7 @@ def locked(controller: Controller, request: pytest.FixtureRequest) -> str:
 
 class TestThePlaybookByItself:
     def test_keeps_out_of_what_fab_is_running(self, controller: Controller, planned: Path) -> None:
-        with rollout.controller_lock(controller.rollouts, planned.parent.name, "ada@here"):
+        with controller_lock.controller_lock(controller.rollouts, planned.parent.name, "ada@here"):
             status, output = play(controller, *LOCK_ONLY, f"@{planned}")
         assert status != 0 and "ada@here" in output and "is running as process" in output
         assert set(locks(controller).values()) == {None}
@@ -346,7 +346,9 @@ class TestThePlaybookByItself:
         words = (*LOCK_ONLY, f"@{planned}")
         first = controller.start(*words, program="ansible-playbook")
         wait_until(
-            lambda: (held := rollout.holder(controller.rollouts)) and held.pid == first.pid, 60, "the first"
+            lambda: (held := controller_lock.holder(controller.rollouts)) and held.pid == first.pid,
+            60,
+            "the first",
         )
         first.send_signal(signal.SIGSTOP)
         try:
@@ -356,7 +358,7 @@ class TestThePlaybookByItself:
         output, _ = first.communicate(timeout=120)
         assert status != 0 and f"is running as process {first.pid}" in refusal
         assert first.returncode == 0, output[-6000:]
-        assert rollout.holder(controller.rollouts) is None
+        assert controller_lock.holder(controller.rollouts) is None
         assert set(locks(controller).values()) == {planned.parent.name}
 
     def test_abort_frees_who_answers_and_names_who_does_not(

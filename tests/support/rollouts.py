@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from ds4fleet.layout import CHECKOUT
-from ds4fleet.upgrade import rollout
+from ds4fleet.upgrade import journal
 from maclab import engine
 
 NEWER, OLDER = "flash-q2-0731", "flash-q2"
@@ -84,7 +84,7 @@ class Controller:
 
     def settle(self) -> None:
         """Ends a rollout that another test left before its end, if there is one."""
-        if self.runs and self.last.progress().phase not in rollout.ENDED:
+        if self.runs and self.last.progress().phase not in journal.ENDED:
             self.fab("upgrade", "--abort")
 
     def all_on(self, model: str) -> None:
@@ -96,11 +96,11 @@ class Controller:
     @property
     def runs(self) -> int:
         """How many rollouts there were."""
-        return len(rollout.history(self.rollouts))
+        return len(journal.history(self.rollouts))
 
     @property
-    def last(self) -> rollout.Journal:
-        return rollout.history(self.rollouts)[0]
+    def last(self) -> journal.Journal:
+        return journal.history(self.rollouts)[0]
 
     @property
     def report(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ds4fleet.errors import OperatorError
-from ds4fleet.sizing.verdict import MIB, estimate, kv_payload_bytes
+from ds4fleet.sizing.estimate import MIB, estimate, kv_payload_bytes
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "memory_vectors.json").read_text())
 MODELS = {"flash": "flash-q2", "pro": "pro-q2", "q2": "flash-q2", "q2q4": "flash-q2-q4", "q4": "flash-q4"}

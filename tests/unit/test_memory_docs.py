@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ds4fleet.sizing.verdict import Mac, Request, estimate, policy, verdict
+from ds4fleet.sizing.estimate import estimate
+from ds4fleet.sizing.policy import policy
+from ds4fleet.sizing.types import Mac, Request
+from ds4fleet.sizing.verdict import verdict
 
 DOC = (Path(__file__).resolve().parents[2] / "docs" / "memory.md").read_text()
 MODELS = {

@@ -20,8 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ds4fleet.errors import OperatorError
-from ds4fleet.upgrade import rollout
-from ds4fleet.upgrade.rollout import Code, HostPhase, Journal, RolloutError, RunPhase, Situation, Version
+from ds4fleet.upgrade import codes, controller_lock, rollout
+from ds4fleet.upgrade.codes import Code, RolloutError
+from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase, history
+from ds4fleet.upgrade.rollout import Situation, Version
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 OLD, NEW = Version("flash-q2", "a" * 64, "1" * 40), Version("flash-q2-0731", "b" * 64, "2" * 40)
@@ -51,7 +53,7 @@ def waves(made: rollout.Rollout) -> list[tuple[str, ...]]:
 def refused(macs: list[Situation], **more: Any) -> Code:
     with pytest.raises(RolloutError) as caught:
         planned(macs, **more)
-    assert rollout.REMEDY[caught.value.code] in caught.value.sentence
+    assert codes.REMEDY[caught.value.code] in caught.value.sentence
     return caught.value.code
 
 
@@ -212,7 +214,7 @@ class TestJournal:
     def test_runs_are_listed_newest_first(self, tmp_path: Path) -> None:
         for run in ("20260102T0Z", "20260101T0Z"):
             Journal.create(tmp_path, rollout.plan_rollout([mac("a")], run_id=run, now=NOW))
-        assert [one.folder.name for one in rollout.history(tmp_path)] == ["20260102T0Z", "20260101T0Z"]
+        assert [one.folder.name for one in history(tmp_path)] == ["20260102T0Z", "20260101T0Z"]
 
     def test_what_a_mac_still_reports_does_not_reopen_a_run_that_has_ended(self, journal: Journal) -> None:
         journal.append(NOW, phase=RunPhase.ABORTED, reason="aborted: by ada")
@@ -232,14 +234,14 @@ class TestJournal:
 
 class TestControllersLock:
     def test_one_rollout_at_a_time_and_the_second_is_told_whose(self, tmp_path: Path) -> None:
-        with rollout.controller_lock(tmp_path, "run1", "ada@here"):
+        with controller_lock.controller_lock(tmp_path, "run1", "ada@here"):
             for take_over in (False, True):
                 with (
                     pytest.raises(RolloutError, match="run1 of ada@here since .* is running as process"),
-                    rollout.controller_lock(tmp_path, "run2", "bob@here", take_over=take_over),
+                    controller_lock.controller_lock(tmp_path, "run2", "bob@here", take_over=take_over),
                 ):
                     pass
-        assert rollout.holder(tmp_path) is None
+        assert controller_lock.holder(tmp_path) is None
 
     def test_one_that_has_just_taken_it_is_named_once_it_says_who_it_is(self, tmp_path: Path) -> None:
         known = {"run_id": "run1", "owner": "ada@here", "pid": 4711, "since": "now"}
@@ -248,7 +250,7 @@ class TestControllersLock:
             fcntl.flock(stream, fcntl.LOCK_EX)
             says = threading.Timer(0.2, path.write_text, [json.dumps(known)])
             says.start()
-            held = rollout.holder(tmp_path)
+            held = controller_lock.holder(tmp_path)
             says.join()
         assert held is not None and (held.owner, held.pid, held.alive) == ("ada@here", 4711, True)
 
@@ -257,24 +259,24 @@ class TestControllersLock:
             fcntl.flock(stream, fcntl.LOCK_EX)
             ends = threading.Timer(0.2, fcntl.flock, [stream, fcntl.LOCK_UN])
             ends.start()
-            assert rollout.holder(tmp_path) is None
+            assert controller_lock.holder(tmp_path) is None
             ends.join()
 
     def test_one_that_does_not_say_who_it_is_is_somebody(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(rollout, "LOOKED_AT_S", 0.1)
+        monkeypatch.setattr(controller_lock, "LOOKED_AT_S", 0.1)
         with (tmp_path / "lock").open("a+") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
-            held = rollout.holder(tmp_path)
+            held = controller_lock.holder(tmp_path)
         assert held is not None and held.owner == "somebody" and held.alive
 
     def test_what_it_started_holds_it_on_when_it_is_killed(self, tmp_path: Path) -> None:
         child = die_holding(tmp_path, "cat", stdin=subprocess.PIPE)
         try:
-            held = rollout.holder(tmp_path)
+            held = controller_lock.holder(tmp_path)
             assert held is not None and held.alive and held.owner == "ada@here"
-            with pytest.raises(RolloutError), rollout.controller_lock(tmp_path, "run1", "ada@here"):
+            with pytest.raises(RolloutError), controller_lock.controller_lock(tmp_path, "run1", "ada@here"):
                 pass
         finally:
             child.communicate("", timeout=30)
@@ -283,19 +285,19 @@ class TestControllersLock:
         self, tmp_path: Path
     ) -> None:
         die_holding(tmp_path, "true").communicate(timeout=30)
-        held = rollout.holder(tmp_path)
+        held = controller_lock.holder(tmp_path)
         assert held is not None and not held.alive
         with (
             pytest.raises(RolloutError, match="run1 of ada@here since .* is gone without having ended"),
-            rollout.controller_lock(tmp_path, "run2", "bob@here"),
+            controller_lock.controller_lock(tmp_path, "run2", "bob@here"),
         ):
             pass
-        with rollout.controller_lock(tmp_path, "run1", "bob@here"):
+        with controller_lock.controller_lock(tmp_path, "run1", "bob@here"):
             pass
         die_holding(tmp_path, "true").communicate(timeout=30)
-        with rollout.controller_lock(tmp_path, "run2", "bob@here", take_over=True):
+        with controller_lock.controller_lock(tmp_path, "run2", "bob@here", take_over=True):
             pass
-        assert rollout.holder(tmp_path) is None
+        assert controller_lock.holder(tmp_path) is None
 
     @pytest.mark.parametrize("planned", [False, True])
     def test_a_run_of_ones_own_that_died_without_a_plan_holds_nobody_up(
@@ -305,11 +307,11 @@ class TestControllersLock:
         (tmp_path / "run1").mkdir()
         if planned:
             (tmp_path / "run1" / "plan.json").write_text("{}")
-        with pytest.raises(RolloutError), rollout.controller_lock(tmp_path, "run2", "bob@here"):
+        with pytest.raises(RolloutError), controller_lock.controller_lock(tmp_path, "run2", "bob@here"):
             pass
         with (
             pytest.raises(RolloutError) if planned else nullcontext(),
-            rollout.controller_lock(tmp_path, "run2", "ada@here"),
+            controller_lock.controller_lock(tmp_path, "run2", "ada@here"),
         ):
             pass
 
@@ -318,9 +320,9 @@ class TestControllersLock:
         script = (
             "import os, signal, sys\n"
             "from pathlib import Path\n"
-            "from ds4fleet.upgrade import rollout\n"
+            "from ds4fleet.upgrade import controller_lock\n"
             "for _time in range(2):\n"
-            f"    rollout.hold_until_exit(Path({str(tmp_path)!r}), 'run1', 'ada@here')\n"
+            f"    controller_lock.hold_until_exit(Path({str(tmp_path)!r}), 'run1', 'ada@here')\n"
             "if os.fork() == 0:\n"
             "    sys.exit()\n"
             "os.wait()\n"
@@ -331,16 +333,16 @@ class TestControllersLock:
             [sys.executable, "-c", script], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert process.stdout is not None and process.stdout.readline() == "held\n"
-        held = rollout.holder(tmp_path)
+        held = controller_lock.holder(tmp_path)
         assert held is not None and held.alive and held.pid == process.pid
-        with pytest.raises(RolloutError), rollout.controller_lock(tmp_path, "run1", "bob@here"):
+        with pytest.raises(RolloutError), controller_lock.controller_lock(tmp_path, "run1", "bob@here"):
             pass
         if signal:
             process.kill()
         process.communicate("", timeout=30)
-        held = rollout.holder(tmp_path)
+        held = controller_lock.holder(tmp_path)
         assert (held is None) == (not signal) and (held is None or not held.alive)
-        with rollout.controller_lock(tmp_path, "run1", "bob@here"):
+        with controller_lock.controller_lock(tmp_path, "run1", "bob@here"):
             pass
 
 
@@ -349,8 +351,8 @@ def die_holding(root: Path, program: str, **options: Any) -> subprocess.Popen[st
     script = (
         "import os, signal, subprocess, sys\n"
         "from pathlib import Path\n"
-        "from ds4fleet.upgrade import rollout\n"
-        f"with rollout.controller_lock(Path({str(root)!r}), 'run1', 'ada@here') as lock:\n"
+        "from ds4fleet.upgrade import controller_lock\n"
+        f"with controller_lock.controller_lock(Path({str(root)!r}), 'run1', 'ada@here') as lock:\n"
         f"    subprocess.Popen([{program!r}], pass_fds=[lock])\n"
         "    sys.stderr.write('killed')\n"
         "    sys.stderr.flush()\n"
@@ -367,11 +369,11 @@ def die_holding(root: Path, program: str, **options: Any) -> subprocess.Popen[st
 
 class TestCodes:
     def test_every_code_has_a_remedy(self) -> None:
-        assert set(rollout.REMEDY) == set(Code)
+        assert set(codes.REMEDY) == set(Code)
 
     def test_the_documentation_says_the_same_of_each(self) -> None:
         rows = re.findall(r"^\| `([a-z-]+)` \| (.+) \|$", Path("docs/upgrade.md").read_text(), re.M)
-        assert dict(rows) == {str(code): text for code, text in rollout.REMEDY.items()}
+        assert dict(rows) == {str(code): text for code, text in codes.REMEDY.items()}
 
     def test_every_code_is_used(self) -> None:
         texts = "".join(path.read_text() for path in Path("ds4fleet/upgrade").glob("*.py"))

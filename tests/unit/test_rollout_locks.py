@@ -18,8 +18,10 @@ import yaml
 
 from ds4fleet import held_file
 from ds4fleet.layout import CHECKOUT
-from ds4fleet.upgrade import play, rollout, run
-from ds4fleet.upgrade.rollout import HostPhase, Journal, Rollout, RolloutError, RunPhase, Version, Wave
+from ds4fleet.upgrade import controller_lock, play, run
+from ds4fleet.upgrade.codes import RolloutError
+from ds4fleet.upgrade.journal import ENDED, HostPhase, Journal, RunPhase
+from ds4fleet.upgrade.rollout import Rollout, Version, Wave
 from tests.support.tunnel_ends import wait_until
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -57,7 +59,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 def refusal(root: Path, run_id: str = "run2", owner: str = "bob@here") -> str:
     """Why another rollout does not get the lock; empty when it does, and gives it back."""
     try:
-        with rollout.controller_lock(root, run_id, owner):
+        with controller_lock.controller_lock(root, run_id, owner):
             return ""
     except RolloutError as error:
         return error.sentence
@@ -120,8 +122,8 @@ sys.stdin.read()
         script = """
 import os, sys, time
 from pathlib import Path
-from ds4fleet.upgrade import rollout
-rollout.hold_until_exit(Path(sys.argv[1]), "run1", "ada@here")
+from ds4fleet.upgrade import controller_lock
+controller_lock.hold_until_exit(Path(sys.argv[1]), "run1", "ada@here")
 if os.fork() == 0:
     os.setsid()
     Path(sys.argv[1], "worker").write_text(str(os.getpid()))
@@ -142,7 +144,7 @@ sys.stdin.read()
                 assert process.stdin is not None
                 process.stdin.close()
                 process.wait(30)
-                assert rollout.holder(tmp_path) is None
+                assert controller_lock.holder(tmp_path) is None
             os.kill(worker, 0)
             assert refusal(tmp_path, "run1") == ""
         finally:
@@ -162,12 +164,12 @@ class TestAPlaybookThatOutlivesFab:
 import json, sys
 from pathlib import Path
 from ds4fleet.remote import playbook
-from ds4fleet.upgrade import play, rollout
+from ds4fleet.upgrade import controller_lock, play
 folder = Path(sys.argv[1])
 playbook.CHECKOUT = folder
 root = folder / "rollouts"
 planned = {"run_id": "run1", "owner": "ada@here", "hosts": ["here"], "folder": str(root / "run1")}
-with rollout.controller_lock(root, "run1", "ada@here") as lock:
+with controller_lock.controller_lock(root, "run1", "ada@here") as lock:
     print("locked", flush=True)
     play.ansible("work", ["here"], {"__ds4_rollout": planned}, json=True, lock=lock, run_id="run1")
 """
@@ -201,7 +203,7 @@ with rollout.controller_lock(root, "run1", "ada@here") as lock:
         try:
             assert f"is running as process {fab.pid}" in refusal(root)
             kill(fab)
-            held = rollout.holder(root)
+            held = controller_lock.holder(root)
             assert held is not None and held.alive and held.pid not in (fab.pid, worker)
             assert (held.run_id, held.owner) == ("run1", "ada@here")
             said = subprocess.check_output(["ps", "-ww", "-o", "args=", "-p", str(held.pid)], text=True)
@@ -209,7 +211,7 @@ with rollout.controller_lock(root, "run1", "ada@here") as lock:
             for run_id in ("run1", "run2"):
                 assert f"is running as process {held.pid}" in refusal(root, run_id)
             os.kill(held.pid, signal.SIGKILL)
-            wait_until(lambda: not getattr(rollout.holder(root), "alive", False), 30, "the lock")
+            wait_until(lambda: not getattr(controller_lock.holder(root), "alive", False), 30, "the lock")
             os.kill(worker, 0)
             assert "is gone without having ended" in refusal(root)
             assert refusal(root, "run1") == ""
@@ -220,8 +222,8 @@ with rollout.controller_lock(root, "run1", "ada@here") as lock:
 DIE = """
 import os, signal, sys
 from pathlib import Path
-from ds4fleet.upgrade import play, rollout
-with rollout.controller_lock(Path(sys.argv[1]), sys.argv[2], play.owner()):
+from ds4fleet.upgrade import controller_lock, play
+with controller_lock.controller_lock(Path(sys.argv[1]), sys.argv[2], play.owner()):
     print("locked", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -285,13 +287,13 @@ class TestAbortAfterAKill:
     ) -> None:
         self.journal(tmp_path, *phases)
         started(DIE, tmp_path, "run1").wait(30)
-        held = rollout.holder(tmp_path)
+        held = controller_lock.holder(tmp_path)
         assert held is not None and not held.alive
         assert run.abort(root=tmp_path) == 0
         assert called_off == [("run1", True)]
-        assert rollout.holder(tmp_path) is None
+        assert controller_lock.holder(tmp_path) is None
         assert refusal(tmp_path) == ""
-        assert Journal(tmp_path / "run1").progress().phase in rollout.ENDED
+        assert Journal(tmp_path / "run1").progress().phase in ENDED
 
     def test_nor_by_one_that_had_no_plan_yet(
         self,
@@ -304,9 +306,9 @@ class TestAbortAfterAKill:
         assert "is gone without having ended" in refusal(tmp_path)
         assert run.abort(root=tmp_path) == 0 and called_off == []
         assert "cut off before it had a plan" in capsys.readouterr().out
-        assert rollout.holder(tmp_path) is None and refusal(tmp_path) == ""
+        assert controller_lock.holder(tmp_path) is None and refusal(tmp_path) == ""
 
-    @pytest.mark.parametrize("phase", sorted(rollout.ENDED))
+    @pytest.mark.parametrize("phase", sorted(ENDED))
     def test_one_that_has_ended_keeps_nobody_out_without_an_abort(
         self, tmp_path: Path, phase: RunPhase, started: Callable[..., subprocess.Popen[str]]
     ) -> None:
@@ -320,9 +322,9 @@ class TestAbortAfterAKill:
         self.journal(tmp_path, {"phase": RunPhase.STAGING})
         started(DIE, tmp_path, "run1").wait(30)
         assert "is gone without having ended" in refusal(tmp_path)
-        with rollout.controller_lock(tmp_path, "run2", "bob@here", take_over=True):
+        with controller_lock.controller_lock(tmp_path, "run2", "bob@here", take_over=True):
             pass
-        assert rollout.holder(tmp_path) is None
+        assert controller_lock.holder(tmp_path) is None
 
     def test_an_abort_that_is_killed_itself_is_typed_again(
         self,
@@ -345,7 +347,7 @@ class TestAbortAfterAKill:
             tmp_path,
         ).wait(30)
         assert run.abort(root=tmp_path) == 0 and called_off == [("run1", True)]
-        assert rollout.holder(tmp_path) is None and refusal(tmp_path) == ""
+        assert controller_lock.holder(tmp_path) is None and refusal(tmp_path) == ""
 
     def test_another_rollout_that_runs_meanwhile_keeps_its_lock(
         self,
@@ -354,7 +356,7 @@ class TestAbortAfterAKill:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         self.journal(tmp_path, {"phase": RunPhase.FAILED})
-        with rollout.controller_lock(tmp_path, "run2", "bob@here"):
+        with controller_lock.controller_lock(tmp_path, "run2", "bob@here"):
             assert run.abort(root=tmp_path) == 0 and called_off == [("run1", False)]
-            held = rollout.holder(tmp_path)
+            held = controller_lock.holder(tmp_path)
             assert held is not None and held.alive and held.run_id == "run2"

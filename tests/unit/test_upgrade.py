@@ -21,17 +21,10 @@ from ds4fleet.inventory.fleet import Host
 from ds4fleet.plan.make import make_plan
 from ds4fleet.upgrade import host as upgrade_host
 from ds4fleet.upgrade import look, report, rollout, run, situation
+from ds4fleet.upgrade.codes import Code, RolloutError
 from ds4fleet.upgrade.host import HostLost, HostRefused
-from ds4fleet.upgrade.rollout import (
-    Code,
-    HostPhase,
-    Journal,
-    Rollout,
-    RolloutError,
-    RunPhase,
-    Situation,
-    Version,
-)
+from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase
+from ds4fleet.upgrade.rollout import Rollout, Situation, Version
 
 OLD, NEW = Version("flash-q2", "a" * 64, "1" * 40), Version("flash-q2-0731", "b" * 64, "2" * 40)
 

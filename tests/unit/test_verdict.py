@@ -12,16 +12,10 @@ from hypothesis import strategies as st
 
 from ds4fleet.errors import EXIT_USAGE
 from ds4fleet.fleetview.field import judge, judge_all, main
-from ds4fleet.sizing.verdict import (
-    Mac,
-    Request,
-    auto_context,
-    class_limit_mib,
-    estimate,
-    policy,
-    streaming_plan,
-    verdict,
-)
+from ds4fleet.sizing.estimate import estimate
+from ds4fleet.sizing.policy import class_limit_mib, policy
+from ds4fleet.sizing.types import Mac, Request
+from ds4fleet.sizing.verdict import auto_context, streaming_plan, verdict
 
 REPORTS = json.loads((Path(__file__).parent / "data" / "field_reports.json").read_text())
 

@@ -1,0 +1,89 @@
+"""What speaks against a request: rules from the field and of the engine, each with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ds4fleet.catalogue.read import Catalogue, Model
+from ds4fleet.sizing.policy import policy
+from ds4fleet.sizing.types import Mac, Reason, Request
+
+
+@dataclass
+class Case:
+    """What speaks against a request while it is judged."""
+
+    against: list[Reason] = field(default_factory=list)
+    hard: bool = False
+    fixes: list[str] = field(default_factory=list)
+
+    def object(self, reason: Reason, fix: str, hard: bool = False) -> None:
+        self.against.append(reason)
+        self.fixes.append(fix)
+        self.hard = self.hard or hard
+
+
+def fix_for(case: Case, refused: bool) -> str:
+    fixes = "; ".join(dict.fromkeys(fix for fix in case.fixes if fix))
+    return fixes or ("use a smaller model or a Mac with more memory" if refused else "nothing to do")
+
+
+def flags_of(request: Request, known: Catalogue) -> Sequence[str]:
+    """What the engine can be told: as probed, else as its generation is known."""
+    return request.flags if request.flags is not None else known.generation(request.generation).flags
+
+
+def below_floor(mac: Mac, model: Model) -> bool:
+    floor = next(rule for rule in policy()["rules"] if rule["id"] == "resident-floor")
+    above = float(floor["weights_above_gb"]) * 10**9
+    return mac.memory_gb < int(floor["below_gb"]) and model.weights_bytes > above
+
+
+def field_rules(case: Case, mac: Mac, request: Request, model: Model) -> None:
+    for rule in policy()["rules"]:
+        if not (rule.get("above_gb", 0) < mac.memory_gb < rule["below_gb"]):
+            continue
+        if model.quant not in rule.get("quants", [model.quant]):
+            continue
+        if model.family not in rule.get("families", [model.family]):
+            continue
+        if model.weights_bytes <= rule.get("weights_above_gb", 0) * 10**9:
+            continue
+        text = f"{mac.memory_gb} GB cannot hold {model.id} resident. {rule['why'].strip()}"
+        case.object(Reason(rule["id"], text, rule["source"]), rule["fix"], bool(rule["hard"]))
+    other_metal_rule(case, mac)
+
+
+def other_metal_rule(case: Case, mac: Mac) -> None:
+    rules = policy()["other_metal"]
+    if mac.other_metal and mac.memory_gb < rules["refuse_below_gb"]:
+        names = ", ".join(mac.other_metal)
+        text = f"{names} uses the GPU too. {rules['why'].strip()}"
+        case.object(Reason("other-metal", text, rules["source"]), f"stop {names}")
+
+
+def engine_rules(case: Case, request: Request, model: Model, known: Catalogue, mode: str) -> None:
+    """What the engine itself cannot do, in either mode."""
+    if request.backend != "metal":
+        text = f"the {request.backend} backend on macOS can panic the kernel."
+        case.object(
+            Reason("cpu-backend", text, "upstream README, antirez/ds4#483"), "build with make (Metal)", True
+        )
+    if model.family not in known.generation(request.generation).families:
+        text = f"engines of {request.generation} do not know the family of {model.id}."
+        case.object(Reason("generation", text), "pin a newer engine", True)
+    if mode not in model.modes:
+        text = f"{model.id} is made for {' and '.join(model.modes)} use, not for {mode}."
+        case.object(Reason("mode", text), f"choose a model with mode {mode}", True)
+
+
+def sidecar_rules(case: Case, request: Request, model: Model, known: Catalogue) -> None:
+    sidecar = known.sidecar(request.sidecar or "")
+    if sidecar.family != model.family:
+        text = f"the sidecar {sidecar.id} is not made for {model.family}."
+        case.object(Reason("sidecar", text), "leave ds4_sidecars empty", True)
+    missing = sidecar.missing_flag(flags_of(request, known))
+    if missing:
+        text = f"the sidecar {sidecar.id} needs an engine with {missing}."
+        case.object(Reason("sidecar", text), "leave ds4_sidecars empty, or pin another engine", True)
