@@ -65,7 +65,7 @@ OWN_JSON = {
     "ds4fleet/tunnel/home.py": "records and control sockets of this user",
     "plugins/module_utils/ds4agent/tunnel/jump.py": "its own configuration",
     "ds4fleet/upgrade/play.py": "the record of our own run",
-    "ds4fleet/upgrade/rollout.py": "journals of the controller",
+    "ds4fleet/upgrade/journal.py": "journals of the controller",
     "ds4fleet/upgrade/situation.py": "facts that the playbook has just written",
     "ds4fleet/weights/push.py": "the order on standard input",
     "plugins/callback/ds4_banner.py": "a copy of what is in memory",
