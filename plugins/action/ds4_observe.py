@@ -14,16 +14,17 @@ from ds4fleet.remote import bootstrap
 
 
 class ActionModule(ActionBase):
-    """Checks the host's variables and fills in from them what to look at; the task's own arguments win."""
+    """Checks the host's variables and fills in from them what to look at; the task's own arguments win.
+
+    settings: after `run`, the host's variables of ours, templated.
+    """
 
     TRANSFERS_FILES = False
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
         host = task_vars["inventory_hostname"]
-        given = self._templar.template(
-            {name: value for name, value in task_vars.items() if name.startswith("ds4_")}
-        )
+        self.settings = given = self._given(task_vars)
         login = str(self._templar.template(task_vars.get("ansible_user")) or "")
         mistakes = settings.mistakes(host, given, spec_errors, login)
         if mistakes:
@@ -47,6 +48,12 @@ class ActionModule(ActionBase):
         if bootstrap.lacks_sudo(streams):
             return self._not_ready(bootstrap.no_sudo(host))
         return result
+
+    def _given(self, task_vars):
+        """The host's variables of ours, templated."""
+        return self._templar.template(
+            {name: value for name, value in task_vars.items() if name.startswith("ds4_")}
+        )
 
     def _not_ready(self, sentence):
         """The failure of a run; a rehearsal goes on, its plan is then made from the declared hardware."""

@@ -1,42 +1,51 @@
 # Copyright (c) 2026 ds4-fleet contributors
 # MIT License (see LICENSE)
-"""Make the plan of a host on the controller, or fail with every refusal before anything was changed."""
+"""Look at a Mac and make its plan on the controller, or fail with every refusal before any change."""
 
 from __future__ import annotations
 
 import json
 
-from ansible.plugins.action import ActionBase
+from ansible_collections.ds4.fleet.plugins.action.ds4_observe import ActionModule as ObserveAction
 
 from ds4fleet.plan.make import make_plan
 
 
-class ActionModule(ActionBase):
-    """Arguments: `observation` of ds4_observe (null plans from ds4_hardware) and `release` of ds4_engine:
-    the plan made again once the engine is built knows its flags. Sets the fact `ds4_plan`."""
+class ActionModule(ObserveAction):
+    """Sets the fact `ds4_plan`, and returns what ds4_observe does.
 
-    TRANSFERS_FILES = False
+    Arguments: `observation`, of an earlier look (null plans from ds4_hardware), and with it `release` of
+    ds4_engine: the plan made again once the engine is built knows its flags. Without them this task looks at
+    the Mac itself, as each task of each Mac is a process of its own on the controller.
+    """
+
     _VALID_ARGS = frozenset(("observation", "release"))
-    _requires_connection = False
 
     def run(self, tmp=None, task_vars=None):
-        super().run(tmp, task_vars)
-        settings = {name: value for name, value in task_vars.items() if name.startswith("ds4_")}
-        observation = with_release(self._task.args.get("observation"), self._task.args.get("release"))
-        made = make_plan(
-            task_vars["inventory_hostname"], self._templar.template(settings), observation or None
-        )
-        if made.refusals:
-            return {
-                "failed": True,
-                "changed": False,
-                "msg": "\n".join(made.refusals),
-                "refusals": made.refusals,
-            }
-        # Plain JSON types only: facts are sent, stored and compared as such.
-        facts = {"ds4_plan": json.loads(json.dumps(made.to_dict()))}
-        said = [f"{made.host}: {text}" for text in (*made.differences, *made.warnings)]
-        return {"changed": False, "ansible_facts": facts, "warnings": said}
+        host = task_vars["inventory_hostname"]
+        if "observation" in self._task.args:
+            seen = with_release(self._task.args["observation"], self._task.args.get("release"))
+            return planned(host, self._given(task_vars), seen, {"changed": False})
+        result = super().run(tmp, task_vars)
+        if "observation" not in result:
+            return result
+        return planned(host, self.settings, result["observation"], result)
+
+
+def planned(host, settings, observation, result):
+    """`result` with the plan in it, or a failure that says the refusals."""
+    made = make_plan(host, settings, observation or None)
+    if made.refusals:
+        return {
+            "failed": True,
+            "changed": False,
+            "msg": "\n".join(made.refusals),
+            "refusals": made.refusals,
+        }
+    # Plain JSON types only: facts are sent, stored and compared as such.
+    facts = {"ds4_plan": json.loads(json.dumps(made.to_dict()))}
+    said = [f"{made.host}: {text}" for text in (*made.differences, *made.warnings)]
+    return {**result, "ansible_facts": facts, "warnings": [*result.get("warnings", ()), *said]}
 
 
 def with_release(observation, release):

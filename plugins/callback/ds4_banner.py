@@ -26,7 +26,9 @@ options:
       - name: DS4_RUN_RECORD
 """
 
+import gc
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +41,8 @@ from ds4fleet import ansible_output
 from ds4fleet.inventory import settings
 from ds4fleet.plan.make import watch
 
+#: Of a Mac that serves, and with a time zone: its plan needs most of what any plan does.
+EXAMPLE = {"ds4_hardware": {"memory_gb": 128, "storage_gb": 2000}, "ds4_timezone": "UTC"}
 HEAD = ("host", "role", "model", "context", "result")
 
 
@@ -147,10 +151,12 @@ class CallbackModule(CallbackBase):
         self._skipped_tags: frozenset[str] = frozenset()
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
-        """Reads the catalogue, the role's defaults and its specs: every task of every Mac is a fork of this
-        process, and would read them again."""
-        settings.specs()
-        watch({})
+        """Makes a plan of no Mac: every task of every Mac is a fork of this process, and would read the
+        catalogue, the role's defaults, its specs and its templates again."""
+        settings.mistakes("", EXAMPLE, lambda _options, _values: ())
+        watch(EXAMPLE)
+        # A fork that collects garbage would copy every page of this process on its way through it.
+        os.register_at_fork(after_in_child=gc.freeze)
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Prints the banner, once for as long as the hosts stay the same."""
