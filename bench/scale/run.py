@@ -56,6 +56,8 @@ TARGETS = (
     Target(STATUS, SMALL, "cpu_s", 1.2),
     Target(HELP, 0, "wall_s", 0.25),
 )
+#: CPU of two runs of the same differs by so much.
+NOISE = 1.1
 #: From the fewest to the most Macs a command may take at most so much more than in proportion.
 LINEAR = 1.15
 
@@ -153,7 +155,7 @@ def misses(rows: Sequence[Row]) -> list[str]:
     by = {(row.what, row.hosts): row for row in rows}
     for (what, hosts), row in by.items():
         site = by.get((SITE, hosts))
-        if what == OBSERVE and site and row.cpu_s > site.cpu_s:
+        if what == OBSERVE and hosts >= SMALL and site and row.cpu_s > site.cpu_s * NOISE:
             said.append(f"{what}, {hosts} Macs: CPU {row.cpu_s:.1f} s; {SITE} takes {site.cpu_s:.1f} s")
         said += _grows(row, [one for one in rows if one.what == what and one.hosts])
     return said

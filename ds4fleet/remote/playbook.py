@@ -39,7 +39,7 @@ class Run:
 @contextlib.contextmanager
 def running(
     name: str,
-    hosts: Sequence[str],
+    hosts: Sequence[str] | None,
     values: Values | None = None,
     *arguments: str,
     environment: Mapping[str, str] | None = None,
@@ -48,12 +48,15 @@ def running(
 ) -> Iterator[Run]:
     """Starts playbooks/<name>.yml on these Macs; waits for its end, and ends it where the caller fails.
 
-    values: extra variables, or the file that holds them. environment: beside one's own. options: of Popen.
+    hosts: None for all that the playbook is for. values: extra variables, or the file that holds them.
+    environment: beside one's own. options: of Popen.
     Raises OperatorError where it is to run on no Mac, and where it failed nowhere as it met none.
     """
-    if not hosts:
+    if hosts is not None and not hosts:
         raise OperatorError(f"No Mac is selected for playbooks/{name}.yml.", exit_code=EXIT_USAGE)
-    command = [*ansible_command("ansible-playbook"), f"playbooks/{name}.yml", "-l", ",".join(hosts)]
+    command = [*ansible_command("ansible-playbook"), f"playbooks/{name}.yml"]
+    if hosts is not None:
+        command += ["-l", ",".join(hosts)]
     if values is not None:
         given = f"@{values.absolute()}" if isinstance(values, Path) else json.dumps(dict(values))
         command += ["-e", given]
@@ -75,16 +78,17 @@ def running(
             raise
         found.met = _met(told)
     if not found.met and found.status in NOTHING_FAILED:
-        raise OperatorError(f"playbooks/{name}.yml reached no Mac of {', '.join(hosts)}; nothing was done.")
+        of_whom = f" of {', '.join(hosts)}" if hosts else ""
+        raise OperatorError(f"playbooks/{name}.yml reached no Mac{of_whom}; nothing was done.")
 
 
 def run(
-    name: str, hosts: Sequence[str], values: Values | None = None, *arguments: str, **options: Any
+    name: str, hosts: Sequence[str] | None, values: Values | None = None, *arguments: str, **options: Any
 ) -> int:
     """Runs a playbook on these Macs; its exit status. As `running`, and all of them are to be met."""
     with running(name, hosts, values, *arguments, **options) as found:
         pass
-    left_out = [host for host in hosts if host not in found.met]
+    left_out = [host for host in hosts or () if host not in found.met]
     if left_out and found.status == 0:
         raise OperatorError(
             f"playbooks/{name}.yml left out {', '.join(left_out)}: Macs of no region of the inventory."

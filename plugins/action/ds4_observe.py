@@ -16,10 +16,12 @@ from ds4fleet.remote import bootstrap
 class ActionModule(ActionBase):
     """Checks the host's variables and fills in from them what to look at; the task's own arguments win.
 
-    settings: after `run`, the host's variables of ours, templated.
+    own_lists: whether the task's arguments are the module's. settings: after `run`, the host's variables of
+    ours, templated.
     """
 
     TRANSFERS_FILES = False
+    own_lists = True
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
@@ -29,7 +31,7 @@ class ActionModule(ActionBase):
         mistakes = settings.mistakes(host, given, spec_errors, login)
         if mistakes:
             return {"failed": True, "changed": False, "msg": "\n".join(mistakes)}
-        wanted = {**watch(given), **self._task.args}
+        wanted = {**watch(given), **(self._task.args if self.own_lists else {})}
         try:
             result = self._execute_module("ds4.fleet.ds4_observe", module_args=wanted, task_vars=task_vars)
         except AnsibleConnectionFailure as error:

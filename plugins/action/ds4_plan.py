@@ -20,6 +20,7 @@ class ActionModule(ObserveAction):
     """
 
     _VALID_ARGS = frozenset(("observation", "release"))
+    own_lists = False
 
     def run(self, tmp=None, task_vars=None):
         host = task_vars["inventory_hostname"]
