@@ -12,9 +12,12 @@ import contextlib
 import functools
 import io
 import socket
+import ssl
 import time
 import urllib.request
+from collections.abc import Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
+from typing import Any, cast
 
 from . import bounded_json
 
@@ -37,40 +40,40 @@ class Limits:
     """Of one exchange: when it ends (seconds from now), how many bytes its body may have, and how long
     nothing may come at all."""
 
-    def __init__(self, within_s, max_bytes=MAX_BYTES, silent_s=None):
+    def __init__(self, within_s: float, max_bytes: int = MAX_BYTES, silent_s: float | None = None) -> None:
         self.max_bytes = max_bytes
         self.silent_s = silent_s
         self.allow(within_s)
 
-    def allow(self, within_s):
+    def allow(self, within_s: float) -> None:
         """Seconds from now, in the place of what was allowed before."""
         self.within_s = within_s
         self.until = time.monotonic() + within_s
 
-    def left_s(self):
+    def left_s(self) -> float:
         """Seconds that are left; Unreachable when none are."""
         left = self.until - time.monotonic()
         if left <= 0:
             raise self.late()
         return left
 
-    def patience_s(self):
+    def patience_s(self) -> float:
         """How long to wait for the next byte."""
         left = self.left_s()
         return left if self.silent_s is None else min(left, self.silent_s)
 
-    def late(self):
+    def late(self) -> Unreachable:
         return Unreachable("no whole answer within %g s" % self.within_s)
 
-    def silent(self):
+    def silent(self) -> Unreachable:
         if self.silent_s is None or time.monotonic() >= self.until:
             return self.late()
         return Unreachable("silent for %g s" % self.silent_s)
 
-    def too_long(self):
+    def too_long(self) -> HttpError:
         return HttpError("an answer of more than %d bytes" % self.max_bytes)
 
-    def response(self, sock, *arguments, **options):
+    def response(self, sock: socket.socket, *arguments: Any, **options: Any) -> Response:
         """In the place of HTTPConnection.response_class."""
         return Response(_Stream(sock, self), *arguments, **options)
 
@@ -78,20 +81,20 @@ class Limits:
 class _Stream(io.RawIOBase):
     """What a socket receives, under limits. http.client asks for no more of a socket than makefile()."""
 
-    def __init__(self, sock, limits):
+    def __init__(self, sock: socket.socket, limits: Limits) -> None:
         super().__init__()
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)
         self._limits = limits
         self._left = limits.max_bytes + HEAD_BYTES
 
-    def makefile(self, _mode="rb", *_more):
+    def makefile(self, _mode: str = "rb", *_more: Any) -> io.BufferedReader:
         return io.BufferedReader(self)
 
-    def readable(self):
+    def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer):
+    def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(self._limits.patience_s())
         try:
             count = self._raw.readinto(buffer)
@@ -102,7 +105,7 @@ class _Stream(io.RawIOBase):
             raise self._limits.too_long()
         return count
 
-    def close(self):
+    def close(self) -> None:
         if not self.closed:
             self._raw.close()
         super().close()
@@ -111,11 +114,11 @@ class _Stream(io.RawIOBase):
 class Response(HTTPResponse):
     """An answer whose `body` and `lines` keep to the limits. Raises HttpError for what does not."""
 
-    def __init__(self, stream, *arguments, **options):
+    def __init__(self, stream: _Stream, *arguments: Any, **options: Any) -> None:
         self.limits = stream._limits
-        super().__init__(stream, *arguments, **options)
+        super().__init__(cast("socket.socket", stream), *arguments, **options)
 
-    def body(self):
+    def body(self) -> bytes:
         """All of it."""
         with speaking():
             data = self.read(self.limits.max_bytes + 1)
@@ -125,7 +128,7 @@ class Response(HTTPResponse):
                 raise Unreachable("an answer that ended %d bytes early" % self.length)
         return data
 
-    def said(self):
+    def said(self) -> str:
         """The beginning of an error's body as text, "" where there is none that can be read."""
         try:
             with speaking():
@@ -133,7 +136,7 @@ class Response(HTTPResponse):
         except HttpError:
             return ""
 
-    def lines(self):
+    def lines(self) -> Iterator[bytes]:
         """Line by line as they come, until the end of the stream."""
         with speaking():
             while True:
@@ -146,7 +149,7 @@ class Response(HTTPResponse):
 
 
 @contextlib.contextmanager
-def speaking():
+def speaking() -> Iterator[None]:
     """HttpError for all that sockets and http.client raise inside."""
     try:
         yield
@@ -168,53 +171,71 @@ def speaking():
 
 
 @contextlib.contextmanager
-def asking(host, port, method, path, body=None, headers=None, limits=None):
+def asking(
+    host: str,
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | str | None = None,
+    headers: Mapping[str, str] | None = None,
+    limits: Limits | None = None,
+) -> Iterator[Response]:
     """The Response to one request, its head read; the connection ends with the context."""
     limits = limits or Limits(10)
     connection = HTTPConnection(host, port, timeout=limits.left_s())
-    connection.response_class = limits.response
+    connection.response_class = limits.response  # type: ignore[assignment]  # called, and no more
     try:
         with speaking():
             connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
+            answer = cast(Response, connection.getresponse())
         with contextlib.closing(answer):
             yield answer
     finally:
         connection.close()
 
 
-def ask(host, port, method, path, body=None, headers=None, limits=None):
+def ask(
+    host: str,
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | str | None = None,
+    headers: Mapping[str, str] | None = None,
+    limits: Limits | None = None,
+) -> tuple[int, bytes]:
     """(status, body) of one request; of an error's body only the beginning."""
     with asking(host, port, method, path, body, headers, limits) as answer:
         return answer.status, answer.body() if answer.status == 200 else answer.said().encode()
 
 
 class _Plain(urllib.request.HTTPHandler):
-    def __init__(self, limits):
+    def __init__(self, limits: Limits) -> None:
         super().__init__()
         self._limits = limits
 
-    def http_open(self, request):
+    def http_open(self, request: urllib.request.Request) -> HTTPResponse:
         return self.do_open(functools.partial(_connection, HTTPConnection, self._limits), request)
 
 
 class _Secure(urllib.request.HTTPSHandler):
-    def __init__(self, limits, context):
+    def __init__(self, limits: Limits, context: ssl.SSLContext | None) -> None:
         super().__init__(context=context)
         self._limits, self._own_context = limits, context
 
-    def https_open(self, request):
+    def https_open(self, request: urllib.request.Request) -> HTTPResponse:
         connection = functools.partial(_connection, HTTPSConnection, self._limits)
         return self.do_open(connection, request, context=self._own_context)
 
 
-def _connection(kind, limits, host, **options):
+def _connection(kind: type[HTTPConnection], limits: Limits, host: str, **options: Any) -> HTTPConnection:
     made = kind(host, **options)
-    made.response_class = limits.response
+    made.response_class = limits.response  # type: ignore[assignment]  # called, and no more
     return made
 
 
-def opener(limits, redirects, context=None):
+def opener(
+    limits: Limits, redirects: urllib.request.BaseHandler, context: ssl.SSLContext | None = None
+) -> urllib.request.OpenerDirector:
     """urllib's opener (with its proxies and certificates) for http and https alone, under limits. `redirects`
     is a handler; what it asks for is counted in."""
     director = urllib.request.OpenerDirector()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 #: A list of models has about 1 KiB, a whole answer some hundred KiB.
 MAX_BYTES = 1024 * 1024
@@ -27,7 +28,7 @@ class JsonError(ValueError):
     """What is wrong with it, as a clause to stand behind "the answer"."""
 
 
-def loads(data, max_bytes=MAX_BYTES, max_depth=MAX_DEPTH):
+def loads(data: bytes | bytearray | str, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Any:
     """The value of `data` (bytes or text). Raises JsonError and nothing else."""
     if len(data) > max_bytes:
         raise JsonError("is longer than %d bytes" % max_bytes)
@@ -46,7 +47,7 @@ def loads(data, max_bytes=MAX_BYTES, max_depth=MAX_DEPTH):
     return _whole(value) if "\\u" in text or not isinstance(data, bytes) else value
 
 
-def mapping(data, **limits):
+def mapping(data: bytes | bytearray | str, **limits: int) -> dict[str, Any]:
     """The same where only an object will do."""
     value = loads(data, **limits)
     if not isinstance(value, dict):
@@ -54,7 +55,7 @@ def mapping(data, **limits):
     return value
 
 
-def count(value, most=2**63 - 1):
+def count(value: object, most: int = 2**63 - 1) -> int | None:
     """A whole number from 0 to `most`, from JSON or as text in digits; None for anything else."""
     if isinstance(value, str):
         value = int(value) if _DIGITS.match(value) else None
@@ -63,28 +64,28 @@ def count(value, most=2**63 - 1):
     return value
 
 
-def number(value):
+def number(value: object) -> float | None:
     """A number from JSON as float; None for anything else."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def text(value, most=1000):
+def text(value: object, most: int = 1000) -> str:
     """A string from JSON, cut to `most` characters; "" for anything else."""
     return value[:most] if isinstance(value, str) else ""
 
 
-def objects(value):
+def objects(value: object) -> list[dict[str, Any]]:
     """The objects in a list from JSON; [] for anything else."""
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
-def child(value, name):
+def child(value: object, name: str) -> dict[str, Any]:
     """The object under a name of an object from JSON; {} for anything else."""
     found = value.get(name) if isinstance(value, dict) else None
     return found if isinstance(found, dict) else {}
 
 
-def _depth(text):
+def _depth(text: str) -> int:
     """How deep brackets nest. Seen without recursion, before the parser sees it."""
     deepest = depth = 0
     quoted = False
@@ -102,24 +103,24 @@ def _depth(text):
     return deepest
 
 
-def _integer(digits):
+def _integer(digits: str) -> int:
     if len(digits) > MAX_INTEGER:
         raise JsonError("has a number of %d digits" % len(digits))
     return int(digits)
 
 
-def _number(digits):
+def _number(digits: str) -> float:
     value = float(digits) if len(digits) <= MAX_NUMBER else float("inf")
     if value in (float("inf"), float("-inf")):
         raise JsonError("has a number beyond all bounds")
     return value
 
 
-def _constant(name):
+def _constant(name: str) -> Any:
     raise JsonError("has %s for a number" % name)
 
 
-def _whole(value):
+def _whole(value: Any) -> Any:
     """The value without halves of surrogate pairs, which no terminal, file or socket takes."""
     if isinstance(value, str):
         return _HALVES.sub("\ufffd", value)

@@ -22,7 +22,7 @@ _SIGN = re.compile("[%s]" % _HIDDEN)
 _SIGN_OR_BREAK = re.compile("[\t\n%s]" % _HIDDEN)
 
 
-def _name(found):
+def _name(found: re.Match[str]) -> str:
     number = ord(found.group())
     if number == 10:
         return "\\n"
@@ -33,12 +33,12 @@ def _name(found):
     )
 
 
-def text(value):
+def text(value: object) -> str:
     """Several lines: only line breaks and tabs of it do anything."""
     return _SIGN.sub(_name, str(value).replace("\r\n", "\n"))
 
 
-def line(value, most=None):
+def line(value: object, most: int | None = None) -> str:
     """One line, of at most so many characters: nothing of it does anything."""
     shown = _SIGN_OR_BREAK.sub(_name, str(value))
     return shown if most is None or len(shown) <= most else shown[: most - 1] + "\u2026"

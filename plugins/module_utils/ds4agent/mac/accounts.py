@@ -2,9 +2,13 @@
 # MIT License (see LICENSE)
 """Hidden accounts in the local directory: pure decisions over what dscl lists and reads."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
-__metaclass__ = type
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..shapes import Group, User, UserFacts
 
 #: Free for administrators: macOS 15 took 300 to 304 for itself, people start at 501.
 FIRST_ID, LAST_ID = 400, 499
@@ -22,7 +26,7 @@ class Refusal(Exception):
     """A sentence for the operator: why an account was left as it is."""
 
 
-def free_id(taken):
+def free_id(taken: Collection[int]) -> int:
     """The first number from FIRST_ID to LAST_ID that neither a user nor a group has."""
     for number in range(FIRST_ID, LAST_ID + 1):
         if number not in taken:
@@ -30,20 +34,22 @@ def free_id(taken):
     raise Refusal("all ids from %d to %d are taken" % (FIRST_ID, LAST_ID))
 
 
-def choose_ids(groups, users, group_ids, user_ids):
+def choose_ids(
+    groups: Sequence[Group], users: Sequence[User], group_ids: Mapping[str, int], user_ids: Mapping[str, int]
+) -> tuple[dict[str, int], dict[str, int]]:
     """Fill in ids that are left open; a user and the group of the same name get the same one.
 
     groups: [{name, gid}], users: [{name, uid, ...}] as wanted; group_ids, user_ids: {name: id} as they are.
     Returns ({group: gid}, {user: uid}). Raises Refusal when a wanted id belongs to somebody else.
     """
     taken = set(group_ids.values()) | set(user_ids.values())
-    gids, uids = {}, {}
-    for kind, wanted, key, have, chosen in (
-        ("group", groups, "gid", group_ids, gids),
-        ("user", users, "uid", user_ids, uids),
+    gids: dict[str, int] = {}
+    uids: dict[str, int] = {}
+    for kind, wanted, have, chosen in (
+        ("group", [(group["name"], group.get("gid")) for group in groups], group_ids, gids),
+        ("user", [(user["name"], user.get("uid")) for user in users], user_ids, uids),
     ):
-        for item in wanted:
-            name, number = item["name"], item.get(key)
+        for name, number in wanted:
             if name in have:
                 if number is not None and have[name] != number:
                     raise Refusal(
@@ -65,7 +71,7 @@ def choose_ids(groups, users, group_ids, user_ids):
     return gids, uids
 
 
-def group_attributes(group, gid):
+def group_attributes(group: Group, gid: int) -> list[tuple[str, str]]:
     """[(key, value)] of a group's record in the order in which they are created."""
     return [
         ("RealName", group.get("real_name") or group["name"]),
@@ -74,7 +80,7 @@ def group_attributes(group, gid):
     ]
 
 
-def user_attributes(user, uid, gid):
+def user_attributes(user: User, uid: int, gid: int) -> list[tuple[str, str]]:
     """[(key, value)] of a hidden user's record as they are created; no password fits `*`."""
     return [
         # What says whose it is comes first, what makes an account of it then.
@@ -88,15 +94,16 @@ def user_attributes(user, uid, gid):
     ]
 
 
-def whose(name, facts, real_name):
+def whose(name: str, facts: UserFacts | None, real_name: str) -> str:
     """Why a user is not the one of ours that bears this full name; "" for one that is, or is not there.
 
     facts: {uid, home, real_name} as they are, None for what the record lacks; None when there is no record.
     """
-    if facts is None or facts.get("uid") is None:
+    uid = facts["uid"] if facts else None
+    if facts is None or uid is None:
         # Without an id it is no account yet: a run of ours was cut off.
         return ""
-    ours = FIRST_ID <= facts["uid"] <= LAST_ID
+    ours = FIRST_ID <= uid <= LAST_ID
     nowhere = facts.get("home") in (None, "", NO_HOME)
     found = facts.get("real_name") or ""
     if found == real_name and (ours or nowhere):
@@ -105,13 +112,15 @@ def whose(name, facts, real_name):
         return ""
     return "user %s is there and is not ours (id %d, full name %r, home %s)" % (
         name,
-        facts["uid"],
+        uid,
         found,
         facts.get("home"),
     )
 
 
-def whose_group(name, gid, wanted_gid, user_gid, others):
+def whose_group(
+    name: str, gid: int | None, wanted_gid: int | None, user_gid: int | None, others: Collection[str]
+) -> str:
     """The same for the group of a user.
 
     gid: as it is, None when there is none. wanted_gid: of the inventory, or None. user_gid: primary group of
@@ -126,7 +135,7 @@ def whose_group(name, gid, wanted_gid, user_gid, others):
     return "group %s is there and is not ours (id %d)" % (name, gid)
 
 
-def missing(attributes, record):
+def missing(attributes: Iterable[tuple[str, str]], record: Mapping[str, str]) -> list[tuple[str, str]]:
     """The attributes that a record (mac.parse.dscl_read, {} when there is none) lacks or has otherwise.
 
     A password that is there is left alone: macOS shows any of them as stars.

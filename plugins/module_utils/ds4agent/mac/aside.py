@@ -11,8 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ..weights.proof import READ_BYTES, uncached
+
+if TYPE_CHECKING:
+    from ..weights.part import Part
 
 SUFFIX = ".before-volume"
 #: What Finder, Spotlight and a volume that was here before leave in any directory.
@@ -30,7 +35,7 @@ MAX_ENTRIES = 1000
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-def beneath(mount_point):
+def beneath(mount_point: str) -> str:
     """What is in the place of a volume that is not mounted there, in words; "" when it is free.
 
     ValueError for a place where a volume would hide what is not here: a link, or another volume.
@@ -50,7 +55,7 @@ def beneath(mount_point):
     return contents(mount_point)
 
 
-def contents(folder):
+def contents(folder: str) -> str:
     """How much is in a directory, in words; "" when it is nothing that anybody would miss."""
     count = size = 0
     with opened(folder) as descriptor:
@@ -64,7 +69,7 @@ def contents(folder):
     return "%s %s, %.1f GB in files" % (more, "entry" if count == 1 else "entries", size / 1e9)
 
 
-def put_aside(mount_point):
+def put_aside(mount_point: str) -> str:
     """Rename the directory; returns its new name. From then on only root changes what is in it."""
     parent, name = os.path.split(mount_point)
     with opened(parent) as descriptor:
@@ -82,7 +87,7 @@ def put_aside(mount_point):
     return os.path.join(parent, aside)
 
 
-def folders(mount_point):
+def folders(mount_point: str) -> list[str]:
     """Directories that were put aside for this place and have something in them."""
     parent, name = os.path.split(mount_point)
     found = []
@@ -92,7 +97,7 @@ def folders(mount_point):
     return [folder for folder in found if _has_something(folder)]
 
 
-def find(mount_point, name, size_bytes):
+def find(mount_point: str, name: str, size_bytes: int) -> tuple[str, int] | tuple[None, None]:
     """(folder, descriptor for reading) of a file of this name and size that was put aside, or (None, None).
 
     Whoever calls it closes the descriptor. Links, and what is no regular file, are none.
@@ -107,7 +112,7 @@ def find(mount_point, name, size_bytes):
     return None, None
 
 
-def copy(source, part):
+def copy(source: int, part: Part) -> None:
     """Put the rest of the file behind the descriptor into an opened part."""
     uncached(source)
     os.lseek(source, part.done_bytes, os.SEEK_SET)
@@ -118,7 +123,7 @@ def copy(source, part):
         part.write(piece)
 
 
-def forget(folder, name):
+def forget(folder: str, name: str) -> None:
     """Delete a file that was taken over, and the directory when nothing is left that anybody would miss."""
     with opened(folder) as descriptor:
         os.unlink(name, dir_fd=descriptor)
@@ -131,7 +136,7 @@ def forget(folder, name):
 
 
 @contextlib.contextmanager
-def opened(folder):
+def opened(folder: str) -> Iterator[int]:
     """A descriptor of the directory itself, not of what a link leads to."""
     descriptor = os.open(folder, _FOLDER)
     try:
@@ -140,11 +145,11 @@ def opened(folder):
         os.close(descriptor)
 
 
-def _asides(name):
+def _asides(name: str) -> list[str]:
     return [name + SUFFIX, *("%s%s-%d" % (name, SUFFIX, number) for number in range(2, 100))]
 
 
-def _names(descriptor):
+def _names(descriptor: int) -> Iterator[str]:
     """Entries that somebody may miss, MAX_ENTRIES at most."""
     count = 0
     with os.scandir(descriptor) as entries:
@@ -157,7 +162,7 @@ def _names(descriptor):
             yield entry.name
 
 
-def _has_something(folder):
+def _has_something(folder: str) -> bool:
     try:
         return bool(contents(folder))
     except OSError:

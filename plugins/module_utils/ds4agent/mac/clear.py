@@ -11,7 +11,7 @@ import stat
 from . import safe
 
 
-def remove_tree(path):
+def remove_tree(path: str) -> bool:
     """Remove whatever is at a path, however deep and whoever writes to it meanwhile; whether there was any.
 
     A directory is taken from its owner before it is emptied, and what is in its directories comes up to its
@@ -31,17 +31,17 @@ def remove_tree(path):
         return False
 
 
-def _is_folder(here, name):
+def _is_folder(here: int, name: str) -> bool:
     return stat.S_ISDIR(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode)
 
 
-def _take(here):
+def _take(here: int) -> None:
     """From now on nobody else makes names in this directory."""
     os.fchown(here, os.geteuid(), -1)
     os.fchmod(here, 0o700)
 
 
-def _empty(top, path):
+def _empty(top: int, path: str) -> None:
     device = os.fstat(top).st_dev
     while True:
         found = safe.names(top)
@@ -59,7 +59,7 @@ def _empty(top, path):
             os.rmdir(name, dir_fd=top)
 
 
-def _lift(inner, top):
+def _lift(inner: int, top: int) -> None:
     """Empty a directory: files go, directories come up to `top`."""
     while True:
         found = safe.names(inner)
@@ -72,7 +72,7 @@ def _lift(inner, top):
                 _unlink(inner, name)
 
 
-def _unlink(here, name):
+def _unlink(here: int, name: str) -> None:
     try:
         os.unlink(name, dir_fd=here)
     except PermissionError:
@@ -80,7 +80,7 @@ def _unlink(here, name):
         os.unlink(name, dir_fd=here)
 
 
-def _thaw(here, name):
+def _thaw(here: int, name: str) -> None:
     """Take off the flag of macOS by which an owner keeps even root from removing a file (chflags uchg)."""
     if not hasattr(os, "lchflags"):
         raise PermissionError(errno.EPERM, "cannot be removed", name)

@@ -2,23 +2,27 @@
 # MIT License (see LICENSE)
 """The local directory of this Mac: what dscl tells, and which accounts in it are ours."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from . import accounts, parse
 from .run import poll, run
 
-__metaclass__ = type
+if TYPE_CHECKING:
+    from ..shapes import Group, User, UserFacts
+    from .run import Result
 
 RETRY_S = 15
 
 
-def dscl(*arguments):
+def dscl(*arguments: object) -> Result:
     """Run dscl, again while the directory has one of its hiccups; the last Result."""
-    last = []
+    last: list[Result] = []
 
-    def settled():
+    def settled() -> bool:
         last[:] = [run("dscl", ".", *arguments)]
         return last[0].rc != accounts.RC_HICCUP
 
@@ -26,14 +30,14 @@ def dscl(*arguments):
     return last[0]
 
 
-def numbers(folder, key):
+def numbers(folder: str, key: str) -> dict[str, int]:
     result = dscl("-list", folder, key)
     if not result.ok:
         raise accounts.Refusal(result.sentence())
     return parse.dscl_list(result.out)
 
 
-def record(path):
+def record(path: str) -> dict[str, str]:
     """The record as a dict; {} when there is none."""
     result = dscl("-read", path)
     if result.rc not in (0, accounts.RC_NOT_FOUND):
@@ -41,13 +45,13 @@ def record(path):
     return parse.dscl_read(result.out) if result.ok else {}
 
 
-def stranger(user, real_names):
+def stranger(user: User, real_names: Iterable[str]) -> str:
     """Why the user of this name is not ours, "" when it is or is not there."""
     found = record("/Users/" + user["name"])
     if not found:
         return ""
     uid = found.get("UniqueID", "")
-    facts = {
+    facts: UserFacts = {
         "uid": int(uid) if re.match(r"-?\d+$", uid) else None,
         "home": found.get("NFSHomeDirectory"),
         "real_name": found.get("RealName"),
@@ -56,7 +60,7 @@ def stranger(user, real_names):
     return "" if "" in whys else whys[0]
 
 
-def strange_group(group, users, group_ids):
+def strange_group(group: Group, users: Collection[str], group_ids: Mapping[str, int]) -> str:
     """Why the group of this name is not ours, "" when it is or is not there. users: names of ours."""
     name, gid = group["name"], group_ids.get(group["name"])
     primary = numbers("/Users", "PrimaryGroupID")

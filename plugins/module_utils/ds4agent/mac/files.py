@@ -16,8 +16,13 @@ import os
 import pwd
 import stat
 import zlib
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from . import clear, safe
+
+if TYPE_CHECKING:
+    from ..shapes import FileEntry, FoundFile
 
 DEFAULT_MODES = {"file": 0o644, "dir": 0o755}
 #: Of a file that came packed.
@@ -28,7 +33,7 @@ class BadContent(OSError):
     """A sentence: what came for a file is not what the plan names."""
 
 
-def content_of(entry):
+def content_of(entry: FileEntry) -> bytes | None:
     """The bytes of a file, None where they are not ours. Raises BadContent."""
     if entry["content"] is not None:
         return entry["content"].encode("utf-8")
@@ -44,35 +49,37 @@ def content_of(entry):
     return content
 
 
-def ids(entry):
+def ids(entry: FileEntry) -> tuple[int, int]:
     """(uid, gid) of an entry, -1 where it names none; KeyError for a name that this Mac does not have."""
     uid = pwd.getpwnam(entry["owner"]).pw_uid if entry["owner"] else -1
     gid = grp.getgrnam(entry["group"]).gr_gid if entry["group"] else -1
     return uid, gid
 
 
-def apply(entry, found, wrong):
+def apply(entry: FileEntry, found: FoundFile, wrong: Collection[str]) -> bool:
     """Make the change. found: mac.tree.describe of what was there, wrong: what differs. Returns false for a
     directory that is to go and is not empty."""
     path, kind = entry["path"], entry["kind"]
     if kind == "absent":
         return clear.remove_tree(path) if entry.get("recursive") else _remove(path)
     if kind == "link":
-        _link(path, entry["target"])
+        _link(path, entry["target"] or "")
         return True
     uid, gid = ids(entry)
     mode = int(entry["mode"] or found["mode"] or "0", 8) or DEFAULT_MODES[kind]
     if kind == "dir":
         # A service refuses to start without its folder: a power cut must not take it back.
         safe.keep_folder(path, mode, uid, gid)
-    elif ("content" in wrong or "kind" in wrong) and content_of(entry) is not None:
-        safe.replace(path, content_of(entry), mode, uid, gid)
+        return True
+    content = content_of(entry) if "content" in wrong or "kind" in wrong else None
+    if content is not None:
+        safe.replace(path, content, mode, uid, gid)
     else:
         _own_file(path, mode, uid, gid)
     return True
 
 
-def _remove(path):
+def _remove(path: str) -> bool:
     with safe.place(path) as (here, name):
         facts = os.stat(name, dir_fd=here, follow_symlinks=False)
         if not stat.S_ISDIR(facts.st_mode):
@@ -87,7 +94,7 @@ def _remove(path):
     return True
 
 
-def _link(path, target):
+def _link(path: str, target: str) -> None:
     with safe.place(path) as (here, name):
         beside = safe.temporary_name()
         os.symlink(target, beside, dir_fd=here)
@@ -98,7 +105,7 @@ def _link(path, target):
             raise
 
 
-def _own_file(path, mode, uid, gid):
+def _own_file(path: str, mode: int, uid: int, gid: int) -> None:
     """Content that is not ours, such as a log that launchd holds open: same inode, never a rename."""
     with safe.place(path) as (here, name):
         handle = safe.open_at(here, name, path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

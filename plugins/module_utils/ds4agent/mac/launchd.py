@@ -12,10 +12,16 @@ import os
 import plistlib
 import pwd
 import stat
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 from xml.parsers.expat import ExpatError
 
 from . import parse
 from . import run as mac_run
+
+if TYPE_CHECKING:
+    from ..shapes import JobFacts, JobOrder
+    from .run import Result
 
 #: Exit status of launchctl that means "no such job" (`launchctl error 113`).
 NOT_FOUND = 113
@@ -38,13 +44,18 @@ class JobError(Exception):
 class Launchd:
     """The system domain. `run` and `poll` have the signatures of those in mac.run."""
 
-    def __init__(self, timeout_s, run=mac_run.run, poll=mac_run.poll):
+    def __init__(
+        self,
+        timeout_s: float,
+        run: Callable[..., Result] = mac_run.run,
+        poll: Callable[..., Any] = mac_run.poll,
+    ) -> None:
         self.timeout_s = timeout_s
         self.run = run
         self.poll = poll
-        self._disabled = None
+        self._disabled: dict[str, bool] | None = None
 
-    def look(self, label):
+    def look(self, label: str) -> JobFacts | None:
         """What `launchctl print` says of the job, or None when it is not loaded."""
         result = self.run("launchctl", "print", "system/" + label)
         if result.rc == NOT_FOUND:
@@ -53,14 +64,17 @@ class Launchd:
             raise JobError("%s: %s" % (label, result.sentence()))
         return parse.launchctl_print(result.out)
 
-    def is_disabled(self, label):
+    def is_disabled(self, label: str) -> bool:
         """Whether the sticky store of launchd keeps the job from being loaded."""
+        return self._disabled_jobs().get(label, False)
+
+    def _disabled_jobs(self) -> dict[str, bool]:
         if self._disabled is None:
             result = self.run("launchctl", "print-disabled", "system")
             self._disabled = parse.launchctl_disabled(result.out) if result.ok else {}
-        return self._disabled.get(label, False)
+        return self._disabled
 
-    def steps(self, job, now, restart):
+    def steps(self, job: JobOrder, now: JobFacts | None, restart: bool) -> list[str]:
         """Names of the steps that bring the job there from `now` (from look): decided, not done."""
         if job["state"] == "absent":
             return ["bootout"] if now else []
@@ -69,19 +83,19 @@ class Launchd:
             steps += ["bootout", "bootstrap"]
         elif not now:
             steps += ["bootstrap"]
-        if job["state"] == "started" and (steps or now["pid"] is None):
+        if job["state"] == "started" and (steps or now is None or now["pid"] is None):
             steps += ["start"]
         return steps
 
-    def do(self, step, job):
+    def do(self, step: str, job: JobOrder) -> None:
         """Carry out one of `steps`; raises JobError."""
         getattr(self, "_" + step)(job)
 
-    def _enable(self, job):
+    def _enable(self, job: JobOrder) -> None:
         self._must(self.run("launchctl", "enable", "system/" + job["label"]), job)
-        self._disabled[job["label"]] = False
+        self._disabled_jobs()[job["label"]] = False
 
-    def _bootout(self, job):
+    def _bootout(self, job: JobOrder) -> None:
         label = job["label"]
         now = self.look(label)
         if now is None:
@@ -93,12 +107,12 @@ class Launchd:
         if not self.poll(lambda: self.look(label) is None, grace_s, POLL_S):
             raise JobError("%s is still there %d s after it was told to stop" % (label, grace_s))
 
-    def _bootstrap(self, job):
+    def _bootstrap(self, job: JobOrder) -> None:
         label, plist = job["label"], job["plist"]
         check_plist(plist, label)
-        last = []
+        last: list[Result] = []
 
-        def loaded():
+        def loaded() -> bool:
             result = self.run("launchctl", "bootstrap", "system", plist)
             last[:] = [result]
             if result.ok:
@@ -117,18 +131,18 @@ class Launchd:
         ):
             raise JobError(self._why_not(job, last[0]))
 
-    def _start(self, job):
+    def _start(self, job: JobOrder) -> None:
         label = job["label"]
         now = self.look(label)
         if now is not None and now["pid"] is not None:
             return
         self._must(self.run("launchctl", "kickstart", "system/" + label), job)
 
-    def _must(self, result, job):
+    def _must(self, result: Result, job: JobOrder) -> None:
         if not result.ok:
             raise JobError("%s: %s" % (job["label"], result.sentence()))
 
-    def _why_not(self, job, result):
+    def _why_not(self, job: JobOrder, result: Result) -> str:
         if result.rc == BLOCKED:
             return (
                 "%s is switched off under Login Items & Extensions of System Settings: allow it there (%s)"
@@ -139,7 +153,12 @@ class Launchd:
         return "%s was not loaded within %d s: %s%s" % (job["label"], self.timeout_s, result.sentence(), more)
 
 
-def check_plist(path, label):
+def pid_of(now: JobFacts | None) -> int | None:
+    """The process of a job that was looked at; None where it has none or is not loaded."""
+    return now["pid"] if now else None
+
+
+def check_plist(path: str, label: str) -> None:
     """Refuse what launchd would refuse later and with fewer words; raises JobError."""
     try:
         facts = os.lstat(path)
@@ -159,7 +178,7 @@ def check_plist(path, label):
             raise JobError("%s: account %s does not exist" % (label, user)) from None
 
 
-def settle_plist(path, dry=False):
+def settle_plist(path: str, dry: bool = False) -> bool:
     """Make a plist root's and writable by nobody else, or launchd refuses it; returns whether it was not."""
     facts = os.stat(path)
     wheel = 0
@@ -170,7 +189,7 @@ def settle_plist(path, dry=False):
     return wrong
 
 
-def describe(job, now):
+def describe(job: JobOrder, now: JobFacts | None) -> str:
     """One line for a diff."""
     if now is None:
         return "%s: not loaded\n" % job["label"]

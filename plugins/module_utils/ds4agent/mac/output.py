@@ -9,6 +9,8 @@ import os
 import selectors
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
+from typing import IO, Any, cast
 
 #: Far beyond what any tool says that we ask; a Mac's list of processes has some hundred KiB.
 MAX_BYTES = 16 * 1024 * 1024
@@ -26,14 +28,21 @@ class Ended:
     """As subprocess.CompletedProcess, with text whatever the bytes, and `cut`: LATE or LONG when it was
     ended, else ""."""
 
-    def __init__(self, returncode, stdout, stderr, cut):
+    def __init__(self, returncode: int, stdout: bytes, stderr: bytes, cut: str) -> None:
         self.returncode = returncode
         self.stdout = stdout.decode("utf-8", "replace")
         self.stderr = stderr.decode("utf-8", "replace")
         self.cut = cut
 
 
-def run(argv, timeout_s, stdin=None, max_bytes=MAX_BYTES, only_end=False, **options):
+def run(
+    argv: Sequence[str],
+    timeout_s: float,
+    stdin: str | None = None,
+    max_bytes: int = MAX_BYTES,
+    only_end: bool = False,
+    **options: Any,
+) -> Ended:
     """Run a command to its end, or end it; OSError when it cannot be started. stdin: text.
 
     max_bytes: of each stream; with only_end the last ones are kept, and none are too many. options: for
@@ -49,11 +58,21 @@ def run(argv, timeout_s, stdin=None, max_bytes=MAX_BYTES, only_end=False, **opti
     return finish(process, time.monotonic() + timeout_s, stdin, max_bytes, only_end)
 
 
-def finish(process, until, stdin=None, max_bytes=MAX_BYTES, only_end=False):
+def finish(
+    process: subprocess.Popen[bytes],
+    until: float,
+    stdin: str | None = None,
+    max_bytes: int = MAX_BYTES,
+    only_end: bool = False,
+) -> Ended:
     """Ended of a process with pipes; `until` on the monotonic clock."""
-    streams = {stream: bytearray() for stream in (process.stdout, process.stderr) if stream is not None}
+    streams: dict[IO[bytes], bytearray] = {
+        stream: bytearray() for stream in (process.stdout, process.stderr) if stream is not None
+    }
+    # A view: its beginning is cut off again and again, which must not copy the rest each time.
+    data = memoryview((stdin or "").encode("utf-8"))
     try:
-        cut = _read(process, streams, until, (stdin or "").encode("utf-8"), max_bytes, only_end)
+        cut = _read(process, streams, until, data, max_bytes, only_end)
         if cut:
             process.kill()
         process.wait()
@@ -66,14 +85,19 @@ def finish(process, until, stdin=None, max_bytes=MAX_BYTES, only_end=False):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
-    found = [bytes(streams.get(stream, b"")) for stream in (process.stdout, process.stderr)]
-    return Ended(process.returncode, *found, cut)
+    out, err = (bytes(streams[stream]) if stream else b"" for stream in (process.stdout, process.stderr))
+    return Ended(process.returncode, out, err, cut)
 
 
-def _read(process, streams, until, data, max_bytes, only_end):
+def _read(
+    process: subprocess.Popen[bytes],
+    streams: Mapping[IO[bytes], bytearray],
+    until: float,
+    data: memoryview,
+    max_bytes: int,
+    only_end: bool,
+) -> str:
     """Fill the buffers of the streams; why the process has to be ended, "" when it ended itself."""
-    # Its end is cut off again and again, which must not copy the rest each time.
-    data = memoryview(data)
     with selectors.DefaultSelector() as selector:
         for stream in streams:
             selector.register(stream, selectors.EVENT_READ)
@@ -95,14 +119,14 @@ def _read(process, streams, until, data, max_bytes, only_end):
             if now >= until:
                 return LATE
             for key, _events in selector.select(max(0.0, min(LOOK_S, until - now))):
-                if key.fileobj is process.stdin:
+                if process.stdin is not None and key.fileobj is process.stdin:
                     data = _feed(selector, process.stdin, data)
                     continue
                 piece = os.read(key.fd, READ_BYTES)
                 if not piece:
                     selector.unregister(key.fileobj)
                     continue
-                kept = streams[key.fileobj]
+                kept = streams[cast("IO[bytes]", key.fileobj)]
                 kept += piece
                 if len(kept) > max_bytes:
                     if not only_end:
@@ -110,7 +134,7 @@ def _read(process, streams, until, data, max_bytes, only_end):
                     del kept[:-max_bytes]
 
 
-def _feed(selector, stream, data):
+def _feed(selector: selectors.BaseSelector, stream: IO[bytes], data: memoryview) -> memoryview:
     """The rest of `data` after as much as the pipe takes; the pipe is closed behind the last of it."""
     try:
         data = data[os.write(stream.fileno(), data[:WRITE_BYTES]) :]
@@ -118,7 +142,7 @@ def _feed(selector, stream, data):
         return data
     except OSError:
         # It reads no more.
-        data = b""
+        data = memoryview(b"")
     if not data:
         selector.unregister(stream)
         with contextlib.suppress(OSError):
@@ -126,7 +150,7 @@ def _feed(selector, stream, data):
     return data
 
 
-def _await(process, until):
+def _await(process: subprocess.Popen[bytes], until: float) -> str:
     try:
         process.wait(max(0.01, until - time.monotonic()))
     except subprocess.TimeoutExpired:

@@ -6,13 +6,15 @@ They are tested on recorded output (tests/recordings). None of them runs anythin
 status where macOS is known to give different ones for the same answer.
 """
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import plistlib
 import re
+from typing import TYPE_CHECKING, Any
 from xml.parsers.expat import ExpatError
 
-__metaclass__ = type
+if TYPE_CHECKING:
+    from ..shapes import Container, FoundVolume, JobFacts, Listener, Mount, OpenFiles, VolumeInfo
 
 
 class ParseError(ValueError):
@@ -22,11 +24,11 @@ class ParseError(ValueError):
 # --- disks ---
 
 
-def plist(text):
+def plist(text: str | bytes) -> dict[str, Any]:
     """A plist as a dict. diskutil's error plist ({Error: true}) raises; its status was seen as 0 and 1."""
     data = text if isinstance(text, bytes) else text.encode("utf-8")
     try:
-        value = plistlib.loads(data)
+        value: dict[str, Any] = plistlib.loads(data)
     except (plistlib.InvalidFileException, ExpatError, ValueError) as error:
         raise ParseError("not a property list: %s" % error) from error
     if isinstance(value, dict) and value.get("Error"):
@@ -34,11 +36,11 @@ def plist(text):
     return value
 
 
-def apfs_containers(text):
+def apfs_containers(text: str | bytes) -> list[Container]:
     """`diskutil apfs list -plist`: containers and volumes; what it cannot say (mounts, case) is null."""
-    containers = []
+    containers: list[Container] = []
     for item in plist(text).get("Containers", []):
-        volumes = [
+        volumes: list[FoundVolume] = [
             {
                 "uuid": volume["APFSVolumeUUID"],
                 "name": volume.get("Name", ""),
@@ -71,13 +73,13 @@ def apfs_containers(text):
     return containers
 
 
-def whole_disk(device):
+def whole_disk(device: str) -> str:
     """disk0s2 -> disk0; anything else unchanged."""
     found = re.match(r"(?:/dev/)?(disk\d+)", device or "")
     return found.group(1) if found else device
 
 
-def volume_info(text):
+def volume_info(text: str | bytes) -> VolumeInfo:
     """`diskutil info -plist X` of an APFS volume: the fields that `apfs list` lacks."""
     info = plist(text)
     # Assumption (no recording of a case-sensitive volume's plist): the name says so in one of these two keys.
@@ -96,14 +98,14 @@ def volume_info(text):
     }
 
 
-def added_device(text):
+def added_device(text: str) -> str | None:
     """The device that `diskutil apfs addVolume` made, or null. It may have made one although it failed."""
     found = re.search(r"^Disk from APFS operation: (disk\d+s\d+)\s*$", text, re.M)
     found = found or re.search(r"^Created new APFS Volume (disk\d+s\d+)\s*$", text, re.M)
     return found.group(1) if found else None
 
 
-def holder(text):
+def holder(text: str) -> str | None:
     """Who keeps a volume from being unmounted, as diskutil says it: `process 18543 (zsh)`, or null."""
     found = re.search(r"in use by (process \d+ \([^)]*\))", text)
     if found:
@@ -112,9 +114,9 @@ def holder(text):
     return "process %s (%s)" % found.groups() if found else None
 
 
-def mounts(text):
+def mounts(text: str) -> list[Mount]:
     """`mount`: [{device, mount_point, type, options}]; mount points may hold blanks."""
-    result = []
+    result: list[Mount] = []
     for line in text.splitlines():
         found = re.match(r"^(?P<device>.+?) on (?P<mount_point>/.*) \((?P<options>[^()]*)\)$", line)
         if found:
@@ -132,7 +134,7 @@ def mounts(text):
     return result
 
 
-def mdutil(text):
+def mdutil(text: str) -> dict[str, bool | None]:
     """`mdutil -s`: {mount point: is it indexed} with null for a state that the text does not tell."""
     result, mount_point = {}, None
     for line in text.splitlines():
@@ -150,7 +152,7 @@ def mdutil(text):
 # --- launchd ---
 
 
-def launchctl_print(text):
+def launchctl_print(text: str) -> JobFacts:
     """`launchctl print system/LABEL`: fields of the job itself (lines with exactly one leading tab)."""
     fields = {}
     for line in text.splitlines():
@@ -172,7 +174,7 @@ def launchctl_print(text):
     }
 
 
-def launchctl_disabled(text):
+def launchctl_disabled(text: str) -> dict[str, bool]:
     """`launchctl print-disabled system`: {label: is it disabled}; older releases print true|false."""
     return {
         label: state in ("disabled", "true")
@@ -183,18 +185,18 @@ def launchctl_disabled(text):
 # --- memory and kernel ---
 
 
-def sysctl(text):
+def sysctl(text: str) -> dict[str, str]:
     """`sysctl NAME...` (without -n, so that an unknown name leaves no gap): {name: value}."""
     return dict(re.findall(r"^([A-Za-z_][\w.]*)\s*[:=] (.*?)\s*$", text, re.M))
 
 
-def boot_time_s(value):
+def boot_time_s(value: str | None) -> int | None:
     """Value of kern.boottime, `{ sec = 1711644864, usec = 0 } Thu ...` -> seconds since 1970."""
     found = re.search(r"sec = (\d+)", value or "")
     return int(found.group(1)) if found else None
 
 
-def swap_usage(value):
+def swap_usage(value: str | None) -> dict[str, int]:
     """Value of vm.swapusage, `total = 2048.00M  used = 1234.56M ...` -> {total, used} in bytes."""
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
     return {
@@ -203,7 +205,7 @@ def swap_usage(value):
     }
 
 
-def vm_stat(text):
+def vm_stat(text: str) -> dict[str, Any]:
     """`vm_stat`: {page_size_bytes, counters: {name: pages}}."""
     size = re.search(r"page size of (\d+) bytes", text)
     if not size:
@@ -215,7 +217,7 @@ def vm_stat(text):
     return {"page_size_bytes": int(size.group(1)), "counters": counters}
 
 
-def memory_pressure(text):
+def memory_pressure(text: str) -> dict[str, int | None]:
     """`memory_pressure [-Q]`: {memory_bytes, free_percent}."""
     total = re.search(r"The system has (\d+)", text)
     free = re.search(r"free percentage: (\d+)%", text)
@@ -228,7 +230,7 @@ def memory_pressure(text):
 # --- power, updates, encryption, tool chain ---
 
 
-def pmset(text):
+def pmset(text: str) -> dict[str, int | str]:
     """`pmset -g`: {key: number or word}. Keys may hold blanks, a reason in brackets may follow."""
     settings = {}
     for line in text.splitlines():
@@ -239,12 +241,12 @@ def pmset(text):
     return settings
 
 
-def pmset_capabilities(text):
+def pmset_capabilities(text: str) -> set[str]:
     """`pmset -g cap`: the set of keys that this Mac knows."""
     return {line.strip() for line in text.splitlines() if line.startswith(" ") and line.strip()}
 
 
-def filevault(text):
+def filevault(text: str) -> str:
     """`fdesetup status`: on, off, busy or unknown. (Exit status 1 is off, 2 busy; the text says the same.)"""
     if re.search(r"(Encryption|Decryption) in progress|Busy", text, re.I):
         return "busy"
@@ -252,7 +254,7 @@ def filevault(text):
     return found.group(1).lower() if found else "unknown"
 
 
-def clt_labels(text):
+def clt_labels(text: str) -> list[str]:
     """`softwareupdate -l`: labels of the Command Line Tools on offer, oldest first.
 
     Forms: `Command Line Tools for Xcode-16.4` (macOS 15), `Command Line Tools for Xcode 26.5-26.5` (26).
@@ -261,13 +263,13 @@ def clt_labels(text):
     return sorted(labels, key=lambda label: [int(part) for part in re.findall(r"\d+", label)])
 
 
-def timezone(target):
+def timezone(target: str | None) -> str | None:
     """Target of the link /etc/localtime -> `Asia/Tokyo`, or null."""
     found = re.search(r"/zoneinfo(?:\.default)?/(.+)$", target or "")
     return found.group(1) if found else None
 
 
-def timezone_setting(text):
+def timezone_setting(text: str) -> str | None:
     """`systemsetup -gettimezone`: `Time Zone: Asia/Tokyo` -> the zone."""
     found = re.search(r"^Time Zone: (\S+)", text, re.M)
     return found.group(1) if found else None
@@ -276,7 +278,7 @@ def timezone_setting(text):
 # --- users ---
 
 
-def dscl_read(text):
+def dscl_read(text: str) -> dict[str, str]:
     """`dscl . -read RECORD`: {key: value}; a value with blanks follows on its own, indented line."""
     record, key = {}, None
     for line in text.splitlines():
@@ -292,7 +294,7 @@ def dscl_read(text):
     return record
 
 
-def dscl_list(text):
+def dscl_list(text: str) -> dict[str, int]:
     """`dscl . -list /Users UniqueID`: {name: number}."""
     return {name: int(number) for name, number in re.findall(r"^(\S+)\s+(-?\d+)\s*$", text, re.M)}
 
@@ -300,9 +302,9 @@ def dscl_list(text):
 # --- processes ---
 
 
-def lsof(text):
+def lsof(text: str) -> list[OpenFiles]:
     """`lsof -F pcn...`: [{pid, command, names}], one entry a process."""
-    processes = []
+    processes: list[OpenFiles] = []
     for line in text.splitlines():
         kind, value = line[:1], line[1:]
         if kind == "p" and value.isdigit():
@@ -314,9 +316,9 @@ def lsof(text):
     return processes
 
 
-def listening(text):
+def listening(text: str) -> list[Listener]:
     """`lsof -nP -iTCP:PORT -sTCP:LISTEN -F pcn`: [{address, port, pid, command}]."""
-    result = []
+    result: list[Listener] = []
     for process in lsof(text):
         for name in process["names"]:
             address, colon, port = name.rpartition(":")
@@ -332,10 +334,10 @@ def listening(text):
     return result
 
 
-def processes(text):
+def processes(text: str) -> dict[int, str]:
     """`ps -axww -o pid= -o args=`: {pid: command line}."""
     return {int(pid): args for pid, args in re.findall(r"^\s*(\d+)\s+(.*?)\s*$", text, re.M)}
 
 
-def _integer(value):
+def _integer(value: str | None) -> int | None:
     return int(value) if value is not None and re.match(r"-?\d+$", value) else None

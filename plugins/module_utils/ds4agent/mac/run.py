@@ -6,19 +6,19 @@ The one table of tool paths is here, so that no module depends on the PATH that 
 Nothing in this file imports Ansible: the modules pass plain values in and get plain values out.
 """
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import fcntl
 import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from . import output
-
-__metaclass__ = type
 
 TOOLS = {
     "cp": "/bin/cp",
@@ -60,20 +60,23 @@ RC_TIMEOUT = 124
 RC_ENDLESS = 137
 
 
+Value = TypeVar("Value")
+
+
 class Result:
     """What a command did: its argv, exit status, and both streams as text."""
 
-    def __init__(self, argv, rc, out, err):
+    def __init__(self, argv: Iterable[str], rc: int, out: str, err: str) -> None:
         self.argv = list(argv)
         self.rc = rc
         self.out = out
         self.err = err
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         return self.rc == 0
 
-    def sentence(self):
+    def sentence(self) -> str:
         """One line for an operator: the command, how it ended, and the first thing that it said."""
         said = [line.strip() for line in (self.err + "\n" + self.out).splitlines() if line.strip()]
         name = " ".join([os.path.basename(self.argv[0])] + self.argv[1:])
@@ -84,12 +87,12 @@ class Result:
         return "'%s' failed with status %d%s" % (name, self.rc, ": " + said[0] if said else "")
 
 
-def argv(tool, *args):
+def argv(tool: str, *args: object) -> list[str]:
     """Absolute command line of a tool of the table; another name is a programming error."""
     return [TOOLS[tool]] + [str(arg) for arg in args]
 
 
-def _environment():
+def _environment() -> dict[str, str]:
     # Parsers expect the C locale; PATH is what launchd gives a daemon.
     return {
         "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
@@ -100,7 +103,7 @@ def _environment():
     }
 
 
-def _start(command, stdin):
+def _start(command: Sequence[str], stdin: str | None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
@@ -111,18 +114,22 @@ def _start(command, stdin):
     )
 
 
-def _finish(process, command, deadline, stdin=None):
+def _finish(
+    process: subprocess.Popen[bytes], command: Sequence[str], deadline: float, stdin: str | None = None
+) -> Result:
     ended = output.finish(process, deadline, stdin)
     rc = {output.LATE: RC_TIMEOUT, output.LONG: RC_ENDLESS}.get(ended.cut, ended.returncode)
     return Result(command, rc, ended.stdout, ended.stderr)
 
 
-def run(tool, *args, **options):
+def run(tool: str, *args: object, **options: Any) -> Result:
     """Run one tool. Options: timeout_s (seconds), stdin (text). Never raises for what the command does."""
     return run_all({"it": argv(tool, *args)}, **options)["it"]
 
 
-def run_all(commands, timeout_s=TIMEOUT_S, stdin=None):
+def run_all(
+    commands: Mapping[str, Sequence[str]], timeout_s: float = TIMEOUT_S, stdin: str | None = None
+) -> dict[str, Result]:
     """Run independent commands at the same time: {name: argv} in, {name: Result} out."""
     deadline = time.monotonic() + timeout_s
     started, results = {}, {}
@@ -142,7 +149,7 @@ def run_all(commands, timeout_s=TIMEOUT_S, stdin=None):
     return results
 
 
-def poll(ready, timeout_s, every_s=0.2):
+def poll(ready: Callable[[], Value], timeout_s: float, every_s: float = 0.2) -> Value:
     """Call ready() until it returns something true or the time is over; returns its last value."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -153,11 +160,11 @@ def poll(ready, timeout_s, every_s=0.2):
 
 
 @contextmanager
-def locked(path, timeout_s=TIMEOUT_S):
+def locked(path: str, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
     """Hold an exclusive lock on a file (made when missing); TimeoutError names it when it stays taken."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
-    def taken():
+    def taken() -> bool:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

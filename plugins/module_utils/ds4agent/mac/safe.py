@@ -14,6 +14,7 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Callable, Iterator
 
 #: Without O_NONBLOCK a FIFO would hold root up until somebody opens its other end.
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -32,20 +33,20 @@ BATCH = 4096
 class Unsafe(OSError):
     """One sentence: what stands where something of ours should be. An OSError, as a full disk is one."""
 
-    def __init__(self, path, why):
+    def __init__(self, path: str, why: str) -> None:
         super().__init__(errno.EPERM, "%s %s" % (path, why))
 
-    def __str__(self):
-        return self.strerror
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
-def is_roots_alone(facts):
+def is_roots_alone(facts: os.stat_result) -> bool:
     """Whether only root (or the account that runs this) can change the names in a directory."""
     return facts.st_uid in (0, os.geteuid()) and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 @contextlib.contextmanager
-def folder(path):
+def folder(path: str) -> Iterator[int]:
     """The descriptor of a directory, closed afterwards. OSError where there is none, Unsafe for a link on the
     way that root did not put there."""
     here = open_folder(path)
@@ -55,7 +56,7 @@ def folder(path):
         os.close(here)
 
 
-def open_folder(path):
+def open_folder(path: str) -> int:
     """As `folder`; the caller closes it."""
     left, links = _words(path), 0
     here = os.open("/", _FOLDER)
@@ -79,11 +80,11 @@ def open_folder(path):
     return here
 
 
-def _words(path):
+def _words(path: str) -> list[str]:
     return [word for word in reversed(path.split("/")) if word not in ("", ".")]
 
 
-def _target(here, name, path):
+def _target(here: int, name: str, path: str) -> str | None:
     """Where a link leads to, None for what is none. Links of macOS itself lie in root's directories."""
     facts = os.stat(name, dir_fd=here, follow_symlinks=False)
     if not stat.S_ISLNK(facts.st_mode):
@@ -96,7 +97,7 @@ def _target(here, name, path):
 
 
 @contextlib.contextmanager
-def below(here, name, path=""):
+def below(here: int, name: str, path: str = "") -> Iterator[int]:
     """The descriptor of a directory in one that is open; Unsafe, which names `path`, for anything else."""
     try:
         inner = os.open(name, _FOLDER, dir_fd=here)
@@ -111,7 +112,7 @@ def below(here, name, path=""):
 
 
 @contextlib.contextmanager
-def place(path):
+def place(path: str) -> Iterator[tuple[int, str]]:
     """(descriptor of the directory, name in it) of a path, which is what errors name."""
     try:
         with folder(os.path.dirname(path)) as here:
@@ -122,13 +123,13 @@ def place(path):
         raise
 
 
-def open_file(path, flags=os.O_RDONLY, mode=0o600):
+def open_file(path: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
     """Descriptor of a regular file; flags and mode as those of os.open."""
     with place(path) as (here, name):
         return open_at(here, name, path, flags, mode)
 
 
-def open_at(here, name, path, flags=os.O_RDONLY, mode=0o600):
+def open_at(here: int, name: str, path: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
     """The same in a directory that is open; `path` is what an error names."""
     try:
         handle = os.open(name, flags | _FILE, mode, dir_fd=here)
@@ -149,7 +150,7 @@ def open_at(here, name, path, flags=os.O_RDONLY, mode=0o600):
     return handle
 
 
-def read(path, most_bytes=MAX_BYTES):
+def read(path: str, most_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of a regular file; Unsafe for one that has more."""
     with os.fdopen(open_file(path), "rb") as stream:
         data = stream.read(most_bytes + 1)
@@ -158,7 +159,7 @@ def read(path, most_bytes=MAX_BYTES):
     return data
 
 
-def text(path, most_bytes=MAX_BYTES):
+def text(path: str, most_bytes: int = MAX_BYTES) -> str:
     """The file as text, "" where there is none that can be read."""
     try:
         return read(path, most_bytes).decode("utf-8", "replace")
@@ -166,7 +167,9 @@ def text(path, most_bytes=MAX_BYTES):
         return ""
 
 
-def replace(path, data, mode, uid=-1, gid=-1, flush=os.fsync):
+def replace(
+    path: str, data: bytes, mode: int, uid: int = -1, gid: int = -1, flush: Callable[[int], object] = os.fsync
+) -> None:
     """Put a new file in the place of what is there, whole and flushed, with owner and mode from the start.
 
     A link or FIFO in its place gives way; a directory is an error.
@@ -188,12 +191,14 @@ def replace(path, data, mode, uid=-1, gid=-1, flush=os.fsync):
             raise
 
 
-def temporary_name():
+def temporary_name() -> str:
     """A name that nobody can foresee. Dot and tilde keep a leftover out of sudoers.d and its like."""
     return ".ds4-%s~" % secrets.token_hex(8)
 
 
-def keep_folder(path, mode, uid=-1, gid=-1, flush=os.fsync):
+def keep_folder(
+    path: str, mode: int, uid: int = -1, gid: int = -1, flush: Callable[[int], object] | None = os.fsync
+) -> None:
     """Make a directory, or give the one that is there this owner and mode; flushed, unless that is None."""
     with place(path) as (parent, name):
         with contextlib.suppress(FileExistsError):
@@ -207,7 +212,7 @@ def keep_folder(path, mode, uid=-1, gid=-1, flush=os.fsync):
                 flush(parent)
 
 
-def check_owner(path, parent, handle, uid):
+def check_owner(path: str, parent: int, handle: int, uid: int) -> None:
     """Unsafe when giving `handle`, found in `parent`, to `uid` could take something from a third account."""
     facts, around = os.fstat(handle), os.fstat(parent)
     if stat.S_ISREG(facts.st_mode) and facts.st_nlink > 1:
@@ -216,7 +221,7 @@ def check_owner(path, parent, handle, uid):
         raise Unsafe(path, "belongs to another account")
 
 
-def names(here, most=BATCH):
+def names(here: int, most: int = BATCH) -> list[str]:
     """Up to so many names in the directory of a descriptor."""
     found = []
     with os.scandir(here) as entries:
@@ -227,7 +232,7 @@ def names(here, most=BATCH):
     return found
 
 
-def files(here, most=BATCH):
+def files(here: int, most: int = BATCH) -> dict[str, os.stat_result]:
     """{name: what stat says} of the regular files with one name among `names`."""
     found = {}
     for name in names(here, most):
@@ -238,7 +243,7 @@ def files(here, most=BATCH):
     return found
 
 
-def remove(path):
+def remove(path: str) -> None:
     """Remove a file, link, FIFO or socket if it is there."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), place(path) as (here, name):
         os.unlink(name, dir_fd=here)

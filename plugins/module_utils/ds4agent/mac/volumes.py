@@ -7,9 +7,13 @@ Its quota and reserve can never be changed after it was made (diskutil has no ve
 is reported and never mended.
 """
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
-__metaclass__ = type
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..shapes import Container, FoundVolume, Root, VolumeFacts, WantedVolume
 
 #: owners: the server's account must be kept to its own files. nobrowse keeps Finder away, noatime saves a
 #: write per read, nosuid as nothing on it is ours to run. Without noauto diskarbitrationd mounts it here at
@@ -30,18 +34,21 @@ class Refusal(Exception):
     """A sentence for the operator: why nothing was done about a volume."""
 
 
-def flat(containers):
+def flat(containers: Iterable[Container]) -> list[tuple[Container, FoundVolume]]:
     """[(container, volume)] of the containers of mac.parse.apfs_containers."""
     return [(container, volume) for container in containers for volume in container["volumes"]]
 
 
-def find(wanted, containers):
+def find(
+    wanted: WantedVolume, containers: Sequence[Container]
+) -> tuple[Container, FoundVolume] | tuple[None, None]:
     """(container, volume) of the wanted volume, by UUID or else by name; (None, None) when there is none.
 
     wanted: {name, uuid or None, ...}. Raises Refusal when the name alone does not tell which one is meant.
     """
+    uuid = wanted.get("uuid")
     for container, volume in flat(containers):
-        if wanted.get("uuid") and volume["uuid"].upper() == wanted["uuid"].upper():
+        if uuid and volume["uuid"].upper() == uuid.upper():
             return container, volume
     named = [pair for pair in flat(containers) if pair[1]["name"] == wanted["name"] and not pair[1]["roles"]]
     if len(named) > 1:
@@ -52,7 +59,13 @@ def find(wanted, containers):
     return named[0] if named else (None, None)
 
 
-def whose(wanted, volume, at, texts, deleting=False):
+def whose(
+    wanted: Mapping[str, Any],
+    volume: Mapping[str, Any],
+    at: str,
+    texts: Iterable[str],
+    deleting: bool = False,
+) -> str:
     """Why a volume that bears the wanted name is not ours; "" for one of ours.
 
     at: where it is mounted, "" for nowhere. texts: of /etc/fstab and of the boot job's list. deleting: a
@@ -70,7 +83,12 @@ def whose(wanted, volume, at, texts, deleting=False):
     )
 
 
-def in_the_way(wanted, volume, others, texts):
+def in_the_way(
+    wanted: Mapping[str, Any],
+    volume: Mapping[str, Any] | None,
+    others: Iterable[tuple[Mapping[str, Any], str]],
+    texts: Collection[str],
+) -> str:
     """Why the place of the wanted volume is another one's; "" when it is free or has the volume itself.
 
     volume: as found, or None. others: [(volume, where it is mounted)] of this Mac, without those that go to
@@ -90,7 +108,9 @@ def in_the_way(wanted, volume, others, texts):
     return ""
 
 
-def container_for(wanted, containers, boot_container):
+def container_for(
+    wanted: WantedVolume, containers: Iterable[Container], boot_container: str | None
+) -> Container:
     """The container to create the volume in: the one asked for by UUID or reference, else that of `/`."""
     asked = wanted.get("container") or "auto"
     target = boot_container if asked == "auto" else asked
@@ -100,7 +120,7 @@ def container_for(wanted, containers, boot_container):
     raise Refusal("there is no APFS container %s for volume %s" % (target, wanted["name"]))
 
 
-def check_room(wanted, container):
+def check_room(wanted: WantedVolume, container: Container) -> None:
     """Raises Refusal when the container cannot hold what is reserved, or reserve and quota disagree."""
     reserve, quota = wanted.get("reserve_bytes") or 0, wanted.get("quota_bytes") or 0
     if quota and reserve > quota:
@@ -112,15 +132,17 @@ def check_room(wanted, container):
         )
 
 
-def differences(wanted, container, volume):
+def differences(wanted: WantedVolume, container: Container, volume: FoundVolume) -> list[str]:
     """Sentences on what an existing volume has otherwise than wanted and what can't be mended in place."""
     said = []
-    for key, word in (("quota_bytes", "quota"), ("reserve_bytes", "reserve")):
-        if (wanted.get(key) or 0) != volume[key]:
+    for has_bytes, wanted_bytes, word in (
+        (volume["quota_bytes"], wanted.get("quota_bytes") or 0, "quota"),
+        (volume["reserve_bytes"], wanted.get("reserve_bytes") or 0, "reserve"),
+    ):
+        if wanted_bytes != has_bytes:
             said.append(
                 "volume %s (%s) has a %s of %.1f GB, wanted are %.1f GB; it cannot be changed, only deleted"
-                " and made anew"
-                % (volume["name"], volume["uuid"], word, volume[key] / 1e9, (wanted.get(key) or 0) / 1e9)
+                " and made anew" % (volume["name"], volume["uuid"], word, has_bytes / 1e9, wanted_bytes / 1e9)
             )
     asked = wanted.get("container") or "auto"
     if asked not in ("auto", container["reference"], container["uuid"]):
@@ -131,7 +153,7 @@ def differences(wanted, container, volume):
     return said
 
 
-def create_arguments(wanted, container):
+def create_arguments(wanted: WantedVolume, container: Container) -> list[str]:
     """Arguments of `diskutil` that create the volume and mount it where it belongs."""
     arguments = ["apfs", "addVolume", container["reference"], "APFS", wanted["name"]]
     if wanted.get("reserve_bytes"):
@@ -141,7 +163,7 @@ def create_arguments(wanted, container):
     return arguments + ["-mountpoint", wanted["mount_point"]]
 
 
-def decide(wanted, volume, facts):
+def decide(wanted: WantedVolume, volume: FoundVolume | None, facts: VolumeFacts) -> list[str]:
     """Names of the steps that are missing, in order, for a volume that should be there.
 
     volume: as found, or None. facts of that volume: {mount_point, owners_enabled, never_index, fstab: text,
@@ -169,7 +191,7 @@ def decide(wanted, volume, facts):
     return steps
 
 
-def root_of(wanted):
+def root_of(wanted: WantedVolume) -> Root:
     """Owner, group and mode that the root directory of the mounted volume is to have."""
     return {
         "owner": wanted.get("owner") or "root",
@@ -178,12 +200,12 @@ def root_of(wanted):
     }
 
 
-def fstab_line(uuid, mount_point):
+def fstab_line(uuid: str, mount_point: str) -> str:
     """The line of /etc/fstab for a volume. APFS must be named by UUID=; a blank is written as \\040."""
     return "UUID=%s %s apfs %s 0 0" % (uuid, mount_point.replace(" ", "\\040"), FSTAB_OPTIONS)
 
 
-def with_fstab_entry(text, uuid, mount_point):
+def with_fstab_entry(text: str, uuid: str, mount_point: str) -> str:
     """The text of fstab with our line for this volume and no other line for its UUID or its mount point."""
     line = fstab_line(uuid, mount_point)
     lines = text.splitlines()
@@ -194,14 +216,14 @@ def with_fstab_entry(text, uuid, mount_point):
     return "\n".join(kept + [line]) + "\n"
 
 
-def without_fstab_entry(text, uuid, mount_point):
+def without_fstab_entry(text: str, uuid: str | None, mount_point: str) -> str:
     """The text of fstab without lines for this UUID or this mount point."""
     lines = text.splitlines()
     kept = [old for old in lines if not _speaks_of(old, uuid, mount_point)]
     return text if kept == lines else "".join(line + "\n" for line in kept)
 
 
-def _notes(text, uuid, mount_point):
+def _notes(text: str, uuid: str, mount_point: str) -> bool:
     """Whether a text of fstab's form has this volume at this place."""
     return any(
         fields[0].upper() == "UUID=" + uuid.upper() and fields[1].replace("\\040", " ") == mount_point
@@ -210,9 +232,9 @@ def _notes(text, uuid, mount_point):
     )
 
 
-def _speaks_of(line, uuid, mount_point):
+def _speaks_of(line: str, uuid: str | None, mount_point: str) -> bool:
     fields = line.split()
     if len(fields) < 2 or fields[0].startswith("#"):
         return False
-    same_uuid = bool(uuid) and fields[0].upper() == "UUID=" + uuid.upper()
+    same_uuid = bool(uuid) and fields[0].upper() == "UUID=%s" % (uuid or "").upper()
     return same_uuid or fields[1].replace("\\040", " ") == mount_point

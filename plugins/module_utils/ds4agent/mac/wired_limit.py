@@ -2,14 +2,12 @@
 # MIT License (see LICENSE)
 """Whether the GPU wired limit may be set now; pure."""
 
-from __future__ import absolute_import, annotations, division, print_function
-
-__metaclass__ = type
+from __future__ import annotations
 
 NAME = "iogpu.wired_limit_mb"
 
 
-def decide(wanted_mib, present_mib, memory_mib, running):
+def decide(wanted_mib: int, present_mib: int, memory_mib: int, running: bool) -> str:
     """One of: keep, set, postpone (lower than now, and the engine runs), refuse (not less than all memory).
 
     0 stands for macOS's own limit. What that is differs by release, so going there counts as lowering, and
