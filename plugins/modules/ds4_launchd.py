@@ -127,7 +127,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.ds4agent.mac.launchd import JobError, Launchd, describe, settle_plist
+from ..module_utils.ds4agent.mac.launchd import JobError, Launchd, describe, pid_of, settle_plist
 from ..module_utils.ds4agent.switch.drain import Drain
 from ..module_utils.ds4agent.switch.state import Places
 
@@ -163,7 +163,7 @@ def carry_out(drain, launchd, job, now, steps):
         return take(launchd, job, steps)
     going = Drain(
         Places(drain["root"]),
-        lambda: (launchd.look(job["label"]) or {}).get("pid"),
+        lambda: pid_of(launchd.look(job["label"])),
         drain["drain_s"],
         drain["told_s"],
     )

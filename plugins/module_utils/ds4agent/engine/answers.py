@@ -5,8 +5,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..border import bounded_json
+
+if TYPE_CHECKING:
+    from ..shapes import JobFacts, Listener
 
 LOG_LINES = 5
 #: How `lsof -n` writes what a server is told to listen on; any other address as it is.
@@ -15,7 +20,7 @@ LISTENS_ON = {"localhost": "127.0.0.1", "0.0.0.0": "*"}
 REFUSED = 78
 
 
-def models(body, name, context):
+def models(body: Mapping[str, Any], name: str, context: int) -> list[str]:
     """GET /v1/models. `name` of the entries is the loaded shape; ids are aliases and say nothing."""
     entries = bounded_json.objects(body.get("data"))
     if not entries:
@@ -30,7 +35,7 @@ def models(body, name, context):
     return found
 
 
-def completion(body, expect):
+def completion(body: Mapping[str, Any], expect: str | None) -> tuple[dict[str, Any], list[str]]:
     """POST /v1/chat/completions, not streamed: ({text, tokens, finish}, objections)."""
     choice = next(iter(bounded_json.objects(body.get("choices"))), {})
     message = bounded_json.child(choice, "message")
@@ -50,12 +55,12 @@ def completion(body, expect):
     return answer, []
 
 
-def tokens(body):
+def tokens(body: Mapping[str, Any]) -> int | None:
     """How many tokens an answer has, None when it does not say so."""
     return bounded_json.count(bounded_json.child(body, "usage").get("completion_tokens"))
 
 
-def listeners(found, host, port, pid):
+def listeners(found: Sequence[Listener], host: str, port: int, pid: int | None) -> list[str]:
     """Listening sockets of the port (mac.parse.listening): one address, the planned one, our process."""
     if not found:
         return ["nobody listens on port %d" % port]
@@ -71,19 +76,19 @@ def listeners(found, host, port, pid):
     return objections
 
 
-def command_line(found, argv):
+def command_line(found: str, argv: Sequence[str]) -> list[str]:
     """`ps -o args=` of the server against the planned argv; ps joins arguments with blanks."""
     if found.strip() == " ".join(argv):
         return []
     return ["the server runs as %r, the plan says %r" % (found.strip(), " ".join(argv))]
 
 
-def open_files(names, weights):
+def open_files(names: Collection[str], weights: Iterable[str]) -> list[str]:
     """Names of `lsof -p PID` against the weights that must be mapped."""
     return ["the server does not have %s open" % path for path in weights if path not in names]
 
 
-def headroom(free_percent, memsize_bytes, wanted_mib):
+def headroom(free_percent: int, memsize_bytes: int, wanted_mib: int) -> tuple[int, list[str]]:
     """(free MiB, objections) from `memory_pressure -Q`, which counts what can be given back as free."""
     free_mib = memsize_bytes * free_percent // 100 // 1048576
     if free_mib >= wanted_mib:
@@ -91,7 +96,7 @@ def headroom(free_percent, memsize_bytes, wanted_mib):
     return free_mib, ["%d MiB of memory are free with the model loaded, %d must be" % (free_mib, wanted_mib)]
 
 
-def smoke_figures(stderr):
+def smoke_figures(stderr: str) -> dict[str, float | None]:
     """`ds4: prefill: X t/s, generation: Y t/s` on stderr of the CLI, or nulls."""
     match = re.search(
         r"prefill:\s*(\d{1,9}(?:\.\d{1,9})?) t/s.*generation:\s*(\d{1,9}(?:\.\d{1,9})?) t/s", stderr
@@ -101,7 +106,7 @@ def smoke_figures(stderr):
     return {"prefill_tps": float(match.group(1)), "generation_tps": float(match.group(2))}
 
 
-def why_down(log_text, job):
+def why_down(log_text: str, job: Mapping[str, Any]) -> str:
     """Why the server is not there: from the end of its log and mac.parse.launchctl_print."""
     lines = [line for line in log_text.splitlines() if line.strip()]
     if job.get("last_exit_code") == REFUSED and lines and lines[-1].startswith("REFUSE: "):
@@ -125,11 +130,11 @@ class Watch:
     #: Starts after which it is a crash loop even if no look hit a dead moment.
     STARTS = 2
 
-    def __init__(self):
-        self.first_runs = None
+    def __init__(self) -> None:
+        self.first_runs: int | None = None
         self.dead = 0
 
-    def failed(self, job):
+    def failed(self, job: JobFacts | None) -> bool:
         """job: mac.parse.launchctl_print, or None when it is not loaded."""
         if job is None:
             self.dead += 1

@@ -12,13 +12,18 @@ import signal
 import subprocess
 import tarfile
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..mac import clear, safe
 from ..mac import output as mac_output
 from .capabilities import TOPICS, flags, is_metal, targets, topics
 from .made import TooMuch, gather
 from .release import MARKER, linked_id, list_releases, read_marker, release_id, to_go_back_to
+
+if TYPE_CHECKING:
+    from ..shapes import Capabilities, Marker
 
 GIT = "/usr/bin/git"
 MAKE = "/usr/bin/make"
@@ -45,7 +50,7 @@ TAIL_BYTES = HELP_BYTES = 262144
 class EngineError(Exception):
     """One sentence for the operator, and what a command said."""
 
-    def __init__(self, sentence, detail=""):
+    def __init__(self, sentence: str, detail: str = "") -> None:
         super().__init__(sentence)
         self.detail = detail
 
@@ -53,7 +58,7 @@ class EngineError(Exception):
 class Engine:
     """The directory tree of the engine; every method leaves what serves untouched until `switch`."""
 
-    def __init__(self, root, timeout_s):
+    def __init__(self, root: str | Path, timeout_s: float) -> None:
         self.root = Path(root)
         self.mirror = self.root / "mirror.git"
         self.releases = self.root / "releases"
@@ -61,7 +66,7 @@ class Engine:
 
     # Mirror.
 
-    def resolve(self, commit):
+    def resolve(self, commit: str) -> str | None:
         """Full hash of `commit` in the mirror, or None. Raises EngineError when it is ambiguous."""
         if not self.mirror.is_dir():
             return None
@@ -73,7 +78,7 @@ class Engine:
             raise EngineError("engine commit %s is ambiguous: write more of its digits" % commit)
         return None
 
-    def fetch(self, repo, commit):
+    def fetch(self, repo: str, commit: str) -> str:
         """Bring `commit` into the mirror and return its full hash; a mirror without it is not kept."""
         if self.mirror.is_dir():
             self._need(
@@ -106,16 +111,16 @@ class Engine:
                 for folder in made:
                     folder.rmdir()
 
-    def _git(self, directory, *arguments):
+    def _git(self, directory: Path | None, *arguments: str) -> mac_output.Ended:
         where = ["--git-dir", str(directory)] if directory else []
         return self._run([GIT, *GIT_OPTIONS, *where, *arguments])
 
-    def _need(self, done, repo):
+    def _need(self, done: mac_output.Ended, repo: str) -> None:
         if done.returncode != 0:
             said = (done.stderr.strip() or "git said nothing").splitlines()[-1]
             raise EngineError("engine repository %s cannot be fetched: %s" % (repo, said), done.stderr)
 
-    def _run(self, argv, **options):
+    def _run(self, argv: Sequence[str], **options: Any) -> mac_output.Ended:
         try:
             done = mac_output.run(argv, self.timeout_s, **{"env": ENVIRONMENT, **options})
         except OSError as error:
@@ -129,7 +134,7 @@ class Engine:
 
     # Releases.
 
-    def build(self, commit, make_args, user):
+    def build(self, commit: str, make_args: Sequence[str], user: str) -> Marker:
         """Build `commit` beside the others and return its marker; a build that fails leaves only its log.
 
         The account makes what it makes in a tree of its own. The release is one that root unpacked, with
@@ -153,7 +158,7 @@ class Engine:
             self._prove_metal(partial / "ds4-server", log)
             capabilities = self._probe(partial, account)
             sdk = self._run([XCRUN, "--show-sdk-version"])
-            marker = {
+            marker: Marker = {
                 "id": name,
                 "commit": commit,
                 "built_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -177,28 +182,36 @@ class Engine:
             if archive.exists():
                 archive.unlink()
 
-    def _unpack(self, commit, archive, target):
+    def _unpack(self, commit: str, archive: Path, target: Path) -> None:
         done = self._git(self.mirror, "archive", "--format=tar", "--output=" + str(archive), commit)
         if done.returncode != 0:
             raise EngineError("engine commit %s cannot be unpacked: %s" % (commit, done.stderr.strip()))
         with tarfile.open(archive) as tar:
             tar.extractall(str(target))
 
-    def _make(self, work, archive, make_args, account, log):
+    def _make(
+        self, work: Path, archive: Path, make_args: Sequence[str], account: pwd.struct_passwd, log: Path
+    ) -> None:
         """Unpack and make in `work`/tree, by the account, which owns that and nothing around it."""
         work.mkdir(mode=0o755)
         tree, temporary = work / "tree", work / "tmp"
         for folder in (tree, temporary):
             safe.keep_folder(str(folder), 0o755, account.pw_uid, account.pw_gid)
         environment = dict(ENVIRONMENT, HOME=str(temporary), TMPDIR=str(temporary))
-        where = {"cwd": str(tree), "env": environment, **_as(account)}
+        where: dict[str, Any] = {"cwd": str(tree), "env": environment, **_as(account)}
         done = self._run([TAR, "-xf", str(archive)], max_bytes=TAIL_BYTES, **where)
         if done.returncode != 0:
             raise EngineError("%s cannot unpack the engine: %s" % (account.pw_name, done.stderr.strip()))
         argv = [MAKE, "-j%d" % (os.cpu_count() or 1), *make_args]
         with log.open("wb") as output:
-            options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
-            making = subprocess.Popen(argv, start_new_session=True, **options, **where)
+            making = subprocess.Popen(
+                argv,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                **where,
+            )
             try:
                 status = making.wait(self.timeout_s)
             except subprocess.TimeoutExpired:
@@ -218,7 +231,7 @@ class Engine:
                 % (status, errors[0].strip(), log, "\n".join(lines)),
             )
 
-    def _prove_metal(self, binary, log):
+    def _prove_metal(self, binary: Path, log: Path) -> None:
         if not binary.is_file():
             raise EngineError("make ended well but made no ds4-server; log on the Mac: %s" % log)
         done = self._run([OTOOL, "-L", str(binary)])
@@ -229,17 +242,17 @@ class Engine:
                 done.stdout + done.stderr,
             )
 
-    def _probe(self, directory, account):
+    def _probe(self, directory: Path, account: pwd.struct_passwd) -> Capabilities:
         server = str(directory / "ds4-server")
 
-        def ask(*argv):
+        def ask(*argv: str) -> str:
             done = self._run(list(argv), cwd=str(directory), max_bytes=HELP_BYTES, **_as(account))
             return done.stdout + done.stderr if done.returncode == 0 else ""
 
         plain = ask(server, "--help")
         by_topic = {topic: ask(server, "--help", topic) for topic in TOPICS}
         own = topics(plain, by_topic)
-        found = {
+        found: Capabilities = {
             "flags": flags(plain, *[by_topic[topic] for topic in own]),
             "topics": own,
             "targets": targets(ask("/bin/sh", str(directory / "download_model.sh"), "--help")),
@@ -248,7 +261,7 @@ class Engine:
             raise EngineError("ds4-server --help of the new build cannot be understood", plain)
         return found
 
-    def has_from_commit(self, release, name):
+    def has_from_commit(self, release: str, name: str) -> bool:
         """Whether a file of the release directory is the one of its commit: root runs no other.
 
         Of a release that an earlier ds4-fleet has made, the account that built it may have changed any.
@@ -259,21 +272,21 @@ class Engine:
         done = self._git(self.mirror, "show", "%s:%s" % (marker["commit"], name))
         return done.returncode == 0 and done.stdout == safe.text("%s/%s" % (release, name))
 
-    def switch(self, name):
+    def switch(self, name: str) -> None:
         """Point `current` to a release and `previous` to the one before it; a rename each."""
         before = linked_id(self.root, "current")
         if before and before != name:
             self._link("previous", before)
         self._link("current", name)
 
-    def _link(self, link, name):
+    def _link(self, link: str, name: str) -> None:
         temporary = self.root / (link + ".new")
         if temporary.is_symlink():
             temporary.unlink()
         temporary.symlink_to(os.path.join("releases", name))
         temporary.replace(self.root / link)
 
-    def prune(self, keep, in_use=()):
+    def prune(self, keep: int, in_use: Iterable[str] = ()) -> list[str]:
         """Names of complete releases beyond `keep`, oldest last.
 
         Never current, previous, one in use, or one that a switch may have to go back to.
@@ -281,12 +294,12 @@ class Engine:
         kept = {linked_id(self.root, "current"), linked_id(self.root, "previous"), *in_use}
         kept |= to_go_back_to(self.root)
         complete = [item for item in list_releases(self.root) if item["complete"]]
-        complete.sort(key=lambda item: read_marker(item["path"]).get("built_at", ""), reverse=True)
+        complete.sort(key=lambda item: _built_at(item["path"]), reverse=True)
         spare = [item["id"] for item in complete if item["id"] not in kept]
         room = max(0, keep - len(complete) + len(spare))
         return spare[room:]
 
-    def remove(self, name):
+    def remove(self, name: str) -> None:
         doomed = self.releases / (name + ".partial")
         _clear(doomed)
         (self.releases / name).rename(doomed)
@@ -296,23 +309,28 @@ class Engine:
             log.unlink()
 
 
-def _unknown(commit, repo):
+def _unknown(commit: str, repo: str) -> str:
     return "engine commit %s does not exist in %s: check ds4_engine_commit" % (commit, repo)
 
 
-def _clear(directory):
+def _built_at(release: str) -> str:
+    marker: Mapping[str, Any] = read_marker(release) or {}
+    return str(marker.get("built_at", ""))
+
+
+def _clear(directory: Path) -> None:
     """Nothing is there any more: what cannot be removed is an error, nothing to build upon."""
     clear.remove_tree(str(directory))
 
 
-def _as(account):
+def _as(account: pwd.struct_passwd) -> dict[str, Any]:
     """Arguments of subprocess that drop to an account; nothing when we are it already."""
     if os.geteuid() == account.pw_uid:
         return {}
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
-def _end_of(log):
+def _end_of(log: Path) -> str:
     with log.open("rb") as handle:
         handle.seek(max(0, os.fstat(handle.fileno()).st_size - TAIL_BYTES))
         return handle.read(TAIL_BYTES).decode("utf-8", "replace")

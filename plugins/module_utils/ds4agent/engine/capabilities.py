@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 #: Topics that some release had (`--help TOPIC`, since 2026-05-30). An older one prints the same help for any
 #: of them, which is how a topic is told from a word that is ignored.
@@ -17,7 +18,7 @@ _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 _TARGET = re.compile(r"^\s+([a-z0-9][a-z0-9.]*(?:-[a-z0-9.]+)*)(?:\s{2,}|\s*$)")
 
 
-def flags(*texts):
+def flags(*texts: str) -> list[str]:
     """Flags that help texts document, sorted. Only the option column counts: prose names others' flags."""
     found = set(UNDOCUMENTED_FLAGS)
     for text in texts:
@@ -28,12 +29,12 @@ def flags(*texts):
     return sorted(found)
 
 
-def topics(plain, by_topic):
+def topics(plain: str, by_topic: Mapping[str, str]) -> list[str]:
     """Topics of `by_topic` {topic: text} whose text is its own and not just the plain help again."""
     return sorted(name for name, text in by_topic.items() if text.strip() and text.strip() != plain.strip())
 
 
-def targets(text):
+def targets(text: str) -> list[str]:
     """Download targets that the usage text of download_model.sh lists, sorted."""
     found = set()
     listing = False
@@ -49,6 +50,6 @@ def targets(text):
     return sorted(found)
 
 
-def is_metal(otool_text):
+def is_metal(otool_text: str) -> bool:
     """Whether `otool -L` lists the Metal framework. A CPU build on macOS has panicked the kernel."""
     return "/Metal.framework/" in otool_text

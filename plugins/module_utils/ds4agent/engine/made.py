@@ -7,6 +7,8 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
+from typing import BinaryIO
 
 from ..mac import safe
 
@@ -21,7 +23,7 @@ class TooMuch(Exception):
     """What there is too much of."""
 
 
-def gather(source, target):
+def gather(source: str, target: str) -> None:
     """Copy regular files below `source` that `target` does not have; raises TooMuch.
 
     What root unpacked stays as it is. Links and the like are left out: no build of the engine makes any.
@@ -31,7 +33,7 @@ def gather(source, target):
         _gather(here, there, left, MOST_DEPTH)
 
 
-def _gather(here, there, left, depth):
+def _gather(here: int, there: int, left: dict[str, int], depth: int) -> None:
     if not depth:
         raise TooMuch("directories nested deeper than %d" % MOST_DEPTH)
     names = safe.names(here, left["files"] + 1)
@@ -51,14 +53,14 @@ def _gather(here, there, left, depth):
 
 
 @contextlib.contextmanager
-def _made(there, name):
+def _made(there: int, name: str) -> Iterator[int]:
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=there)
     with safe.below(there, name) as target:
         yield target
 
 
-def _copy(source, there, name, left):
+def _copy(source: BinaryIO, there: int, name: str, left: dict[str, int]) -> None:
     try:
         handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=there)
     except FileExistsError:

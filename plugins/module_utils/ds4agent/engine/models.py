@@ -4,7 +4,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..border import bounded_json
+
+if TYPE_CHECKING:
+    from ..shapes import Model
 
 PATH = "/v1/models"
 #: An engine lists one model under a few aliases.
@@ -12,12 +17,12 @@ MOST = 100
 MAX_NAME = 200
 
 
-def parse(data):
+def parse(data: bytes | str) -> list[Model]:
     """[{id, name, context_length}] of a body (bytes or text); name "" and context_length None where not said.
 
     Raises JsonError for what is not a list of models.
     """
-    found = []
+    found: list[Model] = []
     for entry in bounded_json.objects(bounded_json.mapping(data).get("data"))[:MOST]:
         if isinstance(entry.get("id"), str) and entry["id"]:
             found.append(

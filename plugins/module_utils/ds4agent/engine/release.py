@@ -13,27 +13,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from ..shapes import Marker, Release
 
 #: Written last, inside the release: {id, commit, built_at, sdk, capabilities: {flags, topics, targets}}.
 MARKER = ".ds4-fleet.json"
 ID_LENGTH = 12
 
 
-def release_id(commit):
+def release_id(commit: str) -> str:
     """The directory name of a full commit hash."""
     return commit[:ID_LENGTH]
 
 
-def read_marker(path):
+def read_marker(path: str | Path) -> Marker | None:
     """The marker of the release directory `path` as a dict, or None when it is not complete."""
     try:
         marker = json.loads((Path(path) / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return marker if isinstance(marker, dict) and marker.get("commit") else None
+    return cast("Marker", marker) if isinstance(marker, dict) and marker.get("commit") else None
 
 
-def linked_id(engine_root, name):
+def linked_id(engine_root: str | Path, name: str) -> str | None:
     """The release id that `current` or `previous` points to, or None."""
     try:
         return (Path(engine_root) / name).readlink().name
@@ -41,7 +45,7 @@ def linked_id(engine_root, name):
         return None
 
 
-def to_go_back_to(engine_root):
+def to_go_back_to(engine_root: str | Path) -> set[str]:
     """Ids of the releases that ds4-switch may go back to: the version before's, a running switch's."""
     folder = Path(engine_root).parent / "var" / "switch"
     found = set()
@@ -54,13 +58,13 @@ def to_go_back_to(engine_root):
     return found
 
 
-def list_releases(engine_root):
+def list_releases(engine_root: str | Path) -> list[Release]:
     """[{id, commit, path, complete, capabilities}] of all release directories, partial ones left out."""
     try:
         folders = sorted((Path(engine_root) / "releases").iterdir())
     except OSError:
         return []
-    found = []
+    found: list[Release] = []
     for folder in folders:
         if folder.name.endswith(".partial") or not folder.is_dir():
             continue

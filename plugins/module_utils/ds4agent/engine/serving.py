@@ -7,11 +7,16 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..border import bounded_http, bounded_json
 from ..mac import parse, run
 from ..mac.launchd import Launchd
 from . import answers, models
+
+if TYPE_CHECKING:
+    from ..shapes import Figures, JobFacts, Server, Verify
 
 POLL_S = 0.5
 #: launchctl is a process of its own, and a job between two lives must not be taken for a dead one.
@@ -27,7 +32,7 @@ class VerifyError(Exception):
     """One sentence: what is not as planned."""
 
 
-def tail(path):
+def tail(path: str) -> str:
     """The last bytes of a log as text, "" when it is not there."""
     try:
         with open(path, "rb") as handle:
@@ -37,7 +42,9 @@ def tail(path):
         return ""
 
 
-def ask(server, method, path, body=None, timeout_s=PROBE_TIMEOUT_S):
+def ask(
+    server: Server, method: str, path: str, body: object = None, timeout_s: float = PROBE_TIMEOUT_S
+) -> dict[str, Any] | None:
     """The JSON object that the server answers with, None while it cannot be reached.
 
     timeout_s: for all of it. VerifyError for any other status, and for what is no such answer.
@@ -61,7 +68,9 @@ def ask(server, method, path, body=None, timeout_s=PROBE_TIMEOUT_S):
     raise VerifyError("%s %s was answered with %d: %s" % (method, path, status, text))
 
 
-def wait_until_ready(server, ready_s, poll_s=POLL_S):
+def wait_until_ready(
+    server: Server, ready_s: float, poll_s: float = POLL_S
+) -> tuple[JobFacts, dict[str, Any]]:
     """(job, /v1/models body) once the job's process answers; VerifyError when it cannot or is too late."""
     launchd, watch = Launchd(ready_s), answers.Watch()
     deadline = time.monotonic() + ready_s
@@ -86,7 +95,9 @@ def wait_until_ready(server, ready_s, poll_s=POLL_S):
         time.sleep(poll_s)
 
 
-def complete(server, body, prompt, max_tokens=MAX_TOKENS):
+def complete(
+    server: Server, body: Mapping[str, Any], prompt: str, max_tokens: int = MAX_TOKENS
+) -> tuple[dict[str, Any], float]:
     """(chat completion, seconds) of one deterministic prompt; VerifyError when none comes."""
     began = time.monotonic()
     asked = {
@@ -101,7 +112,7 @@ def complete(server, body, prompt, max_tokens=MAX_TOKENS):
     return reply, time.monotonic() - began
 
 
-def prove_serving(server, verify, weights, poll_s=POLL_S):
+def prove_serving(server: Server, verify: Verify, weights: Sequence[str], poll_s: float = POLL_S) -> Figures:
     """Figures of a server that is as planned; raises VerifyError with everything that is not."""
     began = time.monotonic()
     job, body = wait_until_ready(server, verify["ready_s"], poll_s)
@@ -122,7 +133,8 @@ def prove_serving(server, verify, weights, poll_s=POLL_S):
     objections += answers.listeners(
         parse.listening(probes["listen"].out), server["host"], server["port"], pid
     )
-    free_mib, short = None, []
+    free_mib: int | None = None
+    short: list[str] = []
     pressure = parse.memory_pressure(probes["pressure"].out)
     if pressure["memory_bytes"] and pressure["free_percent"] is not None:
         free_mib, short = answers.headroom(

@@ -6,15 +6,19 @@
 one entry of `errors`, so that one odd Mac never hides the rest.
 """
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..mac import parse
 from ..mac.run import argv
 from ..mac.updates import UPDATE_KEYS
 
-__metaclass__ = type
+if TYPE_CHECKING:
+    from ..mac.run import Result
+    from ..shapes import Container, FoundVolume, Listener
 
 SYSCTLS = (
     "hw.memsize",
@@ -51,7 +55,7 @@ METAL_PROGRAMS = (
 NO_JOB = dict.fromkeys(("loaded", "state", "pid", "runs", "last_exit_code", "last_signal", "disabled"), None)
 
 
-def first(wanted):
+def first(wanted: Mapping[str, Any]) -> dict[str, list[str]]:
     """{name: argv} of the commands that need no other answer. wanted: the module's arguments."""
     commands = {
         "sysctl": argv("sysctl", *SYSCTLS),
@@ -87,7 +91,7 @@ def first(wanted):
     return commands
 
 
-def second(results, has_tools, server_pid):
+def second(results: Mapping[str, Result], has_tools: bool, server_pid: int | None) -> dict[str, list[str]]:
     """{name: argv} of the commands that depend on the first answers."""
     commands = {}
     if has_tools:
@@ -100,7 +104,7 @@ def second(results, has_tools, server_pid):
     return commands
 
 
-def added_volumes(results):
+def added_volumes(results: Mapping[str, Result]) -> list[FoundVolume]:
     """Volumes that somebody added: those without a role. The system's own are not asked about one by one."""
     try:
         containers = parse.apfs_containers(results["apfs"].out)
@@ -112,11 +116,11 @@ def added_volumes(results):
 class Sections:
     """Builds the observation section by section; `errors` collects what could not be read."""
 
-    def __init__(self, results):
+    def __init__(self, results: dict[str, Result]) -> None:
         self.results = results
-        self.errors = []
+        self.errors: list[dict[str, str]] = []
 
-    def read(self, probe, function, *args, default=None):
+    def read(self, probe: str, function: Callable[..., Any], *args: Any, default: Any = None) -> Any:
         """function(*args), or default and an entry in errors when it fails for what a command printed."""
         try:
             return function(*args)
@@ -130,20 +134,20 @@ class Sections:
             self.errors.append({"probe": probe, "message": said})
             return default
 
-    def text(self, probe):
+    def text(self, probe: str) -> str:
         """Output of a command that always has something to say."""
         result = self.results[probe]
         if not result.out.strip():
             raise ValueError(result.sentence())
         return result.out
 
-    def sysctl(self):
+    def sysctl(self) -> dict[str, str]:
         values = parse.sysctl(self.results["sysctl"].out)
         if "hw.memsize" not in values:
             raise ValueError("sysctl does not tell hw.memsize")
         return values
 
-    def storage(self, fstab, listed=""):
+    def storage(self, fstab: str, listed: str = "") -> dict[str, Any]:
         """Containers with mount points (from `mount`) and what `info` tells of the added volumes; fstab,
         listed: texts of /etc/fstab and of the boot job's list.
         """
@@ -169,7 +173,7 @@ class Sections:
             "containers": containers,
         }
 
-    def _add_info(self, container, volume):
+    def _add_info(self, container: Container, volume: FoundVolume) -> None:
         probe = "volume " + volume["device"]
         if probe not in self.results:
             return
@@ -178,7 +182,7 @@ class Sections:
         if container["internal"] is None:
             container["internal"] = info.get("internal")
 
-    def user(self, name):
+    def user(self, name: str) -> dict[str, Any] | None:
         result = self.results["user " + name]
         record = parse.dscl_read(result.out)
         if "UniqueID" not in record:
@@ -194,7 +198,7 @@ class Sections:
             "real_name": record.get("RealName"),
         }
 
-    def group(self, name):
+    def group(self, name: str) -> int | None:
         result = self.results["group " + name]
         record = parse.dscl_read(result.out)
         if "PrimaryGroupID" not in record:
@@ -203,12 +207,12 @@ class Sections:
             raise ValueError(result.sentence())
         return int(record["PrimaryGroupID"])
 
-    def job(self, label, disabled):
+    def job(self, label: str, disabled: Mapping[str, bool]) -> dict[str, Any]:
         result = self.results["job " + label]
         # 113: no such service; 112: no such domain. Anything else is not an answer.
         if result.rc not in (0, 112, 113):
             raise ValueError(result.sentence())
-        job = parse.launchctl_print(result.out) if result.ok else {}
+        job: Mapping[str, Any] = parse.launchctl_print(result.out) if result.ok else {}
         return {
             "loaded": result.ok,
             "state": job.get("state"),
@@ -219,13 +223,13 @@ class Sections:
             "disabled": disabled.get(label, False),
         }
 
-    def listening(self):
+    def listening(self) -> list[Listener]:
         return parse.listening(self.results["lsof"].out) if "lsof" in self.results else []
 
-    def processes(self):
+    def processes(self) -> dict[int, str]:
         return parse.processes(self.text("ps"))
 
-    def open_weights(self):
+    def open_weights(self) -> str | None:
         """The weights file that the server holds open or mapped: the first .gguf name that lsof shows."""
         if "open" not in self.results:
             return None
@@ -233,10 +237,12 @@ class Sections:
         return next((name for name in names if re.search(r"\.gguf$", name)), None)
 
 
-def machine(values, architecture):
+def machine(
+    values: Mapping[str, str], architecture: str
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]:
     """(macos, hardware, memory, boot without uptime) of the sysctl values; null for what is not there."""
 
-    def number(name):
+    def number(name: str) -> int | None:
         return int(values[name]) if re.match(r"-?\d+$", values.get(name, "")) else None
 
     swap = parse.swap_usage(values.get("vm.swapusage"))
@@ -268,7 +274,7 @@ def machine(values, architecture):
     )
 
 
-def other_metal(processes, engine_root):
+def other_metal(processes: Mapping[int, str], engine_root: str) -> list[str]:
     """Names of running programs, not of this engine, that are known to use Metal."""
     found = set()
     for command in processes.values():
@@ -284,7 +290,7 @@ def other_metal(processes, engine_root):
     return sorted(found)
 
 
-def rollout(lock, journal):
+def rollout(lock: Mapping[str, Any] | None, journal: Mapping[str, Any] | None) -> dict[str, Any]:
     """Who holds this Mac for a rollout and how far its last switch is; None where there is nothing."""
     return {
         "lock": {key: str(lock.get(key, "?")) for key in ("run_id", "owner", "since")} if lock else None,
@@ -293,6 +299,6 @@ def rollout(lock, journal):
     }
 
 
-def update_settings(preferences):
+def update_settings(preferences: Mapping[str, Any]) -> dict[str, bool | None]:
     """The automatic update switches of com.apple.SoftwareUpdate.plist; null: macOS's default."""
     return {key: (bool(preferences[key]) if key in preferences else None) for key in UPDATE_KEYS}

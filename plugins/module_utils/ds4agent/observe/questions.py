@@ -7,16 +7,21 @@ tells; their names are those of the lab's assumptions (Quirks in maclab/machine/
 load them. Nothing here runs anything.
 """
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..mac import parse
 from ..mac.run import argv
 from . import observation as shape
 
-__metaclass__ = type
+if TYPE_CHECKING:
+    from ..mac.run import Result
+
+    Check = tuple[str, str, Callable[[str], bool]]
 
 NO_DISK = "disk99s99"
 NO_KEY = "Ds4NoSuchKey"
@@ -26,7 +31,7 @@ QUOTA_BYTES = 64000000
 SSHD = "com.openssh.sshd"
 
 
-def commands(operator):
+def commands(operator: str) -> dict[str, list[str]]:
     """{name: argv} of the read-only part. operator: the account of the ssh session."""
     return {
         "apfs": argv("diskutil", "apfs", "list", "-plist"),
@@ -57,26 +62,26 @@ def commands(operator):
 # ------------------------------------------------------------------------------------------------- parsers
 
 
-def _apfs(text):
+def _apfs(text: str) -> bool:
     found = parse.apfs_containers(text)
     return any(c["volumes"] and c["size_bytes"] > c["free_bytes"] >= 0 for c in found)
 
 
-def _boot(text):
+def _boot(text: str) -> bool:
     info = parse.volume_info(text)
-    return info["mount_point"] == "/" and parse.whole_disk(info["container"]) == info["container"]
+    return info["mount_point"] == "/" and parse.whole_disk(info["container"] or "") == info["container"]
 
 
-def _disabled(text):
+def _disabled(text: str) -> bool:
     return "disabled services" in text and len(parse.launchctl_disabled(text)) == text.count("=>")
 
 
-def _job(text):
+def _job(text: str) -> bool:
     job = parse.launchctl_print(text)
     return bool(job["state"] and job["path"])
 
 
-def _sysctl(text):
+def _sysctl(text: str) -> bool:
     values = parse.sysctl(text)
     return (
         int(values["hw.memsize"]) > 0
@@ -86,20 +91,20 @@ def _sysctl(text):
     )
 
 
-def _vm_stat(text):
+def _vm_stat(text: str) -> bool:
     found = parse.vm_stat(text)
     return found["page_size_bytes"] > 0 and "Pages free" in found["counters"]
 
 
-def _pressure(text):
+def _pressure(text: str) -> bool:
     return None not in parse.memory_pressure(text).values()
 
 
-def _tools(text):
+def _tools(text: str) -> bool:
     return bool(parse.clt_labels(text)) == ("Label: Command Line Tools" in text)
 
 
-def _lsof(text):
+def _lsof(text: str) -> bool:
     return bool(parse.lsof(text)) and 22 in [item["port"] for item in parse.listening(text)]
 
 
@@ -130,7 +135,7 @@ CHECKS = (
 )
 
 
-def check(results, checks=CHECKS):
+def check(results: Mapping[str, Result], checks: Iterable[Check] = CHECKS) -> list[dict[str, Any]]:
     """[{parsers, command, rc, problem, out, err}] for the commands that ran; problem null when it fits."""
     told = []
     for parsers, name, holds in checks:
@@ -159,9 +164,9 @@ def check(results, checks=CHECKS):
 # ------------------------------------------------------------------------------------------------- answers
 
 
-def read_only_answers(results):
+def read_only_answers(results: Mapping[str, Result]) -> dict[str, Any]:
     """Answers that need no change of the Mac: {name of a quirk: value}."""
-    answers = {}
+    answers: dict[str, Any] = {}
     unknown = results["unknown disk"]
     if "<key>Error</key>" in unknown.out:
         answers["info_unknown_rc"] = unknown.rc
@@ -174,7 +179,7 @@ def read_only_answers(results):
     return answers
 
 
-def metal(text, wired_limit_mib):
+def metal(text: str, wired_limit_mib: int) -> tuple[dict[str, int], dict[str, Any], str | None]:
     """What the Metal script printed: ({stock_limit_mib}, {findings}, why not or null)."""
     try:
         said = json.loads(text)
@@ -190,7 +195,7 @@ def metal(text, wired_limit_mib):
     return {"stock_limit_mib": size_mib}, {"metal_device": True}, None
 
 
-def df_size(text, quota_bytes):
+def df_size(text: str, quota_bytes: int) -> str | None:
     """`df -k DIR` of a volume with a quota: "quota", "container", or null when it cannot be read."""
     found = re.search(r"^\S+\s+(\d+)\s+\d+\s+\d+\s", text, re.M)
     if not found:
@@ -199,12 +204,12 @@ def df_size(text, quota_bytes):
     return "quota" if abs(size_bytes - quota_bytes) < quota_bytes // 10 else "container"
 
 
-def rename_text(text, device, name):
+def rename_text(text: str, device: str, name: str) -> str | None:
     """The line of `diskutil rename` as a pattern with {device} and {name}, or null."""
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].replace(device, "{device}").replace(name, "{name}") if lines else None
 
 
-def lines_without_numbers(text):
+def lines_without_numbers(text: str) -> list[str]:
     """Lines of diskutil with device names blanked, to compare them between Macs."""
     return [re.sub(r"disk\d+(s\d+)*", "diskN", line) for line in text.splitlines() if line.strip()]

@@ -6,18 +6,20 @@ Each trial refuses to begin when something of its name is there already, undoes 
 and says what it could not undo.
 """
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import errno
 import os
 import plistlib
 import sys
+from typing import TYPE_CHECKING, Any
 
 from ..mac import parse
 from ..mac.run import argv, poll, run, run_all
 from . import questions
 
-__metaclass__ = type
+if TYPE_CHECKING:
+    from ..mac.run import Result
 
 VOLUME = "ds4-probe"
 RENAMED = "ds4-probe-2"
@@ -53,30 +55,30 @@ except (OSError, AttributeError) as error:
 class Told:
     """What the trials found: answers, findings, results for the parsers' checks, and what is left behind."""
 
-    def __init__(self):
-        self.answers = {}
-        self.findings = {}
-        self.unanswered = {}
-        self.results = {}
-        self.left = []
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {}
+        self.findings: dict[str, Any] = {}
+        self.unanswered: dict[str, str] = {}
+        self.results: dict[str, Result] = {}
+        self.left: list[str] = []
 
 
-def has_full_disk_access():
+def has_full_disk_access() -> bool:
     """Whether this session has it: a change of nobody's home to what it is already (nix-darwin's probe)."""
-    home = parse.dscl_read(run("dscl", ".", "-read", "/Users/nobody", "NFSHomeDirectory").out)
-    home = home.get("NFSHomeDirectory", "/var/empty")
+    record = parse.dscl_read(run("dscl", ".", "-read", "/Users/nobody", "NFSHomeDirectory").out)
+    home = record.get("NFSHomeDirectory", "/var/empty")
     return run("dscl", ".", "-change", "/Users/nobody", "NFSHomeDirectory", home, home).ok
 
 
 # ------------------------------------------------------------------------------------------------- a volume
 
 
-def _volumes():
+def _volumes() -> dict[str, str]:
     containers = parse.apfs_containers(run("diskutil", "apfs", "list", "-plist").out)
     return {volume["name"]: volume["device"] for c in containers for volume in c["volumes"]}
 
 
-def volume(told, container, operator, folder):
+def volume(told: Told, container: str, operator: str, folder: str) -> None:
     """One volume of 64 MB below `folder`, filled, renamed, mounted and deleted."""
     taken = {VOLUME, RENAMED} & set(_volumes())
     if taken:
@@ -90,7 +92,7 @@ def volume(told, container, operator, folder):
             _delete(told, name)
 
 
-def _delete(told, name):
+def _delete(told: Told, name: str) -> None:
     device = _volumes().get(name)
     if device is None:
         return
@@ -100,7 +102,7 @@ def _delete(told, name):
         told.left.append("the volume %s (%s)" % (name, device))
 
 
-def _volume(told, container, folder):
+def _volume(told: Told, container: str, folder: str) -> None:
     quota = "%dB" % questions.QUOTA_BYTES
     made = run("diskutil", "apfs", "addVolume", container, "APFS", VOLUME, "-quota", quota, "-nomount")
     told.results["add volume"] = made
@@ -130,7 +132,7 @@ def _volume(told, container, folder):
         told.answers["rename_text"] = text
 
 
-def _fill(told, point):
+def _fill(told: Told, point: str) -> None:
     df = questions.df_size(run("df", "-k", point).out, questions.QUOTA_BYTES)
     if df:
         told.answers["df_quota_size"] = df
@@ -144,13 +146,13 @@ def _fill(told, point):
                 written += stream.write(block)
             os.fsync(stream.fileno())
     except OSError as error:
-        told.findings["quota_errno"] = errno.errorcode.get(error.errno, str(error.errno))
+        told.findings["quota_errno"] = errno.errorcode.get(error.errno or 0, str(error.errno))
     told.findings["quota_written_bytes"] = written
     if os.path.exists(path):
         os.unlink(path)
 
 
-def _as_operator(told, container, operator):
+def _as_operator(told: Told, container: str, operator: str) -> None:
     """An administrator without sudo: may he, and to whom does the new root belong?"""
     _delete(told, RENAMED)
     command = argv("diskutil", "apfs", "addVolume", container, "APFS", VOLUME)
@@ -167,7 +169,7 @@ def _as_operator(told, container, operator):
 # ------------------------------------------------------------------------------------------------ a daemon
 
 
-def daemon(told, folder, wired_limit_mib):
+def daemon(told: Told, folder: str, wired_limit_mib: int) -> None:
     """A job that asks Metal as a daemon does; then the same with a UserName that does not exist."""
     if os.path.exists(PLIST):
         told.unanswered["daemon"] = "%s is there already: remove it first" % PLIST
@@ -195,11 +197,11 @@ def daemon(told, folder, wired_limit_mib):
             os.unlink(PLIST)
 
 
-def _last_exit():
+def _last_exit() -> int | None:
     return parse.launchctl_print(run("launchctl", "print", "system/" + LABEL).out)["last_exit_code"]
 
 
-def _bootstrap(user, output):
+def _bootstrap(user: str, output: str) -> Result:
     plist = {
         "Label": LABEL,
         "ProgramArguments": [os.path.realpath(sys.executable), "-c", METAL_SCRIPT],
@@ -213,11 +215,11 @@ def _bootstrap(user, output):
     return run("launchctl", "bootstrap", "system", PLIST)
 
 
-def _gone():
+def _gone() -> bool:
     return poll(lambda: run("launchctl", "print", "system/" + LABEL).rc != 0, DAEMON_WAIT_S)
 
 
-def _read(path):
+def _read(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as stream:
             return stream.read()
@@ -228,7 +230,7 @@ def _read(path):
 # -------------------------------------------------------------------------------------------------- a user
 
 
-def user(told, allowed):
+def user(told: Told, allowed: bool) -> None:
     """Directory questions. allowed: whether this session has Full Disk Access.
 
     A user is only made when it can be deleted again; without the access macOS refuses that even to root.
@@ -258,7 +260,7 @@ def user(told, allowed):
     )
 
 
-def _user(told):
+def _user(told: Told) -> None:
     path = "/Users/" + USER
     if "UniqueID" in parse.dscl_read(run("dscl", ".", "-read", path, "UniqueID").out):
         told.unanswered["user_creation_rc"] = "the user %s is there already: delete it first" % USER
