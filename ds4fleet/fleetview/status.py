@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,7 +103,7 @@ def parse(host: Host, output: str) -> Status:
     )
 
 
-def _offered(body: str) -> tuple[list[dict[str, Any]], str]:
+def _offered(body: str) -> tuple[Sequence[Mapping[str, Any]], str]:
     """(the models of a /v1/models body, what is wrong with it); nothing at all is wrong with no body."""
     try:
         return (engine_models.parse(body), "") if body else ([], "")

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
@@ -26,6 +26,9 @@ from ds4agent.weights import gguf, origin
 from ds4fleet import console
 from ds4fleet.catalogue.read import Catalogue, Family, load
 from ds4fleet.errors import EXIT_REFUSED, EXIT_USAGE, OperatorError
+
+if TYPE_CHECKING:
+    from ds4agent.shapes import Header
 
 #: As much of a file as is read. What tells the family comes before the vocabulary, which fills the rest of it
 #: in published files: data of Flash q2 begins at byte 5,333,824, and the tensors are the last of its header.
@@ -185,7 +188,7 @@ def _objections(header: Mapping[str, Any], family: Family, size_bytes: int) -> l
         # What the first MiB does not hold is neither right nor wrong yet.
         wanted = expected.get("keys", {})
         expected["keys"] = {name: wanted[name] for name in wanted if name in header["keys"]}
-    return list(gguf.objections(header, expected, size_bytes))
+    return gguf.objections(cast("Header", header), expected, size_bytes)
 
 
 def _quant_of(found: Found, header: Mapping[str, Any], family: Family, catalogue: Catalogue) -> str | None:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ds4agent.border import plain
 from ds4agent.mac import output as mac_output
@@ -33,6 +33,9 @@ from ds4fleet.plan.sources import PUSHED, directory_of
 from ds4fleet.remote import shell
 from ds4fleet.state import state_dir
 from ds4fleet.tunnel.home import TURN_S
+
+if TYPE_CHECKING:
+    from ds4agent.shapes import Wanted
 
 #: Failed connections in a row for so long end the push; the Mac waits about as long (weights.route).
 PATIENCE_S = 1200
@@ -141,12 +144,12 @@ class Session(seed.Seed):
 @contextlib.contextmanager
 def seeding(one: Errand) -> Iterator[str]:
     """Path of a local socket that answers for the files of the errand."""
-    offered = {str(file["name"]): Whole(file, one.chunk_bytes) for file in one.files}
+    offered = {str(file["name"]): Whole(cast("Wanted", file), one.chunk_bytes) for file in one.files}
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             with contextlib.suppress(OSError):
-                Session(offered, seed.requests(self.rfile), self.wfile).serve()
+                Session(offered, seed.requests(cast("BinaryIO", self.rfile)), self.wfile).serve()
 
     class Server(socketserver.ThreadingUnixStreamServer):
         daemon_threads = True
@@ -201,6 +204,7 @@ def connect(one: Errand, local: str, script: str, over: threading.Event) -> int:
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
     with subprocess.Popen(way, stdin=pipe, stdout=nowhere, stderr=pipe, bufsize=0) as ssh:
         assert ssh.stdin is not None
+        assert ssh.stderr is not None
         said = peer.Tail()
         said.follow(ssh.stderr)
         with contextlib.suppress(BrokenPipeError):

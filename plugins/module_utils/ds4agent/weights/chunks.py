@@ -15,9 +15,14 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from .part import flush
 from .proof import uncached
+
+if TYPE_CHECKING:
+    from ..shapes import Wanted
 
 MANIFEST = ".manifest"
 JOURNAL = ".chunks"
@@ -25,32 +30,34 @@ JOURNAL = ".chunks"
 _AHEAD = 4
 #: Chunks that are read back at the same time: one core hashes slower than the disk of a Mac reads.
 _READERS = 4
+#: No descriptor.
+_CLOSED = -1
 
 
-def part_path(final, revision):
+def part_path(final: str, revision: str) -> str:
     """Where the file is while it is received. Not the name of a part that grows from its beginning."""
     return "%s.part.%s.relay" % (final, revision)
 
 
-def revision_of(wanted):
+def revision_of(wanted: Wanted) -> str:
     """What names the content in the name of a part: twelve digits of the sha256."""
     return (wanted.get("sha256") or "unpublished")[:12]
 
 
-def count(total_bytes, chunk_bytes):
+def count(total_bytes: int, chunk_bytes: int) -> int:
     """Number of chunks."""
     return -(-total_bytes // chunk_bytes)
 
 
-def span(index, total_bytes, chunk_bytes):
+def span(index: int, total_bytes: int, chunk_bytes: int) -> tuple[int, int]:
     """(first byte, length) of a chunk."""
     start = index * chunk_bytes
     return start, min(chunk_bytes, total_bytes - start)
 
 
-def runs(indices):
+def runs(indices: Iterable[int]) -> list[tuple[int, int]]:
     """Sorted indices as contiguous runs [(first, behind the last)]."""
-    found = []
+    found: list[tuple[int, int]] = []
     for index in sorted(indices):
         if found and found[-1][1] == index:
             found[-1] = (found[-1][0], index + 1)
@@ -59,7 +66,7 @@ def runs(indices):
     return found
 
 
-def to_bitmap(indices, total):
+def to_bitmap(indices: Iterable[int], total: int) -> str:
     """Indices as hex digits, lowest bit of the first byte first."""
     bits = bytearray(-(-total // 8))
     for index in indices:
@@ -67,7 +74,7 @@ def to_bitmap(indices, total):
     return bytes(bits).hex()
 
 
-def from_bitmap(text, total):
+def from_bitmap(text: str, total: int) -> set[int]:
     """The indices below `total` of a bitmap; ValueError for what is none."""
     bits = bytes.fromhex(text)
     if len(bits) != -(-total // 8):
@@ -78,15 +85,15 @@ def from_bitmap(text, total):
 class Journal:
     """What a journal or manifest says, followed while another process writes it."""
 
-    def __init__(self, path, total_bytes, chunk_bytes):
+    def __init__(self, path: str, total_bytes: int, chunk_bytes: int) -> None:
         self.path = path
         self.total_bytes = total_bytes
         self.chunk_bytes = chunk_bytes
-        self.done = {}
+        self.done: dict[int, str] = {}
         self.end = 0
-        self._inode = None
+        self._inode: int | None = None
 
-    def refresh(self):
+    def refresh(self) -> dict[int, str]:
         """Read what was added; a journal of other sizes, or none, has nothing. Returns `done`."""
         try:
             with open(self.path, "rb") as handle:
@@ -113,13 +120,13 @@ class Journal:
                 self.done.pop(int(index[1:]), None)
         return self.done
 
-    def head(self):
+    def head(self) -> str:
         """The first line of a journal."""
         return json.dumps({"total_bytes": self.total_bytes, "chunk_bytes": self.chunk_bytes}) + "\n"
 
-    def _is_ours(self, line):
+    def _is_ours(self, line: str) -> bool:
         try:
-            return json.loads(line) == json.loads(self.head())
+            return bool(json.loads(line) == json.loads(self.head()))
         except ValueError:
             return False
 
@@ -127,30 +134,30 @@ class Journal:
 class Whole(threading.Thread):
     """The sha256 of the whole file, made behind the chunks' backs as they come in."""
 
-    def __init__(self, part):
+    def __init__(self, part: ChunkedPart) -> None:
         super().__init__(daemon=True)
         self.part = part
         self.digest = hashlib.sha256()
         self.next = 0
         self.reread_bytes = 0
-        self._kept = {}
+        self._kept: dict[int, bytes | bytearray] = {}
         self._news = threading.Condition()
         self._stopped = False
 
-    def offer(self, index, data):
+    def offer(self, index: int, data: bytes | bytearray) -> None:
         """A chunk has come; kept in memory when its turn is near."""
         with self._news:
             if 0 <= index - self.next < _AHEAD:
                 self._kept[index] = data
             self._news.notify()
 
-    def stop(self):
+    def stop(self) -> None:
         with self._news:
             self._stopped = True
             self._news.notify()
         self.join()
 
-    def run(self):
+    def run(self) -> None:
         while not self._stopped and self.next < self.part.total:
             with self._news:
                 if self.next not in self.part.done:
@@ -164,7 +171,7 @@ class Whole(threading.Thread):
             with self._news:
                 self.next += 1
 
-    def hexdigest(self):
+    def hexdigest(self) -> str:
         """Waits until all chunks went through."""
         self.join()
         return self.digest.hexdigest()
@@ -173,7 +180,7 @@ class Whole(threading.Thread):
 class ChunkedPart:
     """The receiving end: `commit` chunks, ask what is `missing`, `place` it when it is proven."""
 
-    def __init__(self, final, revision, total_bytes, chunk_bytes):
+    def __init__(self, final: str, revision: str, total_bytes: int, chunk_bytes: int) -> None:
         self.final = final
         self.path = part_path(final, revision)
         self.total_bytes = total_bytes
@@ -181,10 +188,16 @@ class ChunkedPart:
         self.total = count(total_bytes, chunk_bytes)
         self.journal = Journal(self.path + JOURNAL, total_bytes, chunk_bytes)
         self.done = self.journal.done
-        self._data = self._lines = None
-        self.whole = None
+        self._data = self._lines = _CLOSED
+        self._whole: Whole | None = None
 
-    def open(self):
+    @property
+    def whole(self) -> Whole:
+        """The digest of the whole, once it is opened."""
+        assert self._whole is not None, "the part is not opened"
+        return self._whole
+
+    def open(self) -> ChunkedPart:
         """Go on where the journal says; returns self. OSError for a disk that does not take it."""
         # Others read it: the account that seeds belongs to no group of ours.
         self._data = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -201,7 +214,7 @@ class ChunkedPart:
         self.restart_whole()
         return self
 
-    def _start_over(self):
+    def _start_over(self) -> None:
         temporary = self.journal.path + ".new"
         with open(temporary, "w") as handle:
             handle.write(self.journal.head())
@@ -211,21 +224,21 @@ class ChunkedPart:
         os.replace(temporary, self.journal.path)
         self.journal.refresh()
 
-    def restart_whole(self):
+    def restart_whole(self) -> None:
         """Hash the whole anew, from what is there."""
-        if self.whole is not None:
-            self.whole.stop()
-        self.whole = Whole(self)
-        self.whole.start()
+        if self._whole is not None:
+            self._whole.stop()
+        self._whole = Whole(self)
+        self._whole.start()
 
     @property
-    def done_bytes(self):
+    def done_bytes(self) -> int:
         return sum(span(index, self.total_bytes, self.chunk_bytes)[1] for index in tuple(self.done))
 
-    def missing(self):
+    def missing(self) -> list[int]:
         return [index for index in range(self.total) if index not in self.done]
 
-    def commit(self, index, data, digest):
+    def commit(self, index: int, data: bytes | bytearray, digest: str) -> None:
         """Write a chunk, flush it, then say in the journal that it is there."""
         start, length = span(index, self.total_bytes, self.chunk_bytes)
         if len(data) != length:
@@ -240,11 +253,11 @@ class ChunkedPart:
         self.done[index] = digest
         self.whole.offer(index, data)
 
-    def read(self, index):
+    def read(self, index: int) -> bytes:
         start, length = span(index, self.total_bytes, self.chunk_bytes)
         return os.pread(self._data, length, start)
 
-    def drop(self, indices):
+    def drop(self, indices: Iterable[int]) -> None:
         """These chunks are to be fetched again."""
         for index in indices:
             os.write(self._lines, b"-%d\n" % index)
@@ -252,26 +265,26 @@ class ChunkedPart:
         os.fsync(self._lines)
         self.restart_whole()
 
-    def spoiled(self):
+    def spoiled(self) -> list[int]:
         """Read all of it back: chunks whose bytes on the disk are not those that were received."""
         # A seed starts for each session and never needs it: it would take a third of its start.
         from concurrent.futures import ThreadPoolExecutor
 
-        def spoiled(index):
-            return hashlib.sha256(self.read(index)).hexdigest() != self.done[index] and [index]
+        def spoiled(index: int) -> list[int]:
+            return [] if hashlib.sha256(self.read(index)).hexdigest() == self.done[index] else [index]
 
         with ThreadPoolExecutor(_READERS) as readers:
-            return sum(filter(None, readers.map(spoiled, sorted(self.done))), [])
+            return [index for found in readers.map(spoiled, sorted(self.done)) for index in found]
 
-    def close(self):
-        if self.whole is not None:
-            self.whole.stop()
+    def close(self) -> None:
+        if self._whole is not None:
+            self._whole.stop()
         for handle in (self._data, self._lines):
-            if handle is not None:
+            if handle != _CLOSED:
                 os.close(handle)
-        self._data = self._lines = None
+        self._data = self._lines = _CLOSED
 
-    def place(self):
+    def place(self) -> None:
         """Rename part and journal to file and manifest, both flushed before."""
         flush(self._data)
         os.replace(self.journal.path, self.final + MANIFEST)

@@ -13,6 +13,8 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ..mac.run import locked
 from . import chunks, route, stamp, window
@@ -21,6 +23,9 @@ from .placement import FULL, Placement, PlacementError
 from .progress import Aborted, State
 from .proof import MISMATCH, judge, put_aside
 from .transport import Source
+
+if TYPE_CHECKING:
+    from ..shapes import FetchOrder, Sender, Wanted
 
 FOLDER = "/opt/ds4/var/stage"
 #: Held by ds4_weights too: nobody else writes into the directory meanwhile.
@@ -37,7 +42,15 @@ TOKEN = "token.env"
 class Fetch:
     """One order. `dial(peer)` gives the command line that reaches a peer's seed."""
 
-    def __init__(self, folder, order, state, dial=None, wait=time.sleep, source=None):
+    def __init__(
+        self,
+        folder: str,
+        order: FetchOrder,
+        state: State,
+        dial: Callable[[Sender], str | list[str]] | None = None,
+        wait: Callable[[float], object] = time.sleep,
+        source: Callable[..., Source] | None = None,
+    ) -> None:
         self.order = order
         self.state = state
         source = source or Source
@@ -53,7 +66,7 @@ class Fetch:
             wait,
         )
 
-    def run(self):
+    def run(self) -> None:
         """All files of the order; raises PlacementError, Aborted."""
         self._await_volume()
         for wanted in self.order["files"]:
@@ -64,7 +77,7 @@ class Fetch:
             self.state.settled_bytes += wanted["bytes"]
             self.state.part = None
 
-    def _await_volume(self):
+    def _await_volume(self) -> None:
         """At boot this may begin before the volume is mounted, which would hide what is written there."""
         if not self.order.get("on_volume"):
             return
@@ -78,11 +91,11 @@ class Fetch:
             self.wait(1)
         raise PlacementError("the volume of %s is not mounted; nothing was fetched" % self.order["dir"])
 
-    def _token(self):
+    def _token(self) -> str:
         self.placement.token_file = self.lent if os.path.exists(self.lent) else self.order.get("token_file")
         return self.placement.token()
 
-    def _bring(self, wanted):
+    def _bring(self, wanted: Wanted) -> None:
         look = self.placement.look(wanted)
         if look == "unproven":
             self.state.values["state"] = "proving"
@@ -112,8 +125,9 @@ class Fetch:
         finally:
             part.close()
 
-    def _prove(self, wanted, part):
-        wrong, refused, resumed = "", set(), bool(part.done)
+    def _prove(self, wanted: Wanted, part: chunks.ChunkedPart) -> None:
+        wrong, resumed = "", bool(part.done)
+        refused: set[str] = set()
         peers = {peer["name"] for peer in self.order["peers"]}
         for _trial in range(MAX_PROOFS):
             try:
@@ -150,7 +164,7 @@ class Fetch:
             % (wanted["name"], wrong, aside)
         )
 
-    def _room(self, wanted, part):
+    def _room(self, wanted: Wanted, part: chunks.ChunkedPart) -> None:
         space = os.statvfs(self.order["dir"])
         there = os.stat(part.path).st_blocks * 512 if os.path.exists(part.path) else 0
         need, free = wanted["bytes"] - there, space.f_bavail * space.f_frsize
@@ -165,7 +179,7 @@ class Fetch:
             )
 
 
-def main(arguments=()):
+def main(arguments: Sequence[str] = ()) -> None:
     """`fetch [FOLDER]`: the order in the folder, to its end; nothing where there is none."""
     folder = arguments[0] if arguments else FOLDER
     try:

@@ -9,6 +9,11 @@ alignment, data), little-endian. The header of an 81 GB Flash file, vocabulary i
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..shapes import Header
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -52,11 +57,11 @@ class NeedMore(GgufError):
 
 
 class _Reader:
-    def __init__(self, data):
+    def __init__(self, data: memoryview) -> None:
         self.data = data
         self.at = 0
 
-    def take(self, count):
+    def take(self, count: int) -> memoryview:
         end = self.at + count
         if end > len(self.data):
             raise NeedMore("header is longer than %d bytes" % len(self.data))
@@ -64,13 +69,13 @@ class _Reader:
         self.at = end
         return piece
 
-    def number(self, form):
+    def number(self, form: str) -> Any:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
-    def string(self):
+    def string(self) -> str:
         return bytes(self.take(self.number("<Q"))).decode("utf-8", "replace")
 
-    def value(self, kind):
+    def value(self, kind: int) -> Any:
         if kind in _SCALARS:
             return self.number(_SCALARS[kind])
         if kind == _STRING:
@@ -88,7 +93,7 @@ class _Reader:
         return None
 
 
-def parse(data, partial=False):
+def parse(data: bytes, partial: bool = False) -> Header:
     """Header in `data` as {version, tensors, keys, data_offset, end_bytes, types, complete}.
 
     tensors: count; keys: metadata without arrays of strings; end_bytes: where the last tensor's data ends,
@@ -104,8 +109,15 @@ def parse(data, partial=False):
     if version != VERSION:
         raise GgufError("GGUF version %d; the engine loads version %d only" % (version, VERSION))
     tensors, pairs = reader.number("<Q"), reader.number("<Q")
-    header = {"version": version, "tensors": tensors, "keys": {}, "types": {}}
-    header.update(data_offset=None, end_bytes=None, complete=False)
+    header: Header = {
+        "version": version,
+        "tensors": tensors,
+        "keys": {},
+        "types": {},
+        "data_offset": None,
+        "end_bytes": None,
+        "complete": False,
+    }
     try:
         _fill(reader, pairs, header)
     except NeedMore:
@@ -114,14 +126,14 @@ def parse(data, partial=False):
     return header
 
 
-def _fill(reader, pairs, header):
+def _fill(reader: _Reader, pairs: int, header: Header) -> None:
     """Read keys and tensor infos into `header`."""
     for _pair in range(pairs):
         name = reader.string()
         value = reader.value(reader.number("<I"))
         if value is not None:
             header["keys"][name] = value
-    end = 0
+    end: int | None = 0
     for _tensor in range(header["tensors"]):
         name = reader.string()
         shape = [reader.number("<Q") for _dimension in range(reader.number("<I"))]
@@ -132,12 +144,13 @@ def _fill(reader, pairs, header):
         elif end is not None:
             end = max(end, offset + _size(shape, kind))
     alignment = header["keys"].get("general.alignment", ALIGNMENT)
-    header["data_offset"] = -(-reader.at // alignment) * alignment
-    header["end_bytes"] = header["data_offset"] + end if end is not None else None
+    data_offset = -(-reader.at // alignment) * alignment
+    header["data_offset"] = data_offset
+    header["end_bytes"] = data_offset + end if end is not None else None
     header["complete"] = True
 
 
-def _size(shape, kind):
+def _size(shape: Iterable[int], kind: int) -> int:
     block_bytes, block_elements = _BLOCKS[kind]
     elements = 1
     for dimension in shape:
@@ -145,7 +158,7 @@ def _size(shape, kind):
     return -(-elements // block_elements) * block_bytes
 
 
-def objections(header, expected, size_bytes):
+def objections(header: Header, expected: Mapping[str, Any], size_bytes: int) -> list[str]:
     """Why a file with this header (from parse) is not the one that is `expected`; [] when it is.
 
     expected: {architecture, tensors, keys: {name: value}}, each optional (a catalogue's header section).
@@ -166,7 +179,7 @@ def objections(header, expected, size_bytes):
     return found
 
 
-def read(path):
+def read(path: str) -> Header:
     """parse() of the file `path`, reading no more than its header. Raises GgufError, OSError."""
     want = 8 * 1024 * 1024
     with open(path, "rb") as handle:

@@ -15,6 +15,8 @@ import ssl
 import string
 import urllib.parse
 import urllib.request
+from email.message import Message
+from typing import Any, cast
 
 from ..border import bounded_http
 
@@ -32,7 +34,7 @@ class SourceError(Exception):
     """This source will not give the file; another may. The message is one clause, without the URL."""
 
 
-def origin(url):
+def origin(url: str) -> tuple[str, str, int]:
     """(scheme, host, port) of a URL; ValueError for one that has none."""
     parts = urllib.parse.urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
@@ -41,13 +43,27 @@ def origin(url):
     return parts.scheme, parts.hostname.lower(), port
 
 
+class _Following(urllib.request.Request):
+    """A request that a redirect led to, and how many did."""
+
+    redirects = 0
+
+
 class Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects; with `stays` only those to the same origin, any other one is the answer."""
 
-    def __init__(self, stays=False):
+    def __init__(self, stays: bool = False) -> None:
         self.stays = stays
 
-    def redirect_request(self, request, handle, code, message, headers, url):
+    def redirect_request(
+        self,
+        request: urllib.request.Request,
+        handle: Any,
+        code: int,
+        message: str,
+        headers: Message,
+        url: str,
+    ) -> urllib.request.Request | None:
         """The request that follows, None for none; SourceError for one that must not be made."""
         before, after = origin(request.full_url), _origin_of_target(url)
         if (before[0], after[0]) == ("https", "http"):
@@ -64,13 +80,15 @@ class Redirects(urllib.request.HTTPRedirectHandler):
             # The proxy's password is put in anew where a proxy is asked.
             if name.lower() != "proxy-authorization"
         }
-        following = urllib.request.Request(
+        following = _Following(
             url, headers=kept, method=request.get_method(), origin_req_host=before[1], unverifiable=True
         )
         following.redirects = count
         return following
 
-    def http_error_302(self, request, answer, code, message, headers):
+    def http_error_302(
+        self, request: urllib.request.Request, answer: Any, code: int, message: str, headers: Message
+    ) -> Any:
         """Like that of the base class, without reading the body, which may have no end."""
         target = headers.get("location", "")
         if not target:
@@ -89,10 +107,10 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         answer.close()
         return self.parent.open(following, timeout=request.timeout)
 
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = cast("Any", http_error_302)
 
 
-def _origin_of_target(url):
+def _origin_of_target(url: str) -> tuple[str, str, int]:
     scheme = urllib.parse.urlsplit(url).scheme
     if scheme not in ("http", "https"):
         raise SourceError("it redirects to %s, only http and https are followed" % (scheme[:16] or "nowhere"))
@@ -102,20 +120,20 @@ def _origin_of_target(url):
         raise SourceError("it redirects to an address that makes no sense") from None
 
 
-def opener(limits, stays=False):
+def opener(limits: bounded_http.Limits, stays: bool = False) -> urllib.request.OpenerDirector:
     """An opener for one exchange under limits that checks certificates against the system's."""
     return bounded_http.opener(limits, Redirects(stays), context=_trusted())
 
 
 @functools.lru_cache(maxsize=None)
-def _trusted():
+def _trusted() -> ssl.SSLContext:
     context = ssl.create_default_context()
     if os.path.exists(CA_FILE):
         context.load_verify_locations(CA_FILE)
     return context
 
 
-def range_request(url, first, last, token=""):
+def range_request(url: str, first: int, last: int, token: str = "") -> urllib.request.Request:
     """A request for bytes first..last. A token goes over https alone. SourceError for what cannot be sent."""
     try:
         scheme = origin(url)[0]
@@ -130,7 +148,7 @@ def range_request(url, first, last, token=""):
     return request
 
 
-def bearer(token):
+def bearer(token: str) -> str:
     """The value of the header; SourceError, which does not show the token, for one that it cannot carry."""
     if not _TOKEN.fullmatch(token):
         raise SourceError(
@@ -139,7 +157,7 @@ def bearer(token):
     return "Bearer " + token
 
 
-def expected_bytes(answer, first, end, size_bytes):
+def expected_bytes(answer: Any, first: int, end: int, size_bytes: int | None) -> int:
     """How many bytes of first..end-1 the answer brings; SourceError for one that is not what was asked for.
 
     size_bytes: that of the whole file, None where it is not known.
@@ -168,13 +186,13 @@ def expected_bytes(answer, first, end, size_bytes):
     return count
 
 
-def whole_bytes(answer):
+def whole_bytes(answer: Any) -> int | None:
     """The size of the whole file that a 206 names; None when it names none."""
     match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
     return int(match.group(3)) if match and match.group(3) != "*" else None
 
 
-def clip(value):
+def clip(value: object) -> str:
     """What a server said, fit for one line of a message."""
     text = " ".join(str(value)[:200].split()).encode("ascii", "backslashreplace").decode()
     return "".join(letter if letter.isprintable() else "?" for letter in text)[:80]

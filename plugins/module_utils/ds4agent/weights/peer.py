@@ -13,10 +13,17 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from ..border import bounded_json
 from . import chunks
-from .transport import SourceError
+from .origin import SourceError
+
+if TYPE_CHECKING:
+    from ..shapes import Sender
+    from .progress import Counted
+    from .transport import Pace
 
 SSH = "/usr/bin/ssh"
 #: Requests on their way: a connection with 250 ms of round trip stays busy with chunks of some MiB.
@@ -38,7 +45,7 @@ MAX_LINE = 1024 * 1024
 TAIL_BYTES = 4096
 
 
-def ssh_argv(peer, folder):
+def ssh_argv(peer: Sender, folder: str) -> list[str]:
     """The command line: the key and the host keys of this run, nothing of anybody's configuration."""
     options = [
         "BatchMode=yes",
@@ -64,26 +71,26 @@ def ssh_argv(peer, folder):
 class Tail:
     """The last bytes of what ssh says on standard error, however much that is."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._kept = bytearray()
-        self._reader = None
+        self._reader: threading.Thread | None = None
 
-    def follow(self, stream):
+    def follow(self, stream: IO[bytes]) -> None:
         self._reader = threading.Thread(target=self._read, args=(stream,), daemon=True)
         self._reader.start()
 
-    def write(self, data):
+    def write(self, data: bytes) -> None:
         self._kept += data
         del self._kept[:-TAIL_BYTES]
 
-    def last(self):
+    def last(self) -> str:
         """The last line, once the stream has ended."""
         if self._reader is not None:
             self._reader.join(1)
         said = bytes(self._kept).decode("utf-8", "replace").strip().splitlines()
         return said[-1][:300] if said else ""
 
-    def _read(self, stream):
+    def _read(self, stream: IO[bytes]) -> None:
         with contextlib.suppress(OSError, ValueError), stream:
             while True:
                 piece = stream.read(TAIL_BYTES)
@@ -98,7 +105,7 @@ class Socket:
     Behind it is the controller, through the ssh that it opened to this Mac (ds4fleet.weights.push).
     """
 
-    def __init__(self, path, errors):
+    def __init__(self, path: str, errors: Tail) -> None:
         self.line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.line.connect(path)
@@ -107,13 +114,13 @@ class Socket:
         self.stdin = self.line.makefile("wb", buffering=0)
         self.stdout = self.line.makefile("rb", buffering=0)
 
-    def poll(self):
+    def poll(self) -> int | None:
         return None
 
-    def kill(self):
+    def kill(self) -> None:
         self.line.close()
 
-    def wait(self, _timeout_s=None):
+    def wait(self, _timeout_s: float | None = None) -> int:
         return 0
 
 
@@ -121,42 +128,44 @@ class Peer:
     """One session with a seed. `way` is the command line of something that speaks its protocol on standard
     streams, or the path of a socket that does."""
 
-    def __init__(self, name, way, pace, hold):
+    def __init__(self, name: str, way: str | Sequence[str], pace: Pace, hold: Callable[[], object]) -> None:
         self.name = name
         self.pace = pace
         self.hold = hold
         self.asked, self.state = False, ""
         self.errors = Tail()
+        self.process: Socket | subprocess.Popen[bytes]
         if isinstance(way, str):
             self.process = Socket(way, self.errors)
         else:
             pipe = subprocess.PIPE
             self.process = subprocess.Popen(way, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, cwd="/")
-            self.errors.follow(self.process.stderr)
+            self.errors.follow(cast("IO[bytes]", self.process.stderr))
+        self._to, self._from = cast("Any", self.process.stdin), cast("Any", self.process.stdout)
         self._read = bytearray()
 
-    def close(self):
-        for pipe in (self.process.stdin, self.process.stdout):
+    def close(self) -> None:
+        for pipe in (self._to, self._from):
             with contextlib.suppress(OSError):
                 pipe.close()
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
 
-    def ask_have(self, name):
+    def ask_have(self, name: str) -> None:
         """Ask which chunks it has; `have` gives the answer."""
         self.asked = True
         self._ask({"name": name, "have": True})
 
-    def has_answered(self):
+    def has_answered(self) -> bool:
         """Whether an answer is there, without waiting for one."""
         while b"\n" not in self._read:
-            if not select.select([self.process.stdout], [], [], 0)[0]:
+            if not select.select([self._from], [], [], 0)[0]:
                 return False
             self._more()
         return True
 
-    def have(self, total):
+    def have(self, total: int) -> tuple[set[int], bool]:
         """(the chunks that it has now, whether it is receiving more); `state` is what its fetch is at."""
         answer = self._answer()
         self.state = bounded_json.text(answer.get("state"), 20)
@@ -166,13 +175,14 @@ class Peer:
             raise SourceError("its answer makes no sense") from None
         return have, bool(answer.get("at_work"))
 
-    def pull(self, name, part, indices, wait):
+    def pull(self, name: str, part: Counted | chunks.ChunkedPart, indices: Sequence[int], wait: bool) -> None:
         """Commit these chunks to `part`, in order.
 
         Raises SourceError when the peer ends, is silent, lacks a chunk (and does not wait for it), or sends
         wrong bytes several times; what was committed stays. What `hold` raises ends it too.
         """
-        left, asked, wrong = list(reversed(indices)), [], 0
+        left, wrong = list(reversed(indices)), 0
+        asked: list[int] = []
         gained = time.monotonic()
         while left or asked:
             self.hold()
@@ -202,13 +212,13 @@ class Peer:
             part.commit(index, data, digest)
             self.pace.spent(length)
 
-    def _ask(self, request):
+    def _ask(self, request: Mapping[str, Any]) -> None:
         try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._to.write(json.dumps(request).encode() + b"\n")
         except OSError:
             raise SourceError(self._why()) from None
 
-    def _answer(self):
+    def _answer(self) -> dict[str, Any]:
         until = time.monotonic() + LINE_S
         while b"\n" not in self._read:
             if len(self._read) > MAX_LINE or time.monotonic() > until:
@@ -225,7 +235,7 @@ class Peer:
             )
         return answer
 
-    def _take(self, length):
+    def _take(self, length: int) -> bytearray:
         data, at = bytearray(length), min(length, len(self._read))
         until = time.monotonic() + BEGIN_S + length / SLOWEST_BYTES_PER_S
         data[:at] = self._read[:at]
@@ -235,24 +245,24 @@ class Peer:
             if time.monotonic() > until:
                 raise SourceError("slower than %d bytes a second" % SLOWEST_BYTES_PER_S)
             self._await()
-            count = self.process.stdout.readinto(view[at:])
+            count = self._from.readinto(view[at:])
             if not count:
                 raise SourceError(self._why())
             at += count
         return data
 
-    def _more(self):
+    def _more(self) -> None:
         self._await()
-        piece = os.read(self.process.stdout.fileno(), 4096)
+        piece = os.read(self._from.fileno(), 4096)
         if not piece:
             raise SourceError(self._why())
         self._read += piece
 
-    def _await(self):
-        if not select.select([self.process.stdout], [], [], SILENT_S)[0]:
+    def _await(self) -> None:
+        if not select.select([self._from], [], [], SILENT_S)[0]:
             raise SourceError("silent for %d s" % SILENT_S)
 
-    def _why(self):
+    def _why(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(1)
         said = self.errors.last()

@@ -9,14 +9,20 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..mac import aside as mac_aside
 from ..mac import output
 from . import stamp as weights_stamp
 from . import token as weights_token
+from .origin import SourceError
 from .part import Part, flush_folder
 from .proof import MISMATCH, judge, put_aside, sha256
-from .transport import BRIEF_PATIENCE_S, PATIENCE_S, Busy, Pace, Source, SourceError
+from .transport import BRIEF_PATIENCE_S, PATIENCE_S, Busy, Pace, Source
+
+if TYPE_CHECKING:
+    from ..shapes import Placed, Wanted
 
 #: Where the progress of a running fetch can be read: {name, done_bytes, total_bytes, bytes_per_s, source}.
 STATUS = ".ds4-fetch.json"
@@ -31,7 +37,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C", "LC_ALL": "
 class PlacementError(Exception):
     """One sentence for the operator, and facts for the module's result."""
 
-    def __init__(self, sentence, **facts):
+    def __init__(self, sentence: str, **facts: Any) -> None:
         super().__init__(sentence)
         self.facts = facts
 
@@ -45,17 +51,17 @@ class Placement:
 
     def __init__(
         self,
-        folder,
-        uid,
-        gid,
-        method="direct",
-        target_name=None,
-        release_dir=None,
-        rate_limit_mbps=0,
-        token_file=None,
-        timeout_s=86400,
-        on_volume=False,
-    ):
+        folder: str,
+        uid: int,
+        gid: int,
+        method: str = "direct",
+        target_name: str | None = None,
+        release_dir: str | None = None,
+        rate_limit_mbps: float = 0,
+        token_file: str | None = None,
+        timeout_s: float = 86400,
+        on_volume: bool = False,
+    ) -> None:
         self.folder = folder
         self.uid = uid
         self.gid = gid
@@ -67,9 +73,9 @@ class Placement:
         self.timeout_s = timeout_s
         self.on_volume = on_volume
         self.status_path = os.path.join(folder, STATUS)
-        self._progress = None
+        self._progress: dict[str, Any] = {}
 
-    def await_volume(self, wait=time.sleep):
+    def await_volume(self, wait: Callable[[float], object] = time.sleep) -> None:
         """Soon after boot the volume may be on its way, and would hide what is put in its place meanwhile.
 
         PlacementError when it does not come.
@@ -84,42 +90,42 @@ class Placement:
 
     # Looking.
 
-    def look(self, wanted):
+    def look(self, wanted: Wanted) -> str:
         """proven (the stamp says so), unproven (a file of this name is there), or missing."""
         stamp, valid = weights_stamp.read(wanted["path"])
-        if valid and stamp["size_bytes"] == wanted["bytes"]:
+        if stamp and valid and stamp["size_bytes"] == wanted["bytes"]:
             published = wanted.get("sha256")
             if not published or published == stamp["sha256"]:
                 return "proven"
         return "unproven" if os.path.lexists(wanted["path"]) else "missing"
 
-    def would(self, wanted, state):
+    def would(self, wanted: Wanted, state: str) -> Placed:
         """The result in check mode for a file that is not proven yet."""
         action = "would adopt" if state == "unproven" else "would fetch"
         return _result(wanted, action, None)
 
     # Acting.
 
-    def bring(self, wanted, state):
+    def bring(self, wanted: Wanted, state: str) -> Placed:
         """Make sure that the file is in place and proven; returns its result."""
         if state == "proven":
             stamp, _valid = weights_stamp.read(wanted["path"])
-            return _result(wanted, "kept", stamp["sha256"])
+            return _result(wanted, "kept", stamp["sha256"] if stamp else None)
         if not os.path.isdir(self.folder):
             raise PlacementError("weights directory %s does not exist: is its volume mounted?" % self.folder)
         hashed_bytes = 0
         if state == "unproven":
             adopted, hashed_bytes = self.adopt(wanted)
             if adopted:
-                return dict(adopted, hashed_bytes=hashed_bytes)
+                return {**adopted, "hashed_bytes": hashed_bytes}
         taken = self.take_over(wanted)
         if taken:
-            return dict(taken, hashed_bytes=taken["hashed_bytes"] + hashed_bytes)
+            return {**taken, "hashed_bytes": taken["hashed_bytes"] + hashed_bytes}
         fetch = self._run_upstream if self.method == "upstream" else self._fetch
         result = fetch(wanted)
-        return dict(result, hashed_bytes=result["hashed_bytes"] + hashed_bytes)
+        return {**result, "hashed_bytes": result["hashed_bytes"] + hashed_bytes}
 
-    def adopt(self, wanted):
+    def adopt(self, wanted: Wanted) -> tuple[Placed | None, int]:
         """(result or None, hashed bytes) for a file that is there but has no valid stamp."""
         path = wanted["path"]
         size = os.stat(path).st_size
@@ -131,14 +137,14 @@ class Placement:
         self.settle(path, digest)
         return _result(wanted, "adopted", digest), size
 
-    def take_over(self, wanted):
+    def take_over(self, wanted: Wanted) -> Placed | None:
         """The result for a file that lay in the place of the volume before it was mounted; None without one.
 
         It is proven on its way into the volume, and deleted where it was once it is in place. A wrong one
         stays where it is.
         """
         folder, source = mac_aside.find(self.folder, wanted["name"], wanted["bytes"])
-        if source is None:
+        if folder is None or source is None:
             return None
         part = Part(wanted["path"], "before-volume", wanted["bytes"], on_progress=self._report)
         self._progress = {"name": wanted["name"], "source": folder, "began_at": time.time(), "began_bytes": 0}
@@ -165,9 +171,9 @@ class Placement:
         part.place(wanted["path"])
         self.settle(wanted["path"], digest)
         mac_aside.forget(folder, wanted["name"])
-        return dict(_result(wanted, "adopted", digest), hashed_bytes=wanted["bytes"], source=folder)
+        return {**_result(wanted, "adopted", digest), "hashed_bytes": wanted["bytes"], "source": folder}
 
-    def _fetch(self, wanted):
+    def _fetch(self, wanted: Wanted) -> Placed:
         try:
             return self._fetch_once(wanted)
         except NoRoom:
@@ -178,11 +184,12 @@ class Placement:
             os.unlink(aside)
             return self._fetch_once(wanted)
 
-    def _fetch_once(self, wanted):
+    def _fetch_once(self, wanted: Wanted) -> Placed:
         revision = (wanted.get("sha256") or "unpublished")[:12]
         part = Part(wanted["path"], revision, wanted["bytes"], on_progress=self._report)
         self._make_room(wanted, part)
-        fetched, refusals, url = 0, {}, None
+        fetched, url = 0, None
+        refusals: dict[str, str] = {}
         try:
             part.open()
             start = part.done_bytes
@@ -217,14 +224,14 @@ class Placement:
             raise self._refuse(wanted, put_aside(part.path, wanted["path"]), wrong, url)
         part.place(wanted["path"])
         self.settle(wanted["path"], digest)
-        return dict(
-            _result(wanted, "fetched", digest),
-            fetched_bytes=fetched,
-            hashed_bytes=part.reread_bytes,
-            source=url,
-        )
+        return {
+            **_result(wanted, "fetched", digest),
+            "fetched_bytes": fetched,
+            "hashed_bytes": part.reread_bytes,
+            "source": url,
+        }
 
-    def _from_any(self, wanted, part, refusals):
+    def _from_any(self, wanted: Wanted, part: Part, refusals: dict[str, str]) -> str | None:
         """Fetch the rest of a part; the URL that gave the end of it, None when no source did.
 
         refusals: {URL: why}, filled here. One that only wants to be asked later is waited for once the others
@@ -250,16 +257,17 @@ class Placement:
             urls, patience_s = busy if patience_s < PATIENCE_S else [], PATIENCE_S
         return None
 
-    def _run_upstream(self, wanted):
+    def _run_upstream(self, wanted: Wanted) -> Placed:
         """The engine's own script; what it leaves is judged like any other file."""
-        script = os.path.join(self.release_dir, "download_model.sh")
-        argv = ["/bin/sh", script, self.target_name]
+        target_name, release_dir = self.target_name or "", self.release_dir or ""
+        script = os.path.join(release_dir, "download_model.sh")
+        argv = ["/bin/sh", script, target_name]
         done = output.run(
             argv,
             self.timeout_s,
             max_bytes=TAIL_BYTES,
             only_end=True,
-            cwd=self.release_dir,
+            cwd=release_dir,
             env=dict(ENVIRONMENT, DS4_GGUF_DIR=self.folder),
             stderr=subprocess.STDOUT,
         )
@@ -270,21 +278,21 @@ class Placement:
         if not os.path.isfile(path):
             raise PlacementError(
                 "download_model.sh %s ended with status %d and without %s: %s"
-                % (self.target_name, done.returncode, wanted["name"], tail)
+                % (target_name, done.returncode, wanted["name"], tail)
             )
         digest = sha256(path)
         wrong = judge(path, wanted, digest)
         if wrong:
-            raise self._refuse(wanted, put_aside(path), wrong, "download_model.sh " + self.target_name)
+            raise self._refuse(wanted, put_aside(path), wrong, "download_model.sh " + target_name)
         self.settle(path, digest)
-        return dict(
-            _result(wanted, "fetched", digest),
-            fetched_bytes=wanted["bytes"],
-            hashed_bytes=wanted["bytes"],
-            source="download_model.sh " + self.target_name,
-        )
+        return {
+            **_result(wanted, "fetched", digest),
+            "fetched_bytes": wanted["bytes"],
+            "hashed_bytes": wanted["bytes"],
+            "source": "download_model.sh " + target_name,
+        }
 
-    def link(self, link, dry=False):
+    def link(self, link: Mapping[str, str], dry: bool = False) -> bool:
         """Make link.path point to link.target by one rename; returns whether that was a change."""
         path, target = link["path"], link["target"]
         if os.path.islink(path) and os.readlink(path) == target:
@@ -302,7 +310,7 @@ class Placement:
 
     # Helpers.
 
-    def _make_room(self, wanted, part):
+    def _make_room(self, wanted: Wanted, part: Part) -> None:
         space = os.statvfs(self.folder)
         there = os.stat(part.path).st_size if os.path.exists(part.path) else 0
         need, free = wanted["bytes"] - there, space.f_bavail * space.f_frsize
@@ -312,7 +320,7 @@ class Placement:
                 % (self.folder, free, wanted["name"], need)
             )
 
-    def token(self):
+    def token(self) -> str:
         """What the token file holds, as it is or as HF_TOKEN=…; "" without one.
 
         PlacementError when others can read it.
@@ -324,21 +332,21 @@ class Placement:
         except ValueError as error:
             raise PlacementError(str(error)) from None
 
-    def settle(self, path, digest):
+    def settle(self, path: str, digest: str) -> None:
         """Owner, mode and stamp of a file that was just proven."""
         os.chown(path, self.uid, self.gid)
         os.chmod(path, 0o644)
         weights_stamp.write(path, digest)
         flush_folder(os.path.dirname(path))
 
-    def _refuse(self, wanted, aside, wrong, source):
+    def _refuse(self, wanted: Wanted, aside: str, wrong: str, source: str | None) -> PlacementError:
         return PlacementError(
             "%s from %s is not what was asked for: %s; kept as %s, it is not linked and not served"
             % (wanted["name"], source, wrong, aside),
             aside=aside,
         )
 
-    def _report(self, part):
+    def _report(self, part: Part) -> None:
         if not self._progress:
             return
         elapsed_s = max(0.001, time.time() - self._progress["began_at"])
@@ -354,13 +362,13 @@ class Placement:
             json.dump(status, handle)
         os.replace(self.status_path + ".new", self.status_path)
 
-    def _clear_status(self):
+    def _clear_status(self) -> None:
         for path in (self.status_path, self.status_path + ".new"):
             if os.path.exists(path):
                 os.unlink(path)
 
 
-def _result(wanted, action, digest):
+def _result(wanted: Wanted, action: str, digest: str | None) -> Placed:
     return {
         "path": wanted["path"],
         "sha256": digest,

@@ -12,8 +12,14 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from . import window as weights_window
+
+if TYPE_CHECKING:
+    from ..shapes import FetchOrder
+    from .chunks import ChunkedPart
 
 
 class Held(Exception):
@@ -27,11 +33,11 @@ class Aborted(Exception):
 class State:
     """What status.json says; a thread writes it each second and reads what the operator wants."""
 
-    def __init__(self, folder, order, clock=time.time):
+    def __init__(self, folder: str, order: FetchOrder, clock: Callable[[], float] = time.time) -> None:
         self.folder = folder
         self.order = order
         self.clock = clock
-        self.values = {
+        self.values: dict[str, Any] = {
             "id": order["id"],
             "state": "starting",
             "file": "",
@@ -45,23 +51,23 @@ class State:
             "hashed_bytes": 0,
             "pid": os.getpid(),
         }
-        self.part = None
+        self.part: ChunkedPart | None = None
         self.settled_bytes = 0
-        self._samples = []
+        self._samples: list[tuple[float, int]] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
-    def __enter__(self):
+    def __enter__(self) -> State:
         self.write()
         self._thread.start()
         return self
 
-    def __exit__(self, *_error):
+    def __exit__(self, *_error: object) -> None:
         self._over.set()
         self._thread.join()
         self.write()
 
-    def control(self):
+    def control(self) -> tuple[str, str]:
         """(word, reason): run, hold or abort."""
         try:
             with open(os.path.join(self.folder, "control")) as handle:
@@ -77,7 +83,7 @@ class State:
             return "hold", "waits for %s" % window
         return "run", ""
 
-    def check(self):
+    def check(self) -> None:
         """Raises Held or Aborted when the work is to stop here."""
         word, _reason = self.control()
         if word == "abort":
@@ -85,14 +91,14 @@ class State:
         if word == "hold":
             raise Held
 
-    def gained(self, source, count):
+    def gained(self, source: str, count: int) -> None:
         self.values["from"][source] = self.values["from"].get(source, 0) + count
 
-    def _beat(self):
+    def _beat(self) -> None:
         while not self._over.wait(1):
             self.write()
 
-    def write(self):
+    def write(self) -> None:
         now = self.clock()
         part = self.part
         done = self.settled_bytes + (part.done_bytes if part else 0)
@@ -110,10 +116,10 @@ class State:
 class Counted:
     """A part that tells the state who sent a chunk."""
 
-    def __init__(self, part, state, source):
+    def __init__(self, part: ChunkedPart, state: State, source: str) -> None:
         self.part, self.state, self.source = part, state, source
         self.total_bytes, self.chunk_bytes = part.total_bytes, part.chunk_bytes
 
-    def commit(self, index, data, digest):
+    def commit(self, index: int, data: bytes | bytearray, digest: str) -> None:
         self.part.commit(index, data, digest)
         self.state.gained(self.source, len(data))

@@ -9,9 +9,14 @@ import fcntl
 import hashlib
 import os
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from . import gguf
 from . import stamp as weights_stamp
+
+if TYPE_CHECKING:
+    from ..shapes import Known
 
 READ_BYTES = 8 * 1024 * 1024
 MISMATCH = ".sha-mismatch"
@@ -19,7 +24,7 @@ MISMATCH = ".sha-mismatch"
 F_NOCACHE = 48
 
 
-def uncached(descriptor):
+def uncached(descriptor: int) -> None:
     """Let reads and writes of this descriptor bypass the page cache where the platform can."""
     if sys.platform == "darwin":
         # Only a hint, which not every file system takes.
@@ -27,7 +32,12 @@ def uncached(descriptor):
             fcntl.fcntl(descriptor, F_NOCACHE, 1)
 
 
-def feed(digest, path, end_bytes=None, each=None):
+def feed(
+    digest: hashlib._Hash,
+    path: str,
+    end_bytes: int | None = None,
+    each: Callable[[int], object] | None = None,
+) -> int:
     """Update `digest` with the file (its first end_bytes); returns the number of bytes read.
 
     each: called with the number of bytes of every piece.
@@ -47,14 +57,14 @@ def feed(digest, path, end_bytes=None, each=None):
     return done
 
 
-def sha256(path):
+def sha256(path: str) -> str:
     """Hex digest of the file."""
     digest = hashlib.sha256()
     feed(digest, path)
     return digest.hexdigest()
 
 
-def judge(path, wanted, found_sha256):
+def judge(path: str, wanted: Known, found_sha256: str) -> str:
     """Why the file `path` is not `wanted` {bytes, sha256 or None, header}; "" when it is."""
     size = os.stat(path).st_size
     if size != wanted["bytes"]:
@@ -68,7 +78,7 @@ def judge(path, wanted, found_sha256):
     return "; ".join(gguf.objections(header, wanted.get("header") or {}, size))
 
 
-def put_aside(path, destination=None):
+def put_aside(path: str, destination: str | None = None) -> str:
     """Rename a wrong file to <destination or path>.sha-mismatch, drop its stamp; returns the new name."""
     aside = (destination or path) + MISMATCH
     os.replace(path, aside)

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING
 
 from . import chunks
 from . import peer as weights_peer
 from . import scout as weights_scout
+from .origin import SourceError
 from .placement import FULL, PlacementError
-from .progress import Aborted, Counted, Held
+from .progress import Aborted, Counted, Held, State
 from .transport import (
     BRIEF_PATIENCE_S,
     MAX_RETRY_AFTER_S,
@@ -25,8 +28,11 @@ from .transport import (
     RANGE_BYTES,
     Busy,
     Pace,
-    SourceError,
+    Source,
 )
+
+if TYPE_CHECKING:
+    from ..shapes import FetchOrder, Sender, Wanted
 
 #: Rounds through all sources without a byte gained, after which the fetch is given up, and the pause between.
 MAX_ROUNDS = 4
@@ -38,7 +44,15 @@ MAX_ROUNDS_PUSHED = 400
 class Route:
     """The sources of one order. `source(url, size_bytes, pace)` makes a reader of a URL."""
 
-    def __init__(self, order, state, dial, source, wait=time.sleep, clock=time.monotonic):
+    def __init__(
+        self,
+        order: FetchOrder,
+        state: State,
+        dial: Callable[[Sender], str | list[str]],
+        source: Callable[[str, int, Pace], Source],
+        wait: Callable[[float], object] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.order = order
         self.state = state
         self.dial = dial
@@ -51,13 +65,18 @@ class Route:
         # What comes over the wide link is under both caps.
         self.wide = Pace(min(own, region) if own and region else own or region)
         #: Files of the controller, which has opened a way to them.
-        self.pushed = {"name": "controller", "socket": order.get("push", ""), "wait": True, "wide": True}
-        self.resting = {}
+        self.pushed: Sender = {
+            "name": "controller",
+            "socket": order.get("push", ""),
+            "wait": True,
+            "wide": True,
+        }
+        self.resting: dict[str, float] = {}
         #: (name left for a trial, chunks a second that it gave, name on trial)
-        self.trial = None
+        self.trial: tuple[str, float, str] | None = None
         self.relief = weights_scout.Relief(order.get("relief") or {})
 
-    def complete(self, wanted, part, refused):
+    def complete(self, wanted: Wanted, part: chunks.ChunkedPart, refused: set[str]) -> set[str]:
         """Fetch what is missing; returns the names of those who sent it. PlacementError when nobody does."""
         senders, rounds, why, fresh, waited_s = set(), 0, {}, not part.done, 0
         self.relief.end()
@@ -115,9 +134,9 @@ class Route:
         self.state.values["reason"] = ""
         return senders
 
-    def sources(self, wanted):
+    def sources(self, wanted: Wanted) -> list[Sender]:
         """All of them, the nearest first."""
-        named = []
+        named: list[Sender] = []
         for url in wanted["urls"]:
             if not url.startswith("file:"):
                 host = url.split("/")[2]
@@ -127,20 +146,20 @@ class Route:
                 named.append(self.pushed)
         return [*self.order["peers"], *named]
 
-    def rest(self, name, seconds=None):
+    def rest(self, name: str, seconds: float | None = None) -> None:
         """Leave this one alone for a while."""
         self.resting[name] = self.clock() + (weights_scout.RETRY_S if seconds is None else seconds)
 
-    def rests(self, name):
+    def rests(self, name: str) -> bool:
         return self.resting.get(name, 0) > self.clock()
 
-    def _end_trial_of(self, name):
+    def _end_trial_of(self, name: str) -> None:
         """It failed: whoever was left for it may be taken again."""
         if self.trial and self.trial[2] == name:
             self.resting.pop(self.trial[0], None)
             self.trial = None
 
-    def _choose(self, wanted, barred, with_behind):
+    def _choose(self, wanted: Wanted, barred: Collection[str], with_behind: object) -> Sender | None:
         for source in self.sources(wanted):
             behind = not source.get("wait", True)
             if source["name"] in barred or self.rests(source["name"]) or (behind and not with_behind):
@@ -150,11 +169,11 @@ class Route:
             return source
         return None
 
-    def _pull(self, source, wanted, part, refused):
+    def _pull(self, source: Sender, wanted: Wanted, part: chunks.ChunkedPart, refused: set[str]) -> None:
         scout = weights_scout.Scout(self, source, wanted, part, refused)
         counted = Counted(part, self.state, source["name"])
 
-        def look():
+        def look() -> None:
             self.state.check()
             scout.look()
 
@@ -166,7 +185,14 @@ class Route:
         finally:
             scout.close()
 
-    def _pull_peer(self, source, wanted, counted, part, look):
+    def _pull_peer(
+        self,
+        source: Sender,
+        wanted: Wanted,
+        counted: Counted,
+        part: chunks.ChunkedPart,
+        look: Callable[[], None],
+    ) -> None:
         self.relief.end()
         peer = self.connect(source, look)
         try:
@@ -182,12 +208,19 @@ class Route:
         finally:
             peer.close()
 
-    def connect(self, source, look=lambda: None):
+    def connect(self, source: Sender, look: Callable[[], None] = lambda: None) -> weights_peer.Peer:
         """A session with a peer's seed."""
         pace = self.wide if source.get("wide") else self.near
         return weights_peer.Peer(source["name"], self.dial(source), pace, look)
 
-    def _pull_url(self, source, wanted, counted, part, look):
+    def _pull_url(
+        self,
+        source: Sender,
+        wanted: Wanted,
+        counted: Counted,
+        part: chunks.ChunkedPart,
+        look: Callable[[], None],
+    ) -> None:
         try:
             reader = self.source(source["url"], wanted["bytes"], self.wide)
             reader.wait = self._wait
@@ -202,12 +235,20 @@ class Route:
                 self.relief.end()
                 self.state.values["reason"] = ""
 
-    def _pull_stretch(self, reader, first, behind, counted, part, look):
+    def _pull_stretch(
+        self,
+        reader: Source,
+        first: int,
+        behind: int,
+        counted: Counted,
+        part: chunks.ChunkedPart,
+        look: Callable[[], None],
+    ) -> None:
         start = chunks.span(first, part.total_bytes, part.chunk_bytes)[0]
         last_start, length = chunks.span(behind - 1, part.total_bytes, part.chunk_bytes)
         gathered, index = bytearray(), first
 
-        def take(piece):
+        def take(piece: bytes | bytearray) -> None:
             nonlocal index
             gathered.extend(piece)
             while index < part.total:
@@ -225,7 +266,7 @@ class Route:
 
         reader.fetch(start, take, last_start + length)
 
-    def _stretches(self, part):
+    def _stretches(self, part: chunks.ChunkedPart) -> Iterator[tuple[int, int]]:
         """(first, behind the last) of what is missing, for a request each. From the end where another Mac
         comes from the beginning, and less where less is left: where they meet they fetch the same."""
         most = max(1, RANGE_BYTES // part.chunk_bytes)
@@ -240,19 +281,19 @@ class Route:
                 first, behind = chunks.runs(left)[0]
                 yield first, min(behind, first + most)
 
-    def _wait(self, seconds):
+    def _wait(self, seconds: float) -> None:
         """For a source that wants it; raises Held or Aborted when the work is to stop meanwhile."""
         self._pause(seconds)
         self.state.check()
 
-    def _pause(self, seconds):
+    def _pause(self, seconds: float) -> None:
         """Ends early when the operator or the window says stop."""
         while seconds > 0 and self.state.control()[0] == "run":
             step_s = min(1, seconds)
             self.wait(step_s)
             seconds -= step_s
 
-    def _hold(self):
+    def _hold(self) -> None:
         """Wait while paused; raises Aborted."""
         while True:
             word, reason = self.state.control()

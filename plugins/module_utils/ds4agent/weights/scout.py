@@ -15,7 +15,16 @@ twice.
 
 from __future__ import annotations
 
-from .transport import SourceError
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from .origin import SourceError
+
+if TYPE_CHECKING:
+    from ..shapes import Sender, Wanted
+    from .chunks import ChunkedPart
+    from .peer import Peer
+    from .route import Route
 
 #: A source that failed rests so long, and other sources are looked at as often.
 RETRY_S = 20
@@ -45,27 +54,27 @@ class Relief:
     `of`: whom this Mac relieves, whose cap is `cap_mbps` (0 for none). `by`: who relieves this one.
     """
 
-    def __init__(self, order):
+    def __init__(self, order: Mapping[str, Any]) -> None:
         self.of = order.get("of", "")
         self.by = order.get("by", "")
         self.cap_bytes_per_s = order.get("cap_mbps", 0) * 1000000 / 8
         #: Whether this Mac relieves the first one now, and whether it fetches what that one has.
         self.going = self.doubles = False
         #: Chunks that the other one has: it fetched them, or will hand them on.
-        self.elsewhere = frozenset()
+        self.elsewhere: frozenset[int] = frozenset()
         #: Chunks a second that a source gave.
-        self.known = {}
+        self.known: dict[str, float] = {}
         self.not_before = 0.0
 
-    def begin(self, have, missing, not_before):
+    def begin(self, have: set[int], missing: Iterable[int], not_before: float) -> None:
         self.going, self.not_before = True, not_before
         self.doubles = have.issuperset(missing)
         self.elsewhere = frozenset() if self.doubles else frozenset(have)
 
-    def end(self):
+    def end(self) -> None:
         self.going, self.elsewhere = False, frozenset()
 
-    def is_worth_it(self, rate, url, now_s):
+    def is_worth_it(self, rate: float, url: str, now_s: float) -> bool:
         """Whether the first Mac, which gives `rate` chunks a second, is perhaps slow beside this source."""
         return now_s >= self.not_before and (url not in self.known or FASTER * rate < self.known[url])
 
@@ -73,18 +82,21 @@ class Relief:
 class Scout:
     """Looks around while chunks of `wanted` come from `source` into `part`."""
 
-    def __init__(self, route, source, wanted, part, refused):
+    def __init__(
+        self, route: Route, source: Sender, wanted: Wanted, part: ChunkedPart, refused: Collection[str]
+    ) -> None:
         self.route = route
         self.source = source
         self.wanted = wanted
         self.part = part
         self.refused = refused
-        self.peer = self.target = None
+        self.peer: Peer | None = None
+        self.target: Sender | None = None
         #: Chunks since the last look; chunks a second, and whether there were enough to say so.
         self.gained, self.rate, self.is_sure = 0, 0.0, False
         self.looked = self.began = route.clock(), len(part.done)
 
-    def look(self):
+    def look(self) -> None:
         """Called again and again; raises Better when the source is to be left for another one."""
         if self.peer is None:
             if self.route.clock() - self.looked[0] < RETRY_S:
@@ -95,6 +107,7 @@ class Scout:
             if self.target is None:
                 return
             self.peer = self.route.connect(self.target)
+        target = cast("Sender", self.target)
         try:
             if not self.peer.asked:
                 self.peer.ask_have(self.wanted["name"])
@@ -103,21 +116,21 @@ class Scout:
             have, at_work = self.peer.have(self.part.total)
             state = self.peer.state
         except SourceError:
-            self.route.rest(self.target["name"])
-            if self.target["name"] in (self.route.relief.of, self.route.relief.by):
+            self.route.rest(target["name"])
+            if target["name"] in (self.route.relief.of, self.route.relief.by):
                 # What it has cannot be had from it.
                 self.route.relief.end()
             self.close()
             return
         self.close()
-        self._decide(have, at_work, state)
+        self._decide(target, have, at_work, state)
 
-    def close(self):
+    def close(self) -> None:
         if self.peer is not None:
             self.peer.close()
         self.peer = None
 
-    def _measure(self):
+    def _measure(self) -> None:
         now_s, done = self.route.clock(), len(self.part.done)
         self.gained = done - self.looked[1]
         passed_s, came = now_s - self.began[0], done - self.began[1]
@@ -127,7 +140,7 @@ class Scout:
         if self.is_sure:
             self.began = self.looked
 
-    def _judge(self):
+    def _judge(self) -> None:
         """The end of a trial: stay, or go back to whom was left for it."""
         if not self.is_sure or not self.route.trial or self.route.trial[2] != self.source["name"]:
             return
@@ -143,7 +156,7 @@ class Scout:
         self.route.resting.pop(left, None)
         raise Better
 
-    def _target(self):
+    def _target(self) -> Sender | None:
         """Whom to look at: one that is to be preferred, else the next one ahead."""
         sources = self.route.sources(self.wanted)
         place = sources.index(self.source)
@@ -160,7 +173,7 @@ class Scout:
         is_ahead = self.source.get("wait") and not self.source.get("wide")
         return next(iter([*nearer, *(ahead if is_ahead else ())]), None) or self._other(sources)
 
-    def _other(self, sources):
+    def _other(self, sources: Sequence[Sender]) -> Sender | None:
         """The other one of the first two of the chain, where it matters what it has."""
         relief = self.route.relief
         if "url" in self.source:
@@ -170,7 +183,7 @@ class Scout:
         there = name not in self.refused and (relief.going or not self.route.rests(name))
         return next((one for one in sources if one["name"] == name), None) if name and there else None
 
-    def _far(self, sources):
+    def _far(self, sources: Sequence[Sender]) -> Sender | None:
         """The source itself."""
         return next(
             (
@@ -181,7 +194,7 @@ class Scout:
             None,
         )
 
-    def _may_be_slow(self, sources):
+    def _may_be_slow(self, sources: Sequence[Sender]) -> bool:
         """Whether this is the first of the chain and the source could give much more than it does."""
         relief, far, left = self.route.relief, self._far(sources), len(self.part.missing())
         if not self.is_sure or self.source["name"] != relief.of or far is None:
@@ -194,7 +207,7 @@ class Scout:
             return False
         return relief.is_worth_it(self.rate, far["name"], self.route.clock())
 
-    def _relieve(self, have):
+    def _relieve(self, have: set[int]) -> None:
         route, far = self.route, self._far(self.route.sources(self.wanted))
         if far is None:
             return
@@ -205,9 +218,9 @@ class Scout:
         route.state.values["reason"] = "tries the source, %s gives little" % name
         raise Better
 
-    def _decide(self, have, at_work, state):
+    def _decide(self, target: Sender, have: set[int], at_work: bool, state: str) -> None:
         route, sources = self.route, self.route.sources(self.wanted)
-        relief, name = route.relief, self.target["name"]
+        relief, name = route.relief, target["name"]
         if name == relief.by:
             relief.elsewhere = frozenset(index for index in have if index not in self.part.done)
             return
@@ -217,13 +230,13 @@ class Scout:
             elif not route.rests(name):
                 raise Better
             return
-        if self.target == self.source:
+        if target == self.source:
             # One that is paused, or still hashes what it found, is not slow.
             if state == "fetching" or have.issuperset(self.part.missing()):
                 self._relieve(have)
             return
         lead = sum(index not in self.part.done for index in have)
-        if sources.index(self.target) < sources.index(self.source):
+        if sources.index(target) < sources.index(self.source):
             lag = sum(index not in have for index in tuple(self.part.done))
             level = lag <= LEVEL and (at_work or lead)
             if level or ("url" in self.source and at_work):

@@ -19,11 +19,16 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..border import bounded_json
 from . import chunks
 from . import stamp as weights_stamp
 from .proof import uncached
+
+if TYPE_CHECKING:
+    from ..shapes import Wanted
 
 FOLDER = "/opt/ds4/var/stage"
 #: A receiver of this Mac that has not written its status for so long is not at work.
@@ -41,13 +46,13 @@ BEGIN_S = 60
 AT_WORK = ("starting", "fetching", "proving", "paused")
 
 
-def requests(stream):
+def requests(stream: BinaryIO) -> Iterator[bytes]:
     """The lines of a stream, each as it comes; one beyond MAX_REQUEST is cut off, and is no request then."""
     return iter(lambda: stream.readline(MAX_REQUEST), b"")
 
 
 @contextlib.contextmanager
-def in_time(count):
+def in_time(count: int) -> Iterator[None]:
     """Ends this process when so many bytes are not taken at SLOWEST_BYTES_PER_S: who asked and does not read
     keeps no slot."""
     signal.alarm(int(BEGIN_S + count / SLOWEST_BYTES_PER_S))
@@ -60,7 +65,7 @@ def in_time(count):
 class Offered:
     """One file of the order, complete or being received."""
 
-    def __init__(self, wanted, chunk_bytes):
+    def __init__(self, wanted: Wanted, chunk_bytes: int) -> None:
         self.path = wanted["path"]
         self.sha256 = wanted["sha256"]
         self.total_bytes = wanted["bytes"]
@@ -70,15 +75,17 @@ class Offered:
         self.journal = chunks.Journal(self.part + chunks.JOURNAL, self.total_bytes, chunk_bytes)
         self.manifest = chunks.Journal(self.path + chunks.MANIFEST, self.total_bytes, chunk_bytes)
 
-    def is_proven(self):
+    def is_proven(self) -> bool:
         stamp, valid = weights_stamp.read(self.path)
-        return valid and stamp["size_bytes"] == self.total_bytes and self.sha256 in (None, stamp["sha256"])
+        if stamp is None or not valid:
+            return False
+        return stamp["size_bytes"] == self.total_bytes and self.sha256 in (None, stamp["sha256"])
 
-    def have(self):
+    def have(self) -> set[int]:
         """Indices that can be had now."""
         return set(range(self.total)) if self.is_proven() else set(self.journal.refresh())
 
-    def find(self, index):
+    def find(self, index: int) -> tuple[str, str | None] | None:
         """(path to read from, sha256 or None where it has to be made) of a chunk; None when it is absent."""
         if index in self.journal.refresh():
             return self.part, self.journal.done[index]
@@ -92,13 +99,15 @@ class Seed:
 
     def __init__(
         self,
-        folder,
-        requests,
-        answers,
-        clock=time.time,
-        wait=time.sleep,
-        in_time=lambda count: contextlib.nullcontext(),
-    ):
+        folder: str,
+        requests: Iterable[bytes],
+        answers: BinaryIO,
+        clock: Callable[[], float] = time.time,
+        wait: Callable[[float], object] = time.sleep,
+        in_time: Callable[[int], contextlib.AbstractContextManager[None]] = lambda count: (
+            contextlib.nullcontext()
+        ),
+    ) -> None:
         self.folder = folder
         self.requests = requests
         self.answers = answers
@@ -106,9 +115,9 @@ class Seed:
         self.wait = wait
         self.in_time = in_time
         self.slots = 0
-        self.offered = {}
+        self.offered: dict[str, Offered] = {}
 
-    def load(self):
+    def load(self) -> None:
         """What may be asked for; an order that is not there offers nothing."""
         with (
             contextlib.suppress(OSError, ValueError),
@@ -118,7 +127,7 @@ class Seed:
             self.slots = order["seed_slots"]
             self.offered = {w["name"]: Offered(w, order["chunk_bytes"]) for w in order["files"]}
 
-    def serve(self):
+    def serve(self) -> None:
         self.load()
         for line in self.requests:
             try:
@@ -140,7 +149,7 @@ class Seed:
             else:
                 self._chunk(file, index, bool(request.get("wait")))
 
-    def _chunk(self, file, index, wait):
+    def _chunk(self, file: Offered, index: int, wait: bool) -> None:
         said = self.clock()
         while True:
             found = file.find(index)
@@ -154,7 +163,7 @@ class Seed:
                 said = self.clock()
             self.wait(POLL_S)
 
-    def _send(self, file, index, path, digest):
+    def _send(self, file: Offered, index: int, path: str, digest: str | None) -> bool:
         """Whether it was sent: a part may have been renamed since it was found."""
         start, length = chunks.span(index, file.total_bytes, file.chunk_bytes)
         try:
@@ -180,7 +189,7 @@ class Seed:
         return True
 
     @contextlib.contextmanager
-    def _slot(self, index):
+    def _slot(self, index: int) -> Iterator[None]:
         """One of so many transfers at a time, over all sessions of this Mac."""
         handles = []
         try:
@@ -200,18 +209,18 @@ class Seed:
                 os.close(handle)
 
     @staticmethod
-    def _locked(handle):
+    def _locked(handle: int) -> bool:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
         return True
 
-    def _at_work(self):
+    def _at_work(self) -> bool:
         """Whether somebody here is still receiving: only then is it worth waiting for a chunk."""
         return self._state() in AT_WORK
 
-    def _state(self):
+    def _state(self) -> str:
         """What the receiver of this Mac says that it does, "" when it has nothing to say any more."""
         order, status = (os.path.join(self.folder, name) for name in ("order.json", "status.json"))
         try:
@@ -221,16 +230,16 @@ class Seed:
             if self.clock() - os.stat(status).st_mtime > SILENT_S:
                 return ""
             with open(status) as handle:
-                return json.load(handle).get("state", "")
+                return str(json.load(handle).get("state", ""))
         except (OSError, ValueError):
             return ""
 
-    def _say(self, answer):
+    def _say(self, answer: Mapping[str, Any]) -> None:
         self.answers.write(json.dumps(answer).encode() + b"\n")
         self.answers.flush()
 
 
-def main(arguments=()):
+def main(arguments: Sequence[str] = ()) -> None:
     """`serve-chunks [FOLDER]`: answers requests on standard input until it ends."""
     folder = arguments[0] if arguments else FOLDER
     # The other side is gone, or a file that was offered: who asked sees the end of the line.

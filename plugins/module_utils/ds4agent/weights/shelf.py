@@ -17,12 +17,17 @@ import re
 import stat
 import sys
 import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..mac import clear, safe
 from ..switch.core import conf_values
 from ..switch.state import MAX_KV_ENTRIES, Places, read_json, spare_kv, text_of
 from . import stamp as weights_stamp
 from .proof import MISMATCH, feed, judge
+
+if TYPE_CHECKING:
+    from ..shapes import Known
 
 #: Read by `fab weights verify` while it looks on: {file, done_bytes, total_bytes, bytes_per_s, updated_at}.
 STATUS = "/var/run/ds4-verify.json"
@@ -42,21 +47,22 @@ class Item:
     """One thing in the directory. kind: proven, unproven, part or wrong, or kv for a directory of KV entries;
     of: the weights' name that it belongs to; beside: paths of what has no meaning without it."""
 
-    def __init__(self, name, of, kind):
+    def __init__(self, name: str, of: str, kind: str) -> None:
         self.name = name
         self.of = of
         self.kind = kind
         self.bytes = 0
-        self.beside = []
+        self.beside: list[str] = []
 
 
-def items(folder):
+def items(folder: str) -> list[Item]:
     """What is in the directory, by name; [] where there is none."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:
         return []
-    found, beside = {}, []
+    found: dict[str, Item] = {}
+    beside: list[tuple[str, str]] = []
     for name in names:
         match = _NAME.match(name)
         path = os.path.join(folder, name)
@@ -78,7 +84,7 @@ def items(folder):
     return [found[name] for name in sorted(found)]
 
 
-def kv_items(root):
+def kv_items(root: str) -> list[Item]:
     """The directories of KV entries, one for each identity that was served; their names begin with KV."""
     found = []
     for path in spare_kv(root + "/kv", ()):
@@ -91,11 +97,11 @@ def kv_items(root):
     return found
 
 
-def _kv_name(path):
+def _kv_name(path: str) -> str:
     return KV + os.path.basename(path)
 
 
-def staged(root):
+def staged(root: str) -> dict[str, str]:
     """{name of a weights file: what it is staged for} of those that were brought ahead of their use."""
     found = {}
     for item in items(root + "/models"):
@@ -107,19 +113,19 @@ def staged(root):
     return found
 
 
-def users(root):
+def users(root: str) -> dict[str, list[str]]:
     """{name of an item: [who needs it]} as this Mac itself can tell, but for what is only staged."""
-    needed = {}
+    needed: dict[str, list[str]] = {}
 
-    def need_name(name, why):
+    def need_name(name: str, why: str) -> None:
         reasons = needed.setdefault(name, [])
         if why not in reasons:
             reasons.append(why)
 
-    def need(path, why):
+    def need(path: str, why: str) -> None:
         need_name(os.path.basename(path), why)
 
-    def need_all(conf, why):
+    def need_all(conf: str, why: str) -> None:
         single, many = conf_values(conf)
         for value in many["weights"]:
             need(value.partition(" ")[2], why)
@@ -143,7 +149,7 @@ def users(root):
     return needed
 
 
-def held_by(root):
+def held_by(root: str) -> str:
     """The sentence about a rollout that has this Mac, "" when none has."""
     lock = read_json(Places(root).lock)
     if not lock:
@@ -151,7 +157,9 @@ def held_by(root):
     return "rollout %s of %s has this Mac since %s" % (lock["run_id"], lock["owner"], lock["since"])
 
 
-def needless(found, needed, known, wrong):
+def needless(
+    found: Collection[Item], needed: Mapping[str, Sequence[str]], known: Collection[str], wrong: bool
+) -> list[tuple[Item, str]]:
     """[(item, why it can go)] of `found`. needed: {name: reasons}; known: names in the catalogue; wrong:
     whether copies that failed their proof may go too."""
     proven = {item.name for item in found if item.kind == "proven"}
@@ -173,7 +181,7 @@ def needless(found, needed, known, wrong):
     return result
 
 
-def remove(folder, item):
+def remove(folder: str, item: Item) -> None:
     """Delete an item and what is beside it, the proof first: a file without one is never served."""
     if item.kind == "kv":
         clear.remove_tree(os.path.join(os.path.dirname(folder), item.name))
@@ -186,18 +194,23 @@ def remove(folder, item):
 class Progress:
     """Says in STATUS, once a second, how much was read."""
 
-    def __init__(self, total_bytes, path=STATUS, clock=time.time):
-        self.values = {"file": "", "done_bytes": 0, "total_bytes": total_bytes, "bytes_per_s": 0}
+    def __init__(self, total_bytes: int, path: str = STATUS, clock: Callable[[], float] = time.time) -> None:
+        self.values: dict[str, Any] = {
+            "file": "",
+            "done_bytes": 0,
+            "total_bytes": total_bytes,
+            "bytes_per_s": 0,
+        }
         self.path = path
         self.clock = clock
         self.began = self.said = clock()
 
-    def read(self, count):
+    def read(self, count: int) -> None:
         self.values["done_bytes"] += count
         if self.clock() - self.said >= 1:
             self.say()
 
-    def say(self):
+    def say(self) -> None:
         self.said = self.clock()
         elapsed_s = max(0.001, self.said - self.began)
         self.values.update(bytes_per_s=int(self.values["done_bytes"] / elapsed_s), updated_at=int(self.said))
@@ -207,12 +220,12 @@ class Progress:
             os.chmod(self.path + ".new", 0o644)
             os.replace(self.path + ".new", self.path)
 
-    def end(self):
+    def end(self) -> None:
         with contextlib.suppress(OSError):
             os.unlink(self.path)
 
 
-def give_way():
+def give_way() -> None:
     """Let a running engine go first, at the processor and at the disk."""
     with contextlib.suppress(OSError):
         os.nice(19)
@@ -220,9 +233,9 @@ def give_way():
             os.setpriority(PRIO_DARWIN_PROCESS, 0, PRIO_DARWIN_BG)
 
 
-def expected(path, known):
+def expected(path: str, known: Mapping[str, Any]) -> Known | None:
     """{bytes, sha256, header} that the file should be: as the catalogue says, else as its stamp does."""
-    wanted = known.get(os.path.basename(path))
+    wanted: Known | None = known.get(os.path.basename(path))
     if wanted and wanted.get("sha256"):
         return wanted
     stamp, _valid = weights_stamp.read(path)
@@ -231,7 +244,7 @@ def expected(path, known):
     return None
 
 
-def prove(path, wanted, progress, dry=False):
+def prove(path: str, wanted: Known | None, progress: Progress, dry: bool = False) -> tuple[str, str]:
     """(state, why) of one file, read anew: `proven` renews its stamp, `wrong` withdraws it; the file itself
     is not touched. `changed`: somebody wrote to it meanwhile. `unknown`: nothing says what it should be."""
     if wanted is None:
@@ -255,5 +268,5 @@ def prove(path, wanted, progress, dry=False):
     return "proven", ""
 
 
-def _identity(facts):
+def _identity(facts: os.stat_result) -> tuple[int, int, int]:
     return facts.st_ino, facts.st_size, facts.st_mtime_ns

@@ -13,31 +13,37 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..shapes import Stamp
 
 SUFFIX = ".stamp"
-_NUMBERS = ("size_bytes", "inode", "mtime_ns")
 
 
-def stamp_path(path):
+def stamp_path(path: str) -> str:
     """Where the stamp of the file `path` is."""
     return path + SUFFIX
 
 
-def parse(text):
+def parse(text: str) -> Stamp | None:
     """The stamp in `text` as {sha256, size_bytes, inode, mtime_ns, proven_at, staged_for}, or None."""
     fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     try:
-        stamp = {name: int(fields[name]) for name in _NUMBERS}
+        stamp: Stamp = {
+            "size_bytes": int(fields["size_bytes"]),
+            "inode": int(fields["inode"]),
+            "mtime_ns": int(fields["mtime_ns"]),
+            "sha256": fields.get("sha256", ""),
+            "proven_at": fields.get("proven_at", ""),
+            "staged_for": fields.get("staged_for", ""),
+        }
     except (KeyError, ValueError):
         return None
-    if len(fields.get("sha256", "")) != 64:
-        return None
-    for name in ("sha256", "proven_at", "staged_for"):
-        stamp[name] = fields.get(name, "")
-    return stamp
+    return stamp if len(stamp["sha256"]) == 64 else None
 
 
-def render(sha256, stat, now=None):
+def render(sha256: str, stat: os.stat_result, now: float | None = None) -> str:
     """The text of a stamp for a file with this sha256 and os.stat result."""
     proven_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
     return "sha256=%s\nsize_bytes=%d\ninode=%d\nmtime_ns=%d\nproven_at=%s\n" % (
@@ -49,16 +55,16 @@ def render(sha256, stat, now=None):
     )
 
 
-def is_valid(stamp, stat):
+def is_valid(stamp: Stamp | None, stat: os.stat_result) -> bool:
     """Whether `stamp` (from parse) still speaks of the file that `stat` describes."""
-    return bool(stamp) and (stamp["size_bytes"], stamp["inode"], stamp["mtime_ns"]) == (
+    return stamp is not None and (stamp["size_bytes"], stamp["inode"], stamp["mtime_ns"]) == (
         stat.st_size,
         stat.st_ino,
         stat.st_mtime_ns,
     )
 
 
-def read(path):
+def read(path: str) -> tuple[Stamp | None, bool]:
     """(stamp or None, valid: bool) of the weights file `path`."""
     try:
         stamp = parse(Path(stamp_path(path)).read_text(encoding="ascii", errors="replace"))
@@ -67,7 +73,7 @@ def read(path):
         return None, False
 
 
-def write(path, sha256):
+def write(path: str, sha256: str) -> None:
     """Stamp the file `path`, whose content was just proven to have this sha256; atomic and flushed. Its mark
     stays."""
     target, before = Path(stamp_path(path)), read(path)[0]
@@ -80,7 +86,7 @@ def write(path, sha256):
     temporary.replace(target)
 
 
-def mark(path, staged_for, dry=False):
+def mark(path: str, staged_for: str, dry: bool = False) -> bool:
     """Say in the stamp of `path` what it was brought for, "" for nothing any more; whether that is news."""
     stamp, _valid = read(path)
     if stamp is None or stamp["staged_for"] == staged_for:

@@ -10,7 +10,7 @@ import stat
 MAX_BYTES = 4096
 
 
-def read(path):
+def read(path: str) -> str:
     """What it holds, as it is or as HF_TOKEN=… among other variables; ValueError says why it is not read.
 
     Whether a header can carry it is judged where it is sent.

@@ -12,7 +12,10 @@ import re
 import ssl
 import time
 import urllib.error
+from collections.abc import Callable, Iterator
+from email.message import Message
 from http.client import HTTPException
+from typing import Any
 
 from ..border import bounded_http
 from . import origin
@@ -49,7 +52,7 @@ _WINDOW = re.compile(r";\s*t=([0-9]{1,9})(?![0-9])")
 class Busy(SourceError):
     """It has the file, but limits how often it is asked; after `wait_s` seconds it may give it."""
 
-    def __init__(self, why, wait_s=0):
+    def __init__(self, why: str, wait_s: float = 0) -> None:
         super().__init__(why)
         self.wait_s = wait_s
 
@@ -60,7 +63,9 @@ class _Retry(Exception):
     is_busy: the server only wants to be asked later. vain: bytes that were gained do not count.
     """
 
-    def __init__(self, why, wait_s=None, is_busy=False, vain=False):
+    def __init__(
+        self, why: str, wait_s: float | None = None, is_busy: bool = False, vain: bool = False
+    ) -> None:
         super().__init__(why)
         self.wait_s = wait_s
         self.is_busy = is_busy
@@ -70,13 +75,18 @@ class _Retry(Exception):
 class Pace:
     """Keeps a transfer under a rate, by waiting after it was ahead; bits per second, 0 for no limit."""
 
-    def __init__(self, bits_per_s, clock=time.monotonic, wait=time.sleep):
+    def __init__(
+        self,
+        bits_per_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> None:
         self.bytes_per_s = bits_per_s / 8
         self.clock = clock
         self.wait = wait
         self.ready_at = clock()
 
-    def spent(self, count):
+    def spent(self, count: int) -> None:
         if not self.bytes_per_s:
             return
         self.ready_at = max(self.ready_at, self.clock() - 1) + count / self.bytes_per_s
@@ -88,10 +98,10 @@ class Pace:
 class _Slow:
     """Reads an answer, and tells one that only trickles."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.got, self.reading_s = 0, 0.0
 
-    def gather(self, answer, most):
+    def gather(self, answer: Any, most: int) -> tuple[bytearray, _Retry | None]:
         """(as many bytes as come, up to `most`; _Retry or None): why they are fewer."""
         gathered = bytearray()
         while len(gathered) < most:
@@ -118,14 +128,14 @@ class Source:
 
     def __init__(
         self,
-        url,
-        size_bytes,
-        token="",
-        pace=None,
-        range_bytes=RANGE_BYTES,
-        wait=time.sleep,
-        patience_s=PATIENCE_S,
-    ):
+        url: str,
+        size_bytes: int,
+        token: str = "",
+        pace: Pace | None = None,
+        range_bytes: int = RANGE_BYTES,
+        wait: Callable[[float], object] = time.sleep,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self.url = url
         self.size_bytes = size_bytes
         self.token = token
@@ -135,7 +145,7 @@ class Source:
         self.patience_s = patience_s
         self.opener = origin.opener
 
-    def fetch(self, start, write, end=None):
+    def fetch(self, start: int, write: Callable[[bytearray], object], end: int | None = None) -> None:
         """Give bytes from `start` to `end` (that of the file when None) to `write`, in order.
 
         `write` may raise what it likes (OSError for a full disk): that ends the fetch. Raises SourceError
@@ -169,7 +179,7 @@ class Source:
                 wait_s = min(2 ** (failures - 1), 16)
             self.wait(wait_s)
 
-    def _range(self, start, end):
+    def _range(self, start: int, end: int) -> Iterator[bytearray]:
         """Bytes from start in pieces, end-1 at most; raises _Retry when the answer stops early."""
         limits = bounded_http.Limits(BEGIN_S, end - start, STALL_S)
         with self._open(start, end, limits) as answer:
@@ -186,7 +196,7 @@ class Source:
                 if why:
                     raise why
 
-    def _open(self, start, end, limits):
+    def _open(self, start: int, end: int, limits: bounded_http.Limits) -> Any:
         """The answer to the request for a range; what is none of 2xx raises what it means."""
         request = origin.range_request(self.url, start, end - 1, self.token)
         try:
@@ -206,7 +216,7 @@ class Source:
             # A port above 65535, a name that is none: of the address, or of one that it redirects to.
             raise SourceError("its address makes no sense") from None
 
-    def _judge(self, status, headers, url, request):
+    def _judge(self, status: int, headers: Message, url: str, request: urllib.request.Request) -> Exception:
         """The exception that an error status of `url` means, which may be where the source redirects to."""
         if status == 416:
             match = re.search(r"/([0-9]{1,19})$", headers.get("Content-Range", ""))
@@ -226,7 +236,7 @@ class Source:
             return SourceError("it redirects to nowhere (status %d)" % status)
         return SourceError("it refused a range (status %d)" % status)
 
-    def _denied(self, status, headers, url, request):
+    def _denied(self, status: int, headers: Message, url: str, request: urllib.request.Request) -> Exception:
         """401 or 403. Final is what the hub itself says of a file that is not everybody's.
 
         Anything else may be an edge of its network with a fault of its own or a link that has run out.
@@ -249,14 +259,14 @@ class Source:
         return SourceError(sentence % status)
 
 
-def _words(error):
+def _words(error: object) -> str:
     """What went wrong. http.client's own exceptions repeat what they were sent."""
     if isinstance(error, (HTTPException, ValueError)):
         return "it does not speak HTTP (%s)" % type(error).__name__
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _wait_s(headers):
+def _wait_s(headers: Message) -> float | None:
     """Seconds that the server asks to wait, None when it names none."""
     if headers.get("Retry-After") is not None:
         return _retry_after_s(headers["Retry-After"])
@@ -264,6 +274,6 @@ def _wait_s(headers):
     return int(window.group(1)) if window else None
 
 
-def _retry_after_s(value):
+def _retry_after_s(value: str) -> float:
     """Retry-After in seconds; its date form, or what is none, is taken for a minute."""
     return float(value) if _NUMBER.fullmatch(value.strip()) else 60

@@ -14,7 +14,7 @@ _FORM = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d) (\S+)")
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9][A-Za-z0-9_+-]*){0,2}")
 
 
-def parse(text):
+def parse(text: str) -> tuple[int, int, str]:
     """(minute of the day it opens, minute it closes, time zone); ValueError with a sentence."""
     match = _FORM.fullmatch(text.strip())
     if not match:
@@ -28,7 +28,7 @@ def parse(text):
     return opens, closes, zone
 
 
-def is_open(text, now_s):
+def is_open(text: str, now_s: float) -> bool:
     """Whether the window is open at `now_s` (seconds since the epoch); one that is not set always is."""
     if not text:
         return True
@@ -38,7 +38,7 @@ def is_open(text, now_s):
     return (opens <= minute < closes) if opens < closes else (minute >= opens or minute < closes)
 
 
-def _minute(now_s, zone):
+def _minute(now_s: float, zone: str) -> int:
     """Minute of the day in a time zone. By the C library: zoneinfo wants more than every Python has."""
     before = os.environ.get("TZ")
     os.environ["TZ"] = zone
