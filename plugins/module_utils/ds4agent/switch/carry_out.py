@@ -11,15 +11,20 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from ..engine import serving
 from ..mac import clear
 from ..mac import run as mac_run
-from ..mac.launchd import JobError, Launchd
+from ..mac.launchd import JobError, Launchd, pid_of
 from . import core, gate
 from . import drain as switch_drain
 from . import state as switch_state
 from . import swap as switch_swap
+
+if TYPE_CHECKING:
+    from ..shapes import Figures, Proof, State, SwitchOrder
 
 POLL_S = 0.25
 BOOTSTRAP_S = 30
@@ -31,7 +36,7 @@ WAYS_BACK = 2
 class SwitchError(Exception):
     """One sentence: why it does not go on. `cause`: failed, told (by the controller) or unconfirmed."""
 
-    def __init__(self, sentence, cause="failed"):
+    def __init__(self, sentence: str, cause: str = "failed") -> None:
         super().__init__(sentence)
         self.cause = cause
 
@@ -50,7 +55,7 @@ FAILURES = (
 )
 
 
-def now_s():
+def now_s() -> float:
     """The Mac's clock, for the journal."""
     return round(time.time(), 3)
 
@@ -58,30 +63,30 @@ def now_s():
 class Switch:
     """One run of the program: goes on from the journal until the switch has ended."""
 
-    def __init__(self, root, launchd=None):
+    def __init__(self, root: str, launchd: Launchd | None = None) -> None:
         self.places = switch_state.Places(root)
         self.launchd = launchd or Launchd(BOOTSTRAP_S, poll=switch_swap.poll_quickly)
-        self.journal = None
+        self.journal: dict[str, Any] = {}
 
     # The journal.
 
-    def enter(self, phase, **more):
+    def enter(self, phase: str, **more: Any) -> None:
         """Write a phase down before its first act."""
         self.journal["phase"] = phase
         self.journal.update(more)
         self.note(phase)
 
-    def mark(self, what, **figures):
+    def mark(self, what: str, **figures: Any) -> None:
         """An event that the journal will hold with its next entry."""
         self.journal["events"].append(dict(figures, what=what, at_s=now_s()))
 
-    def note(self, what, **figures):
+    def note(self, what: str, **figures: Any) -> None:
         self.mark(what, **figures)
         switch_state.write_json(self.places.journal, self.journal)
 
     # Running.
 
-    def run(self):
+    def run(self) -> str | None:
         """Do what journal and order say; returns the phase in which it ended, None for nothing to do."""
         os.makedirs(self.places.var + "/saved", mode=0o755, exist_ok=True)
         with open(self.places.running, "a+") as lock:
@@ -89,11 +94,12 @@ class Switch:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 return None
-            self.journal = switch_state.read_json(self.places.journal)
+            journal = switch_state.read_json(self.places.journal)
             order = switch_state.read_json(self.places.order)
-            act, reason = core.next_act(self.journal, order, time.time())
+            act, reason = core.next_act(journal, order, time.time())
+            self.journal = journal or {}
             if act == "begin":
-                self._begin(order)
+                self._begin(cast("SwitchOrder", order))
             elif act == "drop":
                 switch_state.remove(self.places.order)
                 return None
@@ -105,9 +111,9 @@ class Switch:
                 self._revert(reason, self.journal.get("cause") or "cut")
             else:
                 return None
-            return self.journal["phase"]
+            return str(self.journal["phase"])
 
-    def _begin(self, order):
+    def _begin(self, order: SwitchOrder) -> None:
         self.journal = {
             "schema": 1,
             "id": order["id"],
@@ -144,7 +150,7 @@ class Switch:
         # What goes wrong from here on is no reason to go back: it is tried again at the next start.
         self._confirm()
 
-    def _cancel(self, reason):
+    def _cancel(self, reason: str) -> None:
         order = self.journal["order"]
         if core.problem(order) is None:
             switch_state.forget_prepared(order["target"]["files"])
@@ -153,31 +159,31 @@ class Switch:
 
     # Before anything is touched.
 
-    def _drain(self):
+    def _drain(self) -> switch_drain.Drain:
         self.enter("draining")
         drain = self._close_intake()
         left = drain.finish(self._obey)
         self.note("drained", seconds=drain.seconds(), in_flight=left)
         return drain
 
-    def _close_intake(self):
+    def _close_intake(self) -> switch_drain.Drain:
         order, settings = self.journal["order"], self.journal["order"]["settings"]
         label = order["target"]["proof"]["server"]["label"]
         drain = switch_drain.Drain(
             self.places,
-            lambda: (self.launchd.look(label) or {}).get("pid"),
+            lambda: pid_of(self.launchd.look(label)),
             settings["drain_s"],
             settings["told_s"],
         )
         drain.close(run_id=order["run_id"])
         return drain
 
-    def _let_finish(self, drain, each_time=lambda: None):
+    def _let_finish(self, drain: switch_drain.Drain, each_time: Callable[[], object] = lambda: None) -> None:
         """Right before a stop: work that came past the tunnels since has what is left of its time."""
         if drain.in_flight() != 0:
             self.note("waited", in_flight=drain.finish(each_time))
 
-    def _measure(self):
+    def _measure(self) -> State:
         """Figures of the version that serves, and its STATE: all that is needed to come back to it."""
         self.enter("baseline")
         order = self.journal["order"]
@@ -189,7 +195,7 @@ class Switch:
         self.note("saved")
         return state
 
-    def _prepare(self, before):
+    def _prepare(self, before: State) -> switch_swap.Swap:
         """All of the switch that can be done while the version before still serves."""
         order = self.journal["order"]
         folder = order["target"]["kv_dir"]
@@ -203,18 +209,18 @@ class Switch:
         swap.prepare()
         return swap
 
-    def _drop_kv_but(self, kept):
+    def _drop_kv_but(self, kept: Collection[str]) -> None:
         for folder in switch_state.spare_kv(self.places.kv, kept):
             clear.remove_tree(folder)
 
-    def _sync_kv(self, *folders):
+    def _sync_kv(self, *folders: str) -> None:
         for folder in {*folders, self.places.kv}:
             if folder and os.path.isdir(folder):
                 switch_state.sync_folder(folder)
 
     # The switch itself.
 
-    def _stop(self, swap, before):
+    def _stop(self, swap: switch_swap.Swap, before: State) -> None:
         self.enter("stopping")
         self._down(swap)
         folder = swap.state["kv_dir"]
@@ -223,13 +229,13 @@ class Switch:
             kv = self.journal["order"]["kv"]
             switch_state.keep_kv(folder, kv["owner"], kv["group"])
 
-    def _down(self, swap):
+    def _down(self, swap: switch_swap.Swap) -> None:
         self.note("down")
         down = self.journal["events"][-1]
         swap.stop(lambda: down.update(at_s=now_s()))
         self.mark("gone")
 
-    def _start(self, swap, before):
+    def _start(self, swap: switch_swap.Swap, before: State) -> None:
         swap.start()
         self.mark("begun")
         self.enter("starting")
@@ -239,11 +245,11 @@ class Switch:
         self._sync_kv(before["kv_dir"], swap.state["kv_dir"])
         self._up(swap)
 
-    def _up(self, swap):
+    def _up(self, swap: switch_swap.Swap) -> None:
         swap.wait()
         self.note("up")
 
-    def _gate(self):
+    def _gate(self) -> None:
         self.enter("gating")
         settings = self.journal["order"]["settings"]
         proof = self.journal["order"]["target"]["proof"]
@@ -259,7 +265,7 @@ class Switch:
         gate.stays_good(self.launchd, proof, after["pid"], seconds, self._obey)
         self.journal.update(verdict=verdict, reason=reason)
 
-    def _hold(self):
+    def _hold(self) -> None:
         """Returns once the controller has confirmed."""
         settings = self.journal["order"]["settings"]
         _phase, deadline = core.after_gate(self.journal["verdict"])
@@ -276,21 +282,21 @@ class Switch:
                 raise SwitchError(reason, "told" if answer else "unconfirmed")
             time.sleep(POLL_S)
 
-    def _obey(self):
+    def _obey(self) -> None:
         answer = switch_state.read_json(self.places.answer)
         phase, reason = core.while_holding(self.journal["id"], answer, 0, 1)
         if phase == "reverting":
             raise SwitchError(reason, "told")
 
-    def _confirm(self):
+    def _confirm(self) -> None:
         self.enter("confirmed", settled=False)
         self._settle()
 
-    def _settle(self):
+    def _settle(self) -> None:
         """Clear up after a confirmed switch; whatever cut it off, it is repeated."""
         order, saved = self.journal["order"], self.places.saved(self.journal["id"])
         new = order["target"]["kv_dir"]
-        state = switch_state.read_json(saved)
+        state = cast("State | None", switch_state.read_json(saved))
         if state is not None:
             switch_state.write_json(self.places.previous, state)
             self._wait_for_volumes(state)
@@ -309,11 +315,11 @@ class Switch:
 
     # The way back.
 
-    def _revert(self, reason, cause):
+    def _revert(self, reason: str, cause: str) -> None:
         self.enter("reverting", reason=reason, cause=cause)
         for way in range(1, WAYS_BACK + 1):
             try:
-                state = switch_state.read_json(self.places.saved(self.journal["id"]))
+                state = cast("State | None", switch_state.read_json(self.places.saved(self.journal["id"])))
                 if state is None:
                     raise SwitchError("what was replaced is not on record")
                 figures = self._back(state)
@@ -328,7 +334,7 @@ class Switch:
                 switch_state.remove(self.places.saved(self.journal["id"]))
                 return
 
-    def _back(self, state):
+    def _back(self, state: State) -> Figures:
         """Bring a saved STATE back and prove it; may be cut off and repeated at any point."""
         target = self.journal["order"]["target"]
         self._kill_what_hangs(state["proof"], target["proof"])
@@ -351,20 +357,20 @@ class Switch:
         switch_state.end_drain(self.places)
         return serving.prove_serving(proof["server"], proof["verify"], proof["weights"], POLL_S)
 
-    def _kill_what_hangs(self, *proofs):
+    def _kill_what_hangs(self, *proofs: Proof) -> None:
         """What does not answer finishes no request; launchd would give it minutes to end in order."""
         label = proofs[0]["server"]["label"]
         job = self.launchd.look(label)
         if job and job["pid"] is not None and not any(gate.models(proof) for proof in proofs):
             self.launchd.run("launchctl", "kill", "SIGKILL", "system/" + label)
 
-    def _wait_for_volumes(self, state):
+    def _wait_for_volumes(self, state: State) -> None:
         """At boot the KV volume comes up late, and a directory below its mount point would be another one."""
         if state["kv_dir"]:
             mac_run.poll(lambda: os.path.ismount(self.places.kv), MOUNT_WAIT_S, POLL_S)
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> int:
     """`switch ROOT`: what ROOT/var/switch/order.json says, or the end of a switch that was cut off."""
     phase = Switch(arguments[0]).run()
     if phase:

@@ -16,6 +16,12 @@ as a STATE too.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..shapes import Figures, Proof, Server
+
 #: In the order in which a switch goes through them. Before `stopping` nothing but new work was turned away.
 HARMLESS = ("armed", "draining", "baseline")
 TOUCHED = ("stopping", "starting", "gating", "holding")
@@ -39,20 +45,22 @@ SETTINGS = {
 }
 
 
-def is_active(journal):
+def is_active(journal: Mapping[str, Any] | None) -> bool:
     """Whether a switch is under way, cut off or not; a confirmed one is until it has cleared up."""
     if not journal:
         return False
     return journal["phase"] not in ENDED or not journal.get("settled", True)
 
 
-def next_act(journal, order, now_s):
+def next_act(
+    journal: Mapping[str, Any] | None, order: Mapping[str, Any] | None, now_s: float
+) -> tuple[str, str]:
     """(act, reason) at every start of the program: idle, begin, drop, settle, cancel or revert.
 
     journal: of the last switch, None when there was none. order: the last one handed over, or None. An order
     that nobody waits for any more is dropped: its controller died before this program was started.
     """
-    if is_active(journal):
+    if journal and is_active(journal):
         phase = journal["phase"]
         if phase == "confirmed":
             return "settle", ""
@@ -67,7 +75,7 @@ def next_act(journal, order, now_s):
     return "idle", ""
 
 
-def judge(before, after, settings):
+def judge(before: Figures | None, after: Figures, settings: Mapping[str, Any]) -> tuple[str, str]:
     """(verdict, reason) of the gate, from figures of the same Mac before and after.
 
     before, after: {tokens_per_s, answer, headroom_mib}; a figure that was not measured is None. That it
@@ -83,14 +91,16 @@ def judge(before, after, settings):
     return PASS, "%.1f tokens/s, %.1f before" % (new, old)
 
 
-def after_gate(verdict):
+def after_gate(verdict: str) -> tuple[str, str | None]:
     """(next phase, name of the setting with the deadline for the controller's word)."""
     if verdict == FAIL:
         return "reverting", None
     return "holding", "hold_s" if verdict == PASS else "pause_s"
 
 
-def while_holding(order_id, answer, waited_s, deadline_s):
+def while_holding(
+    order_id: str, answer: Mapping[str, Any] | None, waited_s: float, deadline_s: float
+) -> tuple[str | None, str]:
     """(next phase or None, reason): the controller's answer, or the dead man's switch.
 
     answer: {id, act: confirm|abort} or None; one for another order counts for nothing.
@@ -105,7 +115,7 @@ def while_holding(order_id, answer, waited_s, deadline_s):
     return None, ""
 
 
-def problem(order):
+def problem(order: Mapping[str, Any]) -> str | None:
     """What is wrong with an order, in one sentence, or None."""
     for key in ("id", "run_id", "kind", "target", "settings"):
         if not order.get(key):
@@ -129,9 +139,10 @@ def problem(order):
     return None
 
 
-def conf_values(text):
+def conf_values(text: str) -> tuple[dict[str, str], dict[str, list[str]]]:
     """server.conf as {key: value} and {"arg"|"weights"|"mount": [values]}."""
-    single, many = {}, {"arg": [], "weights": [], "mount": []}
+    single: dict[str, str] = {}
+    many: dict[str, list[str]] = {"arg": [], "weights": [], "mount": []}
     for line in text.splitlines():
         key, equals, value = line.partition("=")
         if not equals or line.startswith("#"):
@@ -143,21 +154,21 @@ def conf_values(text):
     return single, many
 
 
-def proof_of(conf_text, like, model_name, context):
+def proof_of(conf_text: str, like: Proof, model_name: str | None, context: int | None) -> Proof:
     """The proof of a version whose server.conf is at hand, for the time when it is gone back to.
 
     like: the proof of the version that replaces it (label, log, prompt ...). model_name, context: as the
     server said while it ran; None keeps those of `like`.
     """
     single, many = conf_values(conf_text)
-    server = dict(
-        like["server"],
-        argv=[single["release_dir"] + "/ds4-server"] + many["arg"],
-        host=single["host"],
-        port=int(single["port"]),
-        kv_dir=single.get("kv_dir", ""),
-    )
-    verify = dict(like["verify"])
+    server: Server = {
+        **like["server"],
+        "argv": [single["release_dir"] + "/ds4-server"] + many["arg"],
+        "host": single["host"],
+        "port": int(single["port"]),
+        "kv_dir": single.get("kv_dir", ""),
+    }
+    verify = like["verify"].copy()
     if model_name is not None:
         verify["model_name"] = model_name
     if context is not None:
@@ -166,7 +177,7 @@ def proof_of(conf_text, like, model_name, context):
     return {"server": server, "verify": verify, "weights": weights}
 
 
-def outage_s(events):
+def outage_s(events: Iterable[Mapping[str, Any]]) -> float | None:
     """Seconds from the stop to the next time that the server answered, as the journal's events tell.
 
     Of a switch that was reverted it is the sum of both outages. None while it is down.

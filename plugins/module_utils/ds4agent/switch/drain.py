@@ -16,10 +16,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..mac import parse
 from ..mac import run as mac_run
 from . import state as switch_state
+
+if TYPE_CHECKING:
+    from ..mac.run import Result
+    from .state import Places
 
 POLL_S = 0.25
 #: A second from the Mac's word to the tunnel's, the way, and the time to end what is under way.
@@ -28,7 +34,7 @@ ENDING_S = 1
 RESTART_S = 1800
 
 
-def in_flight(pid, run=None):
+def in_flight(pid: int | None, run: Callable[..., Result] | None = None) -> int | None:
     """How many clients an engine has; 0 without one (None), None where it cannot be told."""
     if pid is None:
         return 0
@@ -44,31 +50,38 @@ class Drain:
     which the tunnels have told theirs; before that a quiet moment says nothing.
     """
 
-    def __init__(self, places, pid, drain_s, told_s, run=None):
+    def __init__(
+        self,
+        places: Places,
+        pid: Callable[[], int | None],
+        drain_s: float,
+        told_s: float,
+        run: Callable[..., Result] | None = None,
+    ) -> None:
         self.places, self.pid, self.run = places, pid, run
         self.drain_s, self.told_s = drain_s, told_s
-        self.began = None
-        self.state = None
+        self.began = time.monotonic()
+        self.state: dict[str, Any] = {}
 
-    def close(self, **who):
+    def close(self, **who: Any) -> None:
         """Have the tunnels give new work to others. who: what the state says beside."""
         os.makedirs(self.places.var, mode=0o755, exist_ok=True)
         self.began = time.monotonic()
         self.state = dict(who, draining=True, since=round(time.time(), 2))
         switch_state.tell_drain(self.places, self.state)
 
-    def close_for_a_stop(self, **who):
+    def close_for_a_stop(self, **who: Any) -> None:
         """The same by a program that may be killed before it can say that the drain is over."""
         self.close(until=int(time.time() + self.drain_s + self.told_s + RESTART_S), **who)
 
-    def in_flight(self):
+    def in_flight(self) -> int | None:
         return in_flight(self.pid(), self.run)
 
-    def seconds(self):
+    def seconds(self) -> float:
         """Since the intake was closed."""
         return round(time.monotonic() - self.began, 2)
 
-    def wait(self, each_time=lambda: None):
+    def wait(self, each_time: Callable[[], object] = lambda: None) -> int | None:
         """Until no client is left, at most until the drain time is over; how many are left, None: unknown."""
         quiet = 0
         while True:
@@ -80,25 +93,25 @@ class Drain:
                 return left
             time.sleep(POLL_S)
 
-    def end(self):
+    def end(self) -> None:
         """The drain time is over: have the endpoints end what is under way, and give them the time for it."""
         self.state = dict(self.state, stopping=True)
         switch_state.tell_drain(self.places, self.state)
         mac_run.poll(lambda: self.in_flight() == 0, self.told_s + ENDING_S if self.told_s else 0, POLL_S)
 
-    def finish(self, each_time=lambda: None):
+    def finish(self, each_time: Callable[[], object] = lambda: None) -> int | None:
         """All that has to be before SIGTERM; how many clients were told (None: nobody knows)."""
         left = self.wait(each_time)
         if left != 0:
             self.end()
         return left
 
-    def open(self):
+    def open(self) -> None:
         """The Mac takes work again."""
         switch_state.end_drain(self.places)
 
 
-def open_if_over(places, now_s):
+def open_if_over(places: Places, now_s: float) -> bool:
     """Remove a state whose writer is gone; whether it was removed."""
     state = switch_state.read_json(places.drain)
     until = state.get("until") if state else None

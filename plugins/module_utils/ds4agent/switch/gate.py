@@ -5,12 +5,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..border import bounded_json
 from ..engine import answers, serving
 from ..engine import models as engine_models
 from ..mac import run
 from . import core, state
+
+if TYPE_CHECKING:
+    from ..mac.launchd import Launchd
+    from ..shapes import Figures, Proof, State, SwitchOrder
 
 #: A prompt whose answer is long enough to measure by, and how much of it. The better of the runs counts.
 SPEED_PROMPT = "Write the numbers from one to two hundred in words, separated by commas."
@@ -22,7 +28,7 @@ class GateError(Exception):
     """One sentence: why the version must not stay."""
 
 
-def models(proof):
+def models(proof: Proof) -> dict[str, Any] | None:
     """The body of /v1/models, None where nobody answers as it should."""
     try:
         return serving.ask(proof["server"], "GET", engine_models.PATH)
@@ -30,7 +36,7 @@ def models(proof):
         return None
 
 
-def speed(proof):
+def speed(proof: Proof) -> float | None:
     """Tokens per second of the better run, None when none could be measured."""
     best = None
     for _run in range(SPEED_RUNS):
@@ -44,14 +50,14 @@ def speed(proof):
     return best
 
 
-def figures(proof, poll_s):
+def figures(proof: Proof, poll_s: float) -> Figures:
     """Proves that the version serves as it should and measures it; raises VerifyError."""
     found = serving.prove_serving(proof["server"], proof["verify"], proof["weights"], poll_s)
     found["tokens_per_s"] = speed(proof)
     return found
 
 
-def state_now(order, poll_s):
+def state_now(order: SwitchOrder, poll_s: float) -> State:
     """The STATE of what serves now, with its `figures`: all that is needed to come back to it.
 
     Raises VerifyError when it does not serve; a rollback may also leave a version that does not.
@@ -80,7 +86,9 @@ def state_now(order, poll_s):
     }
 
 
-def stays_good(launchd, proof, pid, seconds, each_time):
+def stays_good(
+    launchd: Launchd, proof: Proof, pid: int | None, seconds: float, each_time: Callable[[], object]
+) -> None:
     """Returns after so many seconds in which the same process answered; raises GateError otherwise."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -19,9 +19,15 @@ import os
 import pwd
 import re
 import stat
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..mac import clear, safe
 from ..mac import run as mac_run
+
+if TYPE_CHECKING:
+    from ..mac.run import Result
+    from ..shapes import StateFile
 
 #: fcntl(2) of macOS: onto the medium, not just into the drive's cache, which fsync there leaves it in.
 F_FULLFSYNC = 51
@@ -36,7 +42,7 @@ MAX_STATE_BYTES = 64 << 20
 MAX_KV_ENTRIES = 100000
 
 
-def sync(descriptor):
+def sync(descriptor: int) -> None:
     """Have what was written on the disk when this returns."""
     try:
         fcntl.fcntl(descriptor, F_FULLFSYNC)
@@ -44,7 +50,7 @@ def sync(descriptor):
         os.fsync(descriptor)
 
 
-def sync_folder(path):
+def sync_folder(path: str) -> None:
     """The same of a folder: its names, owner and mode."""
     folder = os.open(path, os.O_RDONLY)
     try:
@@ -53,7 +59,7 @@ def sync_folder(path):
         os.close(folder)
 
 
-def read_json(path):
+def read_json(path: str) -> dict[str, Any] | None:
     """The object in a file, or None where there is none that can be read."""
     try:
         value = json.loads(safe.read(path, MAX_STATE_BYTES).decode("utf-8"))
@@ -62,14 +68,14 @@ def read_json(path):
     return value if isinstance(value, dict) else None
 
 
-def write_json(path, value):
+def write_json(path: str, value: object) -> None:
     """Replace a file as a whole, for all to read; file and name are on the disk when this returns."""
     data = json.dumps(value, indent=1, sort_keys=True).encode("utf-8")
     safe.replace(path, data, 0o644, flush=sync)
     sync_folder(os.path.dirname(path))
 
 
-def remove(path):
+def remove(path: str) -> None:
     """Remove a file if it is there."""
     safe.remove(path)
 
@@ -77,7 +83,7 @@ def remove(path):
 class Places:
     """Where a switch keeps what it knows."""
 
-    def __init__(self, root):
+    def __init__(self, root: str) -> None:
         self.root = root
         self.var = root + "/var/switch"
         self.order = self.var + "/order.json"
@@ -91,12 +97,12 @@ class Places:
         self.old_drain = root + "/run/drain.json"
         self.kv = root + "/kv"
 
-    def saved(self, order_id):
+    def saved(self, order_id: str) -> str:
         """The file with the STATE that an order replaces."""
         return "%s/saved/%s.json" % (self.var, order_id)
 
 
-def tell_drain(places, value):
+def tell_drain(places: Places, value: object) -> None:
     """Have the tunnels say that this Mac is drained."""
     write_json(places.drain, value)
     with contextlib.suppress(OSError):
@@ -104,14 +110,14 @@ def tell_drain(places, value):
         write_json(places.old_drain, value)
 
 
-def end_drain(places):
+def end_drain(places: Places) -> None:
     """The Mac takes work again."""
     remove(places.drain)
     with contextlib.suppress(OSError):
         remove(places.old_drain)
 
 
-def forget_saved(places, order_id):
+def forget_saved(places: Places, order_id: str) -> None:
     """Remove what earlier orders replaced; only that of the running one is ever gone back to."""
     folder, kept = os.path.split(places.saved(order_id))
     for name in os.listdir(folder):
@@ -119,18 +125,18 @@ def forget_saved(places, order_id):
             remove(os.path.join(folder, name))
 
 
-def _name(find, number):
+def _name(find: Callable[[int], Sequence[Any]], number: int) -> str:
     try:
-        return find(number)[0]
+        return str(find(number)[0])
     except KeyError:
         return str(number)
 
 
-def _number(find, name, field):
+def _number(find: Callable[[str], Any], name: str, field: str) -> int:
     return int(name) if str(name).isdigit() else getattr(find(name), field)
 
 
-def look(path):
+def look(path: str) -> StateFile:
     """The entry of a STATE for what is at `path` now; its content is base64, for it need not be text."""
     try:
         facts = os.lstat(path)
@@ -151,25 +157,25 @@ def look(path):
     }
 
 
-def text_of(entry):
+def text_of(entry: StateFile) -> str:
     """The content of a file entry as text."""
     if "base64" in entry:
         return base64.b64decode(entry["base64"]).decode("utf-8", "replace")
     return entry["content"]
 
 
-def _data(entry):
+def _data(entry: StateFile) -> bytes:
     return base64.b64decode(entry["base64"]) if "base64" in entry else entry["content"].encode("utf-8")
 
 
-def _access(entry):
+def _access(entry: StateFile) -> tuple[int, int, int]:
     """(mode, uid, gid) of a file entry."""
     uid = _number(pwd.getpwnam, entry["owner"], "pw_uid")
     gid = _number(grp.getgrnam, entry["group"], "gr_gid")
     return int(entry.get("mode") or "0644", 8), uid, gid
 
 
-def _is_so(entry):
+def _is_so(entry: StateFile) -> bool:
     """Whether an entry is in its place already."""
     now = look(entry["path"])
     if now["kind"] != entry["kind"] or entry["kind"] == "absent":
@@ -179,7 +185,7 @@ def _is_so(entry):
     return _data(now) == _data(entry) and _access(now) == _access(entry)
 
 
-def prepare(files):
+def prepare(files: Iterable[StateFile]) -> list[StateFile]:
     """Write each entry that differs from what is there beside its place, onto the disk; returns those.
 
     What takes time is over then: `move` only renames. May be cut off and repeated; forget_prepared clears up.
@@ -202,7 +208,7 @@ def prepare(files):
     return differing
 
 
-def move(differing):
+def move(differing: Iterable[StateFile]) -> None:
     """Bring to its place what `prepare` wrote; each place has the old or the new at any moment."""
     for entry in differing:
         if entry["kind"] == "absent":
@@ -211,13 +217,13 @@ def move(differing):
             os.replace(entry["path"] + BESIDE, entry["path"])
 
 
-def forget_prepared(files):
+def forget_prepared(files: Iterable[StateFile]) -> None:
     """Remove what was written beside its place and not moved."""
     for entry in files:
         remove(entry["path"] + BESIDE)
 
 
-def orphans(folder):
+def orphans(folder: str) -> list[str]:
     """Paths of unfinished KV files in a directory that no server uses now."""
     try:
         with safe.folder(folder) as here:
@@ -227,31 +233,31 @@ def orphans(folder):
     return sorted(os.path.join(folder, name) for name in found if ORPHAN.search(name))
 
 
-def drop_orphans(folder):
+def drop_orphans(folder: str) -> None:
     """Remove them; "" is no directory."""
     for path in orphans(folder) if folder else ():
         with contextlib.suppress(OSError):
             remove(path)
 
 
-def owner_of(path):
+def owner_of(path: str) -> str:
     """Name of the owner."""
     return _name(pwd.getpwuid, os.lstat(path).st_uid)
 
 
-def make_kv(folder, owner, group):
+def make_kv(folder: str, owner: str, group: str) -> None:
     """The KV directory of an identity, for the service user alone; the entries in it stay."""
     _own_kv(folder, owner, group)
     sync_folder(folder)
     sync_folder(os.path.dirname(folder))
 
 
-def _own_kv(folder, owner, group):
+def _own_kv(folder: str, owner: str, group: str) -> None:
     uid, gid = _number(pwd.getpwnam, owner, "pw_uid"), _number(grp.getgrnam, group, "gr_gid")
     safe.keep_folder(folder, 0o700, uid, gid, flush=None)
 
 
-def keep_kv(folder, owner, group, run=mac_run.run):
+def keep_kv(folder: str, owner: str, group: str, run: Callable[..., Result] = mac_run.run) -> bool:
     """Clone a KV directory beside itself, so that a return finds it as it was. Clones take no space.
 
     Root's while it is copied, so that nobody puts a link or FIFO in the way; what is in it otherwise than
@@ -275,13 +281,13 @@ def keep_kv(folder, owner, group, run=mac_run.run):
     return True
 
 
-def _holds_only_files(folder):
+def _holds_only_files(folder: str) -> bool:
     with safe.folder(folder) as here:
         found = safe.names(here, MAX_KV_ENTRIES)
         return len(found) < MAX_KV_ENTRIES and len(safe.files(here, MAX_KV_ENTRIES)) == len(found)
 
 
-def restore_kv(folder, owner, group):
+def restore_kv(folder: str, owner: str, group: str) -> None:
     """Put back what keep_kv kept, if it did; may be cut off and repeated at any point."""
     kept, spoilt = folder + BEFORE, folder + ".spoilt"
     if os.path.isdir(kept):
@@ -295,13 +301,13 @@ def restore_kv(folder, owner, group):
     forget_kv(folder)
 
 
-def forget_kv(folder):
+def forget_kv(folder: str) -> None:
     """Remove the clone and what else a switch can leave beside a KV directory."""
     for leftover in (BEFORE, BEFORE + ".partial", ".spoilt"):
         clear.remove_tree(folder + leftover)
 
 
-def trim_kv(folder, most_bytes):
+def trim_kv(folder: str, most_bytes: int) -> None:
     """Remove entries of a KV directory that no server uses, longest unused first, until it holds no more."""
     try:
         with safe.folder(folder) as here:
@@ -319,7 +325,7 @@ def trim_kv(folder, most_bytes):
         return
 
 
-def spare_kv(root, kept):
+def spare_kv(root: str, kept: Collection[str]) -> list[str]:
     """KV directories below `root` that belong to none of the identities that are kept."""
     try:
         names = sorted(os.listdir(root))

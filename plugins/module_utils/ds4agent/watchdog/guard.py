@@ -26,11 +26,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from ..mac import run as mac_run
 from ..switch import drain as switch_drain
 from ..switch import state as switch_state
+
+if TYPE_CHECKING:
+    from ..shapes import Sample, Watched
 
 NORMAL, WARNING, CRITICAL = 1, 2, 4  # kern.memorystatus_vm_pressure_level
 GIB = 1 << 30
@@ -63,14 +68,16 @@ SYSCTLS = ("kern.memorystatus_vm_pressure_level", "kern.memorystatus_level", "vm
 # --- what to do: pure ---
 
 
-def decide(samples, state, settings=None):
+def decide(
+    samples: Sequence[Sample], state: Watched, settings: Mapping[str, float] | None = None
+) -> tuple[str, str, Watched]:
     """(action, reason, state) for the latest sample.
 
     samples: oldest first, {at_s, pressure, free_percent, swap_used_bytes, pid}; None where nothing was read.
     state: {stops: [at_s, ...], stopping_since, stopped_pid, held: bool}, as returned the last time; {} at
     first. action: none, stop, kill, start or release (somebody started the engine while it was held back).
     """
-    rules = dict(SETTINGS, **(settings or {}))
+    rules: dict[str, float] = {**SETTINGS, **(settings or {})}
     state = {"stops": [], "stopping_since": None, "stopped_pid": None, "held": False, **state}
     if not samples:
         return "none", "", state
@@ -84,35 +91,37 @@ def decide(samples, state, settings=None):
     reason = trouble(samples, rules)
     if not reason:
         return "none", "", state
-    state.update(held=True, stopping_since=at, stopped_pid=pid)
+    state["held"], state["stopping_since"], state["stopped_pid"] = True, at, pid
     state["stops"] = state["stops"] + [at]
     return "stop", reason, state
 
 
-def _held(samples, state, rules, at, pid):
+def _held(
+    samples: Sequence[Sample], state: Watched, rules: Mapping[str, float], at: float, pid: int | None
+) -> tuple[str, str, Watched]:
     if pid and pid == state["stopped_pid"]:
-        if at - state["stopping_since"] >= rules["stop_s"] and trouble(samples, rules):
+        if at - (state["stopping_since"] or 0.0) >= rules["stop_s"] and trouble(samples, rules):
             state["stopping_since"] = at
             return "kill", f"it did not stop within {rules['stop_s']:.0f} s and memory is still short", state
         return "none", "", state
     if pid:
-        state.update(held=False, stopping_since=None, stopped_pid=None)
+        state["held"], state["stopping_since"], state["stopped_pid"] = False, None, None
         return "release", "the engine was started by somebody else", state
     if len(state["stops"]) > rules["restarts_per_day"]:
         return "none", "", state
     if held_for(samples, lambda sample: sample.get("pressure") == NORMAL, rules["calm_s"]):
-        state.update(held=False, stopping_since=None, stopped_pid=None)
+        state["held"], state["stopping_since"], state["stopped_pid"] = False, None, None
         return "start", f"memory has been normal for {rules['calm_s'] // 60:.0f} minutes", state
     return "none", "", state
 
 
-def trouble(samples, rules):
+def trouble(samples: Sequence[Sample], rules: Mapping[str, float]) -> str:
     """Why the Mac is about to freeze, in a sentence; empty while it is not."""
 
-    def pressed(level):
+    def pressed(level: int) -> Callable[[Sample], bool]:
         return lambda sample: (sample.get("pressure") or 0) >= level
 
-    def empty(sample):
+    def empty(sample: Sample) -> bool:
         return pressed(CRITICAL)(sample) and (sample.get("free_percent") or 0) <= rules["empty_percent"]
 
     grown = growth(samples, rules["growth_s"])
@@ -130,7 +139,7 @@ def trouble(samples, rules):
     return ""
 
 
-def held_for(samples, condition, duration_s):
+def held_for(samples: Sequence[Sample], condition: Callable[[Sample], bool], duration_s: float) -> bool:
     """Whether `condition` held in every sample of the last `duration_s`, and samples reach back that far."""
     since = samples[-1]["at_s"] - duration_s
     if samples[0]["at_s"] > since:
@@ -138,18 +147,15 @@ def held_for(samples, condition, duration_s):
     return all(condition(sample) for sample in samples if sample["at_s"] >= since)
 
 
-def growth(samples, duration_s):
+def growth(samples: Sequence[Sample], duration_s: float) -> int:
     """Bytes by which swap in use grew over the last `duration_s`."""
     since = samples[-1]["at_s"] - duration_s
-    values = [
-        sample["swap_used_bytes"]
-        for sample in samples
-        if sample["at_s"] >= since and sample.get("swap_used_bytes") is not None
-    ]
+    used = [sample.get("swap_used_bytes") for sample in samples if sample["at_s"] >= since]
+    values = [value for value in used if value is not None]
     return values[-1] - values[0] if values else 0
 
 
-def parse_sysctl(text):
+def parse_sysctl(text: str) -> Sample:
     """{pressure, free_percent, swap_used_bytes} of `sysctl -n` of SYSCTLS, one value per line, in that
     order.
     """
@@ -165,21 +171,25 @@ def parse_sysctl(text):
     }
 
 
-def parse_pid(text):
+def parse_pid(text: str) -> int | None:
     """Process id in the output of `launchctl print system/LABEL`, or None."""
     found = re.search(r"^\s*pid = (\d+)$", text, re.MULTILINE)
     return int(found.group(1)) if found else None
 
 
-def stop_note(at_s, reason, restarts):
+def stop_note(at_s: float, reason: str, restarts: int) -> str:
     """The text of the file `stopped`."""
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_s))
     return f"since={since}\nreason={reason}\nstops_today={restarts}\n"
 
 
-def replay(series, settings=None):
+def replay(
+    series: Iterable[Sample], settings: Mapping[str, float] | None = None
+) -> list[tuple[float, str, str]]:
     """[(at_s, action, reason)] that this guard would have taken over a recorded series."""
-    state, samples, done = {}, [], []
+    state: Watched = {}
+    samples: list[Sample] = []
+    done = []
     for sample in series:
         samples.append(sample)
         action, reason, state = decide(samples, state, settings)
@@ -191,7 +201,7 @@ def replay(series, settings=None):
 # --- doing it ---
 
 
-def tool(*argv):
+def tool(*argv: str) -> tuple[int, str]:
     """(exit status, output) of a macOS tool; a missing or late one is (127, '')."""
     try:
         done = subprocess.run(
@@ -202,20 +212,20 @@ def tool(*argv):
     return done.returncode, done.stdout.decode("utf-8", "replace")
 
 
-def sample(label):
+def sample(label: str) -> Sample:
     """One look at the Mac."""
     _status, values = tool("/usr/sbin/sysctl", "-n", *SYSCTLS)
     _status, job = tool("/bin/launchctl", "print", "system/" + label)
-    return dict(parse_sysctl(values), at_s=time.time(), pid=parse_pid(job))
+    return {**parse_sysctl(values), "at_s": time.time(), "pid": parse_pid(job)}
 
 
-def act(action, label, plist, pid):
+def act(action: str, label: str, plist: str, pid: int | None) -> None:
     """Carries out one decision."""
     target = "system/" + label
     if action == "stop":
         # A clean exit: KeepAlive {SuccessfulExit: false} then leaves it down.
         tool("/bin/launchctl", "kill", "SIGTERM", target)
-    elif action == "kill":
+    elif action == "kill" and pid is not None:
         # A killed job would be started again at once, so launchd has to let go of it first.
         tool("/bin/launchctl", "bootout", target)
         with contextlib.suppress(ProcessLookupError):
@@ -225,13 +235,13 @@ def act(action, label, plist, pid):
         tool("/bin/launchctl", "kickstart", target)
 
 
-def warn_clients(places, pid, reason, rules):
+def warn_clients(
+    places: switch_state.Places, pid: int | None, reason: str, rules: Mapping[str, float]
+) -> str:
     """Closes the intake before a stop; a sentence on clients that were cut off, empty where none was. Nothing
     that goes wrong here may keep the engine from being stopped."""
-    if switch_drain is None:
-        return "its clients could not be told"
 
-    def look(name, *words):
+    def look(name: str, *words: str) -> mac_run.Result:
         return mac_run.run(name, *words, timeout_s=LOOK_TIMEOUT_S)
 
     try:
@@ -245,21 +255,21 @@ def warn_clients(places, pid, reason, rules):
     return f"{left or 'its'} clients were cut off after {drain.seconds():.0f} s, as memory did not allow more"
 
 
-def write(path, text):
+def write(path: Path, text: str) -> None:
     """Replaces a file in one step."""
     temporary = path.with_name(path.name + ".new")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
-def load_state(path):
+def load_state(path: Path) -> Watched:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return cast("Watched", json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
 
 
-def keep(stopped_path, state_path, action, reason, state, at_s):
+def keep(stopped_path: Path, state_path: Path, action: str, reason: str, state: Watched, at_s: float) -> None:
     """Leaves what was decided in the log and on the disk. Swap fills the same container: a full disk is no
     reason not to act, so what cannot be written is done without."""
     note = stop_note(at_s, reason, len(state["stops"]))
@@ -274,12 +284,13 @@ def keep(stopped_path, state_path, action, reason, state, at_s):
         write(state_path, json.dumps(state))
 
 
-def run(label, plist, folder, settings):
+def run(label: str, plist: str, folder: str, settings: Mapping[str, float]) -> None:
     """The job: look, decide, act, for ever."""
     state_path, stopped_path = Path(folder, "state.json"), Path(folder, "stopped")
-    places = switch_drain and switch_state.Places(str(Path(folder).parent))
-    state, samples = load_state(state_path), []
-    rules = dict(SETTINGS, **settings)
+    places = switch_state.Places(str(Path(folder).parent))
+    state = load_state(state_path)
+    samples: list[Sample] = []
+    rules: dict[str, float] = {**SETTINGS, **settings}
     while True:
         now = sample(label)
         samples = [old for old in samples if now["at_s"] - rules["history_s"] <= old["at_s"] <= now["at_s"]]
@@ -296,7 +307,7 @@ def run(label, plist, folder, settings):
         time.sleep(rules["interval_s"])
 
 
-def open_again(places, action):
+def open_again(places: switch_state.Places, action: str) -> None:
     """Ends a drain when the engine may serve again, and one whose writer is gone."""
     with contextlib.suppress(OSError):
         if action in ("start", "release"):
@@ -305,7 +316,7 @@ def open_again(places, action):
             print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} open: a drain that nobody ended is over", flush=True)
 
 
-def record(label, seconds, interval_s):
+def record(label: str, seconds: float, interval_s: float) -> list[Sample]:
     """A series for `replay`, as it is now."""
     series, end = [], time.time() + seconds
     while time.time() < end:
@@ -314,7 +325,7 @@ def record(label, seconds, interval_s):
     return series
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> int:
     """`run LABEL PLIST FOLDER [name=number ...]`, `record LABEL SECONDS` or `replay FILE`."""
     if len(arguments) >= 4 and arguments[0] == "run":
         pairs = (item.split("=", 1) for item in arguments[4:])
