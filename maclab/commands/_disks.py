@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import plistlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from maclab.machine import storage
 from maclab.machine.context import Context
 from maclab.machine.model import Container, Disk, Mac, Volume, human
+
+PARTITION_SCHEME = "GUID_partition_scheme"
 
 
 @dataclass(frozen=True)
@@ -119,3 +123,13 @@ def sized(size_bytes: int) -> str:
 def blocks(size_bytes: int) -> str:
     """`245.1 GB (245107195904 Bytes) (exactly 478724992 512-Byte-Units)`, as `info` writes sizes."""
     return f"{human(size_bytes)} ({size_bytes} Bytes) (exactly {size_bytes // 512} 512-Byte-Units)"
+
+
+def plist(ctx: Context, data: Any) -> None:
+    """Print a property list as Apple's tools do: XML, tabs, sorted keys."""
+    ctx.stdout.write(plistlib.dumps(data, sort_keys=True).decode())
+
+
+def yes(flag: bool) -> str:
+    """A flag as diskutil writes it."""
+    return "Yes" if flag else "No"

@@ -12,8 +12,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from maclab.commands import _diskutil_show as show
 from maclab.commands._disks import Target, is_admin, measured, parse_size, resolve
+from maclab.commands._diskutil_apfs import apfs_list, list_crypto_users, list_snapshots
+from maclab.commands._diskutil_info import info
+from maclab.commands._diskutil_list import list_disks
 from maclab.commands.info import CommandInfo
 from maclab.faults.commands import BUSY_VOLUME, VOLUME_NOT_MOUNTED, VOLUME_OWNED_BY_ROOT
 from maclab.machine import storage
@@ -360,9 +362,9 @@ def _rename(ctx: Context, args: list[str]) -> int:
 
 
 _VERBS: dict[str, Callable[[Context, list[str]], int]] = {
-    "list": show.list_disks,
-    "info": show.info,
-    "information": show.info,
+    "list": list_disks,
+    "info": info,
+    "information": info,
     "mount": _mount,
     "unmount": _unmount,
     "umount": _unmount,
@@ -372,10 +374,10 @@ _VERBS: dict[str, Callable[[Context, list[str]], int]] = {
     "renamevolume": _rename,
 }
 _APFS: dict[str, Callable[[Context, list[str]], int]] = {
-    "list": show.apfs_list,
+    "list": apfs_list,
     "addvolume": _add_volume,
     "deletevolume": _delete_volume,
-    "listcryptousers": show.list_crypto_users,
-    "listusers": show.list_crypto_users,
-    "listsnapshots": show.list_snapshots,
+    "listcryptousers": list_crypto_users,
+    "listusers": list_crypto_users,
+    "listsnapshots": list_snapshots,
 }

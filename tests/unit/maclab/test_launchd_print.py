@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from maclab.commands import launchctl
+from maclab.commands import _launchctl_show as show
 from maclab.machine.launchd import Job, parse_job
 from maclab.machine.life import job_data
 
@@ -29,7 +29,7 @@ def printed(plist: dict[str, Any], **standing: Any) -> list[str]:
     job = Job(parse_job(plist, f"/Library/LaunchDaemons/{plist['Label']}.plist"))
     for name, value in standing.items():
         setattr(job, name, value)
-    return launchctl.service_lines(job_data(job))
+    return show.service_lines(job_data(job))
 
 
 def ds4(**standing: Any) -> list[str]:
