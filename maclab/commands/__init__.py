@@ -18,7 +18,7 @@ from maclab.commands.info import CommandInfo
 if TYPE_CHECKING:
     from maclab.machine.context import Context
 
-__all__ = ["MODULES", "REGISTRY", "CommandInfo", "run"]
+__all__ = ["MODULES", "REGISTRY", "CommandInfo", "paths", "run"]
 
 
 def _modules() -> dict[str, ModuleType]:
@@ -52,6 +52,11 @@ def _registry() -> dict[str, CommandInfo]:
 
 
 REGISTRY: dict[str, CommandInfo] = _registry()
+
+
+def paths() -> list[str]:
+    """Where macOS has the simulated commands."""
+    return [path for info in REGISTRY.values() for path in info.paths]
 
 
 def run(ctx: Context) -> int:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from maclab import preflight, rpc
+from maclab import commands, preflight, rpc
 from maclab.errors import LabError
 from maclab.lab import processes, waiting
 from maclab.lab.access import ADMIN, keygen
@@ -23,7 +23,7 @@ from maclab.lab.state import State
 from maclab.machine import stock, tree, twin
 from maclab.machine.context import locked_mac
 from maclab.machine.model import Mac
-from maclab.machine.seat import Seat
+from maclab.pid1.seat import Seat
 
 _HOST_KEYS = ("ed25519", "ecdsa")
 _PING_TIMEOUT_S = 2.0
@@ -80,7 +80,7 @@ class Macs:
             mac.toolchain.installed, mac.toolchain.developer_dir = True, tree.CLT
         if facts:
             twin.shape(mac, facts)
-        tree.build(root, mac, preflight.remote_python())
+        tree.build(root, mac, preflight.remote_python(), commands.paths())
         if facts:
             twin.disk(root, facts)
         self._install_helpers(host)

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from maclab.machine import etc
@@ -89,11 +90,12 @@ _FOLDERS = _words(
 )
 
 
-def build(root: Path, mac: Mac, host_python: Path) -> None:
+def build(root: Path, mac: Mac, host_python: Path, simulated: Iterable[str]) -> None:
     """Assemble the root folder of `mac` at `root` (made if missing; what is there already is kept).
 
     `host_python`: the interpreter of the host that plays the Command Line Tools' Python; its installation
-    prefix is to be mounted at /.lab/clt-python (see `python_prefix`). Needs root, for owners and modes.
+    prefix is to be mounted at /.lab/clt-python (see `python_prefix`). `simulated`: where macOS has the commands
+    that are simulated. Needs root, for owners and modes.
     """
     for path in _FOLDERS:
         folder = root / path.replace("~", " ")
@@ -112,7 +114,7 @@ def build(root: Path, mac: Mac, host_python: Path) -> None:
     _link(root / "home", "/System/Volumes/Data/home")
     _link(root / "run", "private/var/run")
     _seams(root, host_python)
-    _commands(root)
+    _commands(root, simulated)
     _record_tools(root, host_python)
     etc.write(root, mac)
     project_directory(mac, root)
@@ -176,7 +178,7 @@ def host_tool(name: str) -> str | None:
     return None
 
 
-def _commands(root: Path) -> None:
+def _commands(root: Path, simulated: Iterable[str]) -> None:
     for folder, names in _HOST_TOOLS.items():
         for name in names.split():
             target = host_tool(name)
@@ -186,12 +188,9 @@ def _commands(root: Path) -> None:
         target = host_tool(name) or (host_tool("bash") if name == "zsh" else None)
         if target:
             _link(root / path[1:], target)
-    from maclab.commands import REGISTRY  # late: some commands use this module
-
-    for info in REGISTRY.values():
-        for path in info.paths:
-            (root / path[1:]).parent.mkdir(parents=True, exist_ok=True)
-            _link(root / path[1:], SIM)
+    for path in simulated:
+        (root / path[1:]).parent.mkdir(parents=True, exist_ok=True)
+        _link(root / path[1:], SIM)
 
 
 def _homes(root: Path, mac: Mac) -> None:

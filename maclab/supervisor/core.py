@@ -21,10 +21,10 @@ from typing import Any
 
 from maclab import kernel, preflight, rpc
 from maclab.machine import medium
-from maclab.machine.boot import power_on
-from maclab.machine.init import Init, fresh_child
-from maclab.machine.seat import EXIT_REBOOT, GO, GO_CONNECTED, Seat
 from maclab.network import net
+from maclab.pid1.boot import power_on
+from maclab.pid1.init import Init, fresh_child
+from maclab.pid1.seat import EXIT_REBOOT, GO, GO_CONNECTED, Seat
 from maclab.supervisor.forwarders import Forwarders, wait_gone
 
 READY_TIMEOUT_S = 20.0

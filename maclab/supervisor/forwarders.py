@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from maclab import kernel
-from maclab.machine.init import Init, fresh_child
-from maclab.machine.seat import Seat
 from maclab.network import net
 from maclab.network.link import LinkSettings, become_link, open_tap
+from maclab.pid1.init import Init, fresh_child
+from maclab.pid1.seat import Seat
 
 _FIRST_KEPT = 900
 """Descriptors of a forwarder, beyond all that are closed."""

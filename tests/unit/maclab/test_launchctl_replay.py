@@ -12,8 +12,8 @@ import pytest
 from maclab.commands import launchctl
 from maclab.machine import launchd
 from maclab.machine.launchd import Job, parse_job
-from maclab.machine.life import job_data
 from maclab.machine.model import Mac
+from maclab.pid1.life import job_data
 from tests.unit.maclab.fake import RECORDINGS, FakeContext, Result, Terminal, bare, recording
 
 FOLDER = RECORDINGS / "launchctl"

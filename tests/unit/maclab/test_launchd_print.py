@@ -11,7 +11,7 @@ import pytest
 
 from maclab.commands import _launchctl_show as show
 from maclab.machine.launchd import Job, parse_job
-from maclab.machine.life import job_data
+from maclab.pid1.life import job_data
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "recordings" / "launchctl"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from maclab.commands import REGISTRY
+from maclab.commands import REGISTRY, paths
 from maclab.machine import etc, tree
 from maclab.machine.model import Mac
 from tests.unit.maclab.fake import bare
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for owner
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    tree.build(tmp_path, bare(), Path(sys.executable))
+    tree.build(tmp_path, bare(), Path(sys.executable), paths())
     return tmp_path
 
 
@@ -144,7 +144,7 @@ def test_developer_tools_are_stubs_until_they_are_installed(root: Path) -> None:
 def test_building_again_keeps_what_was_changed(root: Path) -> None:
     (root / "etc/newsyslog.d/com.ds4fleet.conf").write_text("x")
     (root / "etc/sudoers").write_text("changed")
-    tree.build(root, bare(), Path(sys.executable))
+    tree.build(root, bare(), Path(sys.executable), paths())
     assert (root / "etc/newsyslog.d/com.ds4fleet.conf").read_text() == "x"
     assert (root / "etc/sudoers").read_text() == "changed"
 

@@ -31,12 +31,12 @@ from maclab.faults.launchd import (
 )
 from maclab.machine import launchd, sleep, storage, sysctls
 from maclab.machine.context import CONTROL_SOCKET, HIDDEN, MAC_FILE, locked_mac
-from maclab.machine.init import Init, fresh_child, raise_limits
 from maclab.machine.launchd import BadPlist, JobSpec, Launchd
 from maclab.machine.model import Mac
-from maclab.machine.seat import EXIT_HALT, EXIT_REBOOT, Seat
-from maclab.machine.spawn import DEFAULT_OPEN_FILES, become_job
 from maclab.network import net
+from maclab.pid1.init import Init, fresh_child, raise_limits
+from maclab.pid1.seat import EXIT_HALT, EXIT_REBOOT, Seat
+from maclab.pid1.spawn import DEFAULT_OPEN_FILES, become_job
 
 DAEMON_FOLDERS = (Path("/System/Library/LaunchDaemons"), Path("/Library/LaunchDaemons"))
 RUN = HIDDEN / "run"

@@ -14,8 +14,8 @@ import resource
 from pathlib import Path
 from typing import NoReturn
 
-from maclab.machine.init import fresh_child
 from maclab.machine.launchd import EX_CONFIG, STANDARD_PATH, JobSpec
+from maclab.pid1.init import fresh_child
 
 DEFAULT_OPEN_FILES = 256
 """Soft limit of open files of a job (reference 2.6, C)."""

@@ -12,10 +12,10 @@ from typing import NoReturn
 from maclab import kernel
 from maclab.machine import storage
 from maclab.machine.context import locked_mac
-from maclab.machine.init import fresh_child
-from maclab.machine.life import live
-from maclab.machine.seat import EXIT_HALT, GO, Seat
 from maclab.network import net
+from maclab.pid1.init import fresh_child
+from maclab.pid1.life import live
+from maclab.pid1.seat import EXIT_HALT, GO, Seat
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
