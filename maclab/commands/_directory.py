@@ -5,7 +5,9 @@ from __future__ import annotations
 from maclab.faults.commands import FULL_DISK_ACCESS
 from maclab.machine import tree
 from maclab.machine.context import Context
-from maclab.machine.model import Mac, Record, fresh_uuid
+from maclab.machine.model import Mac
+from maclab.machine.records import Record
+from maclab.machine.units import fresh_uuid
 
 #: DS errors: the exit status is |code| mod 256 (recordings/users/dscl_errors.txt).
 ERRORS = {

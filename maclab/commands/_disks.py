@@ -10,7 +10,9 @@ from typing import Any
 
 from maclab.machine import storage
 from maclab.machine.context import Context
-from maclab.machine.model import Container, Disk, Mac, Volume, human
+from maclab.machine.model import Mac
+from maclab.machine.units import human
+from maclab.machine.volumes import Container, Disk, Volume
 
 PARTITION_SCHEME = "GUID_partition_scheme"
 

@@ -16,7 +16,7 @@ from maclab.commands._disks import (
     yes,
 )
 from maclab.machine.context import Context
-from maclab.machine.model import Container, Volume, in_use
+from maclab.machine.volumes import Container, Volume, in_use
 
 
 def apfs_list(ctx: Context, args: list[str]) -> int:

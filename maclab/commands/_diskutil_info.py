@@ -21,7 +21,8 @@ from maclab.commands._disks import (
 )
 from maclab.faults.commands import UNKNOWN_DISK_RC0
 from maclab.machine.context import Context
-from maclab.machine.model import APFS_CONTENT, CONTAINER_CONTENT, Container, Disk, Mac, Volume, in_use
+from maclab.machine.model import Mac
+from maclab.machine.volumes import APFS_CONTENT, CONTAINER_CONTENT, Container, Disk, Volume, in_use
 
 _TREE = "IODeviceTree:/arm-io@10F00000/ans@77400000/iop-ans-nub/AppleANS3CGv2Controller"
 

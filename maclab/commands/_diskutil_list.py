@@ -12,7 +12,9 @@ from maclab.commands._disks import (
     resolve,
 )
 from maclab.machine.context import Context
-from maclab.machine.model import CONTAINER_CONTENT, Container, Disk, Mac, Volume, human, in_use
+from maclab.machine.model import Mac
+from maclab.machine.units import human
+from maclab.machine.volumes import CONTAINER_CONTENT, Container, Disk, Volume, in_use
 
 _LRI, _PDI = "\u2068", "\u2069"
 

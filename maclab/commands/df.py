@@ -12,7 +12,8 @@ from pathlib import Path
 from maclab.commands._disks import measured
 from maclab.commands.info import CommandInfo
 from maclab.machine.context import Context
-from maclab.machine.model import Mac, in_use
+from maclab.machine.model import Mac
+from maclab.machine.volumes import in_use
 
 INFO = CommandInfo(
     name="df",

@@ -20,7 +20,9 @@ from maclab.commands.info import CommandInfo
 from maclab.faults.commands import BUSY_VOLUME, VOLUME_NOT_MOUNTED, VOLUME_OWNED_BY_ROOT
 from maclab.machine import storage
 from maclab.machine.context import HIDDEN, Context
-from maclab.machine.model import Mac, Volume, fresh_uuid
+from maclab.machine.model import Mac
+from maclab.machine.units import fresh_uuid
+from maclab.machine.volumes import Volume
 
 INFO = CommandInfo(
     name="diskutil",

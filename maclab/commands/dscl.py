@@ -14,7 +14,8 @@ from maclab.commands.info import CommandInfo
 from maclab.faults.commands import DSCL_HICCUP
 from maclab.machine import tree
 from maclab.machine.context import Context
-from maclab.machine.model import Mac, Record
+from maclab.machine.model import Mac
+from maclab.machine.records import Record
 
 INFO = CommandInfo(
     name="dscl",

@@ -8,7 +8,8 @@ from __future__ import annotations
 from maclab.commands import _directory as directory
 from maclab.commands.info import CommandInfo
 from maclab.machine.context import Context
-from maclab.machine.model import Mac, Record
+from maclab.machine.model import Mac
+from maclab.machine.records import Record
 
 INFO = CommandInfo(
     name="id",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from maclab.commands import _launchctl_show as show
 from maclab.commands.info import CommandInfo
-from maclab.machine import launchd
+from maclab.machine import launchd_numbers
 
 if TYPE_CHECKING:
     from maclab.machine.context import Context
@@ -121,7 +121,7 @@ def _missing(ctx: Context, label: str, domain: str, *, bad_request: bool) -> int
     if bad_request:
         ctx.err("Bad request.")
     ctx.err(f'Could not find service "{label}" in domain for {_domain_words(domain)}')
-    return launchd.NO_SERVICE
+    return launchd_numbers.NO_SERVICE
 
 
 def _failed(ctx: Context, what: str, number: int) -> int:
@@ -147,25 +147,25 @@ def _bootstrap(ctx: Context, arguments: list[str]) -> int:
         return _usage(ctx, "bootstrap <domain-target> [service-path, service-path2, ...]")
     domain, *paths = arguments
     if domain != "system":
-        return _failed(ctx, "Bootstrap failed", launchd.NOT_SUPPORTED)
+        return _failed(ctx, "Bootstrap failed", launchd_numbers.NOT_SUPPORTED)
     if not ctx.is_root:
-        _failed(ctx, "Bootstrap failed", launchd.EIO)
+        _failed(ctx, "Bootstrap failed", launchd_numbers.EIO)
         ctx.err("Try re-running the command as root for richer errors.")
-        return launchd.EIO
+        return launchd_numbers.EIO
     status = 0
     for path in _plists(ctx, paths):
         number = int(ctx.call("bootstrap", path=path)["error"])
-        if number == launchd.BAD_PATH:
+        if number == launchd_numbers.BAD_PATH:
             ctx.err(f"{path}: {ERRORS[number]}")
         if number in (
-            launchd.BAD_PATH,
-            launchd.BAD_PLIST,
-            launchd.NO_LABEL,
-            launchd.NO_PROGRAM,
-            launchd.ENOENT,
+            launchd_numbers.BAD_PATH,
+            launchd_numbers.BAD_PLIST,
+            launchd_numbers.NO_LABEL,
+            launchd_numbers.NO_PROGRAM,
+            launchd_numbers.ENOENT,
         ):
             # The recorded practice: the file's fault is hidden behind 5.
-            number = launchd.EIO
+            number = launchd_numbers.EIO
         if number:
             status = _failed(ctx, "Bootstrap failed", number)
     return status
@@ -186,9 +186,9 @@ def _bootout(ctx: Context, arguments: list[str]) -> int:
         return _usage(ctx, "bootout <domain-target> [service-path1, service-path2, ...] | <service-target>")
     domain, label = _target(arguments[0])
     if domain != "system":
-        return _failed(ctx, "Boot-out failed", launchd.NOT_SUPPORTED)
+        return _failed(ctx, "Boot-out failed", launchd_numbers.NOT_SUPPORTED)
     if not ctx.is_root:
-        return _failed(ctx, "Boot-out failed", launchd.EPERM)
+        return _failed(ctx, "Boot-out failed", launchd_numbers.EPERM)
     if not label and len(arguments) == 1:
         return ctx.unsupported("bootout of a whole domain")
     wanted = [{"label": label}] if label else [{"path": path} for path in _plists(ctx, arguments[1:])]
@@ -213,7 +213,7 @@ def _load(ctx: Context, arguments: list[str]) -> int:
             or (ctx.is_root and ctx.call("bootstrap", path=path)["error"])
             or not ctx.is_root
         ):
-            _failed(ctx, "Load failed", launchd.EIO)
+            _failed(ctx, "Load failed", launchd_numbers.EIO)
     return 0
 
 
@@ -221,7 +221,7 @@ def _unload(ctx: Context, arguments: list[str]) -> int:
     """Legacy: exits 0 whatever happened (recorded)."""
     for path in _plists(ctx, [item for item in arguments if not item.startswith("-")]):
         if not ctx.is_root or ctx.call("bootout", path=path)["error"]:
-            _failed(ctx, "Unload failed", launchd.EIO)
+            _failed(ctx, "Unload failed", launchd_numbers.EIO)
         if "-w" in arguments:
             _store(ctx, Path(path).name.removesuffix(".plist"), True)
     return 0
@@ -246,7 +246,7 @@ def _switch(ctx: Context, arguments: list[str], disabled: bool) -> int:
     if domain != "system":
         return ctx.unsupported(f"{word} {domain}")
     if not ctx.is_root:
-        return _failed(ctx, f"Could not {word} service", launchd.EPERM)
+        return _failed(ctx, f"Could not {word} service", launchd_numbers.EPERM)
     _store(ctx, label, disabled)
     return 0
 
@@ -289,7 +289,7 @@ def _kickstart(ctx: Context, arguments: list[str]) -> int:
         return _missing(ctx, label, domain, bad_request=False)
     answer = ctx.call("kickstart", label=label, kill="k" in flags)
     number = int(answer["error"])
-    if number == launchd.NO_SERVICE:
+    if number == launchd_numbers.NO_SERVICE:
         return _missing(ctx, label, domain, bad_request=False)
     if number:
         return _failed(ctx, f'Could not kickstart service "{label}"', number)
@@ -321,7 +321,7 @@ def _kill(ctx: Context, arguments: list[str]) -> int:
     if domain != "system" or _job(ctx, label) is None:
         return _missing(ctx, label, domain, bad_request=False)
     error = int(ctx.call("kill", label=label, number=number)["error"])
-    if error == launchd.ESRCH:
+    if error == launchd_numbers.ESRCH:
         ctx.err("No process to signal.")
         return error
     return _failed(ctx, "Could not signal service", error) if error else 0
@@ -341,7 +341,7 @@ def _blame(ctx: Context, arguments: list[str]) -> int:
         return _missing(ctx, label, domain, bad_request=False)
     if not job["pid"]:
         ctx.err(f'Could not find a blame for service "{label}"')
-        return launchd.ESRCH
+        return launchd_numbers.ESRCH
     ctx.out(job["reason"])
     return 0
 
@@ -367,7 +367,7 @@ def _print(ctx: Context, arguments: list[str]) -> int:
 
 def _no_domain(ctx: Context, domain: str) -> int:
     ctx.err("Bad request.", f"Could not find domain for {_domain_words(domain)}")
-    return launchd.NO_DOMAIN
+    return launchd_numbers.NO_DOMAIN
 
 
 # ---------------------------------------------------------------------------------------------------- list
@@ -433,7 +433,7 @@ def _limit(ctx: Context, arguments: list[str]) -> int:
 def _start(ctx: Context, arguments: list[str]) -> int:
     label = arguments[0] if arguments else ""
     if not ctx.is_root or _job(ctx, label) is None:
-        return launchd.ESRCH
+        return launchd_numbers.ESRCH
     ctx.call("kickstart", label=label)
     return 0
 
@@ -441,14 +441,14 @@ def _start(ctx: Context, arguments: list[str]) -> int:
 def _stop(ctx: Context, arguments: list[str]) -> int:
     label = arguments[0] if arguments else ""
     if not ctx.is_root or _job(ctx, label) is None:
-        return launchd.ESRCH
+        return launchd_numbers.ESRCH
     ctx.call("kill", label=label, number=int(signal.SIGTERM))
     return 0
 
 
 def _remove(ctx: Context, arguments: list[str]) -> int:
     label = arguments[0] if arguments else ""
-    return int(ctx.call("bootout", label=label)["error"]) if ctx.is_root else launchd.EPERM
+    return int(ctx.call("bootout", label=label)["error"]) if ctx.is_root else launchd_numbers.EPERM
 
 
 def _asuser(ctx: Context, arguments: list[str]) -> int:

@@ -9,7 +9,7 @@ from maclab.commands import vm_stat
 from maclab.commands.info import CommandInfo
 from maclab.machine import sysctls
 from maclab.machine.context import Context
-from maclab.machine.model import PAGE_BYTES
+from maclab.machine.units import PAGE_BYTES
 
 INFO = CommandInfo(
     name="memory_pressure",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from maclab.commands.info import CommandInfo
 from maclab.machine.context import Context
-from maclab.machine.model import Mac, Volume
+from maclab.machine.model import Mac
+from maclab.machine.volumes import Volume
 
 INFO = CommandInfo(
     name="mount",

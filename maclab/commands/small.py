@@ -15,7 +15,7 @@ from pathlib import Path
 from maclab.commands._proc import processes
 from maclab.commands.info import CommandInfo
 from maclab.machine.context import Context
-from maclab.machine.model import fresh_uuid
+from maclab.machine.units import fresh_uuid
 
 
 def _arch(ctx: Context) -> int:

@@ -13,7 +13,8 @@ from maclab.commands import _directory as directory
 from maclab.commands.info import CommandInfo
 from maclab.machine import tree
 from maclab.machine.context import Context
-from maclab.machine.model import Mac, user_record
+from maclab.machine.model import Mac
+from maclab.machine.records import user_record
 
 INFO = CommandInfo(
     name="sysadminctl",

@@ -13,7 +13,8 @@ from typing import Any
 from maclab.commands._disks import measured
 from maclab.commands.info import CommandInfo
 from maclab.machine.context import Context
-from maclab.machine.model import Container, Mac, Volume
+from maclab.machine.model import Mac
+from maclab.machine.volumes import Container, Volume
 
 INFO = CommandInfo(
     name="system_profiler",

@@ -9,7 +9,8 @@ from __future__ import annotations
 from maclab.commands.info import CommandInfo
 from maclab.machine import sysctls
 from maclab.machine.context import Context
-from maclab.machine.model import PAGE_BYTES, Mac
+from maclab.machine.model import Mac
+from maclab.machine.units import PAGE_BYTES
 
 INFO = CommandInfo(
     name="vm_stat",

@@ -8,44 +8,16 @@ beginning is in maclab.machine.stock. Source of the GPU's limits: reference sect
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import math
 import time
-import types
-import typing
-import uuid as uuidlib
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SCALE = 4096
-"""One byte of the lab's backing store stands for this many bytes of the simulated SSD."""
-
-MIB = 1 << 20
-GIB = 1 << 30
-GB = 10**9
-PAGE_BYTES = 16384
-"""Page size of Apple Silicon (recording sysctl_hw: hw.pagesize)."""
-
-APFS_CONTENT = "41504653-0000-11AA-AA11-00306543ECAC"
-CONTAINER_CONTENT = "EF57347C-0000-11AA-AA11-00306543ECAC"
-FRESH_VOLUME_BYTES = 32768
-"""What an empty new volume reports as in use (recording apfs_list__with_quota_volume)."""
-
-
-def stable_uuid(*parts: str) -> str:
-    """The same upper-case UUID for the same parts, so that a lab that is built again has the same
-    identifiers.
-    """
-    return str(uuidlib.uuid5(uuidlib.NAMESPACE_DNS, "/".join(("ds4-fleet.lab", *parts)))).upper()
-
-
-def fresh_uuid() -> str:
-    """A new random UUID in macOS's upper-case spelling."""
-    return str(uuidlib.uuid4()).upper()
-
+from maclab.machine import saved
+from maclab.machine.records import Record
+from maclab.machine.units import GIB, fresh_uuid
+from maclab.machine.volumes import Container, Disk, Volume
 
 # ----------------------------------------------------------------------------------------------------
 # hardware
@@ -151,152 +123,6 @@ def stock_wired_limit_mib(memory_gb: int, policy: str) -> int:
     """
     table, default = (_STOCK_NEWER, 0.84) if policy == "newer" else (_STOCK_OLDER, 0.75)
     return int(memory_gb * 1024 * table.get(memory_gb, default))
-
-
-@dataclass
-class Snapshot:
-    """The sealed system snapshot that is mounted on `/`; its UUID is not the volume's (reference 1.1)."""
-
-    uuid: str
-    name: str
-    mount_point: str = "/"
-
-
-@dataclass
-class CryptoUser:
-    """Who can unlock a volume (recording apfs_listCryptoUsers_plist)."""
-
-    uuid: str
-    kind: str = "LocalOpenDirectory"
-    owner: bool = True
-
-
-@dataclass
-class Volume:
-    """An APFS volume. `in_use_bytes` is the model's own base load; what lies in the backing store comes on
-    top.
-    """
-
-    uuid: str
-    name: str
-    slice: int
-    roles: list[str] = field(default_factory=list)
-    quota_bytes: int = 0
-    reserve_bytes: int = 0
-    in_use_bytes: int = FRESH_VOLUME_BYTES
-    mount_point: str = ""
-    mount_options: list[str] = field(default_factory=list)
-    case_sensitive: bool = False
-    encrypted: bool = True
-    filevault: bool = False
-    locked: bool = False
-    sealed: str = "No"
-    encryption_progress: str = ""
-    os_internal: bool = False
-    owners_enabled: bool = True
-    indexed: bool = True
-    crypto_users: list[CryptoUser] = field(default_factory=list)
-    snapshot: Snapshot | None = None
-    group_uuid: str = ""
-    backing: str = ""
-    """Name of the subvolume that holds the contents; empty for the stock volumes, which have no contents."""
-    backing_id: int = 0
-
-
-@dataclass
-class Container:
-    """An APFS container on one partition of a disk."""
-
-    uuid: str
-    number: int
-    disk: int
-    partition: int
-    partition_uuid: str
-    size_bytes: int
-    content: str = "Apple_APFS"
-    volumes: list[Volume] = field(default_factory=list)
-    image: str = ""
-    """File name of the backing image below the Mac's storage folder; empty when nothing can be added."""
-    reported_free_bytes: int | None = None
-    """A recorded Mac's free space, where it is not the difference of the recorded numbers (metadata)."""
-    filler_bytes: int = 0
-    """What the fault disk-full has put into the container, in real bytes."""
-
-    @property
-    def reference(self) -> str:
-        return f"disk{self.number}"
-
-    @property
-    def physical_store(self) -> str:
-        return f"disk{self.disk}s{self.partition}"
-
-    def device(self, volume: Volume) -> str:
-        return f"disk{self.number}s{volume.slice}"
-
-    def snapshot_device(self, volume: Volume) -> str:
-        return f"{self.device(volume)}s1"
-
-    def free_bytes(self, measured: dict[str, int] | None = None) -> int:
-        """Space not allocated: size less what volumes use or have reserved.
-
-        `measured`: bytes (real) per volume UUID found in the backing store, added to the model's base load.
-        """
-        if self.reported_free_bytes is not None:
-            return self.reported_free_bytes
-        used = sum(max(in_use(v, measured), v.reserve_bytes) for v in self.volumes)
-        return max(0, self.size_bytes - used - self.filler_bytes)
-
-    def base_load_bytes(self) -> int:
-        """What the stock volumes occupy; the backing image holds only the rest."""
-        return sum(v.in_use_bytes for v in self.volumes if not v.backing)
-
-    def next_slice(self) -> int:
-        """The next slice number: one above the highest ever used, so a deleted volume leaves a gap."""
-        return max((v.slice for v in self.volumes), default=0) + 1
-
-
-def in_use(volume: Volume, measured: dict[str, int] | None) -> int:
-    """Bytes in use by a volume: base load plus what was measured in its backing store."""
-    return volume.in_use_bytes + (measured or {}).get(volume.uuid, 0)
-
-
-@dataclass
-class Disk:
-    """A physical disk. Kind of bus: reference 1.6 ("Apple Fabric" internal, "USB", "PCI-Express", "Disk
-    Image").
-    """
-
-    number: int
-    size_bytes: int
-    media_name: str
-    protocol: str = "Apple Fabric"
-    internal: bool = True
-    uuid: str = ""
-    revision: str = "561.100."
-    serial: str = "0ba018e4045c5e3e"
-
-    @property
-    def device(self) -> str:
-        return f"disk{self.number}"
-
-
-@dataclass
-class Record:
-    """A record of the local directory (dscl): attribute names as Open Directory spells them, each a list
-    of values.
-    """
-
-    attributes: dict[str, list[str]] = field(default_factory=dict)
-    password_hash: str = "*"
-    """crypt(3) hash for sshd and sudo; "*" = no password."""
-
-    def first(self, key: str, default: str = "") -> str:
-        values = self.attributes.get(key)
-        return values[0] if values else default
-
-    @property
-    def name(self) -> str:
-        return self.first("RecordName")
 
 
 @dataclass
@@ -518,7 +344,7 @@ class Mac:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Mac:
         """The inverse of `to_dict`; unknown keys are ignored, missing ones take their defaults."""
-        mac: Mac = _build(cls, data)
+        mac: Mac = saved.build(cls, data)
         return mac
 
     def save(self, path: Path) -> None:
@@ -547,83 +373,3 @@ class Mac:
 
 
 _KEPT: dict[Path, tuple[tuple[int, int, int], Mac]] = {}
-Converter = Callable[[Any], Any]
-
-
-@functools.cache
-def _plan(cls: Hashable) -> list[tuple[str, Converter | None]]:
-    kind: Any = cls
-    hints = typing.get_type_hints(kind)
-    return [(f.name, _converter(hints[f.name])) for f in dataclasses.fields(kind)]
-
-
-def _converter(hint: Any) -> Converter | None:
-    if dataclasses.is_dataclass(hint):
-        return functools.partial(_build, hint)
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        inner = next((a for a in args if dataclasses.is_dataclass(a)), None)
-        return (lambda value: None if value is None else _build(inner, value)) if inner else None
-    if origin is list and dataclasses.is_dataclass(args[0]):
-        return lambda value: [_build(args[0], item) for item in value]
-    if origin is dict and dataclasses.is_dataclass(args[1]):
-        return lambda value: {key: _build(args[1], item) for key, item in value.items()}
-    return None
-
-
-def _build(cls: Any, data: dict[str, Any]) -> Any:
-    values = {}
-    for name, convert in _plan(cls):
-        if name in data:
-            values[name] = convert(data[name]) if convert else data[name]
-    return cls(**values)
-
-
-def user_record(
-    name: str, uid: int, gid: int, home: str, shell: str, real_name: str, *, seed: str = ""
-) -> Record:
-    """A complete user record, as sysadminctl or the setup assistant would write it."""
-    return Record(
-        {
-            "RecordName": [name],
-            "UniqueID": [str(uid)],
-            "PrimaryGroupID": [str(gid)],
-            "NFSHomeDirectory": [home],
-            "UserShell": [shell],
-            "RealName": [real_name],
-            "GeneratedUID": [stable_uuid(seed, "user", name)],
-            "Password": ["********" if uid >= 500 else "*"],
-            "RecordType": ["dsRecTypeStandard:Users"],
-            "AppleMetaNodeLocation": ["/Local/Default"],
-        }
-    )
-
-
-def group_record(
-    name: str, gid: int, real_name: str, members: list[str] | None = None, *, seed: str = ""
-) -> Record:
-    """A complete group record; `members` are user names."""
-    record = Record(
-        {
-            "RecordName": [name],
-            "PrimaryGroupID": [str(gid)],
-            "RealName": [real_name],
-            "Password": ["*"],
-            "GeneratedUID": [stable_uuid(seed, "group", name)],
-            "RecordType": ["dsRecTypeStandard:Groups"],
-            "AppleMetaNodeLocation": ["/Local/Default"],
-        }
-    )
-    if members:
-        record.attributes["GroupMembership"] = list(members)
-    return record
-
-
-def human(size_bytes: float) -> str:
-    """Bytes as diskutil writes them: base 10, one decimal ("245.1 GB", "524.3 MB", "20.5 KB")."""
-    value = float(size_bytes)
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if abs(value) < 1000 or unit == "TB":
-            return f"{int(value)} B" if unit == "B" else f"{math.floor(value * 10 + 0.5) / 10:.1f} {unit}"
-        value /= 1000
-    raise AssertionError("unreachable")

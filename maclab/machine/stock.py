@@ -12,25 +12,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from maclab.machine.model import (
-    GB,
-    GIB,
-    Boot,
-    Container,
-    CryptoUser,
-    Disk,
-    Hardware,
-    Mac,
-    Names,
-    Power,
-    Record,
-    Snapshot,
-    Volume,
-    fresh_uuid,
-    group_record,
-    stable_uuid,
-    user_record,
-)
+from maclab.machine.model import Boot, Hardware, Mac, Names, Power
+from maclab.machine.records import Record, group_record, user_record
+from maclab.machine.units import GB, GIB, fresh_uuid, stable_uuid
+from maclab.machine.volumes import Container, CryptoUser, Disk, Snapshot, Volume
 
 # (performance cores, efficiency cores, GPU cores) by chip and, where Apple sells two sizes, by memory.
 # Source: Apple's technical specifications of each model; only the totals reach any decision of the role.

@@ -23,7 +23,9 @@ from pathlib import Path
 
 from maclab.faults.commands import CONTAINER_LATE
 from maclab.faults.launchd import FSTAB_IGNORED, VOLUME_ELSEWHERE
-from maclab.machine.model import SCALE, Container, Mac, Volume
+from maclab.machine.model import Mac
+from maclab.machine.units import SCALE
+from maclab.machine.volumes import Container, Volume
 
 MOUNTS = Path("/.lab/storage")
 """Inside a Mac: every container's file system, by container UUID."""

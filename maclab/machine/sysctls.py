@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maclab.faults.commands import MEMORY_PRESSURE
-from maclab.machine.model import MIB, PAGE_BYTES, Mac
+from maclab.machine.model import Mac
+from maclab.machine.units import MIB, PAGE_BYTES
 
 # Read now: in a Mac, where the commands run, the checkout's own path does not exist.
 _STOCK = (Path(__file__).resolve().parents[1] / "data" / "sysctl_stock.txt").read_text()

@@ -17,7 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from maclab.machine import etc
-from maclab.machine.model import Mac, Record
+from maclab.machine.model import Mac
+from maclab.machine.records import Record
 
 SIM = "/.lab/bin/sim"
 HOST = "/.lab/host"
@@ -94,8 +95,8 @@ def build(root: Path, mac: Mac, host_python: Path, simulated: Iterable[str]) -> 
     """Assemble the root folder of `mac` at `root` (made if missing; what is there already is kept).
 
     `host_python`: the interpreter of the host that plays the Command Line Tools' Python; its installation
-    prefix is to be mounted at /.lab/clt-python (see `python_prefix`). `simulated`: where macOS has the commands
-    that are simulated. Needs root, for owners and modes.
+    prefix is to be mounted at /.lab/clt-python (see `python_prefix`). `simulated`: where macOS has the
+    commands that are simulated. Needs root, for owners and modes.
     """
     for path in _FOLDERS:
         folder = root / path.replace("~", " ")

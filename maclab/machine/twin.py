@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from maclab.machine import model
+from maclab.machine.records import group_record, user_record
+from maclab.machine.volumes import Volume
 
 Facts = Mapping[str, Any]
 
@@ -50,10 +52,10 @@ def shape(mac: model.Mac, facts: Facts) -> None:
 def _accounts(mac: model.Mac, facts: Facts) -> None:
     for name, gid in (facts.get("groups") or {}).items():
         if gid is not None:
-            mac.groups[name] = model.group_record(name, gid, name, seed=mac.name)
+            mac.groups[name] = group_record(name, gid, name, seed=mac.name)
     for name, user in (facts.get("users") or {}).items():
         if user is not None:
-            record = model.user_record(
+            record = user_record(
                 name, user["uid"], user["gid"], user["home"], user["shell"], name, seed=mac.name
             )
             if user.get("hidden"):
@@ -82,7 +84,7 @@ def _volumes(mac: model.Mac, facts: Facts) -> None:
             known.uuid = entry["uuid"]
             continue
         container.volumes.append(
-            model.Volume(
+            Volume(
                 uuid=entry["uuid"],
                 name=entry["name"],
                 slice=container.next_slice(),

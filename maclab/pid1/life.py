@@ -7,16 +7,12 @@ PID 1 may hold the lock.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import plistlib
 import shutil
 import signal
-import socket
 import stat
 import time
-from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,21 +25,22 @@ from maclab.faults.launchd import (
     RUN_AT_LOAD_LOST,
     SLOW_BOOTOUT,
 )
-from maclab.machine import launchd, sleep, storage, sysctls
+from maclab.machine import job_spec, launchd, launchd_numbers, sleep, storage, sysctls
 from maclab.machine.context import CONTROL_SOCKET, HIDDEN, MAC_FILE, locked_mac
-from maclab.machine.launchd import BadPlist, JobSpec, Launchd
+from maclab.machine.job_spec import BadPlist, JobSpec
+from maclab.machine.launchd import Launchd
 from maclab.machine.model import Mac
 from maclab.network import net
+from maclab.pid1.hands import Hands
 from maclab.pid1.init import Init, fresh_child, raise_limits
+from maclab.pid1.jobs import job_data
 from maclab.pid1.seat import EXIT_HALT, EXIT_REBOOT, Seat
-from maclab.pid1.spawn import DEFAULT_OPEN_FILES, become_job
 
 DAEMON_FOLDERS = (Path("/System/Library/LaunchDaemons"), Path("/Library/LaunchDaemons"))
 RUN = HIDDEN / "run"
 ASSERTIONS = RUN / "assertions"
 AUTHRESTART = HIDDEN / "authrestart"
 """Left by `fdesetup authrestart`: the next boot needs no password."""
-SERVICES = {"ssh": 22}
 SSHD_JOB = "com.openssh.sshd"
 SLOW_BOOTOUT_S = 8.0
 STOP_OTHERS_S = 2.0
@@ -58,79 +55,6 @@ LOCKED_SSHD = [
     "-o",
     "ForceCommand=/.lab/bin/lab-unlock",
 ]
-
-
-class Hands:
-    """The effects of launchd's state machine in a real Mac."""
-
-    def __init__(self, init: Init) -> None:
-        self.init = init
-        self.launchd: Launchd
-        self.listeners: dict[str, socket.socket] = {}
-        self.sessions: set[int] = set()
-        self.open_files = DEFAULT_OPEN_FILES
-        self.on_session: Callable[[], object] = lambda: None
-
-    def now(self) -> float:
-        return time.monotonic()
-
-    def wall(self) -> datetime:
-        return datetime.now()
-
-    def spawn(self, spec: JobSpec) -> int:
-        pid = self.init.fork(lambda status: self.launchd.exited(pid, status))
-        if pid == 0:
-            become_job(spec, self.open_files)
-        return pid
-
-    def signal(self, pid: int, number: int, *, group: bool) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if group:
-                os.killpg(pid, number)
-            else:
-                os.kill(pid, number)
-
-    def exists(self, path: str) -> bool:
-        return Path(path).exists()
-
-    def stamp(self, path: str) -> object:
-        try:
-            info = Path(path).stat()
-        except OSError:
-            return None
-        return info.st_mtime_ns, info.st_ino, info.st_size
-
-    def listen(self, spec: JobSpec) -> None:
-        """One process per connection; a changed sshd configuration needs no restart (reference 5.2)."""
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("0.0.0.0", SERVICES.get(spec.socket_service, 0)))
-        listener.listen(128)
-        self.listeners[spec.label] = listener
-        self.init.watch(listener.fileno(), lambda: self._accept(listener, spec))
-
-    def unlisten(self, spec: JobSpec) -> None:
-        listener = self.listeners.pop(spec.label, None)
-        if listener:
-            self.init.unwatch(listener.fileno())
-            listener.close()
-
-    def log(self, text: str) -> None:
-        print(datetime.now().isoformat(" ", "milliseconds"), "launchd:", text, flush=True)
-
-    def _accept(self, listener: socket.socket, spec: JobSpec) -> None:
-        try:
-            link, _ = listener.accept()
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
-                raise
-            return
-        self.on_session()
-        pid = self.init.fork(lambda _status: self.sessions.discard(pid))
-        if pid == 0:
-            become_job(spec, self.open_files, link.fileno())
-        self.sessions.add(pid)
-        link.close()
 
 
 class Machine:
@@ -202,36 +126,36 @@ class Machine:
 
     def _read(self, path: Path) -> JobSpec:
         info = path.lstat()
-        if not launchd.may_load(
+        if not job_spec.may_load(
             owner_uid=info.st_uid,
             owner_gid=info.st_gid,
             mode=info.st_mode,
             is_link=stat.S_ISLNK(info.st_mode),
         ):
-            raise BadPlist(launchd.BAD_PATH, "Path had bad ownership/permissions")
+            raise BadPlist(launchd_numbers.BAD_PATH, "Path had bad ownership/permissions")
         try:
             data = plistlib.loads(path.read_bytes())
         except Exception as error:  # plistlib lets the XML parser's errors through
-            raise BadPlist(launchd.BAD_PLIST, str(error)) from error
-        return launchd.parse_job(data, str(path))
+            raise BadPlist(launchd_numbers.BAD_PLIST, str(error)) from error
+        return job_spec.parse_job(data, str(path))
 
     # -------------------------------------------------------------------------------------------- launchctl
 
     def bootstrap(self, question: dict[str, Any], uid: int) -> dict[str, Any]:
         """Load the plist at `path`: {error: launchd's number or 0, label}."""
         if uid:
-            return {"error": launchd.EPERM}
+            return {"error": launchd_numbers.EPERM}
         try:
             spec = self._read(Path(question["path"]))
         except FileNotFoundError:
-            return {"error": launchd.ENOENT}
+            return {"error": launchd_numbers.ENOENT}
         except BadPlist as bad:
             return {"error": bad.number}
         if LOGIN_ITEM_BLOCKED.active(self.faults) and spec.path.startswith("/Library/"):
-            return {"error": launchd.BLOCKED}
+            return {"error": launchd_numbers.BLOCKED}
         if BOOTSTRAP_ERROR.active(self.faults) and not self.failed_once:
             self.failed_once = True
-            return {"error": launchd.EIO}
+            return {"error": launchd_numbers.EIO}
         refused = self._unknown_user(spec)
         if refused:
             return {"error": refused, "label": spec.label}
@@ -251,12 +175,12 @@ class Machine:
     def bootout(self, question: dict[str, Any], uid: int) -> dict[str, Any]:
         """Unload `label`, or the job in the plist at `path`: {error}."""
         if uid:
-            return {"error": launchd.EPERM}
+            return {"error": launchd_numbers.EPERM}
         label = question.get("label") or self._label_of(question["path"])
         self.launchd.linger_s = SLOW_BOOTOUT_S if SLOW_BOOTOUT.active(self.faults) else 0.0
         error = self.launchd.bootout(label)
         if error == 0 and BOOTOUT_IN_PROGRESS.active(self.faults):
-            error = launchd.EINPROGRESS
+            error = launchd_numbers.EINPROGRESS
         return {"error": error}
 
     def _label_of(self, path: str) -> str:
@@ -268,9 +192,9 @@ class Machine:
     def kickstart(self, question: dict[str, Any], uid: int) -> dict[str, Any]:
         """Run `label` now (`kill`: restart it): {error, pid}."""
         if question["label"] not in self.launchd.jobs:
-            return {"error": launchd.NO_SERVICE}
+            return {"error": launchd_numbers.NO_SERVICE}
         if uid:
-            return {"error": launchd.EPERM}
+            return {"error": launchd_numbers.EPERM}
         error = self.launchd.kickstart(question["label"], kill=bool(question.get("kill")))
         job = self.launchd.jobs.get(question["label"])
         return {"error": error, "pid": job.pid if job else 0, "runs": job.runs if job else 0}
@@ -278,13 +202,13 @@ class Machine:
     def kill(self, question: dict[str, Any], uid: int) -> dict[str, Any]:
         """Send signal `number` to `label`: {error}."""
         if uid:
-            return {"error": launchd.EPERM}
+            return {"error": launchd_numbers.EPERM}
         return {"error": self.launchd.kill(question["label"], int(question["number"]))}
 
     def set_disabled(self, question: dict[str, Any], uid: int) -> dict[str, Any]:
         """Remember enable/disable of `label` (the caller has saved it): {error}."""
         if uid:
-            return {"error": launchd.EPERM}
+            return {"error": launchd_numbers.EPERM}
         self.launchd.set_disabled(question["label"], bool(question["value"]))
         return {"error": 0}
 
@@ -298,7 +222,7 @@ class Machine:
         """Soft limit of open files of jobs that start from now on; set with `soft`: {error, soft}."""
         if "soft" in question:
             if uid:
-                return {"error": launchd.EPERM, "soft": self.hands.open_files}
+                return {"error": launchd_numbers.EPERM, "soft": self.hands.open_files}
             self.hands.open_files = int(question["soft"])
         return {"error": 0, "soft": self.hands.open_files}
 
@@ -307,7 +231,7 @@ class Machine:
     def shutdown(self, question: dict[str, Any], uid: int) -> dict[str, Any]:
         """Stop the jobs in order, then `kind`: reboot or halt. `unlocked`: as after fdesetup authrestart."""
         if uid:
-            return {"error": launchd.EPERM}
+            return {"error": launchd_numbers.EPERM}
         if question.get("unlocked"):
             AUTHRESTART.touch()
         if not self.ending:
@@ -412,7 +336,7 @@ class Machine:
     def set_faults(self, question: dict[str, Any], uid: int) -> dict[str, Any]:
         """The faults that are on from now; each is also a file for programs that ask no command."""
         if uid:
-            return {"error": launchd.EPERM}
+            return {"error": launchd_numbers.EPERM}
         self.faults = set(question["names"])
         self.failed_once = self.failed_once and BOOTSTRAP_ERROR.active(self.faults)
         folder = RUN / "faults"
@@ -438,39 +362,6 @@ class Machine:
     @staticmethod
     def _waiting_sshd() -> JobSpec:
         return JobSpec(SSHD_JOB, "", LOCKED_SSHD[0], tuple(LOCKED_SSHD), socket_service="ssh")
-
-
-def job_data(job: launchd.Job) -> dict[str, Any]:
-    """A job as launchctl needs it."""
-    spec = job.spec
-    return {
-        "label": spec.label,
-        "path": spec.path,
-        "program": spec.program,
-        "arguments": list(spec.arguments),
-        "inferred": spec.inferred_program,
-        "working_directory": spec.working_directory,
-        "stdin": spec.stdin_path,
-        "stdout": spec.stdout_path,
-        "stderr": spec.stderr_path,
-        "environment": dict(spec.environment),
-        "user": spec.user,
-        "group": spec.group,
-        "process_type": spec.process_type,
-        "state": job.state,
-        "pid": job.pid,
-        "runs": job.runs,
-        "status": job.last_status,
-        "crashes": job.crashes,
-        "reason": job.reason,
-        "minimum_runtime_s": job.minimum_runtime_s,
-        "exit_timeout_s": spec.exit_timeout_s,
-        "keep_alive": spec.keep_alive.any,
-        "run_at_load": spec.run_at_load,
-        "umask": spec.umask,
-        "socket": spec.socket_service,
-        "interval_s": spec.start_interval_s,
-    }
 
 
 def _power(mac: Mac) -> dict[str, int]:

@@ -14,7 +14,8 @@ import resource
 from pathlib import Path
 from typing import NoReturn
 
-from maclab.machine.launchd import EX_CONFIG, STANDARD_PATH, JobSpec
+from maclab.machine.job_spec import JobSpec
+from maclab.machine.launchd import EX_CONFIG, STANDARD_PATH
 from maclab.pid1.init import fresh_child
 
 DEFAULT_OPEN_FILES = 256

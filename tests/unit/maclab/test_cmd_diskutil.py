@@ -8,7 +8,8 @@ import re
 import pytest
 
 from maclab.commands._disks import parse_size
-from maclab.machine.model import Container, CryptoUser, Disk, Mac, Snapshot, Volume
+from maclab.machine.model import Mac
+from maclab.machine.volumes import Container, CryptoUser, Disk, Snapshot, Volume
 from tests.unit.maclab.fake import RECORDINGS, bare, recording, run
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from maclab.commands import newsyslog
 from maclab.machine import etc
-from maclab.machine.launchd import next_moment, parse_job
+from maclab.machine.job_spec import next_moment, parse_job
 from tests.unit.maclab.fake import bare, run
 
 

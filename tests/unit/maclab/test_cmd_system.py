@@ -15,7 +15,9 @@ import pytest
 from maclab.commands import lsof
 from maclab.machine import sysctls
 from maclab.machine.context import Context
-from maclab.machine.model import GIB, Container, Disk, Mac, Snapshot, Volume, stock_wired_limit_mib
+from maclab.machine.model import Mac, stock_wired_limit_mib
+from maclab.machine.units import GIB
+from maclab.machine.volumes import Container, Disk, Snapshot, Volume
 from tests.unit.maclab.fake import RECORDINGS, bare, recording, run
 
 SYSCTL = "sysctl/sysctl_hw_machdep_kern__MacBookPro18,1_M1Pro_macOS14.4.1.txt"

@@ -22,7 +22,7 @@ from maclab.world import rules
 LAB = Path(maclab.__file__).parent
 SOURCES = [
     path.read_text()
-    for pattern in ("machine/*.py", "commands/**/*.py", "engine/src/*.[ch]")
+    for pattern in ("machine/*.py", "pid1/*.py", "commands/**/*.py", "engine/src/*.[ch]")
     for path in LAB.glob(pattern)
 ]
 #: Who looks at the Mac that the fault has shaped, instead of asking the fault.

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from maclab.commands import launchctl
-from maclab.machine import launchd
-from maclab.machine.launchd import Job, parse_job
+from maclab.machine import launchd, launchd_numbers
+from maclab.machine.job_spec import parse_job
+from maclab.machine.launchd import Job
 from maclab.machine.model import Mac
-from maclab.pid1.life import job_data
+from maclab.pid1.jobs import job_data
 from tests.unit.maclab.fake import RECORDINGS, FakeContext, Result, Terminal, bare, recording
 
 FOLDER = RECORDINGS / "launchctl"
@@ -136,11 +137,11 @@ class TestErrors:
         [
             (("bootstrap", "system", "/x.plist"), launchd.EIO, 5),
             (("bootstrap", "system", "/x.plist"), 37, 37),
-            (("bootstrap", "system", "/x.plist"), launchd.DISABLED, 119),
+            (("bootstrap", "system", "/x.plist"), launchd_numbers.DISABLED, 119),
             (("bootstrap", "gui/501", "/x.plist"), 0, 125),
-            (("bootout", "system/x"), launchd.ESRCH, 3),
+            (("bootout", "system/x"), launchd_numbers.ESRCH, 3),
             (("bootout", "system/x"), launchd.EIO, 5),
-            (("bootout", "system/x"), launchd.EINPROGRESS, 36),
+            (("bootout", "system/x"), launchd_numbers.EINPROGRESS, 36),
             (("kickstart", "system/nosuch"), 0, 113),
             (("kill", "TERM", "system/nosuch"), 0, 113),
             (("blame", "system/nosuch"), 0, 113),
@@ -164,21 +165,21 @@ class TestErrors:
             run(tmp_path, "bootstrap", "gui/501", path),
             run(tmp_path, "bootout", "system/x", uid=501),
             run(tmp_path, "print", "system/x"),
-            run(tmp_path, "kickstart", "system/x", jobs=[x], error=launchd.EPERM),
+            run(tmp_path, "kickstart", "system/x", jobs=[x], error=launchd_numbers.EPERM),
             run(tmp_path, "kickstart", "-p", "system/x", jobs=[x], tty=True),
             run(tmp_path, "load", path, error=launchd.EIO),
             run(tmp_path, "unload", path, error=launchd.EIO),
         ]
-        for number in (37, launchd.DISABLED, launchd.BAD_PATH):
+        for number in (37, launchd_numbers.DISABLED, launchd_numbers.BAD_PATH):
             said.append(run(tmp_path, "bootstrap", "system", path, error=number))
-        for number in (launchd.ESRCH, launchd.EIO, launchd.EINPROGRESS):
+        for number in (launchd_numbers.ESRCH, launchd.EIO, launchd_numbers.EINPROGRESS):
             said.append(run(tmp_path, "bootout", "system/x", error=number))
         printed = {line for one in said for line in f"{one.out}\n{one.err}".splitlines()}
         assert [line for line in self.LINES if line and line[0] != "#" and line not in printed] == []
 
     def test_bad_ownership_is_named_with_the_path_and_hidden_behind_5(self, tmp_path: Path) -> None:
         path = "/Library/LaunchDaemons/x.plist"
-        result = run(tmp_path, "bootstrap", "system", path, error=launchd.BAD_PATH)
+        result = run(tmp_path, "bootstrap", "system", path, error=launchd_numbers.BAD_PATH)
         assert result.status == 5
         assert set(result.err.splitlines()) <= set(self.LINES)
         assert len(result.err.splitlines()) == 2

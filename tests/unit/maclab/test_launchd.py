@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from maclab.machine import launchd
-from maclab.machine.launchd import BadPlist, JobSpec, Launchd, next_moment, parse_job
+from maclab.machine import job_spec, launchd
+from maclab.machine.job_spec import BadPlist, JobSpec, next_moment, parse_job
+from maclab.machine.launchd import Launchd
 
 PATH = "/Library/LaunchDaemons/org.example.job.plist"
 LABEL = "org.example.job"
@@ -478,7 +479,7 @@ class TestPlist:
     )
     def test_owner_and_mode(self, attributes: dict[str, Any], allowed: bool) -> None:
         usual = {"owner_uid": 0, "owner_gid": 0, "mode": 0o644, "is_link": False}
-        assert launchd.may_load(**{**usual, **attributes}) is allowed
+        assert job_spec.may_load(**{**usual, **attributes}) is allowed
 
 
 class TestDeadline:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from maclab.commands import _launchctl_show as show
-from maclab.machine.launchd import Job, parse_job
-from maclab.pid1.life import job_data
+from maclab.machine.job_spec import parse_job
+from maclab.machine.launchd import Job
+from maclab.pid1.jobs import job_data
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "recordings" / "launchctl"
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from maclab.machine.model import GIB, Mac, Volume, human, stable_uuid, stock_wired_limit_mib
+from maclab.machine.model import Mac, stock_wired_limit_mib
 from maclab.machine.stock import hardware_of, ssd_bytes
+from maclab.machine.units import GIB, human, stable_uuid
+from maclab.machine.volumes import Volume
 from tests.unit.maclab.fake import bare
 
 

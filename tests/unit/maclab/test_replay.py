@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from maclab.command_table import NOT_REPLAYED
-from maclab.machine.model import Container, Disk, Snapshot, Volume
+from maclab.machine.volumes import Container, Disk, Snapshot, Volume
 from tests.unit.maclab import test_cmd_system as system
 from tests.unit.maclab.fake import RECORDINGS, Result, bare, run
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from maclab.machine import storage
-from maclab.machine.model import SCALE, Volume
+from maclab.machine.units import SCALE
+from maclab.machine.volumes import Volume
 from tests.unit.maclab.fake import bare
 
 
