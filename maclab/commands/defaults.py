@@ -71,24 +71,8 @@ def main(ctx: Context) -> int:
     verb, domain, rest = words[0], words[1], words[2:]
     path = _file(ctx, domain)
     data = _load(ctx, path)
-    missing = f"The domain/default pair of ({domain}, {rest[0] if rest else ''}) does not exist"
-    if verb == "read":
-        if not data and not rest:
-            ctx.err(f"Domain {domain} does not exist")
-            return 1
-        if rest and rest[0] not in data:
-            ctx.err(missing)
-            return 1
-        ctx.out(_show(data[rest[0]] if rest else data))
-        return 0
-    if verb == "read-type":
-        if not rest or rest[0] not in data:
-            ctx.err(missing)
-            return 1
-        names = {"bool": "boolean", "int": "integer", "str": "string", "dict": "dictionary", "list": "array"}
-        kind = type(data[rest[0]]).__name__
-        ctx.out(f"Type is {names.get(kind, kind)}")
-        return 0
+    if verb in ("read", "read-type"):
+        return _read(ctx, verb, domain, data, rest[:1])
     if verb == "write" and len(rest) >= 2:
         value = _value(rest[1:])
         if value is None:
@@ -105,6 +89,24 @@ def main(ctx: Context) -> int:
             data = {}
         return 0 if _save(ctx, path, data) else 1
     return ctx.unsupported(verb)
+
+
+def _read(ctx: Context, verb: str, domain: str, data: dict[str, Any], key: list[str]) -> int:
+    """Print a domain or the value (for read-type the type) of the key that is in `key`."""
+    if not key and not data and verb == "read":
+        ctx.err(f"Domain {domain} does not exist")
+        return 1
+    if key[0] not in data if key else verb == "read-type":
+        ctx.err(f"The domain/default pair of ({domain}, {key[0] if key else ''}) does not exist")
+        return 1
+    value = data[key[0]] if key else data
+    if verb == "read":
+        ctx.out(_show(value))
+    else:
+        names = {"bool": "boolean", "int": "integer", "str": "string", "dict": "dictionary", "list": "array"}
+        kind = type(value).__name__
+        ctx.out(f"Type is {names.get(kind, kind)}")
+    return 0
 
 
 def _value(words: list[str]) -> Any:

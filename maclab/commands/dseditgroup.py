@@ -10,6 +10,7 @@ from maclab.commands import _directory as directory
 from maclab.commands.info import CommandInfo
 from maclab.machine.context import Context
 from maclab.machine.model import Mac
+from maclab.machine.records import Record
 
 INFO = CommandInfo(
     name="dseditgroup",
@@ -86,12 +87,7 @@ def _change(ctx: Context, mac: Mac, operation: str, group: str, options: dict[st
         if record is not None:
             ctx.err("Group already exists.")
             return 77
-        record = mac.groups[group] = directory.new_record(group, "Groups")
-        taken = {int(r.first("PrimaryGroupID", "0")) for r in mac.groups.values()}
-        record.attributes["PrimaryGroupID"] = [options.get("i") or str(max(501, max(taken) + 1))]
-        record.attributes["Password"] = ["*"]
-        if options.get("r"):
-            record.attributes["RealName"] = [options["r"]]
+        _create(mac, group, options)
         return 0
     if record is None:
         ctx.err("Group not found.")
@@ -101,6 +97,19 @@ def _change(ctx: Context, mac: Mac, operation: str, group: str, options: dict[st
         return 0
     if operation != "edit":
         return ctx.unsupported(f"-o {operation}")
+    return _edit(ctx, mac, record, options)
+
+
+def _create(mac: Mac, group: str, options: dict[str, str]) -> None:
+    record = mac.groups[group] = directory.new_record(group, "Groups")
+    taken = {int(r.first("PrimaryGroupID", "0")) for r in mac.groups.values()}
+    record.attributes["PrimaryGroupID"] = [options.get("i") or str(max(501, max(taken) + 1))]
+    record.attributes["Password"] = ["*"]
+    if options.get("r"):
+        record.attributes["RealName"] = [options["r"]]
+
+
+def _edit(ctx: Context, mac: Mac, record: Record, options: dict[str, str]) -> int:
     if options.get("i"):
         record.attributes["PrimaryGroupID"] = [options["i"]]
     if options.get("r"):

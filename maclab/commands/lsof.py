@@ -48,43 +48,46 @@ class Entry:
 def main(ctx: Context) -> int:
     """Print what matches; status 1 when nothing does."""
     wanted: dict[str, str] = {}
-    fields, terse, names = "", False, []
+    names = []
     words = list(ctx.args)
     while words:
         word = words.pop(0)
         if word.startswith("-") and len(word) > 1:
-            rest = word[1:]
-            while rest:
-                flag, rest = rest[0], rest[1:]
-                if flag in "nPaOwbl":
-                    wanted[flag] = ""
-                elif flag == "t":
-                    terse = True
-                elif flag == "i":
-                    taken = rest or (words.pop(0) if words and _ADDRESS_START.match(words[0]) else "")
-                    wanted["i"], rest = taken, ""
-                elif flag in "spcuF":
-                    value = rest or _value(flag, words)
-                    rest = ""
-                    if flag == "F":
-                        fields = value or "pcn"
-                    else:
-                        wanted[flag] = value
-                else:
-                    return ctx.unsupported(f"-{flag}")
+            unknown = _take_flags(word[1:], words, wanted)
+            if unknown:
+                return ctx.unsupported(f"-{unknown}")
         elif word.startswith("+"):
             return ctx.unsupported(word)
         else:
             names.append(os.path.realpath(Path(ctx.cwd, word)))
     entries = _entries(ctx, wanted, names)
-    if terse:
+    if "t" in wanted:
         for pid in dict.fromkeys(entry.process.pid for entry in entries):
             ctx.out(str(pid))
-    elif fields:
-        _print_fields(ctx, entries, fields)
+    elif "F" in wanted:
+        _print_fields(ctx, entries, wanted["F"])
     elif entries:
         _print_table(ctx, entries)
     return 0 if entries else 1
+
+
+def _take_flags(rest: str, words: list[str], wanted: dict[str, str]) -> str:
+    """Put the flags of one word into `wanted`, each with its value from the word or the next of `words`;
+    returns the first flag that is not simulated.
+    """
+    while rest:
+        flag, rest = rest[0], rest[1:]
+        if flag in "nPaOwblt":
+            wanted[flag] = ""
+        elif flag == "i":
+            wanted["i"] = rest or (words.pop(0) if words and _ADDRESS_START.match(words[0]) else "")
+            rest = ""
+        elif flag in "spcuF":
+            wanted[flag] = rest or _value(flag, words) or ("pcn" if flag == "F" else "")
+            rest = ""
+        else:
+            return flag
+    return ""
 
 
 def _value(flag: str, words: list[str]) -> str:

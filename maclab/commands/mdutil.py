@@ -31,16 +31,16 @@ def main(ctx: Context) -> int:
             switch = next(rest, "")
         elif word == "-d":
             switch = "off"
-        elif word == "-a":
-            every = True
-        elif word in ("-s", "-E", "-v"):
-            continue
-        elif word.startswith("-") and len(word) == 3 and set(word[1:]) <= set("saEv"):
+        elif len(word) in (2, 3) and word.startswith("-") and set(word[1:]) <= set("saEv"):
             every = every or "a" in word
         elif word.startswith("-"):
             return ctx.unsupported(word)
         else:
             words.append(word)
+    return _each(ctx, switch, words, every)
+
+
+def _each(ctx: Context, switch: str, words: list[str], every: bool) -> int:
     if switch and switch not in ("on", "off"):
         return ctx.unsupported(f"-i {switch}")
     if switch and not ctx.is_root:

@@ -34,12 +34,19 @@ def main(ctx: Context) -> int:
     if not ctx.is_root:
         ctx.err(f"{ctx.name}: NOT super-user")
         return 1
-    if ctx.name in ("reboot", "halt"):
-        for word in ctx.args:
-            if word != "-q":
-                return ctx.unsupported(word)
-        ctx.call("shutdown", kind=ctx.name)
-        return 0
+    return _shutdown(ctx) if ctx.name == "shutdown" else _at_once(ctx)
+
+
+def _at_once(ctx: Context) -> int:
+    """reboot and halt."""
+    for word in ctx.args:
+        if word != "-q":
+            return ctx.unsupported(word)
+    ctx.call("shutdown", kind=ctx.name)
+    return 0
+
+
+def _shutdown(ctx: Context) -> int:
     actions = {"-r": "reboot", "-h": "halt", "-s": "sleep"}
     action, when = "", ""
     for word in ctx.args:

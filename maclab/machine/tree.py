@@ -142,6 +142,14 @@ def _seams(root: Path, host_python: Path) -> None:
         # The dynamic loader looks in /lib last, so a Python with a shared library of its own finds it there.
         for library in (prefix / "lib").glob("libpython*.so*"):
             _link(root / "lib" / library.name, f"{CLT_PYTHON}/lib/{library.name}")
+    cache = Path("/etc/ld.so.cache")
+    if cache.exists():
+        shutil.copy(cache, root / "private/etc/ld.so.cache")
+    _shared_seams(root)
+
+
+def _shared_seams(root: Path) -> None:
+    """Data and helpers of the host's programs."""
     for name in ("git-core", "terminfo", "misc", "file", "perl", "perl5", "locale", "vim", "awk"):
         if Path("/usr/share", name).exists():
             _link(root / "usr/share" / name, f"{HOST}/usr/share/{name}")
@@ -159,9 +167,6 @@ def _seams(root: Path, host_python: Path) -> None:
     )
     if sftp:
         _link(root / "usr/libexec/sftp-server", HOST + sftp)
-    cache = Path("/etc/ld.so.cache")
-    if cache.exists():
-        shutil.copy(cache, root / "private/etc/ld.so.cache")
 
 
 def host_tool(name: str) -> str | None:
