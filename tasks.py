@@ -217,8 +217,8 @@ def weights(
     yes: bool = False,
     json: bool = False,
 ) -> None:
-    """Model files: list (what is where, proven when, used by whom), verify [--file NAME] (hash anew),
-    prune [--wrong] [--staged] (free what nobody needs; also copies that failed, also what is only staged),
+    """Model files: list (what is where, proven when, used by what), verify [--file NAME] (hash anew),
+    prune [--wrong] [--staged] (free what is not needed; also copies that failed, also what is only staged),
     add FILE_OR_URL --id ID [--quant Q] [--hash] (a catalogue entry)
     """
     from ds4fleet.weights import add, care, listing

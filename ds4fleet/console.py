@@ -100,7 +100,7 @@ def confirm(question: str, *, yes: bool = False) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise OperatorError(f"{question} Nobody is there to ask: add --yes.", exit_code=EXIT_USAGE)
+        raise OperatorError(f"{question} stdin is not a terminal; pass --yes.", exit_code=EXIT_USAGE)
     return out.input(f"{question} [y/N] ", markup=False, emoji=False).strip().lower() in {"y", "yes"}
 
 

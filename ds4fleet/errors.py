@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: The work was tried and failed.
 EXIT_FAILED = 1
-#: The command line or the inventory says something that cannot be meant.
+#: The command line or the inventory says something that is invalid.
 EXIT_USAGE = 2
 #: The plan refuses: nothing was changed.
 EXIT_REFUSED = 3

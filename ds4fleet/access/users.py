@@ -41,7 +41,7 @@ def keys_for(host: str, region: str, access: Any) -> list[str]:
     Raises OperatorError for an entry that is not of the file's shape or holds something that is no key.
     """
     if access is not None and not isinstance(access, Mapping):
-        raise OperatorError("ds4_access is no mapping of users to their keys.", exit_code=EXIT_USAGE)
+        raise OperatorError("ds4_access is not a mapping of users to their keys.", exit_code=EXIT_USAGE)
     lines = []
     for user, entry in sorted((access or {}).items(), key=str):
         check_user(user)
@@ -50,7 +50,7 @@ def keys_for(host: str, region: str, access: Any) -> list[str]:
         places = entry.get("to") or []
         if not isinstance(places, list):
             raise OperatorError(
-                f"ds4_access: what {user} may reach (to) is no list of hosts, regions or all.",
+                f"ds4_access: what {user} may reach (to) is not a list of hosts, regions or all.",
                 exit_code=EXIT_USAGE,
             )
         if not {host, region, EVERYWHERE} & {str(place) for place in places}:

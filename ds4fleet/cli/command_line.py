@@ -92,7 +92,7 @@ class _Line:
         except ParseError as error:
             raise self._not_understood(error, parser, verbs) from error
         except ValueError as error:  # of int() and float(), which Invoke lets through
-            raise _refusal(f"{str(error).rpartition(': ')[2]} is no number") from error
+            raise _refusal(f"{str(error).rpartition(': ')[2]} is not a number") from error
         self.judge([*self.program.core[0].args.values(), *parsed[0].args.values()], parsed[1:])
 
     def judge(self, of_the_runner: Iterable[Argument], called: Sequence[ParserContext]) -> None:

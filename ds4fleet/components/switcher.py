@@ -124,7 +124,7 @@ def order(
 def limits(settings: Mapping[str, Any]) -> dict[str, float]:
     """The settings of an order (switch.core.SETTINGS) from a host's variables.
 
-    Raises OperatorError for a value that cannot be meant.
+    Raises OperatorError for a value that is invalid.
     """
     return {
         "drain_s": _seconds(settings, "ds4_drain_s"),

@@ -65,5 +65,5 @@ def mistakes(host: str, settings: Mapping[str, Any], validate: Validator, login:
     for name in sorted(set(settings) - known - CONNECTION):
         near = difflib.get_close_matches(name, sorted(known), n=2)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; own variables need another prefix"
-        sentences.append(f"{host}: {name} is no variable of ds4-fleet{hint}")
+        sentences.append(f"{host}: {name} is not a variable of ds4-fleet{hint}")
     return sentences

@@ -112,7 +112,7 @@ class Asked:
 
 
 def asked(read: Reader) -> Asked:
-    """The variables that decide a plan; raises OperatorError for the first that cannot be meant."""
+    """The variables that decide a plan; raises OperatorError for the first that is invalid."""
     read.choice("ds4_root", (Paths.root,))
     found = Asked(
         role=read.choice("ds4_role", ROLES),

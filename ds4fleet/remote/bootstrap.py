@@ -148,7 +148,7 @@ def decide(host: str, probe: Probe, wanted: Wanted) -> list[Step]:
         raise OperatorError(f"{host}: {sentence}", exit_code=EXIT_USAGE)
     if not wanted.keys:
         raise OperatorError(
-            f"{host}: there is no key to let in: set ds4_admin_keys, or ansible_ssh_private_key_file with"
+            f"{host}: no key is given to let in: set ds4_admin_keys, or ansible_ssh_private_key_file with"
             " its .pub beside it",
             exit_code=EXIT_USAGE,
         )
@@ -250,7 +250,7 @@ def _tools_step(probe: Probe) -> Step | None:
     script = f"""\
 {_PATH}
 set -eu
-# Everybody may write there: a file of a name that nobody foresees gets this one, unless something has it.
+# Everybody may write there: a file of an unforeseeable name gets this one, unless something has it.
 rm -rf {TRIGGER_FILE}
 new=$(/usr/bin/mktemp /tmp/ds4-XXXXXXXX)
 ln -n "$new" {TRIGGER_FILE}

@@ -71,7 +71,7 @@ def objection(way: Way, seen: Verdict, lines: Sequence[Line]) -> OperatorError |
     if seen.kind == "revoked":
         return OperatorError(
             f"{way.name}: it shows the host key {seen.fingerprint}, which is marked as revoked; nothing was"
-            " recorded and nobody logged in; set the Mac up anew"
+            " recorded, and no login was tried; set the Mac up anew"
         )
     if seen.kind == "changed" or (seen.kind == "unknown" and known):
         prints = ", ".join(fingerprint(key) for key in known.values()) or "another one"
@@ -92,7 +92,7 @@ def _check_expected(host: str, keys: Mapping[str, str], expected: str) -> None:
     if expected and expected not in prints:
         raise OperatorError(
             f"{host}: its host key is {', '.join(prints)}, but ds4_host_key_fingerprint says {expected};"
-            " nothing was recorded and nobody logged in"
+            " nothing was recorded, and no login was tried"
         )
 
 

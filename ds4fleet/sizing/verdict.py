@@ -404,7 +404,7 @@ def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verd
     )
     warnings = [f"slow: {speed}"] if mac.memory_gb < rules["offer_from_gb"] else []
     if plan.context > reported and not refused:
-        warnings.append(f"nobody has reported streaming with a context above {reported:,}")
+        warnings.append(f"there is no report of streaming with a context above {reported:,}")
     return Verdict(
         outcome=REFUSED if refused else STREAMS,
         model=request.model,

@@ -49,7 +49,7 @@ def plan_for(host: Host, facts: Mapping[str, Mapping[str, Any]], asked: Mapping[
 def situation(plan: HostPlan, host: Host, seen: Mapping[str, Any] | None, trouble: str = "") -> Situation:
     """One Mac as rollout.plan_rollout wants it; `seen` None: it did not answer, for `trouble`.
 
-    Raises OperatorError for settings of the gate or of the waves that cannot be meant.
+    Raises OperatorError for settings of the gate or of the waves that is invalid.
     """
     found = seen or {}
     lock = Lock.of((found.get("rollout") or {}).get("lock"))

@@ -151,7 +151,7 @@ def _refuse(report: Report, agreed: Mapping[str, Any]) -> None:
     if safe:
         raise OperatorError(
             f"ds4_safe_mode is true for {', '.join(safe)}: nothing was deleted; set it to false in the"
-            " inventory for as long as you mean it.",
+            " inventory until it is done.",
             exit_code=EXIT_REFUSED,
         )
 

@@ -12,7 +12,7 @@ author: ds4-fleet contributors (@ds4-fleet)
 short_description: The Macs of a planned rollout, which this playbook then holds
 description:
   - Returns the Macs of the plan in the order of their switches, nothing where no plan was given.
-  - Takes the controller's lock for as long as this ansible-playbook runs, so that neither a second one with
+  - Takes the controller's lock while this ansible-playbook runs, so that neither a second one with
     the same plan nor C(fab) works beside it. For one that C(fab) started C(fab) has the lock, and this one
     holds it on when C(fab) is killed.
   - Ansible asks in its main process, which lives as long as the playbook; tasks run in others.

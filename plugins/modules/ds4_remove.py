@@ -11,7 +11,7 @@ DOCUMENTATION = r"""
 module: ds4_remove
 short_description: Remove files and directories with all that is in them
 description:
-  - A directory is taken from its owner before it is emptied, so that nobody fills it again or leads the
+  - A directory is taken from its owner before it is emptied, so that no account fills it again or leads the
     removal elsewhere. Links are removed, never followed.
   - A volume that is mounted below a path is an error and stays.
 version_added: "0.1.0"

@@ -15,7 +15,7 @@ description:
     the ssh session has no Full Disk Access.
   - Ids that are left open are the first free ones from 400 to 499.
   - A user that is there already must be one of ours, known by its full name and its place among hidden
-    accounts; a group must have nobody else in it. Otherwise nothing at all is changed, and O(state=absent)
+    accounts; a group must have no other member. Otherwise nothing at all is changed, and O(state=absent)
     leaves that account alone.
   - Reads every record again after writing; what macOS refuses to change in an existing one is an error.
 version_added: "0.1.0"

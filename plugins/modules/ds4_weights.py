@@ -20,8 +20,8 @@ author: ds4-fleet contributors (@ds4-fleet)
 options:
   files:
     description:
-      - Files as the plan lists them, each with C(name), C(path), C(bytes), C(sha256) (null where nobody
-        published it), C(urls) in the order to try, and C(header), what its GGUF header must say.
+      - Files as the plan lists them, each with C(name), C(path), C(bytes), C(sha256) (null where none is
+        published), C(urls) in the order to try, and C(header), what its GGUF header must say.
     type: list
     elements: dict
     required: true

@@ -344,7 +344,7 @@ class TestAnAccount:
     def test_another_id_is_refused(self, apply):
         result = apply("ds4_user", {"groups": [], "users": [{"name": "_ds4", "uid": 499}]})
         assert result["failed"]
-        assert "macOS lets nobody change it" in result["msg"]
+        assert "macOS does not let it be changed" in result["msg"]
 
     def test_a_user_whom_macos_does_not_let_go_is_named_and_keeps_the_group(self, mac, apply):
         result = apply("ds4_user", {**self.ARGS, "state": "absent"})

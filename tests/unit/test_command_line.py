@@ -228,7 +228,7 @@ class TestValuesAndWords:
             ("plan upgrade --yes", "'upgrade' stands behind 'plan'"),
             ("upgrad --yes", "no verb 'upgrad'; did you mean upgrade?"),
             ("upgrade --yes -- tyo-01", "nothing behind '--'"),
-            ("tunnel.logs --lines some", "'some' is no number"),
+            ("tunnel.logs --lines some", "'some' is not a number"),
             ("lab ssh", "needs a word more"),
             ("tunnel.stop --host", "--host of fab tunnel.stop needs a value"),
             ("lab dwon", "'dwon' is not one of"),

@@ -178,12 +178,12 @@ class TestWhatCanGo:
             put(root, f"{name}.gguf", stamped=True)
         put(root, "coming.gguf.part.01.relay")
         put(root, "planned-too.gguf.part.01")
-        assert needless(root, "planned.gguf", "planned-too.gguf") == {"old.gguf": "nobody needs it"}
+        assert needless(root, "planned.gguf", "planned-too.gguf") == {"old.gguf": "no version needs it"}
 
     def test_an_unproven_file_goes_only_when_the_catalogue_knows_it(self, root):
         put(root, "mine.gguf")
         put(root, "known.gguf")
-        assert needless(root, known=("known.gguf",)) == {"known.gguf": "nobody needs it"}
+        assert needless(root, known=("known.gguf",)) == {"known.gguf": "no version needs it"}
 
     def test_parts_go_when_the_whole_is_here_or_nobody_waits(self, root):
         put(root, "a.gguf", stamped=True)
@@ -191,7 +191,7 @@ class TestWhatCanGo:
         put(root, "b.gguf.part.02")
         assert needless(root, "a.gguf") == {
             "a.gguf.part.01.relay": "the whole is here",
-            "b.gguf.part.02": "nobody is waiting for it",
+            "b.gguf.part.02": "no transfer is waiting for it",
         }
 
     def test_a_copy_kept_aside_goes_only_when_told_so(self, root):
@@ -210,7 +210,7 @@ class TestWhatCanGo:
             found, _changed = module("ds4_shelf").prune(str(root / "models"), chosen, needed, given, True)
             return {one["name"]: (one["state"], one["why"]) for one in found}
 
-        gone = ("free", "nobody needs it")
+        gone = ("free", "no version needs it")
         assert pruned(False) == {"next.gguf": ("kept", "staged for flash-q4"), "old.gguf": gone}
         assert pruned(True) == {"next.gguf": ("free", "staged for flash-q4"), "old.gguf": gone}
 

@@ -63,7 +63,7 @@ def tokens(body: Mapping[str, Any]) -> int | None:
 def listeners(found: Sequence[Listener], host: str, port: int, pid: int | None) -> list[str]:
     """Listening sockets of the port (mac.parse.listening): one address, the planned one, our process."""
     if not found:
-        return ["nobody listens on port %d" % port]
+        return ["nothing listens on port %d" % port]
     wrong = sorted({item["address"] for item in found} - {LISTENS_ON.get(host, host)})
     objections = []
     if wrong:

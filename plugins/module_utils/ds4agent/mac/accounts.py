@@ -53,8 +53,8 @@ def choose_ids(
             if name in have:
                 if number is not None and have[name] != number:
                     raise Refusal(
-                        "%s %s has the id %d, wanted is %d; macOS lets nobody change it, so set the id in the"
-                        " inventory or delete the account" % (kind, name, have[name], number)
+                        "%s %s has the id %d, wanted is %d; macOS does not let it be changed, so set the id"
+                        " in the inventory or delete the account" % (kind, name, have[name], number)
                     )
                 chosen[name] = have[name]
                 continue

@@ -153,7 +153,7 @@ def check(results: Mapping[str, Result], checks: Iterable[Check] = CHECKS) -> li
                 "command": " ".join(result.argv),
                 "rc": result.rc,
                 "problem": problem,
-                # The text is what a recording is made of; without a problem nobody needs it.
+                # The text is what a recording is made of; without a problem no version needs it.
                 "out": result.out if problem else "",
                 "err": result.err if problem else "",
             }

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 POLL_S = 0.25
 BOOTSTRAP_S = 30
 MOUNT_WAIT_S = 180
-#: What comes up late at boot can make a first way back fail.
+#: What comes up late at boot can make a first rollback fail.
 WAYS_BACK = 2
 
 
@@ -313,7 +313,7 @@ class Switch:
         self.journal["settled"] = True
         self.note("settled")
 
-    # The way back.
+    # Rollback.
 
     def _revert(self, reason: str, cause: str) -> None:
         self.enter("reverting", reason=reason, cause=cause)
@@ -325,10 +325,10 @@ class Switch:
                 figures = self._back(state)
             except FAILURES as error:
                 if way < WAYS_BACK:
-                    self.note("way back failed", why=str(error))
+                    self.note("rollback failed", why=str(error))
                     continue
                 switch_state.end_drain(self.places)
-                self.enter("stuck", reason="%s; the way back failed: %s" % (reason, error))
+                self.enter("stuck", reason="%s; the rollback failed: %s" % (reason, error))
             else:
                 self.enter("reverted", back=figures)
                 switch_state.remove(self.places.saved(self.journal["id"]))

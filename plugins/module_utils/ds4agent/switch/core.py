@@ -111,7 +111,7 @@ def while_holding(
     if act == "abort":
         return "reverting", "the controller said so"
     if waited_s >= deadline_s:
-        return "reverting", "nobody confirmed within %d s" % deadline_s
+        return "reverting", "it was not confirmed within %d s" % deadline_s
     return None, ""
 
 

@@ -313,7 +313,10 @@ def open_again(places: switch_state.Places, action: str) -> None:
         if action in ("start", "release"):
             switch_state.end_drain(places)
         elif switch_drain.open_if_over(places, time.time()):
-            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} open: a drain that nobody ended is over", flush=True)
+            print(
+                f"{time.strftime('%Y-%m-%d %H:%M:%S')} open: ended a drain without a program",
+                flush=True,
+            )
 
 
 def record(label: str, seconds: float, interval_s: float) -> list[Sample]:

@@ -136,7 +136,7 @@ class Fetch:
                 if not wrong:
                     raise
                 # What came before is the reason; that nobody else has the file only follows from it.
-                sentence = "%s is not what was asked for: %s; nobody else has it (%s)"
+                sentence = "%s is not what was asked for: %s; no other source has it (%s)"
                 raise PlacementError(sentence % (wanted["name"], wrong, error)) from None
             self.state.values["state"] = "proving"
             digest = part.whole.hexdigest()

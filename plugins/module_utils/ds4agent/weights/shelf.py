@@ -172,12 +172,12 @@ def needless(
             if item.of in proven and "being staged" not in needed.get(item.of, ()):
                 result.append((item, "the whole is here"))
             elif item.of not in needed:
-                result.append((item, "nobody is waiting for it"))
+                result.append((item, "no transfer is waiting for it"))
         elif item.kind == "kv":
             if item.of not in needed:
                 result.append((item, "no version that could be served again has these entries"))
         elif item.of not in needed and (item.kind == "proven" or item.of in known):
-            result.append((item, "nobody needs it"))
+            result.append((item, "no version needs it"))
     return result
 
 

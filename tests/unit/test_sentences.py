@@ -1,0 +1,76 @@
+"""Sentences that a platform engineer reads once: the worst patterns, in documents and in messages."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+#: pattern: what to write instead.
+PATTERNS = {
+    r"\bis no (valid )?(name|variable|observation|number|list|mapping|key|host|volume)\b": "is not a ...",
+    r"\bcannot be meant\b": "is invalid",
+    r"\bmend(s|ed|ing)? (what|it|the)\b": "fix the ...",
+    r"\b[Nn]obody('s)?\b": "name who or what: no client, no version, the port is free",
+    r"\b[Ww]hom\b": "name the thing: the Mac that ..., which Mac",
+    r"\bfor as long as\b": "while",
+    r"\bway back\b": "rollback",
+}
+PAGES = [Path("README.md"), *sorted(Path("docs").glob("*.md")), *sorted(Path("docs/agents").glob("*.md"))]
+SOURCES = [
+    Path("tasks.py"),
+    *sorted(Path("ds4fleet").rglob("*.py")),
+    *sorted(path for path in Path("plugins").rglob("*.py")),
+]
+#: Where a word is the name of something, not a word of a sentence.
+NAMES = {
+    "ds4fleet/inventory/names.py": "an account of macOS",
+    "plugins/module_utils/ds4agent/observe/questions.py": "an account of macOS",
+    "plugins/module_utils/ds4agent/observe/trials.py": "an account of macOS",
+    "docs/lab-commands.md": "made from the descriptions of commands",
+    "docs/lab-faults.md": "made from the descriptions of faults",
+}
+
+
+def objections(text: str) -> list[str]:
+    """What to write otherwise in a text, with the words that it is about."""
+    return [
+        f"{found.group(0)!r}: {instead}"
+        for pattern, instead in PATTERNS.items()
+        for found in re.finditer(pattern, text)
+    ]
+
+
+def messages(path: Path) -> Iterator[str]:
+    """The strings of a source that are sentences, without docstrings."""
+    tree = ast.parse(path.read_text())
+    docstrings = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+            yield node.value
+
+
+def test_the_patterns_find_what_they_are_for() -> None:
+    assert objections("x is no name; mend it, whom nobody asks for as long as it cannot be meant")
+    assert not objections("x is not a valid name; fix the error above")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_a_page_is_read_once(path: Path) -> None:
+    if str(path) not in NAMES:
+        assert objections(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_a_message_is_read_once(path: Path) -> None:
+    if str(path) not in NAMES:
+        assert [one for text in messages(path) for one in objections(text)] == []
