@@ -148,7 +148,7 @@ def decide(host: str, probe: Probe, wanted: Wanted) -> list[Step]:
         raise OperatorError(f"{host}: {sentence}", exit_code=EXIT_USAGE)
     if not wanted.keys:
         raise OperatorError(
-            f"{host}: no key is given to let in: set ds4_admin_keys, or ansible_ssh_private_key_file with"
+            f"{host}: no key to let in is given: set ds4_admin_keys, or ansible_ssh_private_key_file with"
             " its .pub beside it",
             exit_code=EXIT_USAGE,
         )
