@@ -273,8 +273,8 @@ def workplace() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def main() -> None:
-    """Runs every contender at every distance and prints tables."""
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rtt-ms", type=float, nargs="+", default=[0.0, 100.0])
     parser.add_argument("--contenders", nargs="+", default=list(contenders.ALL))
@@ -288,7 +288,12 @@ def main() -> None:
     )
     parser.add_argument("--outage-limit-s", type=float, default=8.0)
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Runs every contender at every distance and prints tables."""
+    options = arguments()
     in_namespace()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console(width=150, highlight=False)
