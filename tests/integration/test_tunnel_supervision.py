@@ -108,7 +108,7 @@ async def dropped(link: Link, timeout_s: float = 10) -> None:
 
 
 def test_is_back_in_the_middle_of_a_wait_when_sshd_answers_again(mac: Sshd) -> None:
-    # Waits so long that only the knock can end them.
+    # Waits so long that only the probe can end them.
     link = Link(mac.spec(), Policy(backoff_s=(600,), silence_s=0.5))
     words = told(link)
 

@@ -33,7 +33,7 @@ def test_that_ssh_ends_when_it_is_told_to_is_no_news(tmp_path: Path, monkeypatch
             warned.set()
 
     async def main() -> None:
-        # Behind a jump host nobody knocks.
+        # Behind a jump host nobody probes.
         spec = TunnelSpec("mac", "192.0.2.7", "u", free_port(), ssh_args=("-J", "x"))
         link = Link(spec, on_change=told)
         running = asyncio.ensure_future(link.run())

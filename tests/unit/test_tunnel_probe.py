@@ -126,7 +126,7 @@ def test_a_port_where_nobody_listens_is_told_in_the_systems_words() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        seconds, reason = asyncio.run(probe.knock("127.0.0.1", port, 2))
+        seconds, reason = asyncio.run(probe.probe_sshd("127.0.0.1", port, 2))
     assert (seconds, reason) == (None, f"nothing listens on 127.0.0.1 port {port}")
 
 
@@ -140,7 +140,7 @@ def test_an_sshd_that_lets_nobody_in_for_now_is_not_taken_for_another_service(li
 
     async def ask() -> tuple[float | None, str]:
         async with peer(turn_away) as port:
-            return await probe.knock("127.0.0.1", port, 10)
+            return await probe.probe_sshd("127.0.0.1", port, 10)
 
     seconds, reason = asyncio.run(ask())
     assert seconds is None and isinstance(reason, probe.TurnedAway)
@@ -152,7 +152,9 @@ def test_a_network_error_names_no_python(monkeypatch: pytest.MonkeyPatch) -> Non
         raise OSError(errno.ENETUNREACH, "Connect call failed ('192.0.2.21', 22)")
 
     monkeypatch.setattr(asyncio, "open_connection", unreachable)
-    assert asyncio.run(probe.knock("192.0.2.21", 22, 2))[1] == "192.0.2.21 port 22: Network is unreachable"
+    assert (
+        asyncio.run(probe.probe_sshd("192.0.2.21", 22, 2))[1] == "192.0.2.21 port 22: Network is unreachable"
+    )
 
 
 def test_a_host_that_takes_the_connection_and_says_nothing_holds_nobody_up(
@@ -177,7 +179,7 @@ def test_no_answer_leaves_a_tunnel_at_connecting(outcome: str) -> None:
     async def states() -> tuple[State, State]:
         link = Link(TunnelSpec("sg-01", "127.0.0.1", "u", 1))
         link.machine.start(link._now())
-        link.machine.knock_answered(link._now())
+        link.machine.probe_answered(link._now())
         before = link.state
         link._digest(probe.Answer(outcome, "why", 0.1, {"data": [{"id": "m"}]}))
         link._events.get_nowait()()

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from ..border import bounded_json
 from . import ports, probe, ssh, telling
 from .child import Child
-from .knocking import keep_knocking
 from .machine import Machine, Order, Policy, State
 from .spec import TunnelSpec
+from .sshd_probe import keep_probing
 from .within import within
 
 STATE_MARK = "ds4-state "  # the forced command prints one such line whenever the Mac's drain state changes
@@ -60,7 +60,7 @@ class Link:
     ) -> None:
         self.spec = spec
         self.front = front
-        self.machine = Machine(policy or Policy(), knockable=spec.knockable)
+        self.machine = Machine(policy or Policy(), probeable=spec.probeable)
         self.on_change = on_change
         self.ipv6 = ports.has_ipv6_loopback()
         self.latency_s: float | None = None
@@ -73,7 +73,7 @@ class Link:
         self._aside: dict[Child, asyncio.Task[None]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._hurry = asyncio.Event()
-        self._knock_now = asyncio.Event()
+        self._probe_now = asyncio.Event()
 
     # -- for others ---------------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class Link:
                     self._announce(before)
                 for order in orders:
                     await self._obey(order)
-                self._keep_probing()
+                self._keep_checking()
         finally:
             for name in [name for name in self._tasks if name != "child"]:
                 await self._cancel(name)
@@ -185,12 +185,12 @@ class Link:
             await self._start_child()
         elif order is Order.STOP_SSH:
             await self._end_child()
-        elif order is Order.START_KNOCKING:
-            self._knock_now.set()
-            if "knock" not in self._tasks:
-                self._tasks["knock"] = asyncio.ensure_future(self._knock())
+        elif order is Order.START_PROBING:
+            self._probe_now.set()
+            if "probe" not in self._tasks:
+                self._tasks["probe"] = asyncio.ensure_future(self._probe())
         else:
-            await self._cancel("knock")
+            await self._cancel("probe")
 
     async def _cancel(self, name: str) -> None:
         task = self._tasks.pop(name, None)
@@ -200,33 +200,33 @@ class Link:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    # -- knocking -----------------------------------------------------------------------------------------
+    # -- probing -----------------------------------------------------------------------------------------
 
-    async def _knock(self) -> None:
+    async def _probe(self) -> None:
         def told(seconds: float | None, reason: str) -> None:
             if isinstance(reason, probe.TurnedAway):
                 self._post(lambda: self.machine.turned_away(self._now(), reason))
             elif seconds is None:
-                self._post(lambda: self.machine.knock_silent(self._now(), reason))
+                self._post(lambda: self.machine.probe_silent(self._now(), reason))
             else:
-                self._post(lambda: self.machine.knock_answered(self._now()))
+                self._post(lambda: self.machine.probe_answered(self._now()))
 
         def pause_s() -> float:
-            return self.machine.knock_after_s(self._now())
+            return self.machine.probe_after_s(self._now())
 
-        timeout_s = self.machine.policy.knock_timeout_s
-        await keep_knocking(self.spec, timeout_s, pause_s, self._knock_now, told)
+        timeout_s = self.machine.policy.probe_timeout_s
+        await keep_probing(self.spec, timeout_s, pause_s, self._probe_now, told)
 
     # -- health -------------------------------------------------------------------------------------------
 
-    def _keep_probing(self) -> None:
-        wanted = self.machine.probe_after_s() is not None
-        if wanted and "probe" not in self._tasks:
-            self._tasks["probe"] = asyncio.ensure_future(self._probe())
-        elif not wanted and "probe" in self._tasks:
-            self._tasks.pop("probe").cancel()
+    def _keep_checking(self) -> None:
+        wanted = self.machine.health_after_s() is not None
+        if wanted and "health" not in self._tasks:
+            self._tasks["health"] = asyncio.ensure_future(self._check())
+        elif not wanted and "health" in self._tasks:
+            self._tasks.pop("health").cancel()
 
-    async def _probe(self) -> None:
+    async def _check(self) -> None:
         policy = self.machine.policy
         while True:
             state, since, child = self.machine.state, self.machine.since, self._child
@@ -236,7 +236,7 @@ class Link:
                 await asyncio.sleep(0)  # the loop takes the event first, then the pace is known
             self._hurry.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                pause_s = self.machine.probe_after_s() or policy.health_every_s
+                pause_s = self.machine.health_after_s() or policy.health_every_s
                 await within(pause_s, self._hurry.wait())
 
     def _digest(self, answer: probe.Answer) -> None:

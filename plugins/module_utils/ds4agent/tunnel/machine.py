@@ -1,6 +1,6 @@
 """The life of one tunnel as a state machine: events and a clock in, orders out. No input or output here.
 
-knocking -> connecting -> up <-> unhealthy
+probing -> connecting -> up <-> unhealthy
     ^           |          |
     |           v          v
     +------- waiting <-----+        (1, 4, 16, 60 s; then gave up: still listening for the host's return)
@@ -16,7 +16,7 @@ class State(str, Enum):
     """Where a tunnel is; the value is what people and `--json` see."""
 
     IDLE = "idle"
-    KNOCKING = "knocking"
+    PROBING = "probing"
     CONNECTING = "connecting"
     UP = "up"
     UNHEALTHY = "unhealthy"
@@ -30,8 +30,8 @@ class Order(Enum):
 
     START_SSH = "start ssh"
     STOP_SSH = "stop ssh"
-    START_KNOCKING = "start knocking"
-    STOP_KNOCKING = "stop knocking"
+    START_PROBING = "start probing"
+    STOP_PROBING = "stop probing"
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Policy:
     health_every_s   between health questions while all is well
     recheck_s        between them while it is not, and for the second opinion before a tunnel is called so
     health_timeout_s how long the engine may take for its model list
-    knock_every_s    between banner questions while the host is away
-    knock_slow_s     the same once it has been away for knock_slow_after_s
+    probe_every_s    between banner questions while the host is away
+    probe_slow_s     the same once it has been away for probe_slow_after_s
     """
 
     backoff_s: tuple[float, ...] = (1, 4, 16, 60)
@@ -59,17 +59,17 @@ class Policy:
     recheck_s: float = 0.5
     health_timeout_s: float = 4.0
     opening_every_s: float = 0.02
-    knock_every_s: float = 0.3
-    knock_timeout_s: float = 2.0
-    knock_slow_s: float = 5.0
-    knock_slow_after_s: float = 900.0
+    probe_every_s: float = 0.3
+    probe_timeout_s: float = 2.0
+    probe_slow_s: float = 5.0
+    probe_slow_after_s: float = 900.0
 
 
 @dataclass
 class Machine:
     """State of one tunnel.
 
-    knockable  whether the host's sshd can be asked directly; without it only the back-off decides
+    probeable  whether the host's sshd can be asked directly; without it only the back-off decides
     failures   rounds failed in a row
     reason     the last thing that went wrong, one sentence; "" while up
     permanent  whether only a person can mend it (a wrong host key)
@@ -78,7 +78,7 @@ class Machine:
     """
 
     policy: Policy = field(default_factory=Policy)
-    knockable: bool = True
+    probeable: bool = True
     state: State = State.IDLE
     since: float = 0.0
     failures: int = 0
@@ -97,10 +97,10 @@ class Machine:
 
     def start(self, now: float) -> list[Order]:
         """Begin, or try again at once (a person asked)."""
-        if self.state in (State.UP, State.UNHEALTHY, State.CONNECTING, State.KNOCKING):
+        if self.state in (State.UP, State.UNHEALTHY, State.CONNECTING, State.PROBING):
             return []
         self.failures = 0
-        stop = [Order.STOP_KNOCKING] if self.state in (State.WAITING, State.GAVE_UP) else []
+        stop = [Order.STOP_PROBING] if self.state in (State.WAITING, State.GAVE_UP) else []
         return stop + self._round(now)
 
     def stop(self, now: float) -> list[Order]:
@@ -108,34 +108,34 @@ class Machine:
         orders = []
         if self.state in (State.CONNECTING, State.UP, State.UNHEALTHY):
             orders.append(Order.STOP_SSH)
-        if self.state in (State.KNOCKING, State.WAITING, State.GAVE_UP):
-            orders.append(Order.STOP_KNOCKING)
+        if self.state in (State.PROBING, State.WAITING, State.GAVE_UP):
+            orders.append(Order.STOP_PROBING)
         self._enter(State.STOPPED, now)
         return orders
 
-    def knock_answered(self, now: float) -> list[Order]:
+    def probe_answered(self, now: float) -> list[Order]:
         """sshd sent its banner."""
-        if self.state is State.KNOCKING or (self._silent and self.state in (State.WAITING, State.GAVE_UP)):
+        if self.state is State.PROBING or (self._silent and self.state in (State.WAITING, State.GAVE_UP)):
             if self.state is State.GAVE_UP:
                 self.failures = 0
-            return [Order.STOP_KNOCKING, *self._connect(now)]
+            return [Order.STOP_PROBING, *self._connect(now)]
         return []
 
-    def knock_silent(self, now: float, reason: str) -> list[Order]:
+    def probe_silent(self, now: float, reason: str) -> list[Order]:
         """A banner question went unanswered: from now on an answer is news."""
-        if self.state in (State.KNOCKING, State.WAITING, State.GAVE_UP):
+        if self.state in (State.PROBING, State.WAITING, State.GAVE_UP):
             self.reason = reason
         if self.state in (State.WAITING, State.GAVE_UP):
             self._silent = True
         if self.state is State.GAVE_UP:
-            self._deadline = self.retry_at = None  # the knocks tell when there is something to try
+            self._deadline = self.retry_at = None  # the probes tell when there is something to try
         return []
 
     def turned_away(self, now: float, reason: str) -> list[Order]:
         """sshd said instead of its banner that it lets nobody in from here for now: it is there, and each
         question makes that last longer. The next round logs in without one.
         """
-        if self.state not in (State.KNOCKING, State.WAITING, State.GAVE_UP):
+        if self.state not in (State.PROBING, State.WAITING, State.GAVE_UP):
             return []
         self.reason = reason
         self._turned_away = True
@@ -143,9 +143,9 @@ class Machine:
         self._silent = False
         if back:
             self.failures = 0
-        if back or self.state is State.KNOCKING:
-            return [Order.STOP_KNOCKING, *self._failed(now, silent=False)]
-        return [Order.STOP_KNOCKING]
+        if back or self.state is State.PROBING:
+            return [Order.STOP_PROBING, *self._failed(now, silent=False)]
+        return [Order.STOP_PROBING]
 
     def ssh_ended(self, now: float, reason: str, permanent: bool = False) -> list[Order]:
         """The ssh child is gone."""
@@ -200,7 +200,7 @@ class Machine:
         """Time has passed."""
         if self._deadline is None or now < self._deadline:
             return []
-        if self.state is State.KNOCKING:
+        if self.state is State.PROBING:
             self.reason = self.reason or "the host does not answer"
             return self._failed(now, silent=True)
         if self.state is State.CONNECTING:
@@ -220,7 +220,7 @@ class Machine:
         """When `tick` has something to say next; None: not before something happens."""
         return self._deadline
 
-    def probe_after_s(self) -> float | None:
+    def health_after_s(self) -> float | None:
         """Seconds to the next health question; None when there is nothing to ask."""
         if self.state is State.CONNECTING:
             return self.policy.opening_every_s
@@ -230,14 +230,14 @@ class Machine:
             return self.policy.recheck_s
         return None
 
-    def knock_after_s(self, now: float) -> float:
+    def probe_after_s(self, now: float) -> float:
         """Seconds between two banner questions."""
         away_s = now - self.lost_at if self.lost_at is not None else 0.0
         # An sshd that answers counts each question as a visitor who left without logging in
         # (PerSourcePenalties), so only a silent one is asked often.
-        answers = self.state is not State.KNOCKING and not self._silent
-        slow = answers or away_s >= self.policy.knock_slow_after_s
-        return self.policy.knock_slow_s if slow else self.policy.knock_every_s
+        answers = self.state is not State.PROBING and not self._silent
+        slow = answers or away_s >= self.policy.probe_slow_after_s
+        return self.policy.probe_slow_s if slow else self.policy.probe_every_s
 
     # -- transitions --------------------------------------------------------------------------------------
 
@@ -248,14 +248,14 @@ class Machine:
         self._bad_answers = 0
 
     def _round(self, now: float) -> list[Order]:
-        """A new try; the order to knock also hurries a knocker that is at work already."""
+        """A new try; the order to probe also hurries a probe that is at work already."""
         self._silent = False
         if self.lost_at is None:
             self.lost_at = now
-        if not self.knockable or self._turned_away:
+        if not self.probeable or self._turned_away:
             return self._connect(now)
-        self._enter(State.KNOCKING, now, now + self.policy.silence_s)
-        return [Order.START_KNOCKING]
+        self._enter(State.PROBING, now, now + self.policy.silence_s)
+        return [Order.START_PROBING]
 
     def _connect(self, now: float) -> list[Order]:
         self._silent = self._turned_away = False
@@ -264,18 +264,18 @@ class Machine:
         return [Order.START_SSH]
 
     def _failed(self, now: float, silent: bool) -> list[Order]:
-        """A round failed. While the host is silent, knocking goes on through the wait."""
-        knocking = self.state in (State.KNOCKING, State.WAITING) and silent
+        """A round failed. While the host is silent, probing goes on through the wait."""
+        probing = self.state in (State.PROBING, State.WAITING) and silent
         if self.failures >= len(self.policy.backoff_s):
-            return self._give_up(now, listen=True, knocking=knocking)
+            return self._give_up(now, listen=True, probing=probing)
         wait_s = self.policy.backoff_s[self.failures]
         self.failures += 1
         self._enter(State.WAITING, now, now + wait_s)
         self._silent = silent
-        return [] if knocking or not self.knockable or self._turned_away else [Order.START_KNOCKING]
+        return [] if probing or not self.probeable or self._turned_away else [Order.START_PROBING]
 
-    def _give_up(self, now: float, listen: bool, knocking: bool = False) -> list[Order]:
-        self._enter(State.GAVE_UP, now, now + self.policy.late_s if listen and not knocking else None)
-        self._silent = knocking
-        asks = listen and self.knockable and not knocking and not self._turned_away
-        return [Order.START_KNOCKING] if asks else []
+    def _give_up(self, now: float, listen: bool, probing: bool = False) -> list[Order]:
+        self._enter(State.GAVE_UP, now, now + self.policy.late_s if listen and not probing else None)
+        self._silent = probing
+        asks = listen and self.probeable and not probing and not self._turned_away
+        return [Order.START_PROBING] if asks else []

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .probe import knock
+from .probe import probe_sshd
 from .spec import TunnelSpec
 from .within import within
 
@@ -25,13 +25,13 @@ class Distance:
 
 
 async def _one(spec: TunnelSpec) -> Distance:
-    if not spec.knockable:
+    if not spec.probeable:
         return Distance(spec.name, spec.region, None, "reached through another host; not measured")
     times: list[float] = []
     reason = ""
     for _ in range(TRIES):
         try:
-            seconds, reason = await within(TIMEOUT_S, knock(spec.address, spec.ssh_port, TIMEOUT_S))
+            seconds, reason = await within(TIMEOUT_S, probe_sshd(spec.address, spec.ssh_port, TIMEOUT_S))
         except asyncio.TimeoutError:
             seconds, reason = None, f"{spec.address} port {spec.ssh_port}: no answer within {TIMEOUT_S:g} s"
         if seconds is None:

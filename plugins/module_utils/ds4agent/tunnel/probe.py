@@ -137,7 +137,7 @@ _TURNED_AWAY = {
 }
 
 
-async def knock(
+async def probe_sshd(
     address: str, port: int, timeout_s: float, connected: Callable[[int], None] = lambda change: None
 ) -> tuple[float | None, str]:
     """(seconds to connect: one round trip, ""), or (None, why not) when sshd did not send its banner in time;

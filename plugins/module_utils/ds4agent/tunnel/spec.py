@@ -44,7 +44,7 @@ class TunnelSpec:
         return f"http://127.0.0.1:{self.local_port}"
 
     @property
-    def knockable(self) -> bool:
+    def probeable(self) -> bool:
         """Whether sshd can be asked for its banner directly (not through another host or command)."""
         return not any("Proxy" in a or a.startswith("-J") for a in self.ssh_args)
 

@@ -50,9 +50,9 @@ def change(link: Link, before: State) -> str:
         return f"{machine.reason}; next try in {wait_s:g} s ({machine.failures} failed)"
     if machine.state is State.GAVE_UP:
         return f"gave up: {machine.reason}"
-    if machine.state is State.KNOCKING and before in (State.UP, State.UNHEALTHY):
+    if machine.state is State.PROBING and before in (State.UP, State.UNHEALTHY):
         return f"dropped: {machine.reason}"
-    if machine.state in (State.KNOCKING, State.CONNECTING, State.STOPPED):
+    if machine.state in (State.PROBING, State.CONNECTING, State.STOPPED):
         return str(machine.state.value)
     return f"{machine.state.value}: {machine.reason}"
 

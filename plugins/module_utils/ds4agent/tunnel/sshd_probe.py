@@ -11,7 +11,7 @@ from .spec import TunnelSpec
 from .within import within
 
 
-async def keep_knocking(
+async def keep_probing(
     spec: TunnelSpec,
     timeout_s: float,
     pause_s: Callable[[], float],
@@ -34,7 +34,7 @@ async def keep_knocking(
         waiting_at_sshd += change
 
     async def once() -> None:
-        told(*await probe.knock(spec.address, spec.ssh_port, timeout_s, connected))
+        told(*await probe.probe_sshd(spec.address, spec.ssh_port, timeout_s, connected))
 
     pending: set[asyncio.Task[None]] = set()
     try:
