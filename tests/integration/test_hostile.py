@@ -5,6 +5,7 @@ DS4_HOSTILE_SEEDS=3 and DS4_HOSTILE_TRIES=200 (make hostile) take longer than th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -20,7 +21,8 @@ from tests.support.tunnel_ends import wait_until
 
 pytestmark = pytest.mark.lab
 HOST = "sg-01"
-ACCOUNTS = ("_ds4", "_ds4tunnel", "_ds4seed")
+#: The account of the engine has most places to itself.
+AT_WORK = (("_ds4", "plant"), ("_ds4", "swap"), ("_ds4tunnel", "both"), ("_ds4seed", "both"))
 SECRET = "hostile-test-secret-8d576642"  # noqa: S105 (nobody's)
 SEEDS = range(int(os.environ.get("DS4_HOSTILE_SEEDS", "1")))
 TRIES = int(os.environ.get("DS4_HOSTILE_TRIES", "0"))
@@ -64,12 +66,16 @@ class Watch:
             if line.split()[0] == "root" and any(word in line for word in words) and "hostile_" not in line
         }
 
+    def differ(self, now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """What is not as it was: {path: (before, now)}."""
+        old, new = self.before["kept"], now["kept"]
+        paths = sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
+        return {path: (old.get(path), new.get(path)) for path in paths}
+
     def check(self, what: str) -> None:
         """After a program: nothing of others changed, nothing was given away, nothing still runs."""
         now, said = self.look(), self.programs.said
-        old, new = self.before["kept"], now["kept"]
-        paths = sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
-        differ = [(path, old.get(path), new.get(path)) for path in paths[:5]]
+        differ = list(self.differ(now).items())[:5]
         given = sorted(set(now["given"]) - set(self.before["given"]))[:5]
         if differ or given or SECRET in said:
             pytest.fail(f"{what}: {differ} {given} {SECRET in said}\n{said[-2000:]}", pytrace=False)
@@ -77,45 +83,62 @@ class Watch:
         wait_until(lambda: self.root_programs() <= self.running, 60, f"{what}: the end of what it started")
 
 
-@pytest.fixture
-def hostile(programs: Programs, request: pytest.FixtureRequest) -> Iterator[Watch]:
-    """The three accounts at work, until the test is over."""
-    watch, lab = Watch(programs), programs.lab
-    seed = request.node.callspec.params["seed"]
+@contextlib.contextmanager
+def at_work(lab: Any, seed: int) -> Iterator[None]:
+    """The three accounts are hostile meanwhile, each to its end."""
     pids = []
-    for account in ACCOUNTS:
-        script = f"{MAC_PYTHON} {CODE}/hostile_account.py {account} {seed} </dev/null >{CODE}/{account} 2>&1"
-        pids.append(lab.exec(HOST, "/bin/sh", "-c", f"{script} & echo $!").strip())
+    for account, how in AT_WORK:
+        words = f"{CODE}/hostile_account.py {account} {seed} {how} </dev/null >{CODE}/{account}.{how} 2>&1"
+        pids.append(lab.exec(HOST, "/bin/sh", "-c", f"{MAC_PYTHON} {words} & echo $!").strip())
     try:
-        yield watch
-        for pid, account in zip(pids, ACCOUNTS, strict=True):
-            user = lab.exec(HOST, "/bin/ps", "-o", "user=", "-p", pid, check=False).strip()
-            assert user == account, f"it is not at work: {lab.exec(HOST, '/bin/cat', f'{CODE}/{account}')}"
+        yield
+        for pid, (account, how) in zip(pids, AT_WORK, strict=True):
+            said = lab.exec(HOST, "/bin/cat", f"{CODE}/{account}.{how}")
+            running = lab.exec(HOST, "/bin/ps", "-o", "args=", "-p", pid, check=False)
+            assert f"{account} {seed} {how}" in running, f"it is not at work: {said}"
     finally:
         lab.exec(HOST, "/bin/kill", "-9", *pids, check=False)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_no_root_program_serves_a_hostile_account(programs: Programs, hostile: Watch, seed: int) -> None:
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=pytest.mark.xdist_group(f"seed {seed}")) for seed in SEEDS]
+)
+def test_no_root_program_serves_a_hostile_account(programs: Programs, seed: int) -> None:
+    watch = Watch(programs)
     chance = random.Random(seed)  # noqa: S311 (a repeatable choice, no secret)
     known = programs.all
     # Each once, whatever the number.
     order = chance.sample(sorted(known), len(known))
     often = [name for name in sorted(known) for _time in range(1 if name in RARE else max(RARE.values()))]
     order += [chance.choice(often) for _try in range(TRIES - len(order))]
-    for number, name in enumerate(order):
-        programs.said = ""
-        what = f"seed {seed}, try {number}: {name}"
-        try:
-            known[name]()
-        except subprocess.TimeoutExpired as late:
-            pytest.fail(f"{what} hangs: {late}")
-        hostile.check(what)
-    assert json.loads(hostile.tool(SECRET)) == []
+    with at_work(programs.lab, seed):
+        for number, name in enumerate(order):
+            programs.said = ""
+            what = f"seed {seed}, try {number}: {name}"
+            try:
+                known[name]()
+            except subprocess.TimeoutExpired as late:
+                pytest.fail(f"{what} hangs: {late}")
+            watch.check(what)
+            print(what)
+    assert json.loads(watch.tool(SECRET)) == []
 
 
+@pytest.mark.xdist_group("seed 0")
 def test_one_run_makes_the_mac_whole_again(programs: Programs) -> None:
     """What is left of the accounts' mischief is theirs alone."""
     programs.lab.exec(HOST, "/bin/sh", "-c", f"rm -rf {ROOT}/run {ROOT}/kv/*")
     programs.lab.ansible("site.yml", HOST)
     assert programs.lab.ansible("site.yml", HOST).changed == 0
+
+
+@pytest.mark.xdist_group("seed 0")
+def test_a_decommission_takes_nothing_that_is_not_ours(programs: Programs) -> None:
+    watch = Watch(programs)
+    with at_work(programs.lab, 0):
+        programs.lab.ansible("playbooks/decommission.yml", HOST, "-e", '{"ds4_safe_mode": false}')
+    # Its lines of /etc/fstab are all that there was in it.
+    ours = ("/private/etc/fstab",)
+    differ = watch.differ(watch.look())
+    assert {path: was for path, was in differ.items() if "ds4" not in path and path not in ours} == {}
+    assert json.loads(watch.tool(SECRET)) == []

@@ -59,18 +59,18 @@ def look(path):
     if path.startswith(WRITTEN) or path.endswith((".stamp", ".manifest")):
         return found
     if stat.S_ISLNK(facts.st_mode):
-        return [*found, os.readlink(path)]
+        return [*found, target(path)]
     if stat.S_ISREG(facts.st_mode):
-        return [*found, facts.st_size, content(path)]
+        return [*found, facts.st_size, hashlib.sha256(head(path)).hexdigest()]
     return found
 
 
-def content(path):
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+def target(path):
+    """Where a link leads; an account may have put something else there meanwhile."""
     try:
-        return hashlib.sha256(os.read(handle, READ_BYTES)).hexdigest()
-    finally:
-        os.close(handle)
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 def kept():

@@ -20,21 +20,47 @@ from ds4fleet.plan.make import make_plan, watch
 from ds4fleet.remote import shell as remote_shell
 from ds4fleet.upgrade import look
 from ds4fleet.weights import listing, relay
+from maclab import engine
 from tests.support.rollouts import MAC_PYTHON
 
 ROOT = "/opt/ds4"
 #: On the Mac, root's alone: the modules and what they import, as Ansible would pack it.
 CODE = "/private/var/root/hostile-test"
-RUNNER = """\
-import json, runpy, sys
+#: Programs dawdle before each step, so that the accounts come between any two.
+DAWDLE = """\
+import json, random, runpy, sys, time
 sys.dont_write_bytecode = True
+def dawdle(event, arguments):
+    if event.startswith("os.") or event == "open" and not str(arguments[0]).endswith((".py", ".pyc", ".so")):
+        time.sleep(random.random() * 0.004)
+sys.addaudithook(dawdle)
+"""
+#: An engine that its own account holds up may answer nothing; three minutes each time would be too long here.
+RUNNER = f"""{DAWDLE}\
 sys.path.insert(0, sys.argv[1])
+from ansible_collections.ds4.fleet.plugins.module_utils.ds4agent.engine import serving
+serving.CHAT_TIMEOUT_S = 10
 from ansible.module_utils.testing import patch_module_args
 with patch_module_args(json.load(sys.stdin)):
     runpy.run_module("ansible_collections.ds4.fleet.plugins.modules." + sys.argv[2], run_name="__main__")
 """
-#: Another engine than the one that serves, to be built again and again.
-OTHER_COMMIT = "8d576642c39b9a2d782a80159ba84ef5a81c0b81"
+#: The watchdog without the stop itself.
+GUARD = f"""{DAWDLE}\
+from pathlib import Path
+root = Path(sys.argv[1])
+sys.path.insert(0, str(root / "libexec/ds4agent"))
+from ds4agent.switch import state
+from ds4agent.watchdog import guard
+places = state.Places(str(root))
+notes, rules = (root / "guard/stopped", root / "guard/state.json"), dict(drain_s=1, told_s=0)
+guard.keep(*notes, "stop", "hostile", dict(stops=[time.time()]), time.time())
+assert "could not" not in guard.warn_clients(places, None, "hostile", rules)
+guard.keep(*notes, "start", "hostile", dict(stops=[]), time.time())
+guard.open_again(places, "start")
+guard.open_again(places, "none")
+"""
+#: As long as the account may hold up its build here.
+BUILD_S = 60
 #: A program that takes longer hangs. The slowest builds an engine or switches, on two cores with others.
 DEADLINE_S = 240.0
 
@@ -45,7 +71,6 @@ class Programs:
     def __init__(self, lab: Any, host: str) -> None:
         self.lab, self.host = lab, host
         self.said = ""
-        self.runs = 0
         self._carry()
         self.mac = mac = lab.fleet.host(host)
         self.settings = {**role_defaults(), **mac.vars}
@@ -56,10 +81,13 @@ class Programs:
         seed = str(self.settings["ds4_seed_user"])
         self.module("ds4_user", **peer_fetch.account(seed))
         self.fetch_files = peer_fetch.entries(ROOT, seed)[0]
-        self.module("ds4_files", files=self.fetch_files)
-        # What these make for the first time is there before anybody watches.
+        self.put(self.fetch_files)
+        self.other = engine.commits(lab.folder / "world" / "repos" / "antirez" / "ds4.git")["may"]
+        # What these make for the first time is there before anybody watches; and without anybody in its way,
+        # each does what it is to do.
         self.fetch()
         self.stage()
+        assert not self.build(timeout_s=int(DEADLINE_S)).get("failed"), self.said
 
     def _carry(self) -> None:
         """Puts the code where nobody but root comes."""
@@ -76,6 +104,7 @@ class Programs:
         for name in ("hostile_account.py", "hostile_watch.py"):
             shutil.copy(CHECKOUT / "tests" / "support" / name, code / name)
         (code / "run.py").write_text(RUNNER)
+        self.program(MAC_PYTHON, "-m", "compileall", "-q", CODE)
 
     # How they are run.
 
@@ -95,6 +124,11 @@ class Programs:
         assert not answer.get("failed") or answer["msg"], self.said
         return done.stdout
 
+    def put(self, files: list[dict[str, Any]]) -> str:
+        """ds4_files with the programs that its entries name, as its action gives it."""
+        filled = [{**one, "packed": agent.packed()} if one.get("source") else one for one in files]
+        return self.module("ds4_files", files=filled)
+
     def shell(self, script: str) -> str:
         """A script that a controller sends, here as root."""
         return str(self.program("/bin/sh", "-s", text=script).stdout)
@@ -109,11 +143,11 @@ class Programs:
         assert answer["schema"] == 1 and answer["files"]["/opt/ds4/etc"]["kind"] == "dir", self.said
 
     def files(self) -> None:
-        self.module("ds4_files", files=self.plan["files"])
+        self.put(self.plan["files"])
 
     def files_anew(self) -> None:
         self.module("ds4_remove", paths=[f"{ROOT}/run"])
-        self.module("ds4_files", files=self.of_stage("files", "service"))
+        self.put(self.of_stage("files", "service"))
 
     def verify_weights(self) -> None:
         self.module("ds4_shelf", state="verified", root=ROOT)
@@ -131,15 +165,8 @@ class Programs:
     def order(self) -> dict[str, Any]:
         """Of a fetch that finds all in place."""
         weights = self.plan["weights"]
-        mac = relay.Mac(
-            self.host,
-            "",
-            "192.0.2.1",
-            22,
-            weights["dir"],
-            weights["files"],
-            settings=self.settings,
-        )
+        where = (self.host, "", "192.0.2.1", 22, weights["dir"], weights["files"])
+        mac = relay.Mac(*where, settings=self.settings)
         found: dict[str, Any] = relay.orders([mac])[self.host]["order"]
         return found
 
@@ -158,15 +185,15 @@ class Programs:
         for state in ("report", "locked", "unlocked"):
             self.module("ds4_switch", state=state, run_id="hostile", owner="test")
 
-    def switcher(self) -> None:
+    def switch(self) -> None:
         """To what is served already, which clones its KV directory; nobody confirms, so it goes back."""
-        self.runs += 1
         settings = {**self.settings, "ds4_upgrade_hold_s": 1, "ds4_min_healthy_s": 0, "ds4_drain_s": 1}
         settings["ds4_drain_told_s"] = 0
         plan = {**self.plan, "verify": {**self.plan["verify"], "ready_s": 20}}
-        order = switcher.order(plan, settings, run_id=f"run{self.runs}", attempt=1, now_s=time.time())
+        run_id = f"hostile-{time.time_ns()}"
+        order = switcher.order(plan, settings, run_id=run_id, attempt=1, now_s=time.time())
         self.module("ds4_switch", state="switched", order=order, wait_s=120)
-        self.module("ds4_switch", state="aborted", run_id=order["run_id"], wait_s=120)
+        self.module("ds4_switch", state="aborted", run_id=run_id, wait_s=120)
 
     def mounts(self) -> None:
         self.program(f"{ROOT}/libexec/ds4-mounts")
@@ -191,11 +218,19 @@ class Programs:
         self.module("ds4_verify", state="smoke", server=server, verify=verify, user=user)
         self.module("ds4_verify", state="serving", server=server, verify=verify)
 
-    def build(self) -> None:
-        engine, user = self.plan["engine"], str(self.settings["ds4_service_user"])
-        told = {key: engine[key] for key in ("repo", "root", "make_args")}
-        self.module("ds4_engine", commit=OTHER_COMMIT, state="built", user=user, **told)
-        self.module("ds4_remove", paths=[f"{engine['releases_dir']}/{OTHER_COMMIT[:12]}"])
+    def build(self, timeout_s: int = BUILD_S) -> dict[str, Any]:
+        """Another engine than the one that serves, and away with it again. The account may end or hold up
+        its own build."""
+        plan, user = self.plan["engine"], str(self.settings["ds4_service_user"])
+        told = {key: plan[key] for key in ("repo", "root", "make_args")}
+        told.update(commit=self.other, user=user, timeout_s=timeout_s)
+        answer: dict[str, Any] = json.loads(self.module("ds4_engine", state="built", **told))
+        self.module("ds4_remove", paths=[f"{plan['releases_dir']}/{self.other[:12]}"])
+        return answer
+
+    def guard(self) -> None:
+        """What the memory watchdog does around a stop, and after it."""
+        self.program(MAC_PYTHON, "-B", "-c", GUARD, ROOT)
 
     def jump(self) -> None:
         """On a jump Mac that was set up when the directory was the tunnel account's."""
@@ -206,13 +241,14 @@ class Programs:
         plain = {"content": None, "target": None, "validate": None}
         root = {"owner": "root", "group": "wheel", **plain}
         entries = [{"path": folder, "kind": "dir", "mode": "0755", **root}]
-        self.module("ds4_files", files=entries)
+        self.put(entries)
         keygen = ("/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{folder}/key")
         if not self.shell(f"ls {folder}/key"):
+            self.module("ds4_remove", paths=[f"{folder}/key.pub"])
             self.program(*keygen)
         keys = [{"path": f"{folder}/key.pub", "kind": "file", "mode": "0644", **root}]
         keys.append({**keys[0], "path": f"{folder}/key", "mode": "0600", "owner": tunnel})
-        if not json.loads(self.module("ds4_files", files=keys)).get("failed"):
+        if not json.loads(self.put(keys)).get("failed"):
             self.shell(f"head -c 100000 {folder}/key.pub")
         self.module("ds4_remove", paths=[folder])
 
@@ -231,7 +267,7 @@ class Programs:
         self.module("ds4_probe")
 
     @property
-    def all(self) -> dict[str, Callable[[], None]]:
+    def all(self) -> dict[str, Callable[[], object]]:
         names = [
             "observe",
             "files",
@@ -250,6 +286,7 @@ class Programs:
             "machine",
             "verify",
             "build",
+            "guard",
             "jump",
             "looks",
             "logs",
