@@ -62,9 +62,8 @@ class Found:
 def add(where: str, *, model_id: str, quant: str = "", hashed: bool = False, json_out: bool = False) -> int:
     """Prints the entry that a file of `ds4_catalogue` needs for the GGUF `where` (path or URL).
 
-    quant: where neither header nor size tells. hashed: read a local file whole, for its sha256 and for what
-    its header says behind the first MiB. Raises OperatorError (EXIT_REFUSED) with the reason when the engine
-    could not load it.
+    quant: where neither header nor size tells. hashed: read a local file whole, for its sha256. Raises
+    OperatorError (EXIT_REFUSED) with the reason when the engine could not load it.
     """
     if not model_id:
         raise OperatorError("Name the entry: fab weights add FILE_OR_URL --id ID", exit_code=EXIT_USAGE)
@@ -102,8 +101,7 @@ def propose(
     if seen is None and not quant:
         raise OperatorError(
             f"{found.name}: how its experts are stored stands behind the first MiB, and its size is that of"
-            f" nothing known; add --quant, one of {', '.join(sorted(catalogue.quants))}, or --hash for a file"
-            " of this machine",
+            f" nothing known; add --quant, one of {', '.join(sorted(catalogue.quants))}",
             exit_code=EXIT_USAGE,
         )
     if seen is not None and quant and quant != seen:
@@ -168,10 +166,9 @@ def _family(found: Found, header: Mapping[str, Any], catalogue: Catalogue) -> Fa
         raise _refusal(found, "it is a draft head (mtp.*), which goes beside a model as a sidecar")
     architecture = keys.get("general.architecture")
     loadable = {str(family.header["architecture"]) for family in catalogue.families.values()}
-    if architecture not in loadable:
-        raise _refusal(
-            found, f"its architecture is {architecture or 'not given'}, not {' or '.join(sorted(loadable))}"
-        )
+    if not isinstance(architecture, str) or architecture not in loadable:
+        said = gguf.word(architecture) if architecture else "not given"
+        raise _refusal(found, f"its architecture is {said}, not {' or '.join(sorted(loadable))}")
     objections = {
         family.id: _objections(header, family, found.size_bytes) for family in catalogue.families.values()
     }
@@ -217,10 +214,11 @@ def _quant_of(found: Found, header: Mapping[str, Any], family: Family, catalogue
 
 
 def from_file(path: Path, hashed: bool) -> Found:
-    """What a file of this machine shows; with `hashed` it is read whole."""
+    """What a file of this machine shows: its whole header, which says how long it must be. With `hashed` it
+    is read whole."""
     try:
         with path.open("rb") as handle:
-            head = handle.read(gguf.MAX_HEADER_BYTES if hashed else HEAD_BYTES)
+            head = handle.read(gguf.MAX_HEADER_BYTES)
             digest = None
             if hashed:
                 handle.seek(0)

@@ -69,13 +69,11 @@ class TestEntry:
         with pytest.raises(OperatorError, match="add --quant"):
             propose(data, 50_000_000_000)
 
-    def test_a_file_that_is_read_whole_shows_what_stands_behind_the_vocabulary(self, tmp_path: Path) -> None:
+    def test_a_file_of_this_machine_shows_what_stands_behind_the_vocabulary(self, tmp_path: Path) -> None:
         data = head("q4", more=VOCABULARY)
         assert len(data) > add.HEAD_BYTES
         (tmp_path / "mine.gguf").write_bytes(data + bytes(SIZE - len(data)))
-        with pytest.raises(OperatorError, match="--hash for a file of this machine"):
-            add.propose(add.from_file(tmp_path / "mine.gguf", hashed=False), "mine", CATALOGUE)
-        entry, unknown = add.propose(add.from_file(tmp_path / "mine.gguf", hashed=True), "mine", CATALOGUE)
+        entry, unknown = add.propose(add.from_file(tmp_path / "mine.gguf", hashed=False), "mine", CATALOGUE)
         assert entry["quant"] == "q4" and not [text for text in unknown if "whether it is" in text]
 
     def test_a_quant_that_the_header_contradicts_is_refused(self) -> None:
@@ -116,6 +114,23 @@ class TestRefused:
     def test_a_file_that_is_cut_off_is_seen(self) -> None:
         with pytest.raises(OperatorError, match="it is cut off"):
             propose(head(), SIZE - 32)
+
+    def test_a_stump_of_a_file_with_a_good_header_is_seen(self, tmp_path: Path) -> None:
+        data = head(more=VOCABULARY)
+        (tmp_path / "mine.gguf").write_bytes(data + bytes(3_000_000 - len(data)))
+        with pytest.raises(
+            OperatorError, match=r"it is cut off: tensors end at 4194304, the file at 3000000"
+        ):
+            add.propose(add.from_file(tmp_path / "mine.gguf", hashed=False), "mine", CATALOGUE)
+
+    def test_a_file_that_ends_inside_its_header_is_seen(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.gguf").write_bytes(head(more=VOCABULARY)[: add.HEAD_BYTES])
+        with pytest.raises(OperatorError, match="header is longer than"):
+            add.propose(add.from_file(tmp_path / "mine.gguf", hashed=False), "mine", CATALOGUE)
+
+    def test_an_architecture_that_is_no_text_is_one_sentence(self) -> None:
+        with pytest.raises(OperatorError, match=r"its architecture is \[1, 2\], not deepseek4"):
+            propose(head(more={"general.architecture": [1, 2]}))
 
     def test_a_draft_head_is_no_model(self) -> None:
         tensors = [(tensor, (256,)) for tensor in composer.draft_tensors("mtp.0")]

@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..border import plain
+
 if TYPE_CHECKING:
     from ..shapes import Header
 
@@ -20,6 +22,11 @@ VERSION = 3
 ALIGNMENT = 32
 #: More than any published header; a file that needs more is not one of ours.
 MAX_HEADER_BYTES = 64 * 1024 * 1024
+#: Far more keys, tensors, dimensions and array elements than the published files have, and longer names. A
+#: header that says more is damaged or hostile.
+MOST_KEYS, MOST_TENSORS, MOST_DIMENSIONS, KEPT_ELEMENTS, NAME_BYTES = 10_000, 100_000, 8, 4_096, 65_535
+#: Data begins at a multiple of this many bytes, a power of two.
+MOST_ALIGNMENT = 1 << 20
 
 _SCALARS = {
     0: "<B",
@@ -72,8 +79,18 @@ class _Reader:
     def number(self, form: str) -> Any:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
-    def string(self) -> str:
-        return bytes(self.take(self.number("<Q"))).decode("utf-8", "replace")
+    def string(self, most: int = MAX_HEADER_BYTES) -> str:
+        size = self.number("<Q")
+        if size > most:
+            raise GgufError("a text of %d bytes stands where at most %d are" % (size, most))
+        return bytes(self.take(size)).decode("utf-8", "replace")
+
+    def count(self, what: str, most: int) -> int:
+        """A number of things; raises GgufError for more than there can be."""
+        found = int(self.number("<Q"))
+        if found > most:
+            raise GgufError("it names %d %s; no model has more than %d" % (found, what, most))
+        return found
 
     def value(self, kind: int) -> Any:
         if kind in _SCALARS:
@@ -86,10 +103,15 @@ class _Reader:
         if inner in _SCALARS:
             width = struct.calcsize(_SCALARS[inner])
             raw = self.take(width * count)
+            if count > KEPT_ELEMENTS:
+                return None
             return [item[0] for item in struct.iter_unpack(_SCALARS[inner], raw)]
-        # A vocabulary: 129,280 strings that nobody needs.
+        if inner != _STRING:
+            kind_of = "arrays" if inner == _ARRAY else "values of type %d" % inner
+            raise GgufError("it has an array of %s, which the engine does not read" % kind_of)
+        # A vocabulary: 129,280 texts without a use here.
         for _item in range(count):
-            self.value(inner)
+            self.take(self.number("<Q"))
         return None
 
 
@@ -106,9 +128,11 @@ def parse(data: bytes, partial: bool = False) -> Header:
         raise GgufError("not a GGUF file: it begins with %r" % bytes(data[:4]))
     reader.take(4)
     version = reader.number("<I")
+    if version == VERSION << 24:
+        raise GgufError("its bytes are in big-endian order; the engine reads little-endian only")
     if version != VERSION:
         raise GgufError("GGUF version %d; the engine loads version %d only" % (version, VERSION))
-    tensors, pairs = reader.number("<Q"), reader.number("<Q")
+    tensors, pairs = reader.count("tensors", MOST_TENSORS), reader.count("keys", MOST_KEYS)
     header: Header = {
         "version": version,
         "tensors": tensors,
@@ -129,25 +153,43 @@ def parse(data: bytes, partial: bool = False) -> Header:
 def _fill(reader: _Reader, pairs: int, header: Header) -> None:
     """Read keys and tensor infos into `header`."""
     for _pair in range(pairs):
-        name = reader.string()
+        name = reader.string(NAME_BYTES)
         value = reader.value(reader.number("<I"))
         if value is not None:
             header["keys"][name] = value
     end: int | None = 0
     for _tensor in range(header["tensors"]):
-        name = reader.string()
-        shape = [reader.number("<Q") for _dimension in range(reader.number("<I"))]
+        name = reader.string(NAME_BYTES)
+        dimensions = reader.number("<I")
+        if dimensions > MOST_DIMENSIONS:
+            raise GgufError(
+                "a tensor has %d dimensions; no model has more than %d" % (dimensions, MOST_DIMENSIONS)
+            )
+        shape = [reader.number("<Q") for _dimension in range(dimensions)]
         kind, offset = reader.number("<I"), reader.number("<Q")
         header["types"][name] = kind
         if kind not in _BLOCKS:
             end = None
         elif end is not None:
             end = max(end, offset + _size(shape, kind))
-    alignment = header["keys"].get("general.alignment", ALIGNMENT)
+    alignment = _alignment(header["keys"].get("general.alignment", ALIGNMENT))
     data_offset = -(-reader.at // alignment) * alignment
     header["data_offset"] = data_offset
     header["end_bytes"] = data_offset + end if end is not None else None
     header["complete"] = True
+
+
+def _alignment(value: Any) -> int:
+    """Of the data, in bytes; raises GgufError for what is none."""
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_ALIGNMENT
+    if not good or value & (value - 1):
+        raise GgufError("general.alignment is %s; the data of a GGUF begins at a power of two" % word(value))
+    return int(value)
+
+
+def word(value: Any) -> str:
+    """A value of a header in a sentence: a line of at most 60 characters."""
+    return plain.line(value, 60)
 
 
 def _size(shape: Iterable[int], kind: int) -> int:
@@ -166,12 +208,12 @@ def objections(header: Header, expected: Mapping[str, Any], size_bytes: int) -> 
     found = []
     architecture = header["keys"].get("general.architecture")
     if expected.get("architecture") and architecture != expected["architecture"]:
-        found.append("architecture is %s, not %s" % (architecture, expected["architecture"]))
+        found.append("architecture is %s, not %s" % (word(architecture), expected["architecture"]))
     if expected.get("tensors") and header["tensors"] != expected["tensors"]:
         found.append("it has %d tensors, not %d" % (header["tensors"], expected["tensors"]))
     for name, value in sorted((expected.get("keys") or {}).items()):
         if header["keys"].get(name) != value:
-            found.append("%s is %s, not %s" % (name, header["keys"].get(name), value))
+            found.append("%s is %s, not %s" % (name, word(header["keys"].get(name)), value))
     if header["end_bytes"] is not None and header["end_bytes"] > size_bytes:
         found.append(
             "it is cut off: tensors end at %d, the file at %d bytes" % (header["end_bytes"], size_bytes)
