@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from maclab.commands import REGISTRY
 from maclab.commands.info import CommandInfo
 from maclab.data_files import load_yaml
 
@@ -81,8 +82,6 @@ it says `sys.platform == "darwin"`.
 
 def markdown() -> str:
     """The whole document."""
-    from maclab.commands import REGISTRY
-
     rows = "".join(_row(info) for info in REGISTRY.values() if not info.paths[0].startswith("/.lab"))
     lacking = "".join(_lacking(entry) for entry in NOT_REPLAYED.values())
     return _HEAD + rows + _RECORDINGS + lacking + _SEAMS

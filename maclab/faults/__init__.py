@@ -1,8 +1,8 @@
 """What can be made to go wrong on a simulated Mac: the register of faults.
 
-Switched by `Lab.fault`, `maclab fault <mac> <fault>` or `fab lab fault <host> <fault>` (and `--off`). To add
-one, write an object in the module here of the part that misbehaves; it is in the register by that. What
-misbehaves (a command, launchd, the engine) asks the object whether it is on.
+`Lab.fault` and `maclab fault MAC FAULT` (`--off`) switch them. To add one, write an object into the module of
+the part that misbehaves: that puts it into the register. If a command, launchd or the engine must behave
+differently, it asks the object whether it is on.
 """
 
 from __future__ import annotations

@@ -8,19 +8,31 @@ and who misbehaves asks it (`SLOW_BOOTOUT.active(names)`). It knows the lab and 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
-if TYPE_CHECKING:
-    from maclab.machine.model import Mac
+
+class Tools(Protocol):
+    """The Command Line Tools of a saved Mac."""
+
+    installed: bool
+    taken_away: bool
+    """A fault has removed them."""
+
+
+class Saved(Protocol):
+    """A saved Mac (`machine.model.Mac`), as far as faults change it."""
+
+    filevault: str
+    full_disk_access: bool
+
+    @property
+    def toolchain(self) -> Tools:
+        """Its Command Line Tools."""
 
 
 class Target(Protocol):
     """A Mac of a lab from outside, as faults act on it."""
-
-    def mac(self) -> AbstractContextManager[Mac]:
-        """The saved Mac, for changes."""
 
     def tell(self, op: str) -> None:
         """Tell process 1 of the Mac to carry out `op`."""
@@ -45,7 +57,7 @@ class Inside(Protocol):
     """A Mac from inside, where faults change its disks."""
 
     @property
-    def mac(self) -> Mac:
+    def mac(self) -> Saved:
         """The saved Mac, locked."""
 
     def set_tools(self, there: bool) -> None:
@@ -80,7 +92,7 @@ class Fault:
         """Whether it is among the faults that are on."""
         return self.name in names
 
-    def shape(self, mac: Mac, on: bool) -> None:
+    def shape(self, mac: Saved, on: bool) -> None:
         """Change the saved Mac at a switch, before anything that runs hears of it."""
 
     def outside(self, target: Target, on: bool) -> None:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from maclab.faults.base import CommandFault, DiskFault, Inside
-
-if TYPE_CHECKING:
-    from maclab.machine.model import Mac
+from maclab.faults.base import CommandFault, DiskFault, Inside, Saved
 
 
 class DiskFull(DiskFault):
@@ -30,7 +25,7 @@ class NoTools(DiskFault):
 class FullDiskAccess(CommandFault):
     """The privilege is a property of the Mac, too."""
 
-    def shape(self, mac: Mac, on: bool) -> None:
+    def shape(self, mac: Saved, on: bool) -> None:
         mac.full_disk_access = on
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from maclab.faults.base import Momentary, PowerFault, Target
-
-if TYPE_CHECKING:
-    from maclab.machine.model import Mac
+from maclab.faults.base import Momentary, PowerFault, Saved, Target
 
 
 class FilevaultLocked(PowerFault):
     """FileVault is a property of the Mac; PID 1 looks at it when it boots."""
 
-    def shape(self, mac: Mac, on: bool) -> None:
+    def shape(self, mac: Saved, on: bool) -> None:
         mac.filevault = "on" if on else "off"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +12,6 @@ from maclab.lab.macs import Macs
 from maclab.lab.network import Links
 from maclab.lab.places import Places
 from maclab.lab.state import StateFile
-from maclab.machine.model import Mac
 from maclab.world import rules
 
 EFFECTS = "/.lab/bin/lab-effects"
@@ -24,9 +22,6 @@ class OneMac:
 
     def __init__(self, switches: Switches, host: str) -> None:
         self._switches, self._host = switches, host
-
-    def mac(self) -> contextlib.AbstractContextManager[Mac]:
-        return self._switches.macs.locked(self._host)
 
     def tell(self, op: str) -> None:
         self._switches.macs.tell(self._host, op)
@@ -80,15 +75,15 @@ class Switches:
         is_up = self.macs.answers(host)
         if on and fault.needs_running and not is_up:
             raise LabError(f"{fault.name} needs {fault.needs}: {host} is off, bring it up first")
-        names = self._remember(target, fault, on)
+        names = self._remember(host, fault, on)
         fault.outside(target, on)
         if is_up:
             self.macs.tell(host, "set_faults", names=names)
             fault.inside(target, on)
 
-    def _remember(self, target: OneMac, fault: Fault, on: bool) -> list[str]:
+    def _remember(self, host: str, fault: Fault, on: bool) -> list[str]:
         """Write down which faults are on; returns their names."""
-        with target.mac() as mac:
+        with self.macs.locked(host) as mac:
             mac.faults = [other for other in mac.faults if other != fault.name] + [fault.name] * on
             fault.shape(mac, on)
             return list(mac.faults)

@@ -13,6 +13,7 @@ import ipaddress
 import json
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,6 @@ def remove_interface(name: str) -> None:
 @contextlib.contextmanager
 def one_at_a_time(timeout_s: float = 20.0) -> Iterator[None]:
     """Only one process of this machine at a time chooses a subnet; the lock leaves no file."""
-    import time
-
     deadline = time.monotonic() + timeout_s
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
         while True:
@@ -121,7 +120,7 @@ def free_subnet() -> Subnet:
         if isinstance(candidate, ipaddress.IPv4Network) and not any(candidate.overlaps(net) for net in used):
             return Subnet(candidate)
     raise LabError(
-        "no free network for another lab in 198.18.0.0/15: take one down with `fab lab down`",
+        "no free network for another lab in 198.18.0.0/15: take one down",
         exit_code=EXIT_MISSING,
     )
 

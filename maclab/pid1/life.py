@@ -7,6 +7,7 @@ PID 1 may hold the lock.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import plistlib
 import shutil
@@ -160,8 +161,6 @@ class Machine:
         if refused:
             return {"error": refused, "label": spec.label}
         if RUN_AT_LOAD_LOST.active(self.faults):
-            import dataclasses
-
             spec = dataclasses.replace(spec, run_at_load=False)
         return {"error": self.launchd.bootstrap(spec), "label": spec.label}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import ipaddress
 import os
 import select
 import signal
@@ -58,8 +59,6 @@ class Supervisor:
 
     def open(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:
         """Open the lab's network once the operator's cable is there."""
-        import ipaddress
-
         subnet = net.Subnet(ipaddress.IPv4Network(question["network"]))
         net.open_bridge(subnet, question["world_addresses"])
         return {}

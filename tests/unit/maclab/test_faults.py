@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,6 @@ class Recorded:
 
     def __init__(self) -> None:
         self.done: list[str] = []
-        self.saved = stock.bare("mac-01", "tokyo", {})
-
-    @contextlib.contextmanager
-    def mac(self) -> Iterator[Mac]:
-        yield self.saved
 
     def tell(self, op: str) -> None:
         self.done.append(op)
