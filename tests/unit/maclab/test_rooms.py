@@ -1,4 +1,4 @@
-"""The rooms of maclab: which may import which, and how large a thing in them may be."""
+"""The rooms of maclab: which may import which."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ WORLD = ("ground", "weights", "engine", "world")
 #: What stands above both, and its order.
 ABOVE = ("lab", "cli")
 GROUND = {"data_files", "errors", "kernel", "preflight", "published", "rpc"}
-MOST_LINES, MOST_LINES_OF_A_FUNCTION = 500, 60
 #: What is imported within a function, and why.
 LATE = {
     ("__init__.py", "maclab.lab"): "the small processes inside a Mac do not load the operator's side",
@@ -74,12 +73,6 @@ class TestFile:
         here = path.relative_to(HOME).as_posix()
         late = {(here, name) for function in functions(parsed(path)) for name in imports(function)}
         assert late <= set(LATE)
-
-    def test_it_is_read_in_one_sitting(self, path: Path) -> None:
-        text = path.read_text()
-        assert len(text.splitlines()) <= MOST_LINES
-        lengths = {one.name: (one.end_lineno or 0) - one.lineno + 1 for one in functions(parsed(path))}
-        assert {name for name, lines in lengths.items() if lines > MOST_LINES_OF_A_FUNCTION} == set()
 
 
 def test_every_room_has_its_place() -> None:
