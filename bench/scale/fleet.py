@@ -82,7 +82,7 @@ def make(folder: Path, hosts: int) -> Recorded:
         seen = observation(host)
         said = json.dumps({"changed": False, "observation": seen})
         (made.answers / host.address).mkdir()
-        (made.answers / host.address / "ds4_observe.json").write_text(said)
+        (made.answers / host.address / "ds4_info.json").write_text(said)
         (made.facts / f"{host.name}.json").write_text(json.dumps(seen))
         (made.status / host.name).write_text(_status(host, seen))
     _PLAIN["stat"]["stat"]["checksum"] = _sha1(PEERS / "server.conf")  # type: ignore[index]
@@ -120,7 +120,7 @@ def _inventory(hosts: int) -> dict[str, Any]:
 
 
 def observation(host: Host) -> dict[str, Any]:
-    """What the module ds4_observe would say on this Mac once its plan is carried out."""
+    """What the module ds4_info would say on this Mac once its plan is carried out."""
     memory_gb = int(host.hardware["memory_gb"])
     settings = dict(host.vars)
     plan = make_plan(host.name, settings, plan_mac.bare(memory_gb), region=host.region)

@@ -47,7 +47,7 @@ LAST_UID = 2**31 - 2
 
 
 def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ds4_observe for a host: every path, user and label that any plan for it can need.
+    """The arguments of ds4_info for a host: every path, user and label that any plan for it can need.
 
     The plan from the declared hardware is looked at too, beside what any plan may leave behind. Malformed
     variables are not judged here.
@@ -102,7 +102,7 @@ def make_plan(
     """The plan of `host`.
 
     variables: the host's inventory variables, templated; the role's defaults fill the gaps. observation: what
-    ds4_observe returned; None, or {bare: true}, plans from `ds4_hardware` alone. catalogue: default, the
+    ds4_info returned; None, or {bare: true}, plans from `ds4_hardware` alone. catalogue: default, the
     built-in one with the files of `ds4_catalogue`. templated: False for variables as the inventory has them:
     a template in a name is not judged then. Never raises for what an inventory can say: that
     becomes a refusal.

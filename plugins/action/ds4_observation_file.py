@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from ansible_collections.ds4.fleet.plugins.action.ds4_observe import ActionModule as ObserveAction
+from ansible_collections.ds4.fleet.plugins.action.ds4_info import ActionModule as ObserveAction
 
 
 class ActionModule(ObserveAction):

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import json
 
-from ansible_collections.ds4.fleet.plugins.action.ds4_observe import ActionModule as ObserveAction
+from ansible_collections.ds4.fleet.plugins.action.ds4_info import ActionModule as ObserveAction
 
 from ds4fleet.plan.make import make_plan
 
 
 class ActionModule(ObserveAction):
-    """Sets the fact `ds4_plan`, and returns what ds4_observe does.
+    """Sets the fact `ds4_plan`, and returns what ds4_info does.
 
     Arguments: `observation`, of an earlier look (null plans from ds4_hardware), and with it `release` of
     ds4_engine: the plan made again once the engine is built knows its flags. Without them this task looks at

@@ -10,7 +10,7 @@ from ds4fleet.fleetview import probe
 
 
 class ActionModule(ActionBase):
-    """Wants ds4_observe to have run. Adds facts, report and differences to the module's result."""
+    """Wants ds4_info to have run. Adds facts, report and differences to the module's result."""
 
     TRANSFERS_FILES = False
 

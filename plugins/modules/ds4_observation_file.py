@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: ds4_observation_file
 short_description: Observe a Mac and keep what was found in a file of the controller
 description:
-  - Observes the Mac as M(ds4.fleet.ds4_observe) does and writes what was found, as JSON.
+  - Observes the Mac as M(ds4.fleet.ds4_info) does and writes what was found, as JSON.
   - A Mac on which no module can run yet leaves the file as it was.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)

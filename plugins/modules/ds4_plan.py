@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: ds4_plan
 short_description: Observe a Mac and plan what it is to run, or refuse
 description:
-  - Observes the Mac as M(ds4.fleet.ds4_observe) does, unless O(observation) is given.
+  - Observes the Mac as M(ds4.fleet.ds4_info) does, unless O(observation) is given.
   - Compares the host's variables, the model catalogue and an observation, and sets the fact C(ds4_plan).
   - Fails with every refusal, one sentence each, before anything was changed.
   - It is one task because Ansible starts a process of the controller for each task of each Mac.
@@ -55,7 +55,7 @@ ansible_facts:
   returned: success
   type: dict
 observation:
-  description: What was observed, as M(ds4.fleet.ds4_observe) returns it.
+  description: What was observed, as M(ds4.fleet.ds4_info) returns it.
   returned: success, without O(observation)
   type: dict
 refusals:

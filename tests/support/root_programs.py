@@ -75,7 +75,7 @@ class Programs:
         self.mac = mac = lab.fleet.host(host)
         self.settings = {**role_defaults(), **mac.vars}
         self.watched = watch(mac.vars)
-        seen = json.loads(self.module("ds4_observe", **self.watched))["observation"]
+        seen = json.loads(self.module("ds4_info", **self.watched))["observation"]
         self.plan = make_plan(host, mac.vars, seen, region=mac.region).to_dict()
         assert not self.plan["refusals"], self.plan["refusals"]
         seed = str(self.settings["ds4_seed_user"])
@@ -139,7 +139,7 @@ class Programs:
         return [one for one in self.plan[what] if one["stage"] == stage]
 
     def observe(self) -> None:
-        answer = json.loads(self.module("ds4_observe", **self.watched))["observation"]
+        answer = json.loads(self.module("ds4_info", **self.watched))["observation"]
         assert answer["schema"] == 1 and answer["files"]["/opt/ds4/etc"]["kind"] == "dir", self.said
 
     def files(self) -> None:

@@ -30,7 +30,7 @@ def variables(memory_gb: int, **more: Any) -> dict[str, Any]:
 
 
 def bare(memory_gb: int, free_gb: int | None = None, **more: Any) -> dict[str, Any]:
-    """What ds4_observe finds on a Mac with Command Line Tools and nothing of ours."""
+    """What ds4_info finds on a Mac with Command Line Tools and nothing of ours."""
     what = hardware(memory_gb)
     size = what["storage_gb"] * GB
     seen: dict[str, Any] = {

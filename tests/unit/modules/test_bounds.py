@@ -140,9 +140,9 @@ OBSERVE = (
     EACH
     + """
 from tests.support import collection
-ds4_observe = collection.module("ds4_observe")
-ds4_observe.HTTP_TIMEOUT_S = 1
-each(lambda port: ds4_observe.models([{"address": "*", "port": port}]))
+ds4_info = collection.module("ds4_info")
+ds4_info.HTTP_TIMEOUT_S = 1
+each(lambda port: ds4_info.models([{"address": "*", "port": port}]))
 """
 )
 SERVE = (

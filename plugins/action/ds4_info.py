@@ -1,6 +1,6 @@
 # Copyright (c) 2026 ds4-fleet contributors
 # MIT License (see LICENSE)
-"""Run the module ds4_observe with the lists that a plan can need, or say in a sentence why it cannot run."""
+"""Run the module ds4_info with the lists that a plan can need, or say in a sentence why it cannot run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ActionModule(ActionBase):
             return {"failed": True, "changed": False, "msg": "\n".join(mistakes)}
         wanted = {**watch(given), **(self._task.args if self.own_lists else {})}
         try:
-            result = self._execute_module("ds4.fleet.ds4_observe", module_args=wanted, task_vars=task_vars)
+            result = self._execute_module("ds4.fleet.ds4_info", module_args=wanted, task_vars=task_vars)
         except AnsibleConnectionFailure as error:
             if self._task.check_mode and bootstrap.never_met(str(error)):
                 return self._not_ready(bootstrap.unreachable(host, str(error)))

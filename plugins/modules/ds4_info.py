@@ -8,7 +8,7 @@ from __future__ import absolute_import, annotations, division, print_function
 __metaclass__ = type
 
 DOCUMENTATION = r"""
-module: ds4_observe
+module: ds4_info
 short_description: Observe a Mac, read-only and in one round trip
 description:
   - Returns memory, disks, users, files, engine releases, weights, jobs and the running server of a Mac.
@@ -68,11 +68,11 @@ attributes:
 
 EXAMPLES = r"""
 - name: Observe the Mac
-  ds4.fleet.ds4_observe:
+  ds4.fleet.ds4_info:
   register: ds4_observed
 
 - name: Look at two files and a job
-  ds4.fleet.ds4_observe:
+  ds4.fleet.ds4_info:
     files: [/etc/fstab, /etc/sudoers.d/ds4-fleet]
     labels: [com.ds4fleet.server]
 """
