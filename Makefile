@@ -1,5 +1,5 @@
-# make setup | demo | test | docs | test-unit | lint | types | test-lab | test-matrix | molecule | fresh | flaky | hostile |
-# bench-* | clean
+# make setup | demo | test | docs | test-unit | lint | types | sanity | collection | test-lab |
+# test-matrix | molecule | fresh | flaky | hostile | bench-* | clean
 SHELL := /bin/sh
 VENV ?= .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -9,7 +9,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 BENCHES := bench-converge bench-lab bench-scale bench-stage bench-tunnel bench-upgrade
 
-.PHONY: setup demo test docs test-setup lint types test-unit test-lab test-matrix molecule fresh flaky hostile bench $(BENCHES) clean
+.PHONY: setup demo test docs test-setup lint types sanity collection test-unit test-lab test-matrix molecule fresh flaky hostile bench $(BENCHES) clean
 .DEFAULT_GOAL := help
 # Everything wants what setup makes, and a measurement wants the machine for itself.
 .NOTPARALLEL:
@@ -18,11 +18,13 @@ BENCHES := bench-converge bench-lab bench-scale bench-stage bench-tunnel bench-u
 help:
 	@echo 'make setup            prepare this machine: system packages, .venv from pinned requirements'
 	@echo 'make demo             from bare simulated Macs to an answered prompt'
-	@echo 'make test             all checks; its parts: test-setup lint types test-unit test-matrix molecule fresh test-lab'
+	@echo 'make test             all checks; its parts: test-setup lint types sanity test-unit test-matrix molecule fresh test-lab'
 	@echo 'make fresh            make demo on a minimal Debian of another release; RELEASE=trixie COMMAND="make test"'
 	@echo 'make hostile          every root program while the service accounts are hostile: 3 seeds of 200 tries'
 	@echo 'make flaky            the lab tests ten times, and which of them fail; DS4_FLAKY_RUNS=3'
 	@echo 'make docs             docs/ as a site: .docs/index.html; a link that leads nowhere stops it'
+	@echo 'make sanity           ansible-test sanity on the collection; the first run fetches what it pins'
+	@echo 'make collection       the collection ds4.fleet as an archive, from the files that git knows: .collection/'
 	@echo 'make bench-converge   seconds and ssh channels of a run of site.yml, in the lab'
 	@echo 'make bench-lab        what a lab costs, and how honest its lines are'
 	@echo 'make bench-scale      what 500 Macs cost the controller, beside pyinfra'
@@ -53,6 +55,12 @@ docs: test-setup
 
 types:
 	@scripts/check types
+
+sanity: test-setup
+	@scripts/check sanity
+
+collection: setup
+	@scripts/collection .collection
 
 test-unit:
 	@scripts/check unit
