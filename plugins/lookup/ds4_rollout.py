@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from ds4fleet.upgrade import codes, controller_lock
-
 DOCUMENTATION = r"""
 name: ds4_rollout
 author: ds4-fleet contributors (@ds4-fleet)
@@ -28,6 +26,8 @@ from pathlib import Path
 
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
+
+from ds4fleet.upgrade import codes, controller_lock
 
 
 class LookupModule(LookupBase):

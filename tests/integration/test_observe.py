@@ -30,7 +30,11 @@ def look(mac: Any, tmp_path: Path) -> Callable[..., Any]:
     tasks = [
         {
             "name": "Observe",
-            "ansible.builtin.include_role": {"name": "ds4", "tasks_from": "observe", "public": True},
+            "ansible.builtin.include_role": {
+                "name": "ds4.fleet.ds4",
+                "tasks_from": "observe",
+                "public": True,
+            },
         },
         {
             "name": "Keep it",
