@@ -17,9 +17,11 @@ from typing import Any
 import yaml
 
 from bench.scale import CHECKOUT
-from ds4fleet.fleetview.status import parse as parse_status
+from ds4agent.observe import document
+from ds4fleet.fleetview.status import of as status_of
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.plan.make import make_plan
+from ds4fleet.remote import observe
 
 sys.path.insert(0, str(CHECKOUT / "tests" / "unit"))
 
@@ -133,24 +135,23 @@ def observation(host: Host) -> dict[str, Any]:
 
 
 def _status(host: Host, seen: Mapping[str, Any]) -> str:
-    """What the Mac says to the script of `fab status`, with @@ where the script's marks stand."""
-    models = {"data": [{"id": "deepseek-v4-flash", "context_length": 262144}]}
-    parts = {
-        "macos": seen["macos"]["version"],
-        "boot": "{ sec = 1795000000, usec = 0 } Mon Nov 16 09:06:40 2026",
-        "wired": str(seen["memory"]["wired_limit_mib"]),
-        "release": f"/opt/ds4/engine/releases/{seen['engine']['current']}",
-        "job": "system/com.ds4fleet.server = {\n\tstate = running\n\tpid = 700\n\tlast exit code = 0\n}",
-        "models": json.dumps(models),
-        "guard": "",
-        "mounts": "",
-        "limit": "",
-        "now": "1796000000",
-    }
-    text = "".join(f"\n@@{name}\n{said}\n" for name, said in parts.items())
-    if parse_status(host, text).trouble:
-        raise AssertionError(f"{host.name}: {parse_status(host, text).trouble}")
-    return text
+    """What the Mac says to `fab status`."""
+    said = document.Document(
+        now_s=1796000000,
+        server=document.Server(
+            macos=seen["macos"]["version"],
+            booted_at_s=1795000000,
+            wired_limit_mib=seen["memory"]["wired_limit_mib"],
+            release=seen["engine"]["current"],
+            job="running",
+            pid=700,
+            models=(document.Model("deepseek-v4-flash", 262144),),
+        ),
+    )
+    status = status_of(observe.Answer(host, said))
+    if status.trouble:
+        raise AssertionError(f"{host.name}: {status.trouble}")
+    return document.render(said)
 
 
 def _sha1(path: Path) -> str:

@@ -1,39 +1,17 @@
-"""What each Mac is doing now: one ssh per Mac, all at once, read-only, without Python on the far side."""
+"""What each Mac is doing now: one ssh per Mac, all at once, read-only."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from rich.table import Table
 
-from ds4agent.border import bounded_json
-from ds4agent.engine import models as engine_models
+from ds4agent.observe import document
 from ds4fleet.console import line, styled, table
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
-from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Host
-from ds4fleet.layout import Paths
-from ds4fleet.remote import shell
-
-_MORE_AT_ONCE_THAN_A_FLEET = 32
-#: Each answer stands behind a mark of macs.hear, so that no tool's output can be taken for another's.
-_SCRIPT = """\
-mark() {{ printf '\\n@@%s\\n' "$1"; }}
-mark macos; /usr/bin/sw_vers -productVersion
-mark boot; /usr/sbin/sysctl -n kern.boottime
-mark wired; /usr/sbin/sysctl -n iogpu.wired_limit_mb
-mark release; /usr/bin/readlink {root}/engine/current
-mark job; /bin/launchctl print system/com.ds4fleet.server 2>/dev/null
-mark models; /usr/bin/curl -sS -m 5 http://127.0.0.1:{port}/v1/models 2>/dev/null | /usr/bin/head -c {most}
-mark guard; /bin/cat {root}/guard/stopped 2>/dev/null
-mark mounts; /usr/bin/head -c 4096 {mounts} 2>/dev/null
-mark limit; /usr/bin/head -c 4096 {wired} 2>/dev/null
-mark now; /bin/date +%s
-"""
+from ds4fleet.remote import observe
 
 
 @dataclass(frozen=True)
@@ -57,81 +35,57 @@ class Status:
     context: int = 0
 
 
-def parse(host: Host, output: str) -> Status:
-    """The status of a Mac from the script's output."""
-    parts = dict(re.findall(r"^@@(\w+)\n(.*?)(?=\n@@|\Z)", output, re.M | re.S))
-    text = {name: part.strip() for name, part in parts.items()}
-    booted = re.search(r"sec = (\d{1,18})", text.get("boot", ""))
-    now_s = bounded_json.count(text.get("now"))
-    job = re.search(r"^\s*state = (.{1,100})$", text.get("job", ""), re.M)
-    pid = re.search(r"^\s*pid = (\d{1,18})$", text.get("job", ""), re.M)
-    code = re.search(r"^\s*last exit code = (\d{1,18})", text.get("job", ""), re.M)
-    offered, odd = _offered(text.get("models", ""))
-    state = job[1] if job else ""
-    trouble = ""
-    if state and not offered:
-        trouble = f"the job is '{state}' but the engine does not answer"
-        if odd:
-            trouble = f"the job is '{state}' but the answer at the engine's port {odd}"
-        if code and code[1] != "0":
-            trouble += f" (last exit code {code[1]})"
-    boot = text.get("mounts", "") + "\n" + text.get("limit", "")
-    waits = re.findall(r"^reason=(.{1,500})$", boot, re.M)
-    notes = re.findall(r"^note=(.{1,500})$", boot, re.M)
-    if state and not offered and waits:
-        trouble = "; ".join(waits)
-    else:
-        notes = waits + notes
-    stopped = re.search(r"^reason=(.{1,500})$", text.get("guard", ""), re.M)
-    if stopped and not offered:
-        trouble = f"the guard stopped the engine: {stopped[1]}"
-    return Status(
-        host=host.name,
-        region=host.region,
-        layer=host.layer,
-        reachable=True,
-        trouble=trouble,
-        macos=text.get("macos", "")[:40],
-        up_s=now_s - int(booted[1]) if booted and now_s else 0,
-        wired_limit_mib=bounded_json.count(text.get("wired")) or 0,
-        release=text.get("release", "").rpartition("/")[2][:80],
-        job=state,
-        pid=int(pid[1]) if pid else 0,
-        models=[str(model["id"]) for model in offered],
-        notes=notes,
-        context=max((int(model["context_length"] or 0) for model in offered), default=0),
+def of(answer: observe.Answer) -> Status:
+    """The status of a Mac from what it said; a Mac that does not answer has one too."""
+    host = answer.host
+    status = Status(host.name, host.region, host.layer, reachable=answer.reached)
+    seen = answer.document
+    if seen is None or seen.server is None:
+        if answer.bare:
+            return replace(status, notes=[answer.sentence])
+        return replace(status, trouble=answer.sentence)
+    server = seen.server
+    # What the boot jobs wait for is the trouble itself where it keeps the engine from starting.
+    waiting = server.waits if server.models or not server.job else ()
+    return replace(
+        status,
+        trouble=_trouble(server),
+        macos=server.macos[:40],
+        up_s=seen.now_s - server.booted_at_s if server.booted_at_s and seen.now_s else 0,
+        wired_limit_mib=server.wired_limit_mib,
+        release=server.release[:80],
+        job=server.job[:100],
+        pid=server.pid,
+        models=[model.id for model in server.models],
+        notes=[*waiting, *server.notes],
+        context=max((model.context for model in server.models), default=0),
     )
 
 
-def _offered(body: str) -> tuple[Sequence[Mapping[str, Any]], str]:
-    """(the models of a /v1/models body, what is wrong with it); nothing at all is wrong with no body."""
-    try:
-        return (engine_models.parse(body), "") if body else ([], "")
-    except bounded_json.JsonError as error:
-        return [], str(error)
+def _trouble(server: document.Server) -> str:
+    """Why the engine does not do what its job is there for; "" where it does."""
+    if server.models:
+        return ""
+    if server.stopped:
+        return f"the guard stopped the engine: {server.stopped}"
+    if not server.job:
+        return ""
+    if server.waits:
+        return "; ".join(server.waits)
+    trouble = f"the job is '{server.job[:100]}' but the engine does not answer"
+    if server.answer:
+        trouble = f"the job is '{server.job[:100]}' but the answer at the engine's port {server.answer}"
+    return trouble + (f" (last exit code {server.last_exit_code})" if server.last_exit_code else "")
 
 
 def ask(host: Host) -> Status:
-    """Asks one Mac; a Mac that does not answer is a status too."""
-    settings = {**role_defaults(), **host.vars}
-    paths = Paths(settings["ds4_root"])
-    script = _SCRIPT.format(
-        root=paths.root,
-        port=settings["ds4_port"],
-        most=bounded_json.MAX_BYTES + 1,
-        mounts=paths.boot_state("mounts"),
-        wired=paths.boot_state("wired"),
-    )
-    answer, why = shell.hear(host, script)
-    if "@@now" not in answer:
-        return Status(host.name, host.region, host.layer, reachable=False, trouble=why)
-    return parse(host, answer)
+    """Asks one Mac."""
+    return ask_all([host])[0]
 
 
 def ask_all(hosts: Sequence[Host]) -> list[Status]:
     """Asks all Macs at once; the answers stand in the order of the hosts."""
-    with ThreadPoolExecutor(max(1, min(len(hosts), _MORE_AT_ONCE_THAN_A_FLEET))) as pool:
-        return list(pool.map(ask, hosts))
+    return [of(answer) for answer in observe.ask(hosts, "server")]
 
 
 def exit_code(found: Sequence[Status]) -> int:

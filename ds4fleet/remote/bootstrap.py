@@ -19,6 +19,7 @@ from ds4agent.mac import updates as mac_updates
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory import names
 from ds4fleet.inventory.public_keys import parse_key
+from ds4fleet.remote import ssh
 
 UPDATE_DOMAIN: str = mac_updates.UPDATE_DOMAIN
 UPDATE_KEYS: tuple[str, ...] = mac_updates.UPDATE_KEYS
@@ -331,13 +332,14 @@ def _key_body(line: str) -> str | None:
 
 def unreachable(host: str, said: str) -> str:
     """Why a host could not be reached, from what ssh printed."""
-    if "IDENTIFICATION HAS CHANGED" in said or "Host key verification failed" in said:
+    kind = ssh.refusal(said)
+    if kind is ssh.Kind.HOST_KEY:
         return (
             f"{host}: "
-            + ("no host key is recorded" if "host key is known for" in said else "its host key has changed")
+            + ("no host key is recorded" if ssh.unknown_key(said) else "its host key has changed")
             + f"; run `ansible-playbook playbooks/bootstrap.yml -l {host}`, which shows what it is"
         )
-    if "Permission denied" in said:
+    if kind is ssh.Kind.LOGIN:
         return (
             f"{host} refuses this login: neither the key nor the first password is accepted; run"
             f" `ansible-playbook playbooks/bootstrap.yml -l {host}` with ds4_bootstrap_password_file"
@@ -383,7 +385,7 @@ def public_half(key_file: str) -> list[str]:
 
 def never_met(said: str) -> bool:
     """Whether ssh failed as it does on a Mac that bootstrap has not seen: no key recorded, or none let in."""
-    return bool(re.search(r"host key is known for|Permission denied", said))
+    return ssh.unknown_key(said) or "Permission denied" in said
 
 
 def lacks_python(streams: str) -> bool:

@@ -9,20 +9,18 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 import re
 import shlex
-import signal
-import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ds4agent.mac import output
 from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.remote import ssh
 
 #: Seconds for one connection and for one look at a file, and what ssh may say meanwhile: a stranger is at the
 #: other end.
@@ -248,44 +246,15 @@ def _options(options: Iterable[str]) -> list[str]:
     return [word for option in options for word in ("-o", option)]
 
 
-def _run(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+def _run(argv: Sequence[str]) -> output.Ended:
+    return ssh.execute(argv, TIMEOUT_S, SAID_BYTES)
 
 
 def _said(argv: Sequence[str]) -> str:
-    """What ssh says on stderr until its end, TIMEOUT_S or SAID_BYTES; then it and its proxies are killed."""
-    with subprocess.Popen(
-        [*argv, "true"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as ssh:
-        assert ssh.stderr is not None
-
-        def end() -> None:
-            if ssh.returncode is None:
-                os.killpg(ssh.pid, signal.SIGKILL)
-
-        late = threading.Timer(TIMEOUT_S, end)
-        late.start()
-        try:
-            text = ssh.stderr.read(SAID_BYTES)
-        finally:
-            late.cancel()
-            if ssh.poll() is None:
-                end()
-    return text.decode(errors="replace").replace("\r", "")
+    """What ssh says on stderr until its end, TIMEOUT_S or SAID_BYTES."""
+    said: str = ssh.execute([*argv, "true"], TIMEOUT_S, SAID_BYTES).stderr
+    return said.replace("\r", "")
 
 
 def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1].removeprefix("ssh: ") if lines else "no reason given"
+    return ssh.last_line(text) or "no reason given"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.inventory.fleet import ansible_command, ansible_environment
+from ds4fleet.inventory.fleet import Host, ansible_command, ansible_environment
 from ds4fleet.layout import CHECKOUT
 
 #: Names the descriptor that gets whom a run reached (playbooks/callback_plugins/ds4_reached.py).
@@ -94,6 +94,11 @@ def run(
             f"playbooks/{name}.yml left out {', '.join(left_out)}: Macs of no region of the inventory."
         )
     return found.status
+
+
+def play(name: str, hosts: Sequence[Host], values: Values, *, quiet: bool = False) -> int:
+    """The same for Macs of the inventory; quiet: without its output."""
+    return run(name, [host.name for host in hosts], values, stdout=subprocess.DEVNULL if quiet else None)
 
 
 def _met(told: IO[bytes]) -> set[str]:

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds4agent.border import bounded_json
+from ds4agent.observe import document
 from ds4fleet.catalogue.read import Catalogue, load
-from ds4fleet.components.switcher import folder
 from ds4fleet.inventory.fleet import Host
-from ds4fleet.layout import Paths
-from ds4fleet.remote.shell import ANSWER_BYTES, ask
+from ds4fleet.remote import observe
 from ds4fleet.upgrade.rollout import Version
-
-#: Each answer stands behind its mark. All of it may be read by everybody, so sudo is not needed.
-_SCRIPT = """\
-for name in lock journal previous; do
-  printf '\\n@@%s\\n' "$name"; /bin/cat {folder}/"$name".json 2>/dev/null
-done
-printf '\\n@@drain\\n'; /bin/cat {folder}/drain.json 2>/dev/null
-printf '\\n@@conf\\n'; /bin/cat {root}/etc/server.conf 2>/dev/null
-printf '\\n@@end\\n'
-"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +35,8 @@ class Lock:
 
 @dataclass(frozen=True)
 class Look:
-    """One Mac. run_id, phase, reason: of its last switch. serves, before: None where nothing is known."""
+    """One Mac. reachable: it could be asked; else `why` is the reason. run_id, phase, reason: of its last
+    switch. serves, before: None where nothing is known."""
 
     host: str
     region: str
@@ -61,43 +48,38 @@ class Look:
     drained: bool = False
     serves: Version | None = None
     before: Version | None = None
+    why: str = ""
 
 
 def look(hosts: Sequence[Host]) -> list[Look]:
     """Asks the Macs at once; the answers stand in the order of the hosts."""
-    root = Paths.root
     known = load(hosts[0].vars.get("ds4_catalogue") or ()) if hosts else load()
-    answers = ask(hosts, [_SCRIPT.format(folder=folder(root), root=root)] * len(hosts))
-    return [parse(host, answer, known) for host, answer in zip(hosts, answers, strict=True)]
+    return [of(answer, known) for answer in observe.ask(hosts, "rollout")]
 
 
-def parse(host: Host, output: str, known: Catalogue) -> Look:
-    """A Mac's answer to the script; it counts as silent when the end is missing."""
-    parts = dict(re.findall(r"^@@(\w+)\n(.*?)(?=\n@@|\Z)", output, re.M | re.S))
-    if "end" not in parts:
-        return Look(host.name, host.region, reachable=False)
-    journal = _json(parts["journal"]) or {}
+def of(answer: observe.Answer, known: Catalogue) -> Look:
+    """What a Mac's answer says; a bare Mac has nothing to say, and is no silent one."""
+    host = answer.host
+    seen = answer.document.rollout if answer.document else None
+    if seen is None:
+        return Look(host.name, host.region, reachable=answer.bare, why=answer.sentence)
     return Look(
         host.name,
         host.region,
         reachable=True,
-        lock=Lock.of(_json(parts["lock"])),
-        run_id=str(journal.get("run_id", "")),
-        phase=str(journal.get("phase", "")),
-        reason=str(journal.get("reason", "")),
-        drained=bool(_json(parts["drain"])),
-        serves=version_of(parts["conf"], known),
-        before=_before(_json(parts["previous"]), known),
+        lock=Lock(seen.lock.run_id, seen.lock.owner, seen.lock.since) if seen.lock else None,
+        run_id=seen.run_id,
+        phase=seen.phase,
+        reason=seen.reason,
+        drained=seen.drained,
+        serves=version_of(seen.serves, known),
+        before=version_of(seen.before, known),
     )
 
 
-def version_of(conf: str, known: Catalogue) -> Version | None:
-    """The version that a server.conf stands for; the engine by its release id."""
-    release = re.search(r"^release=(.+)$", conf, re.M)
-    weights = re.search(r"^weights=([0-9a-f]*) (.+)$", conf, re.M)
-    if not release or not weights:
-        return None
-    return Version(model_of(weights[2], known), weights[1], release[1])
+def version_of(seen: document.Version | None, known: Catalogue) -> Version | None:
+    """A version that a Mac speaks of, by the catalogue's id of its model and the engine's release id."""
+    return Version(model_of(seen.weights, known), seen.sha256, seen.release) if seen else None
 
 
 def model_of(path: str, known: Catalogue) -> str:
@@ -105,21 +87,3 @@ def model_of(path: str, known: Catalogue) -> str:
     name = Path(path).name
     models = known.models.values()
     return next((one.id for one in models if any(file.name == name for file in one.files)), name)
-
-
-def _before(state: Mapping[str, Any] | None, known: Catalogue) -> Version | None:
-    try:
-        config = (state or {})["proof"]["server"]["config_path"]
-        entry = next(item for item in (state or {})["files"] if item["path"] == config)
-        text = base64.b64decode(entry["base64"]).decode() if "base64" in entry else entry["content"]
-    except (KeyError, StopIteration, ValueError, TypeError):
-        return None
-    return version_of(text, known)
-
-
-def _json(text: str) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = bounded_json.mapping(text, max_bytes=ANSWER_BYTES)
-    except bounded_json.JsonError:
-        return None
-    return found

@@ -185,7 +185,7 @@ def show_macs(looks: Sequence[Look], run_id: str) -> Table:
     shown = console.table("", "host", "serves", "last switch", "", "lock")
     for one in looks:
         if not one.reachable:
-            shown.add_row(one.host, console.styled("no answer", "red"))
+            shown.add_row(one.host, console.styled(f"no answer: {one.why}", "red"))
             continue
         state = f"{one.phase}{', drained' if one.drained else ''}" if one.phase or one.drained else "-"
         held = str(one.lock) if one.lock else "-"

@@ -304,7 +304,7 @@ def _abort_others(limit: str, root: Path, *, yes: bool, json: bool) -> int:
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-take-over"
     with controller_lock.controller_lock(root, run_id, play.owner(), take_over=True) as lock:
         looks = look(hosts)
-        silent = [one.host for one in looks if not one.reachable]
+        silent = [one for one in looks if not one.reachable]
         freed = _release({one.host: one.lock for one in looks}, root, lock, yes=yes, json=json)
         last = latest(root)
         if last is not None and last.progress().phase in UNFINISHED:
@@ -314,8 +314,8 @@ def _abort_others(limit: str, root: Path, *, yes: bool, json: bool) -> int:
             _finish(last, json=json)
     if not json:
         console.out.print("Given back." if freed else "No Mac that answers is held by a rollout.")
-        for name in silent:
-            console.out.print(f"{name}: no answer", style="red")
+        for one in silent:
+            console.out.print(f"{one.host}: no answer: {console.line(one.why)}", style="red", soft_wrap=True)
     return EXIT_UNREACHABLE if silent else 0
 
 

@@ -171,7 +171,7 @@ def way_back(host: Host, found: Look) -> Situation:
         target=found.before,
         switch_minutes=_patience_s(settings_of(host)) / 60,
         locked_by=str(found.lock) if found.lock else "",
-        trouble="" if found.reachable else "it does not answer",
+        trouble="" if found.reachable else f"it does not answer: {found.why}",
         rules=rules_of(host),
     )
 

@@ -17,7 +17,7 @@ from ds4agent.border import bounded_json
 from ds4fleet import console
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
-from ds4fleet.remote import playbook, shell
+from ds4fleet.remote import observe, playbook
 from ds4fleet.upgrade import journal
 from ds4fleet.upgrade import run as upgrade
 
@@ -27,8 +27,6 @@ MB = 10**6
 REPORT_BYTES = 16 * 1024 * 1024
 #: Between two looks at how far the Macs are.
 LOOK_S = 2
-#: ds4_shelf.STATUS in the role.
-_STATUS = "/bin/cat /var/run/ds4-verify.json 2>/dev/null"
 SERVED = "served"
 
 
@@ -218,31 +216,28 @@ def _finding(host: str, told: Mapping[str, Any]) -> Finding:
 
 
 def _watch(hosts: Sequence[Host], running: subprocess.Popen[bytes]) -> None:
-    with Live(_progress(hosts, [""] * len(hosts)), console=console.out, refresh_per_second=2) as live:
+    with Live(
+        _progress([observe.Answer(host, None) for host in hosts]), console=console.out, refresh_per_second=2
+    ) as live:
         while running.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 running.wait(LOOK_S)
-            live.update(_progress(hosts, shell.ask(hosts, [_STATUS] * len(hosts))))
+            live.update(_progress(observe.ask(hosts, "verifying")))
 
 
-def _progress(hosts: Sequence[Host], answers: Sequence[str]) -> Table:
+def _progress(answers: Sequence[observe.Answer]) -> Table:
     shown = console.table("", "host", "reads", "done", "of", "rate")
-    for host, answer in zip(hosts, answers, strict=True):
-        try:
-            said = bounded_json.mapping(answer)
-        except bounded_json.JsonError:
-            said = {}
-        numbers = ("done_bytes", "total_bytes", "bytes_per_s")
-        done, total, rate = (bounded_json.count(said.get(name)) or 0 for name in numbers)
-        if not total:
-            shown.add_row(host.name, "-", "-", "-", "-")
+    for answer in answers:
+        said = answer.document.verifying if answer.document else None
+        if said is None or not said.total_bytes:
+            shown.add_row(answer.host.name, "-", "-", "-", "-")
             continue
         shown.add_row(
-            host.name,
-            bounded_json.text(said.get("file"), 200),
-            f"{100 * done / total:.1f} %",
-            f"{total / GB:,.2f} GB",
-            f"{rate / MB:,.0f} MB/s",
+            answer.host.name,
+            said.file[:200],
+            f"{100 * said.done_bytes / said.total_bytes:.1f} %",
+            f"{said.total_bytes / GB:,.2f} GB",
+            f"{said.bytes_per_s / MB:,.0f} MB/s",
         )
     return shown
 

@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ds4agent.border import plain
-from ds4agent.mac import output as mac_output
 from ds4agent.weights import peer, seed
 from ds4fleet import held_file
 from ds4fleet.components.peer_fetch import FOLDER
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.sources import PUSHED, directory_of
-from ds4fleet.remote import shell
+from ds4fleet.remote import ssh
 from ds4fleet.state import state_dir
 from ds4fleet.tunnel.home import TURN_S
 
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 #: Failed connections in a row for so long end the push; the Mac waits about as long (weights.route).
 PATIENCE_S = 1200
 LONGEST_PAUSE_S = 30
-#: Of what ssh says when it ends.
-SAID_BYTES = 4096
 #: Until the order has to be on the Mac: all Macs get theirs in one step of the play.
 ORDER_S = 300
 #: Variables of a host that say how it is reached.
@@ -191,31 +188,25 @@ def connect(one: Errand, local: str, script: str, over: threading.Event) -> int:
     options = ["ExitOnForwardFailure=yes", "ServerAliveInterval=5", "ServerAliveCountMax=3", "Compression=no"]
     words = [word for option in options for word in ("-o", option)]
     # sshd does not replace the socket that a lost connection has left.
-    gone = mac_output.run(
-        [*shell.ssh_argv(one.host), f"/bin/rm -f {one.socket}"],
-        shell.ANSWER_TIMEOUT_S,
-        max_bytes=SAID_BYTES,
-        only_end=True,
-    )
-    if gone.returncode:
-        tell(one, "ssh", (gone.stderr.strip().splitlines() or ["no answer"])[-1])
-        return int(gone.returncode)
-    way = [*shell.ssh_argv(one.host, *words, "-R", f"{one.socket}:{local}"), "/bin/sh -s"]
+    gone = ssh.run(one.host, f"/bin/rm -f {one.socket}")
+    if not gone.ok:
+        tell(one, "ssh", gone.sentence)
+        return ssh.SSH_FAILED if gone.status is None else gone.status
+    way = [*ssh.argv(one.host, *words, "-R", f"{one.socket}:{local}"), "/bin/sh -s"]
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-    with subprocess.Popen(way, stdin=pipe, stdout=nowhere, stderr=pipe, bufsize=0) as ssh:
-        assert ssh.stdin is not None
-        assert ssh.stderr is not None
+    with subprocess.Popen(way, stdin=pipe, stdout=nowhere, stderr=pipe, bufsize=0) as child:
+        assert child.stdin is not None and child.stderr is not None
         said = peer.Tail()
-        said.follow(ssh.stderr)
+        said.follow(child.stderr)
         with contextlib.suppress(BrokenPipeError):
-            ssh.stdin.write(script.encode())
-            ssh.stdin.close()
-        while ssh.poll() is None:
+            child.stdin.write(script.encode())
+            child.stdin.close()
+        while child.poll() is None:
             if over.wait(0.5):
-                ssh.terminate()
-        if ssh.returncode and said.last():
+                child.terminate()
+        if child.returncode and said.last():
             tell(one, "ssh", said.last())
-        return ssh.returncode
+        return child.returncode
 
 
 def tell(one: Errand, what: str, sentence: str) -> None:

@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass
 from rich.live import Live
 from rich.table import Table
 
-from ds4agent.border import bounded_json
 from ds4fleet import console
-from ds4fleet.components.peer_fetch import FOLDER
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
-from ds4fleet.remote import shell
+from ds4fleet.remote import observe, playbook
 
 #: Between two looks at all Macs.
 LOOK_S = 2
@@ -24,12 +22,8 @@ SILENT_S = 10
 LOST_S = 300
 OVER = ("done", "failed", "aborted", "-")
 LOST = {"no answer", "stopped"}
-#: Of each text that a Mac's status has.
-WORDS_LETTERS = 500
 MB = 10**6
 GB = 10**9
-
-_STATUS = f"/bin/cat {FOLDER}/status.json 2>/dev/null; printf '\\n@@now '; /bin/date +%s"
 
 
 @dataclass(frozen=True)
@@ -73,14 +67,14 @@ def stage(
             console.out.print(show(lines))
         return _exit_code(lines)
     if wishes:
-        return shell.play("stage", hosts, {"ds4_stage_action": wishes[0]})
+        return playbook.play("stage", hosts, {"ds4_stage_action": wishes[0]})
     asked = {"ds4_model": model} if model else {}
-    code = shell.play("stage", hosts, {**asked, "ds4_stage_wait": False})
+    code = playbook.play("stage", hosts, {**asked, "ds4_stage_wait": False})
     if code or detach:
         return code
     lines = watch(hosts)
     if all(line.state in OVER for line in lines):
-        closed = shell.play("stage", hosts, {"ds4_stage_action": "close"}, quiet=True)
+        closed = playbook.play("stage", hosts, {"ds4_stage_action": "close"}, quiet=True)
         return _exit_code(lines) or closed
     return _exit_code(lines)
 
@@ -106,38 +100,27 @@ def watch(hosts: Sequence[Host]) -> list[Line]:
 
 def look(hosts: Sequence[Host]) -> list[Line]:
     """Asks all Macs at once."""
-    answers = shell.ask(hosts, [_STATUS] * len(hosts))
-    return [line_of(host.name, answer) for host, answer in zip(hosts, answers, strict=True)]
+    return [line_of(answer) for answer in observe.ask(hosts, "staging")]
 
 
-def line_of(host: str, output: str) -> Line:
-    """A Mac's line from its status file and clock; `output` is empty when it did not answer."""
-    text, mark, now = output.rpartition("@@now ")
-    if not mark:
-        return Line(host, "no answer")
-    try:
-        said = bounded_json.mapping(text)
-    except bounded_json.JsonError:
-        return Line(host, "-")
-
-    def count(name: str) -> int:
-        return int(bounded_json.count(said.get(name)) or 0)
-
-    def words(name: str) -> str:
-        return str(bounded_json.text(said.get(name), WORDS_LETTERS))
-
-    state = words("state") or "-"
-    if state not in OVER and (bounded_json.count(now.strip()) or 0) - count("updated_at") > SILENT_S:
+def line_of(answer: observe.Answer) -> Line:
+    """A Mac's line from what it said."""
+    host, seen = answer.host.name, answer.document
+    if seen is None or seen.staging is None:
+        return Line(host, "-" if answer.bare else "no answer", note=answer.sentence)
+    said = seen.staging
+    state = said.state or "-"
+    if state not in OVER and seen.now_s - said.updated_at_s > SILENT_S:
         state = "stopped"
     return Line(
         host,
         state,
-        words("file"),
-        count("done_bytes"),
-        count("total_bytes"),
-        count("bytes_per_s"),
-        words("source"),
-        words("error") or words("reason"),
+        said.file,
+        said.done_bytes,
+        said.total_bytes,
+        said.bytes_per_s,
+        said.source,
+        said.error or said.reason,
     )
 
 

@@ -17,7 +17,7 @@ from ds4fleet.fleetview import status
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.make import make_plan, watch
-from ds4fleet.remote import shell as remote_shell
+from ds4fleet.remote import observe
 from ds4fleet.upgrade import look
 from ds4fleet.weights import listing, relay
 from maclab import engine
@@ -256,9 +256,9 @@ class Programs:
         """What fab status, weights list and upgrade --status ask of a Mac, over ssh."""
         assert status.ask(self.mac).reachable
         assert look.look([self.mac])[0].reachable
-        (answer,) = remote_shell.ask([self.mac], [listing._SCRIPT.format(root=ROOT)])
-        assert "@@now" in answer
-        self.said += answer
+        (answer,) = observe.ask([self.mac], "weights", "staging", "verifying")
+        assert answer.document is not None and listing.files_of(answer), answer.sentence
+        self.said += str(answer.document)
 
     def logs(self) -> None:
         self.program("/usr/sbin/newsyslog", "-F", "-f", "/etc/newsyslog.d/ds4.conf")

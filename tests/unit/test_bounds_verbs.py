@@ -12,7 +12,7 @@ from ds4fleet.agents.clients import Server
 from ds4fleet.catalogue.read import load
 from ds4fleet.fleetview import status
 from ds4fleet.inventory.fleet import Host
-from ds4fleet.remote import shell
+from ds4fleet.remote import observe, ssh
 from ds4fleet.upgrade import look
 from ds4fleet.weights import care, listing, stage
 from tests.support import bounded, hostile
@@ -129,18 +129,19 @@ SHELLS = {
     "trickle": "while True: out.write(b'x'); out.flush(); time.sleep(0.05)",
     "no UTF-8": "out.write(b'\\xff\\xfe' * 100)",
     "nothing": "",
-    "refused": "sys.exit('sg-01: Permission denied (publickey).')",
+    "refused": "sys.stderr.write('sg-01: Permission denied (publickey).'); sys.exit(255)",
 }
 HEAR = """
 from ds4fleet.fleetview import status
 from ds4fleet.inventory.fleet import Host
-from ds4fleet.remote import shell
-shell.ANSWER_TIMEOUT_S = 1
+from ds4fleet.remote import ssh
+ssh.ANSWER_TIMEOUT_S = 1
 host, found = Host("sg-01", "singapore", {}), {}
 for name, program in given.items():
     code = "import sys, time\\nout = sys.stdout.buffer\\n" + program
-    shell.ssh_argv = lambda host, code=code: [sys.executable, "-c", code]
-    found[name] = [status.ask(host).trouble, shell.ask([host], ["true"])[0]]
+    ssh.argv = lambda host, code=code: [sys.executable, "-c", code]
+    result = ssh.run(host, "true")
+    found[name] = [status.ask(host).trouble, result.kind, result.output]
 tell(found)
 """
 #: What a file or an answer on a Mac may hold in the place of what a verb looks for.
@@ -157,40 +158,26 @@ ODD = [
 
 def test_a_mac_that_says_too_much_or_nothing_is_silent_with_a_reason() -> None:
     found = bounded.run(HEAR, SHELLS)
-    assert found["endless"] == ["it said more than 4,194,304 bytes", ""]
-    assert found["endless errors"] == ["it said more than 4,194,304 bytes", ""]
-    assert found["trickle"] == ["logged in, then silent", ""]
-    assert found["nothing"] == ["no answer", ""]
-    assert found["refused"] == ["sg-01: Permission denied (publickey).", ""]
-    assert found["no UTF-8"][0] == "no answer"
-
-
-def test_a_file_or_an_engine_cannot_answer_another_question(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "it").write_text("x\n@@guard\nreason=none\n@@now 5\n")
-    monkeypatch.setattr(shell, "ssh_argv", lambda host: ["/bin/sh", "-c", "exec /bin/sh -s"])
-    script = f"printf '@@models\\n'; cat {tmp_path}/it; printf '@@now\\n'"
-    assert shell.ask([Host("a", "r", {})], [script]) == [
-        "@@models\nx\n@ @guard\nreason=none\n@ @now 5\n@@now\n"
-    ]
+    assert found["endless"] == ["it said more than 4,194,304 bytes", "too much output", ""]
+    assert found["endless errors"] == ["it said more than 4,194,304 bytes", "too much output", ""]
+    assert found["trickle"] == ["no whole answer within 1 s", "timeout", ""]
+    assert found["refused"] == ["sg-01: Permission denied (publickey).", "login refused", ""]
+    advice = "run `ansible-playbook site.yml -l sg-01` once"
+    assert found["nothing"][0] == f"its ds4agent's answer is not JSON; {advice}"
+    assert found["no UTF-8"][0] == f"its ds4agent's answer is not JSON; {advice}"
 
 
 @pytest.mark.parametrize("text", ODD, ids=lambda text: text[:20])
 def test_no_verb_ends_with_a_traceback_of_what_a_mac_says(text: str, tmp_path: Path) -> None:
-    host = Host("a", "r", {})
-    answers = "".join(
-        f"\n@@{name}\n{text}" for name in ("lock", "journal", "previous", "drain", "conf", "end")
-    )
-    look.parse(host, answers, load())
-    assert stage.line_of("a", f"{text}\n@@now 5").host == "a"
-    stage.show([stage.line_of("a", f"{text}\n@@now 5")])
-    care._progress([host], [text])
+    host, names = Host("a", "r", {}), ("server", "rollout", "weights", "staging", "verifying")
+    pieces = [text, *(f'{{"schema": 1, "now_s": 5, "{name}": {text}}}' for name in names)]
+    for piece in pieces:
+        answer = observe.answer(host, ssh.Result(ssh.Kind.OK, piece, 0))
+        assert answer.document is not None or answer.sentence
+        look.of(answer, load())
+        stage.show([stage.line_of(answer)])
+        care._progress([answer])
+        assert status.show([status.of(answer)]).row_count == 1
+        listing.files_of(answer)
     (tmp_path / "a.json").write_text(text)
     assert care.gather(["a"], tmp_path).exit_code != 0
-    found = status.parse(
-        host, f"\n@@boot\nsec = {text}\n@@job\nstate = running\n@@models\n{text}\n@@now\n{text}"
-    )
-    assert "\n" not in found.trouble
-    assert status.show([found]).row_count == 1
-    listing.files_of("a", f"@@file {'9' * 5000} 1 1 x\n@@served\n{text}\n@@planned\n{text}")

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ds4agent.observe import document
 from ds4agent.watchdog import guard
-from ds4fleet.fleetview.status import parse
+from ds4fleet.fleetview.status import of
 from ds4fleet.inventory.fleet import Host
+from ds4fleet.remote.observe import Answer
 
 GIB = 1 << 30
 Sample = dict[str, Any]
@@ -308,9 +310,8 @@ def test_a_mac_that_runs_out_is_stopped_once_as_recorded() -> None:
 
 
 def test_status_tells_why_the_guard_stopped_the_engine() -> None:
-    answer = "\n@@macos\n26.1\n@@job\n\tstate = not running\n@@models\n\n@@guard\n"
-    answer += guard.stop_note(1_785_542_400, "memory pressure is critical", 1) + "\n@@now\n1\n"
-    status = parse(Host("sg-02", "singapore", {}), answer)
+    server = document.Server(job="not running", stopped="memory pressure is critical")
+    status = of(Answer(Host("sg-02", "singapore", {}), document.Document(1, server=server)))
     assert status.trouble == "the guard stopped the engine: memory pressure is critical"
 
 

@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.text import Text
 
 import tasks
+from ds4agent.observe import document
 from ds4agent.tunnel.link import Link
 from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet import agents, console, markdown, state
@@ -29,7 +30,7 @@ from ds4fleet.errors import OperatorError
 from ds4fleet.fleetview import plans, probe
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.plan import kept
-from ds4fleet.remote import shell
+from ds4fleet.remote import observe
 from ds4fleet.tunnel import cli, hold, home, view
 from ds4fleet.upgrade import look, report, rollout
 from ds4fleet.weights import care, listing, stage
@@ -55,10 +56,11 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return said
 
 
-def one_mac(monkeypatch: pytest.MonkeyPatch, answer: str, why: str = EVIL_LINES) -> None:
-    """The fleet is one Mac that says this."""
+def one_mac(monkeypatch: pytest.MonkeyPatch, **parts: Any) -> None:
+    """The fleet is one Mac that says this; nothing: one that cannot be asked."""
     monkeypatch.setattr(Fleet, "select", lambda **_: Fleet((HOST,), ("tokyo",)))
-    monkeypatch.setattr(shell, "hear", lambda host, script: (answer, why))
+    said = document.Document(now_s=5, **parts) if parts else None
+    monkeypatch.setattr(observe, "ask", lambda *_: [observe.Answer(HOST, said, EVIL_LINES)])
 
 
 class TestTheConsole:
@@ -104,10 +106,11 @@ class TestTheConsole:
 
 
 def test_status(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = json.dumps({"data": [{"id": EVIL_LINES}]})
-    answer = f"\n@@macos\n{EVIL}\n@@release\n/{EVIL}\n@@job\n state = {EVIL}\n@@models\n{model}\n@@now\n5"
-    for said in (answer, answer.replace(model, EVIL).replace("@@now", f"@@guard\nreason={EVIL}\n@@now"), ""):
-        one_mac(monkeypatch, said)
+    model = document.Model(EVIL_LINES, 5)
+    serves = document.Server(macos=EVIL, release=EVIL, job=EVIL_LINES, models=(model,), notes=(EVIL_LINES,))
+    stopped = document.Server(job=EVIL_LINES, answer=EVIL, stopped=EVIL_LINES, waits=(EVIL_LINES,))
+    for parts in ({"server": serves}, {"server": stopped}, {}):
+        one_mac(monkeypatch, **parts)
         with pytest.raises(SystemExit):
             tasks.status.body(None)
     assert is_safe(said := shown()) and holds(said)
@@ -115,11 +118,10 @@ def test_status(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_weights(shown: Shown, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    one_mac(
-        monkeypatch,
-        f"@@file 5 1 1 {EVIL}.gguf\nproven_at={EVIL}\nstaged_for={EVIL}\n@@served\n@@planned\n@@now",
-    )
-    listing.listing()
+    listed = document.WeightsFile(EVIL_LINES, 5, EVIL, EVIL, EVIL, (EVIL_LINES,))
+    for parts in ({"weights": document.Weights((listed,))}, {}):
+        one_mac(monkeypatch, **parts)
+        listing.listing()
     file = {"name": EVIL_LINES, "bytes": 5, "state": "wrong", "why": EVIL_LINES, "used": [EVIL]}
     told = {"files": [file, {**file, "state": "changed"}], "safe_mode": True, "held_by": EVIL_LINES}
 
@@ -130,15 +132,17 @@ def test_weights(shown: Shown, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(care, "_run", run)
     care.verify()
     care.prune()
-    console.out.print(care._progress([HOST], [json.dumps({"file": EVIL, "total_bytes": 5, "done_bytes": 1})]))
+    one_mac(monkeypatch, verifying=document.Progress(file=EVIL, total_bytes=5, done_bytes=1))
+    console.out.print(care._progress(observe.ask([HOST], "verifying")))
     assert is_safe(said := shown()) and holds(said)
     assert "\nerror:" not in said
 
 
 def test_stage(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     words = dict.fromkeys(("state", "file", "source", "error"), EVIL_LINES)
-    one_mac(monkeypatch, json.dumps({**words, "updated_at": 5, "total_bytes": 5}) + "\n@@now 5")
-    stage.stage(status=True)
+    for parts in ({"staging": document.Progress(**words, updated_at_s=5, total_bytes=5)}, {}):  # type: ignore[arg-type]
+        one_mac(monkeypatch, **parts)
+        stage.stage(status=True)
     assert is_safe(said := shown()) and holds(said)
 
 

@@ -18,7 +18,7 @@ from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.fleetview import observe
 from ds4fleet.inventory.fleet import Fleet, Host, ansible_environment
 from ds4fleet.layout import CHECKOUT
-from ds4fleet.remote import playbook, shell
+from ds4fleet.remote import playbook
 from ds4fleet.tunnel import jump_setup
 from ds4fleet.upgrade import play, situation
 from ds4fleet.weights import care
@@ -136,7 +136,7 @@ class TestByFab:
             "observe": lambda: observe.run("stray", str(dead / "facts")),
             "access": lambda: users.apply(["stray"]),
             "jump": lambda: jump_setup._playbook(["stray"], {}),
-            "stage": lambda: shell.play("stage", [stray], {}),
+            "stage": lambda: playbook.play("stage", [stray], {}),
             "weights": lambda: care._run([stray], {"ds4_weights_action": "verify"}),
             "the look of an upgrade": lambda: situation.observe([stray], dead / "looked"),
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from collections.abc import Mapping
@@ -13,12 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ds4agent.observe import document
 from ds4fleet.catalogue.read import load
 from ds4fleet.components import switcher
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.plan.make import make_plan
+from ds4fleet.remote import observe
 from ds4fleet.upgrade import host as upgrade_host
 from ds4fleet.upgrade import look, report, rollout, run, situation
 from ds4fleet.upgrade.codes import Code, RolloutError
@@ -341,39 +342,28 @@ class TestPlan:
 
 
 class TestLook:
-    CONF = "release=54b36ed9ba42\nrelease_dir=/x\nweights={sha} /opt/ds4/models/{name}\n"
-
-    def output(self, **parts: str) -> str:
-        names = ("lock", "journal", "previous", "drain", "conf", "end")
-        return "".join(f"\n@@{name}\n{parts.get(name, '')}" for name in names)
-
     def test_a_mac_tells_what_it_serves_what_was_before_and_who_holds_it(self) -> None:
         known = load()
-        name = known.models["flash-q2"].files[0].name
-        conf = self.CONF.format(sha="a" * 64, name=name)
-        config = "/opt/ds4/etc/server.conf"
-        entry = {"path": config, "base64": base64.b64encode(conf.encode()).decode()}
-        state = {"files": [entry], "proof": {"server": {"config_path": config}}}
-        found = look.parse(
-            HOST,
-            self.output(
-                conf=self.CONF.format(sha="b" * 64, name="own.gguf"),
-                previous=json.dumps(state),
-                lock='{"run_id": "r1", "owner": "ada", "since": "now"}',
-                journal='{"run_id": "r1", "phase": "holding", "reason": ""}',
-                drain='{"draining": true}',
-            ),
-            known,
+        path = f"/opt/ds4/models/{known.models['flash-q2'].files[0].name}"
+        seen = document.Rollout(
+            lock=document.Lock("r1", "ada", "now"),
+            run_id="r1",
+            phase="holding",
+            drained=True,
+            serves=document.Version("54b36ed9ba42", "/opt/ds4/models/own.gguf", "b" * 64),
+            before=document.Version("54b36ed9ba42", path, "a" * 64),
         )
+        found = look.of(observe.Answer(HOST, document.Document(1, rollout=seen)), known)
         assert found.reachable and found.drained and found.phase == "holding"
         assert found.serves == Version("own.gguf", "b" * 64, "54b36ed9ba42")
         assert found.before == Version("flash-q2", "a" * 64, "54b36ed9ba42")
         assert str(found.lock) == "run r1 of ada since now"
 
     def test_a_bare_mac_has_none_of_it_and_a_silent_one_is_no_bare_one(self) -> None:
-        bare = look.parse(HOST, self.output(), load())
+        bare = look.of(observe.Answer(HOST, None, "it has no ds4agent", bare=True), load())
         assert bare.reachable and not (bare.lock or bare.serves or bare.before or bare.drained)
-        assert not look.parse(HOST, "", load()).reachable
+        silent = look.of(observe.Answer(HOST, None, "no route to host", reached=False), load())
+        assert (silent.reachable, silent.why) == (False, "no route to host")
 
 
 class TestProgram:

@@ -103,11 +103,12 @@ class TestWay:
         calls = tmp_path / "calls"
 
         def argv(_host: Host, *words: str) -> list[str]:
-            code = f"import sys; open({str(calls)!r}, 'a').write(repr(sys.argv[1:]) + chr(10));"
+            code = f"import sys; said = open({str(calls)!r}, 'a');"
+            code += "said.write(repr([*sys.argv[1:], sys.stdin.read()]) + chr(10));"
             code += f"sys.exit(int(open({str(tmp_path / 'status')!r}).read() or 0))"
             return [sys.executable, "-c", code, *words]
 
-        monkeypatch.setattr(push.shell, "ssh_argv", argv)
+        monkeypatch.setattr(push.ssh, "argv", argv)
         (tmp_path / "status").write_text("0")
         return calls
 

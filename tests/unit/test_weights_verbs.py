@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ds4agent.observe.document import Document, Progress, Weights, WeightsFile
 from ds4fleet import console
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.remote import observe
 from ds4fleet.weights import care, listing, shelf, stage
 
 SAID = {
@@ -21,43 +23,31 @@ SAID = {
     "source": "tyo-01",
     "error": "",
     "reason": "",
-    "updated_at": 1000,
+    "updated_at_s": 1000,
 }
-LISTED = """\
-@@file 100 1 5 a.gguf
-sha256=aa
-size_bytes=100
-inode=1
-mtime_ns=5000000002
-proven_at=2026-03-01T00:00:00Z
-@@file 90 2 5 b.gguf
-@@file 40 3 5 c.gguf.part.0123.relay
-@@file 90 4 5 b.gguf.sha-mismatch
-@@current /opt/ds4/models/a.gguf
-@@previous /opt/ds4/models/b.gguf
-@@served
-weights=aa /opt/ds4/models/a.gguf
 
-@@planned
-weights=bb /opt/ds4/models/b.gguf
 
-@@now 1000
-"""
+def said(now_s: int = 1000, **changed: object) -> observe.Answer:
+    """What a Mac says of its fetch."""
+    progress = Progress.from_json({**SAID, **changed})
+    return observe.Answer(Host("tyo-02", "tokyo", {}), Document(now_s=now_s, staging=progress))
 
 
 class TestLines:
     def test_a_line_says_how_far_a_mac_is(self) -> None:
-        line = stage.line_of("tyo-02", json.dumps(SAID) + "\n@@now 1003")
+        line = stage.line_of(said(1003))
         assert (line.state, line.source, line.done_bytes) == ("fetching", "tyo-01", 5_000_000_000)
 
     def test_a_fetch_that_is_silent_has_stopped_one_that_is_done_has_not(self) -> None:
-        assert stage.line_of("tyo-02", json.dumps(SAID) + "\n@@now 1100").state == "stopped"
-        done = json.dumps({**SAID, "state": "done"})
-        assert stage.line_of("tyo-02", done + "\n@@now 1100").state == "done"
+        assert stage.line_of(said(1100)).state == "stopped"
+        assert stage.line_of(said(1100, state="done")).state == "done"
 
     def test_a_mac_without_an_order_and_one_that_is_silent_differ(self) -> None:
-        assert stage.line_of("tyo-02", "\n@@now 1").state == "-"
-        assert stage.line_of("tyo-02", "").state == "no answer"
+        host = Host("tyo-02", "tokyo", {})
+        assert stage.line_of(observe.Answer(host, Document(1, staging=Progress()))).state == "-"
+        assert stage.line_of(observe.Answer(host, None, "it has no ds4agent", bare=True)).state == "-"
+        silent = stage.line_of(observe.Answer(host, None, "no route to host", reached=False))
+        assert (silent.state, silent.note) == ("no answer", "no route to host")
 
 
 class TestWatch:
@@ -92,21 +82,22 @@ class TestWatch:
 
 
 class TestList:
-    def test_files_are_told_apart_by_their_stamps_and_names(self) -> None:
-        found = listing.files_of("tyo-02", LISTED)
-        assert [file.kind for file in found] == ["proven", "unproven", "part", "wrong"]
-        assert found[0].used == ["running", "current release"]
-        assert found[1].used == ["configured", "previous release"]
-        assert found[0].proven_at == "2026-03-01T00:00:00Z"
-
-    @pytest.mark.parametrize("facts", ["101 1 5", "100 2 5", "100 1 6"], ids=["size", "inode", "time"])
-    def test_a_file_that_was_touched_is_not_proven_any_more(self, facts: str) -> None:
-        changed = LISTED.replace("100 1 5 a.gguf", f"{facts} a.gguf")
-        assert listing.files_of("tyo-02", changed)[0].kind == "unproven"
-
-    def test_a_name_that_ends_like_another_is_not_taken_for_it(self) -> None:
-        other = LISTED.replace("models/a.gguf", "models/not-a.gguf")
-        assert listing.files_of("tyo-02", other)[0].used == []
+    def test_what_could_not_be_asked_is_said_and_told_apart_by_the_status(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        host = Host("tyo-02", "tokyo", {})
+        monkeypatch.setattr(Fleet, "select", lambda **_: Fleet((host,), ("tokyo",)))
+        files = Weights((WeightsFile("a.gguf", 100, "proven", used=("running",)),))
+        answers = {
+            0: observe.Answer(host, Document(1, weights=files)),
+            EXIT_FAILED: observe.Answer(host, None, "its ds4agent is of an earlier release"),
+            EXIT_UNREACHABLE: observe.Answer(host, None, "no route to host", reached=False),
+        }
+        for code, answer in answers.items():
+            monkeypatch.setattr(observe, "ask", lambda *_, answer=answer: [answer])
+            assert listing.listing() == code
+            shown = capsys.readouterr()
+            assert answer.sentence in shown.err and ("a.gguf" in shown.out) == (code == 0)
 
 
 def finding(state: str, *used: str, name: str = "a.gguf") -> dict[str, object]:
@@ -179,10 +170,13 @@ class TestVerify:
             care.verify(file="b.gguf")
 
     def test_while_it_reads_each_mac_has_its_line(self) -> None:
-        said = {"file": "a.gguf", "done_bytes": 25, "total_bytes": 100, "bytes_per_s": 2_000_000}
-        hosts = [Host("tyo-01", "tokyo", {}), Host("tyo-02", "tokyo", {})]
+        reads = Progress(file="a.gguf", done_bytes=25, total_bytes=100, bytes_per_s=2_000_000)
+        answers = [
+            observe.Answer(Host("tyo-01", "tokyo", {}), Document(1, verifying=reads)),
+            observe.Answer(Host("tyo-02", "tokyo", {}), None, "no route to host", reached=False),
+        ]
         with console.out.capture() as shown:
-            console.out.print(care._progress(hosts, [json.dumps(said), ""]))
+            console.out.print(care._progress(answers))
         assert "25.0 %" in shown.get() and "2 MB/s" in shown.get() and "tyo-02" in shown.get()
 
 

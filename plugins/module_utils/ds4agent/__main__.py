@@ -14,6 +14,7 @@ PROGRAMS = {
     "switch": "switch.carry_out",
     "watch": "watchdog.guard",
     "jump": "tunnel.jump",
+    "observe": "observe.parts",
 }
 
 
