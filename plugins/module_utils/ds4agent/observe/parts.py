@@ -41,7 +41,7 @@ def server(root: str, port: int) -> document.Server:
     commands = {"sysctl": argv("sysctl", *SYSCTLS), "job": argv("launchctl", "print", "system/" + LABEL)}
     results = run_all(commands, timeout_s=COMMANDS_TIMEOUT_S)
     values = parse.sysctl(results["sysctl"].out)
-    job: dict[str, Any] = parse.launchctl_print(results["job"].out) if results["job"].ok else {}
+    job = parse.launchctl_print(results["job"].out if results["job"].ok else "")
     models, answer = _offered(port)
     boot = [_settings("%s/boot/%s.state" % (root, name)) for name in ("mounts", "wired")]
     stopped = _settings(root + "/guard/stopped").get("reason", [])
@@ -50,9 +50,9 @@ def server(root: str, port: int) -> document.Server:
         booted_at_s=parse.boot_time_s(values.get("kern.boottime")) or 0,
         wired_limit_mib=bounded_json.count(values.get("iogpu.wired_limit_mb")) or 0,
         release=release.linked_id(root + "/engine", "current") or "",
-        job=job.get("state") or "",
-        pid=job.get("pid") or 0,
-        last_exit_code=job.get("last_exit_code") or 0,
+        job=job["state"] or "",
+        pid=job["pid"] or 0,
+        last_exit_code=job["last_exit_code"] or 0,
         models=models,
         answer=answer,
         stopped=stopped[-1] if stopped else "",
@@ -127,15 +127,14 @@ def weights(root: str) -> document.Weights:
             size = os.stat(path).st_size
         except OSError:
             continue
-        stamp = (weights_stamp.read(path)[0] or {}) if item.kind in ("proven", "unproven") else {}
-        used = ["running" if word == "served" else word for word in needed.get(item.name, ())]
-        if not used and stamp.get("staged_for"):
-            used = ["staged for " + stamp["staged_for"]]
-        found.append(
-            document.WeightsFile(
-                item.name, size, item.kind, stamp.get("proven_at", ""), stamp.get("sha256", ""), tuple(used)
-            )
+        stamp = weights_stamp.read(path)[0] if item.kind in ("proven", "unproven") else None
+        proven_at, sha256, staged_for = (
+            (stamp["proven_at"], stamp["sha256"], stamp["staged_for"]) if stamp else ("", "", "")
         )
+        used = ["running" if word == "served" else word for word in needed.get(item.name, ())]
+        if not used and staged_for:
+            used = ["staged for " + staged_for]
+        found.append(document.WeightsFile(item.name, size, item.kind, proven_at, sha256, tuple(used)))
     return document.Weights(tuple(found))
 
 
