@@ -22,6 +22,7 @@ from ds4fleet.components import agent
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.remote import observe, ssh
+from tests.support.tunnel_ends import wait_until
 
 HOST = Host("tyo-01", "tokyo", {})
 #: What OpenSSH 9 says, or a /bin/sh on the Mac; status; kind; a word of the sentence.
@@ -81,14 +82,15 @@ class TestSsh:
         assert [result.output.strip() for result in results] == [host.name for host in hosts]
 
     def test_nobody_waits_for_the_proxy_of_an_ssh_that_is_late(self, tmp_path: Path) -> None:
-        left = f"sleep 300 & echo $! >{tmp_path}/pid; wait"
-        ended = ssh.execute(["/bin/sh", "-c", left], 1, 100)
-        assert ended.cut
-        pid = int((tmp_path / "pid").read_text())
-        state = subprocess.run(
-            ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
-        )
-        assert state.stdout.strip()[:1] in ("", "Z")
+        left = f"sleep 300 & echo $! >{tmp_path}/pid; exec sleep 300"
+        assert ssh.execute(["/bin/sh", "-c", left], 5, 100).cut
+        words = ["ps", "-o", "stat=", "-p", (tmp_path / "pid").read_text().strip()]
+
+        def gone() -> bool:
+            state = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+            return state.strip()[:1] in ("", "Z")
+
+        wait_until(gone, 30, "the end of the proxy")
 
 
 class TestAsk:
