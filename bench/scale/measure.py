@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import statistics
@@ -100,11 +101,10 @@ def _tree(root: int) -> list[int]:
     """A process and all below it, as /proc knows them."""
     found = [root]
     for pid in found:
-        for task in Path(f"/proc/{pid}/task").glob("*/children"):
-            try:
-                found += [int(word) for word in task.read_text().split()]
-            except OSError:
-                continue
+        # A process that ends meanwhile takes its folder with it.
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                found += [int(word) for word in (task / "children").read_text().split()]
     return found
 
 
