@@ -555,6 +555,17 @@ class TestFaults:
         lab.fault("mac-01", "metal-nil", on=False)
         assert sh(lab, "mac-01", "ls /.lab/run/faults").stdout == ""
 
+    def test_one_that_needs_a_mac_that_is_up_is_refused_while_it_is_off(self, lab: Lab) -> None:
+        lab.power_cut("mac-01", boot_again=False)
+        try:
+            with pytest.raises(LabError, match="disk-full needs a Mac that is up: mac-01 is off"):
+                lab.fault("mac-01", "disk-full")
+            lab.fault("mac-01", "metal-nil")  # this one waits for the next boot
+        finally:
+            lab.power_on("mac-01")
+        assert sh(lab, "mac-01", "ls /.lab/run/faults").stdout == "metal-nil\n"
+        lab.fault("mac-01", "metal-nil", on=False)
+
     def test_slow_bootout_keeps_the_label_busy(self, lab: Lab) -> None:
         lab.fault("mac-01", "slow-bootout")
         install_job(lab, "mac-01", "exec sleep 1000")
