@@ -43,6 +43,8 @@ from ds4fleet.plan.make import watch
 
 #: Of a Mac that serves, and with a time zone: its plan needs most of what any plan does.
 EXAMPLE = {"ds4_hardware": {"memory_gb": 128, "storage_gb": 2000}, "ds4_timezone": "UTC"}
+#: What the closing table needs of a plan.
+SHOWN = ("role", "model", "context")
 HEAD = ("host", "role", "model", "context", "result")
 
 
@@ -185,7 +187,9 @@ class CallbackModule(CallbackBase):
         if isinstance(facts, Mapping) and isinstance(facts.get("ds4_plan"), Mapping):
             # A plan is made again when the engine's flags are known; the stages of the first one still ran.
             stages = outcome.plan.get("stages") or facts["ds4_plan"].get("stages")
-            outcome.plan = {**facts["ds4_plan"], "stages": stages}
+            # Of hundreds of Macs the plans are more than all else here; the table needs little of them.
+            keep = facts["ds4_plan"] if self.get_option("record") else SHOWN
+            outcome.plan = {**{key: facts["ds4_plan"].get(key) for key in keep}, "stages": stages}
         if result.result.get("changed"):
             outcome.changed.append(result.task.get_name())
 
