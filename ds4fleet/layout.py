@@ -48,6 +48,9 @@ LABEL_WIRED = "com.ds4fleet.wired"
 LABEL_LOGS = "com.ds4fleet.logs"
 #: Written last into a release (plugins/module_utils/ds4agent/engine/release.py); ds4-start wants to see it.
 RELEASE_MARKER = ".ds4-fleet.json"
+#: Of the installation of the Command Line Tools that bootstrap starts.
+TOOLS_LOG = "/var/log/ds4-command-line-tools.log"
+TOOLS_PID = "/var/run/ds4-command-line-tools.pid"
 
 
 @dataclass(frozen=True)

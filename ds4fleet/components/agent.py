@@ -12,18 +12,24 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import ds4agent
 from ds4agent.__main__ import PROGRAMS
-from ds4fleet.components.base import entry
+from ds4fleet.components import base
+from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
+from ds4fleet.layout import Paths
 
 #: The Command Line Tools' own Python; /usr/bin/python3 is a stub that opens a dialogue where they are
 #: missing.
 PYTHON = "/Library/Developer/CommandLineTools/usr/bin/python3"
+#: Before weights come: the job that fetches them is one of its callers.
+STAGE = "storage"
+#: What it came in place of goes at the end, when no job calls it any more.
+LAST = "tunnel"
 SOURCE = Path(str(ds4agent.__file__)).parent
 _START = "import sys\n\nfrom ds4agent.__main__ import main\n\nsys.exit(main(sys.argv[1:]))\n"
 
@@ -44,17 +50,30 @@ def former(root: str) -> list[str]:
     return [f"{root}/libexec/{name}" for name in (*programs, "lib", "ds4_tunnel")]
 
 
-def watched(root: str) -> dict[str, list[str]]:
-    """Paths to observe on every Mac."""
-    return {"files": [path(root), *former(root)], "labels": []}
+def watched(paths: Paths) -> Watched:
+    """With what earlier releases had in its place."""
+    return Watched((paths.root, paths.libexec, path(paths.root), *former(paths.root)))
 
 
-def entries(root: str, *, stage: str = "service") -> list[dict[str, Any]]:
-    """The program in the form of a plan's `files`, whose action puts the bytes of `source` in; and what it
-    came in place of."""
-    program = entry(path(root), "file", source="ds4agent", sha256=sha256(), mode="0755", stage=stage)
-    gone = [entry(old, "absent", recursive=True, stage=stage) for old in former(root)]
-    return [program, *gone]
+def entries(plan: Decided) -> Part:
+    """The program wherever a job of ours calls it, and what it came in place of. A plan names it by its
+    checksum: the action ds4_files puts the bytes in."""
+    root = plan.paths.root
+    gone = [base.entry(old, "absent", recursive=True, stage=LAST) for old in former(root)]
+    if not (plan.serves or plan.relays or plan.jump):
+        return Part([base.entry(path(root), "absent", stage=STAGE), *gone])
+    folders = [base.folder(place, stage=STAGE) for place in (root, f"{root}/libexec")]
+    program = base.entry(path(root), "file", source="ds4agent", sha256=sha256(), mode="0755", stage=STAGE)
+    return Part([*folders, program, *gone])
+
+
+def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
+    return iter(())
+
+
+def removed(settings: Mapping[str, Any]) -> Removed:
+    paths = Paths(str(settings["ds4_root"]))
+    return Removed(files=(paths.root,), trees=(paths.libexec,))
 
 
 @cache

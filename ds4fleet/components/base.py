@@ -1,20 +1,296 @@
-"""What a component consists of, in the form of a plan: files and jobs. Pure."""
+"""What a component reads and what it gives: the decisions of a plan, files, jobs, accounts, steps. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import hashlib
+import plistlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.layout import Paths
+from ds4fleet.sizing.disk import Disk, VolumePlan
+
+#: The order in which stages act; `HostPlan.stages` keeps it.
+STAGES = ("accounts", "power", "engine", "storage", "weights", "memory", "service", "tunnel", "verify")
+#: Keys of an entry that a plan as JSON leaves out where they have these values; `whole` puts them back.
+USUAL = {"content": None, "target": None, "validate": None, "mode": None, "owner": "root", "group": "wheel"}
+
+Entry = dict[str, Any]
+Job = dict[str, Any]
+#: What was observed on the Mac; None: nothing is there yet.
+Seen = Mapping[str, Any] | None
 
 
-def entry(path: str, kind: str, *, stage: str = "service", **more: Any) -> dict[str, Any]:
-    """A file, directory or absence; root's own unless `more` says otherwise."""
-    plain = {"content": None, "target": None, "validate": None, "mode": None}
-    return {"path": path, "kind": kind, **plain, "owner": "root", "group": "wheel", "stage": stage, **more}
+@dataclass(frozen=True)
+class Step:
+    """One difference between the plan and the Mac. `destructive` steps need `ds4_safe_mode: false`."""
+
+    stage: str
+    what: str
+    destructive: bool = False
 
 
-def job(label: str, state: str, restart_on: Sequence[str] = (), *, stage: str = "service") -> dict[str, Any]:
+@dataclass(frozen=True)
+class ModelChoice:
+    id: str
+    name: str
+    family: str
+    quant: str
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """`pinned` is what the inventory asks for, `commit` what is checked out (another in a rehearsal)."""
+
+    commit: str
+    pinned: str
+    release_id: str
+    repo: str
+    root: str
+    releases_dir: str
+    mirror: str
+    current: str
+    make_args: list[str]
+    keep: int
+    flags: list[str]  # what the catalogue expects of the commit; used until `capabilities` are known
+    capabilities: dict[str, Any] | None  # of the built release
+    payload_abi: int = 0  # of its KV files
+    drain_s: int = 120  # that it may take to end what it has begun
+    built: bool = False  # whether the release is there and whole
+    serving: str | None = None  # id of the release that `current` leads to
+    in_use: list[str] = field(default_factory=list)  # ids of releases that run now
+
+    @property
+    def release_dir(self) -> str:
+        return f"{self.releases_dir}/{self.release_id}"
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """`bytes` and `sha256` are of what is transferred, `real_bytes` is for arithmetic (as published)."""
+
+    name: str
+    path: str
+    bytes: int
+    sha256: str | None
+    real_bytes: int
+    urls: list[str]
+    kind: str
+    header: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class WeightsPlan:
+    dir: str
+    files: list[WeightFile]
+    main: str | None
+    link: dict[str, str] | None
+    target_name: str | None
+    unmarked: list[str] = field(default_factory=list)  # paths that no stamp keeps for this model
+
+
+@dataclass(frozen=True)
+class UserPlan:
+    name: str
+    uid: int | None
+    gid_name: str
+    home: str
+    shell: str
+    real_name: str
+    hidden: bool
+
+
+@dataclass(frozen=True)
+class JumpPlan:
+    """Where a jump Mac leads.
+
+    to: ds4_jump_to. targets: names, in order of preference; None where they are not known here. has_key:
+    whether it has made the key that its targets let in.
+    """
+
+    to: str | None
+    targets: list[str] | None = None
+    has_key: bool = False
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The Macs that a jump Mac leads to, in order of preference or by measured round trip; host_keys: their
+    known_hosts lines."""
+
+    specs: tuple[TunnelSpec, ...]
+    by_distance: bool
+    host_keys: str
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What a plan has decided of a Mac, before it is said in files and jobs.
+
+    settings: the host's variables with the role's defaults, numbers as numbers. disk: what was found of the
+    volumes; None without weights.
+    """
+
+    host: str
+    region: str
+    role: str
+    mode: str
+    model: ModelChoice | None
+    context: int
+    generation: str
+    memory: Mapping[str, Any]
+    disk: Disk | None
+    engine: EnginePlan | None
+    weights: WeightsPlan | None
+    settings: Mapping[str, Any]
+    service_uid: int | None = None
+    power: Mapping[str, Any] = field(default_factory=dict)
+    jump: JumpPlan | None = None
+    targets: Targets | None = None
+
+    @property
+    def paths(self) -> Paths:
+        return Paths(str(self.settings["ds4_root"]))
+
+    @property
+    def serves(self) -> bool:
+        """Whether an engine runs there."""
+        return self.role in ("serve", "stream") and self.mode != "none"
+
+    @property
+    def relays(self) -> bool:
+        """Whether it takes part when weights go from Mac to Mac."""
+        return self.weights is not None and self.settings["ds4_weights_method"] == "direct"
+
+    @property
+    def volumes(self) -> Sequence[VolumePlan]:
+        return self.disk.volumes if self.disk else ()
+
+    @property
+    def wired_limit_mib(self) -> int:
+        return int(self.memory.get("wired_limit_mib") or 0)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Paths and labels to observe on every Mac; directories before what is in them."""
+
+    files: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a component puts on a Mac.
+
+    An entry of files has {path, kind, content, target, owner, group, mode, validate, stage}; kind is file,
+    dir, link or absent, and a file whose content is None must exist while its content is not ours (logs), or
+    has {source, sha256}: the action ds4_files puts it in. Directories come before what is in them. An entry
+    of jobs has {label, plist, state, restart_on, stage}.
+    """
+
+    files: Sequence[Entry] = ()
+    jobs: Sequence[Job] = ()
+    users: Sequence[UserPlan] = ()
+    server: dict[str, Any] | None = None
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What a component leaves on a Mac, and how it goes when the Mac is decommissioned.
+
+    files   paths that go; a directory only once it is empty
+    trees   directories and files of ours alone, with all that is in them
+    data    trees that go only without safe mode: releases, logs
+    notes   what modules note for as long as the Mac runs; trees
+    volumes {name, mount_point} of volumes, likewise
+    users   accounts and their groups, likewise
+    wired_limit  whether the GPU wired limit is given back to macOS
+    """
+
+    labels: Sequence[str] = ()
+    files: Sequence[str] = ()
+    trees: Sequence[str] = ()
+    data: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    volumes: Sequence[Mapping[str, str]] = ()
+    users: Sequence[str] = ()
+    wired_limit: bool = False
+
+
+class Component(Protocol):
+    """One thing that we put on a Mac; a module of this package is one."""
+
+    def watched(self, paths: Paths) -> Watched:
+        """What any plan may write, and what an earlier release or another role left."""
+
+    def entries(self, plan: Decided) -> Part:
+        """What this plan wants of it; where it wants nothing, that it is absent."""
+
+    def steps(self, plan: Decided, seen: Seen) -> Iterator[Step]:
+        """What has to be done on the Mac for it, files, jobs and accounts apart."""
+
+    def removed(self, settings: Mapping[str, Any]) -> Removed:
+        """What goes at decommissioning; settings with the role's defaults."""
+
+
+def entry(path: str, kind: str, *, stage: str = "service", **more: Any) -> Entry:
+    """A file, directory, link or absence; root's own unless `more` says otherwise."""
+    return {"path": path, "kind": kind, **USUAL, "stage": stage, **more}
+
+
+def folder(path: str, *, stage: str, owner: str = "root", mode: str = "0755") -> Entry:
+    """A directory; the group is the owner's own."""
+    group = "wheel" if owner == "root" else owner
+    return entry(path, "dir", stage=stage, owner=owner, group=group, mode=mode)
+
+
+def file(
+    path: str,
+    content: str | None,
+    *,
+    stage: str,
+    owner: str = "root",
+    mode: str = "0644",
+    validate: str | None = None,
+) -> Entry:
+    """A file; without content it only has to exist."""
+    group = "wheel" if owner == "root" else owner
+    named = {"owner": owner, "group": group, "mode": mode, "validate": validate}
+    return entry(path, "file", stage=stage, content=content, **named)
+
+
+def job(label: str, state: str, restart_on: Sequence[str] = (), *, stage: str = "service") -> Job:
     """A launchd job: started, loaded or absent; restart_on: paths whose change restarts it."""
     plist = Paths.plist(label)
     return {"label": label, "plist": plist, "state": state, "restart_on": list(restart_on), "stage": stage}
+
+
+def absent(label: str, *paths: str, stage: str) -> Part:
+    """A job that a plan has no use for: gone, with its plist and what belongs to it alone."""
+    files = [entry(path, "absent", stage=stage) for path in (Paths.plist(label), *paths)]
+    return Part(files, [job(label, "absent", stage=stage)])
+
+
+def plist(label: str, *, stage: str, **keys: Any) -> Entry:
+    """The property list of a launchd job."""
+    content = plistlib.dumps({"Label": label, **keys}, sort_keys=True).decode()
+    return file(Paths.plist(label), content, stage=stage, validate="plist")
+
+
+def slim(entry: Mapping[str, Any]) -> Entry:
+    """An entry without the keys that have their usual values."""
+    return {key: value for key, value in entry.items() if key not in USUAL or value != USUAL[key]}
+
+
+def whole(entry: Mapping[str, Any]) -> Entry:
+    """An entry with all its keys."""
+    return {**USUAL, **entry}
+
+
+def sha256(text: str) -> str:
+    """Its checksum in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -5,17 +5,16 @@ What it does on the Mac is in ds4agent.switch.
 
 from __future__ import annotations
 
-import plistlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ds4fleet.components import agent
-from ds4fleet.components.base import entry, job
+from ds4fleet.components import agent, base, scripts
+from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.layout import LABEL_SERVER, LABEL_WIRED, Paths
 
 LABEL_SWITCH = "com.ds4fleet.switch"
-_STATE = ("order", "answer", "journal", "lock", "previous", "drain")
+STAGE = "service"
 
 
 def folder(root: str) -> str:
@@ -23,49 +22,46 @@ def folder(root: str) -> str:
     return f"{root}/var/switch"
 
 
-def _dirs(root: str) -> list[str]:
-    return [f"{root}/libexec", f"{root}/var", folder(root)]
+def _folders(root: str) -> tuple[str, ...]:
+    return (root, f"{root}/libexec", f"{root}/var", folder(root))
 
 
-def watched(root: str) -> dict[str, list[str]]:
-    """Paths and labels to observe on every Mac, in the order in which they would be made."""
-    kept = [f"{folder(root)}/{name}.json" for name in _STATE]
-    kept += [f"{folder(root)}/running", f"{folder(root)}/saved"]
-    return {"files": [*_dirs(root), *kept, Paths.plist(LABEL_SWITCH)], "labels": [LABEL_SWITCH]}
+def watched(paths: Paths) -> Watched:
+    """With the note that a Mac is drained: an upgrade must not meet that."""
+    files = (*_folders(paths.root), f"{folder(paths.root)}/drain.json", Paths.plist(LABEL_SWITCH))
+    return Watched(files, (LABEL_SWITCH,))
 
 
-def entries(root: str, serves: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(files, jobs) in the form of a plan: there on a Mac that serves, gone from any other."""
-    plist = Paths.plist(LABEL_SWITCH)
-    if not serves:
-        return [entry(plist, "absent")], [job(LABEL_SWITCH, "absent")]
-    content = plistlib.dumps(
-        {
-            "Label": LABEL_SWITCH,
-            "ProgramArguments": agent.argv(root, "switch", root),
-            # At boot it mends a switch that was cut off; otherwise it ends at once.
-            "RunAtLoad": True,
-            "KeepAlive": {"SuccessfulExit": False},
-            "ProcessType": "Interactive",
-            "ExitTimeOut": 10,
-            "StandardOutPath": "/var/log/ds4/switch.log",
-            "StandardErrorPath": "/var/log/ds4/switch.log",
-        },
-        sort_keys=True,
-    ).decode()
-    files = [entry(path, "dir", mode="0755") for path in _dirs(root)]
-    files.append(entry(plist, "file", content=content, mode="0644", validate="plist"))
+def entries(plan: Decided) -> Part:
+    """There on a Mac that serves, gone from any other."""
+    if not plan.serves:
+        return base.absent(LABEL_SWITCH, stage=STAGE)
+    root = plan.paths.root
+    plist = base.plist(
+        LABEL_SWITCH,
+        stage=STAGE,
+        ProgramArguments=agent.argv(root, "switch", root),
+        # At boot it mends a switch that was cut off; otherwise it ends at once.
+        RunAtLoad=True,
+        KeepAlive={"SuccessfulExit": False},
+        ProcessType="Interactive",
+        ExitTimeOut=10,
+        StandardOutPath="/var/log/ds4/switch.log",
+        StandardErrorPath="/var/log/ds4/switch.log",
+    )
+    files = [base.folder(path, stage=STAGE) for path in _folders(root)]
     # Its code is read at each start; a restart because of a new one would cut a switch off.
-    return files, [job(LABEL_SWITCH, "loaded", [plist])]
+    return Part([*files, plist], [base.job(LABEL_SWITCH, "loaded", [plist["path"]], stage=STAGE)])
 
 
-def own(plan: Mapping[str, Any], root: str) -> dict[str, Any]:
-    """{files, jobs} of a plan that ds4-switch itself consists of: what has to be there before an order."""
-    mine = {*watched(root)["files"], *agent.watched(root)["files"]}
-    return {
-        "files": [entry for entry in plan["files"] if entry["path"] in mine],
-        "jobs": [job for job in plan["jobs"] if job["label"] == LABEL_SWITCH],
-    }
+def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
+    return iter(())
+
+
+def removed(settings: Mapping[str, Any]) -> Removed:
+    paths = Paths(str(settings["ds4_root"]))
+    files = (paths.root, Paths.plist(LABEL_SWITCH))
+    return Removed(labels=(LABEL_SWITCH,), files=files, trees=(paths.var, paths.libexec))
 
 
 def order(
@@ -75,13 +71,11 @@ def order(
     run_id: str,
     attempt: int,
     now_s: float,
-    serving: str | None = None,
 ) -> dict[str, Any]:
     """The order that brings a Mac to its plan.
 
     plan: HostPlan as a dict, of a Mac that serves, with the engine built and the weights in place. settings:
-    the host's variables with the role's defaults. attempt: how often this run has tried this Mac. serving: id
-    of the release that `current` leads to now.
+    the host's variables with the role's defaults. attempt: how often this run has tried this Mac.
     """
     server, engine = plan["server"], plan["engine"]
     paths = Paths(str(settings["ds4_root"]))
@@ -90,11 +84,12 @@ def order(
     replaced |= {paths.plist(LABEL_WIRED), paths.wired}
     files = [
         {key: entry.get(key) for key in ("path", "kind", "content", "target", "owner", "group", "mode")}
-        for entry in plan["files"]
+        for entry in map(scripts.with_content, plan["files"])
         if entry["path"] in replaced
     ]
     release = f"releases/{engine['release_id']}"
     files.append({"path": engine["current"], "kind": "link", "target": release})
+    serving = engine["serving"]
     if serving and serving != engine["release_id"]:
         files.append({"path": f"{paths.engine}/previous", "kind": "link", "target": f"releases/{serving}"})
     user = str(settings["ds4_service_user"])

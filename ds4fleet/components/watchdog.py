@@ -1,13 +1,15 @@
-"""The runtime guard as files and a launchd job; what it decides is in ds4agent.watchdog.guard."""
+"""The memory watchdog as files and a launchd job; what it decides is in ds4agent.watchdog.guard. Pure."""
 
 from __future__ import annotations
 
-import plistlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ds4fleet.components import agent, base
+from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
 from ds4fleet.layout import LABEL_SERVER, Paths
 
+STAGE = "service"
 LABEL_GUARD = "com.ds4fleet.guard"
 
 
@@ -23,37 +25,47 @@ def stopped_path(root: str) -> str:
     return f"{folder(root)}/stopped"
 
 
-def watched(root: str) -> dict[str, list[str]]:
-    """Paths and labels to observe on every Mac, in the order in which they would be made."""
-    kept = [folder(root), stopped_path(root), f"{folder(root)}/state.json"]
-    return {"files": [*kept, Paths.plist(LABEL_GUARD)], "labels": [LABEL_GUARD]}
+def watched(paths: Paths) -> Watched:
+    own = (folder(paths.root), stopped_path(paths.root), Paths.plist(LABEL_GUARD))
+    return Watched(own, (LABEL_GUARD,))
 
 
-def entries(root: str, serves: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(files, jobs) in the form of a plan: there on a Mac that serves, gone from any other."""
-    plist = Paths.plist(LABEL_GUARD)
-    if not serves:
-        return [base.entry(plist, "absent")], [base.job(LABEL_GUARD, "absent")]
-    content = plistlib.dumps(
-        {
-            "Label": LABEL_GUARD,
-            "ProgramArguments": agent.argv(
-                root, "watch", "run", LABEL_SERVER, Paths.plist(LABEL_SERVER), folder(root)
-            ),
-            "RunAtLoad": True,
-            "KeepAlive": True,
-            "ThrottleInterval": 30,
-            # It has to be scheduled when the Mac is in trouble, so neither background nor nice.
-            "ProcessType": "Interactive",
-            "ExitTimeOut": 10,
-            "EnvironmentVariables": {"DS4_CODE": agent.code("watch")},
-            "StandardOutPath": "/var/log/ds4/guard.log",
-            "StandardErrorPath": "/var/log/ds4/guard.log",
-        },
-        sort_keys=True,
-    ).decode()
-    files = [
-        base.entry(folder(root), "dir", mode="0755"),
-        base.entry(plist, "file", content=content, mode="0644", validate="plist"),
-    ]
-    return files, [base.job(LABEL_GUARD, "started", [plist])]
+def entries(plan: Decided) -> Part:
+    """There on a Mac that serves, gone from any other."""
+    if not plan.serves:
+        return base.absent(LABEL_GUARD, stage=STAGE)
+    root = plan.paths.root
+    plist = base.plist(
+        LABEL_GUARD,
+        stage=STAGE,
+        ProgramArguments=agent.argv(
+            root, "watch", "run", LABEL_SERVER, Paths.plist(LABEL_SERVER), folder(root)
+        ),
+        RunAtLoad=True,
+        KeepAlive=True,
+        ThrottleInterval=30,
+        # It has to be scheduled when the Mac is in trouble, so neither background nor nice.
+        ProcessType="Interactive",
+        ExitTimeOut=10,
+        EnvironmentVariables={"DS4_CODE": agent.code("watch")},
+        StandardOutPath="/var/log/ds4/guard.log",
+        StandardErrorPath="/var/log/ds4/guard.log",
+    )
+    files = [base.folder(folder(root), stage=STAGE), plist]
+    return Part(files, [base.job(LABEL_GUARD, "started", [plist["path"]], stage=STAGE)])
+
+
+def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
+    return iter(())
+
+
+def stopped(root: str, seen: Seen) -> bool:
+    """Whether it has stopped the engine for lack of memory."""
+    held = ((seen or {}).get("files") or {}).get(stopped_path(root)) or {}
+    return held.get("kind") == "file"
+
+
+def removed(settings: Mapping[str, Any]) -> Removed:
+    root = str(settings["ds4_root"])
+    files = (root, Paths.plist(LABEL_GUARD))
+    return Removed(labels=(LABEL_GUARD,), files=files, trees=(folder(root),))

@@ -11,11 +11,13 @@ from typing import Any
 from rich.table import Table
 
 from ds4fleet import console
+from ds4fleet.components.base import Targets
 from ds4fleet.errors import EXIT_REFUSED
 from ds4fleet.fleetview import what_if as purchase
-from ds4fleet.inventory.fleet import Fleet
+from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.plan.kept import FACTS, make_plans
 from ds4fleet.plan.types import HostPlan
+from ds4fleet.tunnel import leading
 
 GB = 10**9
 
@@ -38,12 +40,20 @@ def run(
     if what_if:
         return purchase.run(what_if, model=model, ctx=ctx, json=json)
     chosen = Fleet.select(host=host, region=region, limit=limit)
-    plans = make_plans(chosen.hosts, overrides(model, ctx), facts or FACTS)
+    plans = make_plans(chosen.hosts, overrides(model, ctx), facts or FACTS, _targets)
     if json:
         console.print_json([plan.to_dict() for plan in plans])
     else:
         print_plans(plans)
     return EXIT_REFUSED if any(plan.refused for plan in plans) else 0
+
+
+def _targets(host: Host) -> Targets | None:
+    """Where a jump Mac leads, by the whole inventory: what site.yml does to it is in its plan."""
+    found, trouble = leading.known_targets(host, Fleet.load)
+    for sentence in trouble:
+        console.err.print(f"{host.name}: {sentence}", soft_wrap=True)
+    return found
 
 
 def overrides(model: str, ctx: str) -> dict[str, Any]:

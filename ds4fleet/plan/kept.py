@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ds4agent.border import bounded_json
+from ds4fleet.components.base import Targets
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.plan.make import make_plan
@@ -18,18 +20,29 @@ FACTS = Path("facts")
 FACTS_BYTES = 16 * 1024 * 1024
 
 
-def make_plans(hosts: Iterable[Host], asked: Mapping[str, Any], facts: Path) -> list[HostPlan]:
-    """One plan per host, from its kept observation where there is one, else from its declared hardware."""
+def make_plans(
+    hosts: Iterable[Host],
+    asked: Mapping[str, Any],
+    facts: Path,
+    targets: Callable[[Host], Targets | None] = lambda _host: None,
+) -> list[HostPlan]:
+    """One plan per host, from its kept observation where there is one, else from its declared hardware.
+
+    targets: where a jump Mac leads; None leaves that out of its plan.
+    """
     plans = []
     for host in hosts:
         seen = observation(facts, host.name)
-        plan = make_plan(host.name, {**host.vars, **asked}, seen, region=host.region, templated=False)
-        plan.sources = {
+        variables = {**host.vars, **asked}
+        plan = make_plan(
+            host.name, variables, seen, region=host.region, templated=False, targets=targets(host)
+        )
+        sources = {
             "hardware": "observed" if seen else "declared",
             "observed_at": (seen or {}).get("observed_at"),
             "machine": _machine(host, seen),
         }
-        plans.append(plan)
+        plans.append(replace(plan, sources=sources))
     return plans
 
 

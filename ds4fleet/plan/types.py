@@ -6,75 +6,39 @@ apply to this Mac.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ds4fleet.components.base import (
+    STAGES,
+    EnginePlan,
+    Entry,
+    Job,
+    JumpPlan,
+    ModelChoice,
+    Step,
+    UserPlan,
+    WeightFile,
+    WeightsPlan,
+    slim,
+)
 from ds4fleet.sizing.disk import VolumePlan
 
-#: The order in which stages act; `HostPlan.stages` keeps it.
-STAGES = ("accounts", "power", "engine", "storage", "weights", "memory", "service", "tunnel", "verify")
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    id: str
-    name: str
-    family: str
-    quant: str
-
-
-@dataclass(frozen=True)
-class EnginePlan:
-    """`pinned` is what the inventory asks for, `commit` what is checked out (another in a rehearsal)."""
-
-    commit: str
-    pinned: str
-    release_id: str
-    repo: str
-    root: str
-    releases_dir: str
-    mirror: str
-    current: str
-    make_args: list[str]
-    keep: int
-    flags: list[str]  # what the catalogue expects of the commit; used until `capabilities` are known
-    capabilities: dict[str, Any] | None  # of the built release
-    payload_abi: int = 0  # of its KV files
-    drain_s: int = 120  # that it may take to end what it has begun
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """`bytes` and `sha256` are of what is transferred, `real_bytes` is for arithmetic (as published)."""
-
-    name: str
-    path: str
-    bytes: int
-    sha256: str | None
-    real_bytes: int
-    urls: list[str]
-    kind: str
-    header: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class WeightsPlan:
-    dir: str
-    files: list[WeightFile]
-    main: str | None
-    link: dict[str, str] | None
-    target_name: str | None
-
-
-@dataclass(frozen=True)
-class UserPlan:
-    name: str
-    uid: int | None
-    gid_name: str
-    home: str
-    shell: str
-    real_name: str
-    hidden: bool
+__all__ = [
+    "STAGES",
+    "AccountsPlan",
+    "EnginePlan",
+    "GroupPlan",
+    "HostPlan",
+    "JumpPlan",
+    "ModelChoice",
+    "Step",
+    "UserPlan",
+    "VerifyPlan",
+    "WeightFile",
+    "WeightsPlan",
+]
 
 
 @dataclass(frozen=True)
@@ -87,6 +51,12 @@ class GroupPlan:
 class AccountsPlan:
     users: list[UserPlan]
     groups: list[GroupPlan]
+
+    @classmethod
+    def of(cls, users: Iterable[UserPlan]) -> AccountsPlan:
+        """Accounts with a group of their own each."""
+        found = list(users)
+        return cls(found, [GroupPlan(user.gid_name, user.uid) for user in found])
 
 
 @dataclass(frozen=True)
@@ -101,23 +71,14 @@ class VerifyPlan:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One difference between the plan and the Mac. `destructive` steps need `ds4_safe_mode: false`."""
-
-    stage: str
-    what: str
-    destructive: bool = False
-
-
-@dataclass
 class HostPlan:
     host: str
     region: str
-    role: str
-    mode: str
-    model: ModelChoice | None
-    context: int
-    generation: str
+    role: str = "serve"
+    mode: str = "none"
+    model: ModelChoice | None = None
+    context: int = 0
+    generation: str = ""
     schema: int = 1
     refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -129,26 +90,29 @@ class HostPlan:
     accounts: AccountsPlan = field(default_factory=lambda: AccountsPlan([], []))
     power: dict[str, Any] = field(default_factory=dict)
     server: dict[str, Any] | None = None
-    files: list[dict[str, Any]] = field(default_factory=list)
-    jobs: list[dict[str, Any]] = field(default_factory=list)
+    files: list[Entry] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
     verify: VerifyPlan | None = None
     steps: list[Step] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
     disk: dict[str, Any] = field(default_factory=dict)
     speed: dict[str, Any] = field(default_factory=dict)
-    jump: dict[str, Any] | None = None
+    jump: JumpPlan | None = None
+    #: Labels of jobs that run with another configuration than this one.
+    restart: list[str] = field(default_factory=list)
+    #: Who holds the Mac for a rollout: {run_id, owner, since}.
+    held: dict[str, Any] | None = None
     sources: dict[str, Any] = field(default_factory=dict)
 
     @property
     def refused(self) -> bool:
         return bool(self.refusals)
 
+    def saying(self, *, refusals: Iterable[str] = (), warnings: Iterable[str] = ()) -> HostPlan:
+        """The same plan with more to say; a refusal names the host."""
+        refused = [text if text.startswith(f"{self.host}: ") else f"{self.host}: {text}" for text in refusals]
+        return replace(self, refusals=[*self.refusals, *refused], warnings=[*self.warnings, *warnings])
+
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON-able data, keys as named here."""
-        return asdict(self)
-
-
-def stages_of(steps: list[Step]) -> list[str]:
-    """The stages that have something to do, in the order in which they act."""
-    having = {step.stage for step in steps}
-    return [stage for stage in STAGES if stage in having]
+        """The plan as JSON-able data, keys as named here; entries of files without their usual values."""
+        return {**asdict(replace(self, files=[])), "files": [slim(entry) for entry in self.files]}

@@ -19,6 +19,7 @@ from ds4agent.mac import updates as mac_updates
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory import names
 from ds4fleet.inventory.public_keys import parse_key
+from ds4fleet.layout import TOOLS_LOG, TOOLS_PID
 from ds4fleet.remote import ssh
 
 UPDATE_DOMAIN: str = mac_updates.UPDATE_DOMAIN
@@ -29,8 +30,6 @@ TOOLS_DIR = "/Library/Developer/CommandLineTools"
 SUDOERS_FILE = "/etc/sudoers.d/ds4-fleet"
 #: With this file present `softwareupdate -l` offers the Command Line Tools (Homebrew's headless way).
 TRIGGER_FILE = "/tmp/.com.apple.dt.CommandLineTools.installondemand.in-progress"
-TOOLS_LOG = "/var/log/ds4-command-line-tools.log"
-TOOLS_PID = "/var/run/ds4-command-line-tools.pid"
 #: The oldest Python that the modules are written for (the tools of Xcode 13 to 16 bring 3.9.6).
 OLDEST_PYTHON = (3, 9)
 

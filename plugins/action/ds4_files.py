@@ -1,24 +1,33 @@
 # Copyright (c) 2026 ds4-fleet contributors
 # MIT License (see LICENSE)
-"""Run the module ds4_files with the programs that its entries name."""
+"""Run the module ds4_files with the programs and scripts that its entries name."""
 
 from __future__ import annotations
 
 from ansible.plugins.action import ActionBase
 
-from ds4fleet.components import agent
+from ds4fleet.components import agent, scripts
 
 
 class ActionModule(ActionBase):
-    """Takes what the module takes. An entry whose `source` is ds4agent gets the program as its content: a
-    plan names it by its checksum, and it travels only where files are written."""
+    """Takes what the module takes, and the entries of a plan, which leave out what is usual. An entry with a
+    `source` gets the program or script of that name as its content: a plan names it by its checksum, and it
+    travels only where files are written."""
 
     TRANSFERS_FILES = False
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
         given = self._task.args.get("files") or []
-        files = [{**entry, "packed": agent.packed()} if entry.get("source") else entry for entry in given]
+        files = [_whole(entry) for entry in given]
         return self._execute_module(
             "ds4.fleet.ds4_files", module_args={**self._task.args, "files": files}, task_vars=task_vars
         )
+
+
+def _whole(entry):
+    """An entry as the module takes it; one that is of no plan keeps the owner that is there."""
+    if "stage" not in entry:
+        return entry
+    full = scripts.with_content(entry)
+    return {**full, "packed": agent.packed()} if full.get("source") == "ds4agent" else full

@@ -8,45 +8,72 @@ import json
 
 from ansible_collections.ds4.fleet.plugins.action.ds4_info import ActionModule as ObserveAction
 
+from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.plan.make import make_plan
+from ds4fleet.plan.removal import removal
+from ds4fleet.tunnel import leading
+
+#: Variables that say how a Mac is reached, besides our own.
+CONNECTION = ("ansible_host", "ansible_port", "ansible_user", "ansible_ssh_private_key_file")
 
 
 class ActionModule(ObserveAction):
-    """Sets the fact `ds4_plan`, and returns what ds4_info does.
+    """Sets the fact `ds4_plan`, with `state: absent` the fact `ds4_removal`; returns what ds4_info does.
 
     Arguments: `observation`, of an earlier look (null plans from ds4_hardware), and with it `release` of
     ds4_engine: the plan made again once the engine is built knows its flags. Without them this task looks at
     the Mac itself, as each task of each Mac is a process of its own on the controller.
     """
 
-    _VALID_ARGS = frozenset(("observation", "release"))
+    _VALID_ARGS = frozenset(("observation", "release", "state"))
     own_lists = False
 
     def run(self, tmp=None, task_vars=None):
-        host = task_vars["inventory_hostname"]
         if "observation" in self._task.args:
             seen = with_release(self._task.args["observation"], self._task.args.get("release"))
-            return planned(host, self._given(task_vars), seen, {"changed": False})
+            return self._planned(self._given(task_vars), seen, {"changed": False}, task_vars)
         result = super().run(tmp, task_vars)
         if "observation" not in result:
             return result
-        return planned(host, self.settings, result["observation"], result)
+        return self._planned(self.settings, result["observation"], result, task_vars)
+
+    def _planned(self, settings, observation, result, task_vars):
+        """`result` with the plan or its inverse in it, or a failure that says the refusals."""
+        if self._task.args.get("state", "present") == "absent":
+            return {**result, "ansible_facts": {"ds4_removal": plain(removal(settings, observation or None))}}
+        host = task_vars["inventory_hostname"]
+        targets, trouble = jump_targets(host, settings, task_vars)
+        made = make_plan(host, settings, observation or None, targets=targets)
+        if made.refusals:
+            return {
+                "failed": True,
+                "changed": False,
+                "msg": "\n".join(made.refusals),
+                "refusals": made.refusals,
+            }
+        said = [f"{made.host}: {text}" for text in (*made.differences, *made.warnings, *trouble)]
+        warnings = [*result.get("warnings", ()), *said]
+        return {**result, "ansible_facts": {"ds4_plan": plain(made)}, "warnings": warnings}
 
 
-def planned(host, settings, observation, result):
-    """`result` with the plan in it, or a failure that says the refusals."""
-    made = make_plan(host, settings, observation or None)
-    if made.refusals:
-        return {
-            "failed": True,
-            "changed": False,
-            "msg": "\n".join(made.refusals),
-            "refusals": made.refusals,
-        }
-    # Plain JSON types only: facts are sent, stored and compared as such.
-    facts = {"ds4_plan": json.loads(json.dumps(made.to_dict()))}
-    said = [f"{made.host}: {text}" for text in (*made.differences, *made.warnings)]
-    return {**result, "ansible_facts": facts, "warnings": [*result.get("warnings", ()), *said]}
+def plain(made):
+    """A plan in JSON types only: facts are sent, stored and compared as such."""
+    return json.loads(json.dumps(made.to_dict()))
+
+
+def jump_targets(name, settings, task_vars):
+    """Where a jump Mac leads, and sentences about what is missing for it."""
+    everybody = task_vars["hostvars"]
+    own = Host(name, str(settings.get("ds4_region") or ""), settings)
+    return leading.known_targets(
+        own, lambda: Fleet(tuple(host_of(other, everybody[other]) for other in everybody), ())
+    )
+
+
+def host_of(name, values):
+    """A Mac of the inventory with its variables as Ansible knows them now."""
+    own = {key: values[key] for key in values if key.startswith("ds4_") or key in CONNECTION}
+    return Host(name, str(own.get("ds4_region") or ""), own)
 
 
 def with_release(observation, release):

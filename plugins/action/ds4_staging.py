@@ -8,8 +8,6 @@ from pathlib import Path
 
 from ansible.plugins.action import ActionBase
 
-from ds4fleet import layout
-from ds4fleet.components import peer_fetch
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import defaults
 from ds4fleet.inventory.fleet import Host
@@ -19,8 +17,7 @@ from ds4fleet.weights import push, relay
 
 class ActionModule(ActionBase):
     """`register`: name of the variable that holds each Mac's answer of ds4_stage (state prepared); without it
-    only says who takes part. Returns `macs`: {name: {order, keys, may_fetch, known_hosts}}, and files,
-    jobs and account that each needs for it."""
+    only says who takes part. Returns `macs`: {name: {order, keys, may_fetch, known_hosts}}."""
 
     TRANSFERS_FILES = False
     _VALID_ARGS = frozenset(("register",))
@@ -51,10 +48,8 @@ class ActionModule(ActionBase):
             known = "".join(openssh.text_for(name, recorded) for name in found)
         except OperatorError as error:
             return {"failed": True, "changed": False, "msg": error.sentence}
-        for name, part in found.items():
-            user = str(everybody[name].get("ds4_seed_user") or defaults.role_defaults()["ds4_seed_user"])
-            files, jobs = peer_fetch.entries(layout.Paths.root, user)
-            part.update(known_hosts=known, files=files, jobs=jobs, accounts=peer_fetch.account(user))
+        for part in found.values():
+            part["known_hosts"] = known
         result = {"changed": False, "macs": found}
         if answers and not self._task.check_mode:
             pushed = _pushed(

@@ -72,11 +72,8 @@ class ActionModule(ActionBase):
         def begin(attempt):
             if state == "taken_back":
                 return call(state="rolled_back", run_id=run_id, settings=switcher.limits(settings))
-            plan, seen = task_vars["ansible_facts"]["ds4_plan"], task_vars.get("__ds4_observed") or {}
-            serving = ((seen.get("observation") or {}).get("engine") or {}).get("current")
-            order = switcher.order(
-                plan, settings, run_id=run_id, attempt=attempt, now_s=time.time(), serving=serving
-            )
+            plan = task_vars["ansible_facts"]["ds4_plan"]
+            order = switcher.order(plan, settings, run_id=run_id, attempt=attempt, now_s=time.time())
             return call(state="switched", order=order)
 
         try:

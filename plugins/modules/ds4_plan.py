@@ -21,6 +21,12 @@ options:
       - What an earlier task observed; the action then connects to no Mac. With V(null) the plan is made from
         the variable C(ds4_hardware).
     type: dict
+  state:
+    description:
+      - V(absent) finds what decommissioning takes off the Mac, and never refuses.
+    type: str
+    choices: [present, absent]
+    default: present
   release:
     description:
       - The C(release) that M(ds4.fleet.ds4_engine) returned; goes with O(observation). A plan that is made
@@ -51,7 +57,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 ansible_facts:
-  description: The fact C(ds4_plan), the plan as plain data. C(fab plan --json) prints the same.
+  description:
+    - The fact C(ds4_plan), the plan as plain data. C(fab plan --json) prints the same.
+    - With O(state=absent) the inverse of a plan, what each component leaves on a Mac.
   returned: success
   type: dict
 observation:

@@ -42,8 +42,7 @@ EXAMPLES = r"""
 RETURN = r"""
 macs:
   description:
-    - By inventory name the Mac's part, C(order), C(keys), C(may_fetch) and C(known_hosts), and the C(files),
-      C(jobs) and C(accounts) that it needs for it.
+    - By inventory name the Mac's part, C(order), C(keys), C(may_fetch) and C(known_hosts).
   returned: success
   type: dict
 """

@@ -17,14 +17,18 @@ from typing import Any
 import pytest
 
 from ds4agent.tunnel import jump
+from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet import state
 from ds4fleet.access import users
-from ds4fleet.components import agent
+from ds4fleet.components import agent, scripts
 from ds4fleet.components import jump as components_jump
+from ds4fleet.components.base import Targets
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
-from ds4fleet.layout import CHECKOUT
-from ds4fleet.tunnel import jump_setup
+from ds4fleet.layout import CHECKOUT, Paths
+from ds4fleet.plan.make import make_plan
+from ds4fleet.plan.types import HostPlan
+from ds4fleet.tunnel import jump_setup, leading, letting_in
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")
@@ -57,21 +61,40 @@ def ends(tmp_path: Path) -> Iterator[tuple[list[TinyEngine], list[Sshd]]]:
         engine.stop()
 
 
+def planned(*specs: TunnelSpec, host_keys: str = "") -> HostPlan:
+    """The plan of a jump Mac that leads there and has made its key."""
+    values = {"ds4_role": "jump", "ds4_jump_to": "sg-01", "ds4_hardware": {"memory_gb": 24}}
+    seen = {
+        "files": {components_jump.key_path("/opt/ds4"): {"kind": "file"}},
+        "memory": {},
+        "hardware": {"memsize_bytes": 24 << 30},
+    }
+    return make_plan("hk-02", values, seen, targets=Targets(specs, False, host_keys))
+
+
+def text_of(made: HostPlan, path: str) -> str:
+    (text,) = [str(entry["content"]) for entry in made.files if entry["path"] == path]
+    return text
+
+
 def written(folder: Path, macs: list[Sshd], port: int) -> tuple[Path, dict[str, Any]]:
-    """What `desired` asks for, below a folder of this machine; returns it and the job."""
+    """What the plan asks for, below a folder of this machine; returns it and the job."""
     known_hosts = "".join(mac.known_hosts.read_text() for mac in macs)
-    keys = folder / "opt/ds4/etc/jump_known_hosts"
-    settings = components_jump.config(port, [mac.spec() for mac in macs], False, str(macs[0].key), str(keys))
-    for index, target in enumerate(settings["targets"]):
-        target.update(local_port=free_port(), key_file=str(macs[index].key))
-    made = components_jump.desired("/opt/ds4", "_ds4", "/var/log/ds4/jump.log", settings, known_hosts)
-    for entry in made["files"]:
+    made = planned(*(mac.spec() for mac in macs), host_keys=known_hosts)
+    for entry in map(scripts.with_content, made.files):
         path = folder / entry["path"].lstrip("/")
         if entry["kind"] == "dir":
             path.mkdir(parents=True, exist_ok=True)
         elif entry["content"] is not None or entry.get("source"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(agent.archive() if entry.get("source") else entry["content"].encode())
+    settings = folder / "opt/ds4/etc/jump.json"
+    told = json.loads(settings.read_text())
+    told["port"] = port
+    for index, target in enumerate(told["targets"]):
+        keys = str(folder / "opt/ds4/etc/jump_known_hosts")
+        target.update(local_port=free_port(), key_file=str(macs[index].key), known_hosts=keys)
+    settings.write_text(json.dumps(told))
     plist = folder / "Library/LaunchDaemons/com.ds4fleet.jump.plist"
     return folder / "opt/ds4", plistlib.loads(plist.read_bytes())
 
@@ -122,27 +145,17 @@ def test_a_broken_configuration_ends_with_one_line_and_code_78(tmp_path: Path) -
     assert done.stderr.count("\n") == 1
 
 
-def test_the_job_runs_as_the_service_user_and_is_never_throttled() -> None:
-    made = components_jump.desired("/opt/ds4", "_ds4", "/var/log/ds4/jump.log", {}, "")
-    (plist,) = [e for e in made["files"] if e["path"].endswith(".plist")]
-    job = plistlib.loads(plist["content"].encode())
-    assert (job["UserName"], job["ProcessType"], job["KeepAlive"]) == ("_ds4", "Interactive", True)
-    assert plist["validate"] == "plist"
-    assert made["jobs"][0]["restart_on"]
-
-
-def test_all_that_is_written_is_looked_at_so_that_it_can_be_removed() -> None:
-    made = components_jump.desired("/opt/ds4", "_ds4tunnel", "/var/log/ds4/jump.log", {}, "")
-    elsewhere = {"/opt/ds4", "/opt/ds4/libexec", "/opt/ds4/etc", "/opt/ds4/run", "/opt/ds4/run/tmp"}
-    written = {entry["path"] for entry in made["files"]} - elsewhere
-    watched = {path for part in (components_jump, agent) for path in part.watched("/opt/ds4")["files"]}
-    assert {path for path in written if not path.startswith("/var/log")} <= watched
+def test_the_job_runs_as_the_tunnel_account_and_is_never_throttled() -> None:
+    made = planned()
+    job = plistlib.loads(text_of(made, Paths.plist(components_jump.LABEL)).encode())
+    assert (job["UserName"], job["ProcessType"], job["KeepAlive"]) == ("_ds4tunnel", "Interactive", True)
+    (loaded,) = [job for job in made.jobs if job["label"] == components_jump.LABEL]
+    assert loaded["state"] == "started" and loaded["restart_on"]
 
 
 def test_what_is_written_holds_nothing_that_ansible_would_take_for_a_template() -> None:
     """The files' text travels in a variable."""
-    made = components_jump.desired("/opt/ds4", "_ds4", "/var/log/ds4/jump.log", {}, "")
-    for entry in made["files"]:
+    for entry in planned().files:
         assert not re.search(r"\{[{%#]", entry["content"] or ""), entry["path"]
 
 
@@ -173,12 +186,12 @@ class TestSetup:
     def test_a_named_target_is_rendered_with_its_key_and_nothing_of_ours(self, tmp_path: Path) -> None:
         fleet = self.fleet(tmp_path, ds4_jump_to="hk-01")
         (one,) = jump_setup.jumps_of(fleet, fleet)
-        made = jump_setup.setup_of(one)
-        content = {entry["path"]: entry["content"] for entry in made["files"]}
-        assert content["/opt/ds4/etc/jump_known_hosts"] == f"hk-01 {HOST_KEY}\n"
-        (target,) = json.loads(content["/opt/ds4/etc/jump.json"])["targets"]
+        targets = leading.targets_of(one)
+        made = planned(*targets.specs, host_keys=targets.host_keys)
+        assert text_of(made, "/opt/ds4/etc/jump_known_hosts") == f"hk-01 {HOST_KEY}\n"
+        (target,) = json.loads(text_of(made, "/opt/ds4/etc/jump.json"))["targets"]
         assert (target["address"], target["key_file"]) == ("198.51.100.21", "/opt/ds4/etc/jump/key")
-        assert str(tmp_path) not in json.dumps(made)
+        assert str(tmp_path) not in json.dumps(made.to_dict())
 
     def test_nearest_means_every_mac_that_serves_by_distance(self, tmp_path: Path) -> None:
         fleet = self.fleet(tmp_path, ds4_jump_to="nearest")
@@ -213,14 +226,16 @@ class TestSetup:
         monkeypatch.setattr(Fleet, "load", classmethod(lambda cls, *_: fleet))
         applied: list[list[str]] = []
 
-        def playbook(_limit: str, values: dict[str, Any]) -> int:
+        def playbook(_name: str, _hosts: list[str], values: dict[str, Any]) -> int:
             if "__ds4_jump_keys_dir" in values:
                 (Path(values["__ds4_jump_keys_dir"]) / "hk-02.pub").write_text(HOST_KEY)
             return 0
 
         monkeypatch.setattr(jump_setup, "_playbook", playbook)
         for status in (4, 0):
-            monkeypatch.setattr(users, "apply", lambda hosts, status=status: applied.append(hosts) or status)
+            monkeypatch.setattr(
+                letting_in, "apply", lambda hosts, status=status: applied.append(hosts) or status
+            )
             assert jump_setup.run(host="hk-02", yes=True) == status
         assert applied == [["sg-01"], ["sg-01"]]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import ansible.module_utils
 
-from ds4fleet.components import agent, peer_fetch, switcher
+from ds4fleet.components import agent, scripts, switcher
 from ds4fleet.fleetview import status
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.layout import CHECKOUT
@@ -78,10 +78,6 @@ class Programs:
         seen = json.loads(self.module("ds4_info", **self.watched))["observation"]
         self.plan = make_plan(host, mac.vars, seen, region=mac.region).to_dict()
         assert not self.plan["refusals"], self.plan["refusals"]
-        seed = str(self.settings["ds4_seed_user"])
-        self.module("ds4_user", **peer_fetch.account(seed))
-        self.fetch_files = peer_fetch.entries(ROOT, seed)[0]
-        self.put(self.fetch_files)
         self.other = engine.commits(lab.folder / "world" / "repos" / "antirez" / "ds4.git")["may"]
         # What these make for the first time is there before anybody watches; and without anybody in its way,
         # each does what it is to do.
@@ -125,8 +121,9 @@ class Programs:
         return done.stdout
 
     def put(self, files: list[dict[str, Any]]) -> str:
-        """ds4_files with the programs that its entries name, as its action gives it."""
-        filled = [{**one, "packed": agent.packed()} if one.get("source") else one for one in files]
+        """ds4_files with the programs and scripts that the plan's entries name, as its action gives it."""
+        whole = [scripts.with_content(one) for one in files]
+        filled = [{**one, "packed": agent.packed()} if one.get("source") else one for one in whole]
         return self.module("ds4_files", files=filled)
 
     def shell(self, script: str) -> str:
@@ -134,9 +131,6 @@ class Programs:
         return str(self.program("/bin/sh", "-s", text=script).stdout)
 
     # What they are told.
-
-    def of_stage(self, what: str, stage: str) -> list[dict[str, Any]]:
-        return [one for one in self.plan[what] if one["stage"] == stage]
 
     def observe(self) -> None:
         answer = json.loads(self.module("ds4_info", **self.watched))["observation"]
@@ -147,7 +141,7 @@ class Programs:
 
     def files_anew(self) -> None:
         self.module("ds4_remove", paths=[f"{ROOT}/run"])
-        self.put(self.of_stage("files", "service"))
+        self.put([one for one in self.plan["files"] if one["stage"] == "service"])
 
     def verify_weights(self) -> None:
         self.module("ds4_shelf", state="verified", root=ROOT)

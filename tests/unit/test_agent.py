@@ -14,6 +14,8 @@ import pytest
 
 from ds4agent.__main__ import PROGRAMS
 from ds4fleet.components import agent
+from ds4fleet.layout import Paths
+from ds4fleet.plan.make import make_plan
 
 ROOT = "/opt/ds4"
 
@@ -54,11 +56,13 @@ def test_two_controllers_make_the_same_bytes() -> None:
 
 
 def test_it_is_named_by_its_checksum_in_a_plan_and_comes_where_files_are_written() -> None:
-    program, *gone = agent.entries(ROOT)
+    files = make_plan("tyo-01", {"ds4_hardware": {"memory_gb": 128}}).files
+    (program,) = [entry for entry in files if entry.get("source") == "ds4agent"]
+    gone = [entry for entry in files if entry["path"] in agent.former(ROOT)]
     assert program["content"] is None and program["sha256"] == agent.sha256()
     assert len(json.dumps(program)) < 400
     assert {entry["kind"] for entry in gone} == {"absent"}
-    assert {entry["path"] for entry in gone} < set(agent.watched(ROOT)["files"])
+    assert {entry["path"] for entry in gone} < set(agent.watched(Paths(ROOT)).files)
 
 
 class TestWhatRestartsAJob:

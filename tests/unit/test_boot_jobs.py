@@ -15,7 +15,7 @@ import pytest
 
 from ds4agent.mac import volumes
 from ds4fleet import layout
-from ds4fleet.components import render
+from ds4fleet.components import scripts
 
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)]
 #: `diskutil`, `mount`, `plutil`, `stat` and `sysctl` over one file: disks.json.
@@ -117,7 +117,7 @@ class Boot:
 
     def run(self, job: str, shell: str = SHELLS[0], *arguments: str, try_s: int = 0) -> tuple[int, str]:
         """(exit status, state file) of one run of a boot job."""
-        text = render.template(f"ds4-{job}.j2", paths=self.paths, job=job, try_s=try_s, hang_s=60)
+        text = scripts.template(f"ds4-{job}.j2", paths=self.paths, job=job, try_s=try_s, hang_s=60)
         text = text.replace("PATH=/usr/bin:", f"PATH={self.fake}:/usr/bin:")
         script = self.folder / job
         script.write_text(text.replace("/etc/fstab\n", f"{self.fstab}\n", 1))
@@ -242,7 +242,7 @@ class TestVolumes:
 
     def test_a_tool_that_hangs_ends_the_run_with_the_reason(self, boot):
         (boot.fake / "diskutil").write_text("#!/bin/sh\nsleep 300\n")
-        text = render.template("ds4-mounts.j2", paths=boot.paths, job="mounts", try_s=0, hang_s=1)
+        text = scripts.template("ds4-mounts.j2", paths=boot.paths, job="mounts", try_s=0, hang_s=1)
         script = boot.folder / "mounts"
         script.write_text(text.replace("PATH=/usr/bin:", f"PATH={boot.fake}:/usr/bin:"))
         # In a session of its own, whose rest launchd would end.

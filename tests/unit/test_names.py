@@ -146,10 +146,10 @@ def test_any_account_is_refused_or_inert_in_every_file(service: str, tunnel: str
 @settings(deadline=None, max_examples=100)
 @given(anything)
 def test_any_seed_account_is_refused_or_inert(seed: str) -> None:
-    if plan(ds4_seed_user=seed).refusals:
+    made = plan(ds4_seed_user=seed)
+    if made.refusals:
         return
-    files, _jobs = peer_fetch.entries("/opt/ds4", seed)
-    drop_in = next(entry["content"] for entry in files if entry["path"] == peer_fetch.SSHD)
+    drop_in = next(entry["content"] for entry in made.files if entry["path"] == peer_fetch.SSHD)
     assert [line.split()[1:] for line in drop_in.splitlines() if line.startswith("Match")] == [["User", seed]]
 
 

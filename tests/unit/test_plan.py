@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ds4fleet.inventory.settings import specs
 from ds4fleet.plan.make import make_plan, watch
-from ds4fleet.plan.types import STAGES, HostPlan
+from ds4fleet.plan.types import STAGES, HostPlan, JumpPlan
 
 _spec = importlib.util.spec_from_file_location("plan_mac", Path(__file__).with_name("plan_mac.py"))
 assert _spec and _spec.loader
@@ -446,7 +446,7 @@ def test_filevault_is_a_warning() -> None:
 def test_a_jump_mac_needs_neither_weights_nor_engine() -> None:
     made = plan(24, mac.bare(24), ds4_jump_to="hk-01")
     assert (made.weights, made.server, made.volumes) == (None, None, [])
-    assert made.jump == {"to": "hk-01"}
+    assert made.jump == JumpPlan("hk-01")
     assert not {"weights", "engine", "service", "verify"} & set(made.stages)
 
 

@@ -3,50 +3,68 @@
 from __future__ import annotations
 
 import plistlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ds4agent.mac import volumes
 from ds4fleet import layout
-from ds4fleet.components import render
+from ds4fleet.components import boot_job, command_line, registry, scripts
+from ds4fleet.components.base import Decided, EnginePlan, ModelChoice, WeightFile, WeightsPlan
 from ds4fleet.errors import OperatorError
+from ds4fleet.inventory.defaults import role_defaults
+from ds4fleet.sizing.disk import Disk, VolumePlan
 
 COMMIT = "54b36ed9ba42da31b24f2d1a5feb075c2475dbb1"
-JULY = [*render.BASE_FLAGS, "--power", "--prefill-chunk", "--batched-session", "--ssd-streaming", "--dspark"]
-LINK = {"path": f"/opt/ds4/engine/releases/{COMMIT[:12]}/ds4flash.gguf", "target": "/opt/ds4/models/x.gguf"}
-MODEL = {"kind": "model", "path": "/opt/ds4/models/x.gguf", "sha256": "ab" * 32}
+JULY = [
+    *command_line.BASE_FLAGS,
+    *("--power", "--prefill-chunk", "--batched-session", "--ssd-streaming", "--dspark"),
+]
+RELEASES = "/opt/ds4/engine/releases"
+LINK = {"path": f"{RELEASES}/{COMMIT[:12]}/ds4flash.gguf", "target": "/opt/ds4/models/x.gguf"}
+MODEL = WeightFile("x.gguf", "/opt/ds4/models/x.gguf", 1, "ab" * 32, 1, [], "model", {})
+ENGINE = EnginePlan(
+    COMMIT, COMMIT, COMMIT[:12], "", "/opt/ds4/engine", RELEASES, "", "/opt/ds4/engine/current", [], 3,
+    JULY, None,
+)  # fmt: skip
 
 
-def a_plan(**changes: Any) -> dict[str, Any]:
-    plan = {
-        "host": "tyo-01",
-        "role": "serve",
-        "mode": "resident",
-        "context": 100000,
-        "generation": "2026-07",
-        "memory": {"wired_limit_mib": 94208},
-        "model": {"id": "flash-q2", "family": "flash"},
-        "volumes": [{"mount_point": "/opt/ds4/models"}, {"mount_point": "/opt/ds4/kv"}],
-        "engine": {
-            "release_id": COMMIT[:12],
-            "releases_dir": "/opt/ds4/engine/releases",
-            "current": "/opt/ds4/engine/current",
-            "flags": JULY,
-            "drain_s": 120,
-        },
-        "weights": {"main": MODEL["path"], "files": [MODEL], "link": LINK},
-    }
-    return {**plan, **changes}
+def weights(*files: WeightFile) -> WeightsPlan:
+    return WeightsPlan("/opt/ds4/models", list(files), MODEL.path, LINK, None)
 
 
 def desired(settings: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    return render.desired(a_plan(**changes), settings or {})
+    places = ("/opt/ds4/models", "/opt/ds4/kv")
+    volumes = [VolumePlan(place[-2:], "kv", None, place, 1, 0, None) for place in places]
+    numbers = {"ds4_prefill_chunk": None, "ds4_power_percent": None, "ds4_exit_timeout_s": "auto"}
+    plan = Decided(
+        host="tyo-01",
+        region="tokyo",
+        role="serve",
+        mode="resident",
+        model=ModelChoice("flash-q2", "Flash", "flash", "q2"),
+        context=100000,
+        generation="2026-07",
+        memory={"wired_limit_mib": 94208},
+        disk=Disk(volumes, None, None, 0, 0, 0, 0),
+        engine=ENGINE,
+        weights=weights(MODEL),
+        settings={**role_defaults(), **numbers, **(settings or {})},
+    )
+    made = registry.assemble(replace(plan, **changes))
+    files = [scripts.with_content(one) for one in made.files]
+    return {"files": files, "jobs": made.jobs, "server": made.server, "warnings": made.warnings}
 
 
 def entry(result: dict[str, Any], path: str) -> dict[str, Any]:
-    (found,) = [item for item in result["files"] if item["path"] == path]
-    return found
+    found = [item for item in result["files"] if item["path"] == path]
+    assert all({**one, "stage": ""} == {**found[0], "stage": ""} for one in found)
+    return dict(found[0])
+
+
+def config_of(result: dict[str, Any]) -> str:
+    return str(entry(result, "/opt/ds4/etc/server.conf")["content"])
 
 
 def plist(result: dict[str, Any], label: str) -> dict[str, Any]:
@@ -66,7 +84,7 @@ class TestServerJob:
         assert server["ProcessType"] == "Interactive"
 
     def test_a_may_engine_gets_the_time_that_a_prefill_takes(self):
-        may = {**a_plan()["engine"], "drain_s": 600}
+        may = replace(ENGINE, drain_s=600)
         assert plist(desired(engine=may), layout.LABEL_SERVER)["ExitTimeOut"] == 600
         assert plist(desired({"ds4_exit_timeout_s": "45"}), layout.LABEL_SERVER)["ExitTimeOut"] == 45
 
@@ -130,29 +148,28 @@ class TestCommandLine:
     def test_a_flag_that_the_engine_lacks_is_left_out_and_reported(self):
         settings = {"ds4_power_percent": 80, "ds4_prefill_chunk": 2048}
         assert "--prefill-chunk 2048 --power 80" in self.argv(settings)
-        engine = {**a_plan()["engine"], "flags": sorted(render.BASE_FLAGS)}
+        engine = replace(ENGINE, flags=sorted(command_line.BASE_FLAGS))
         may = desired(settings, engine=engine)
         assert "--power" not in may["server"]["argv"]
-        assert may["dropped_flags"] == ["--prefill-chunk", "--power"]
+        assert [text.split()[4].rstrip(";") for text in may["warnings"]] == ["--prefill-chunk", "--power"]
 
     def test_what_the_built_engine_says_counts_more_than_the_catalogue(self):
-        engine = {**a_plan()["engine"], "capabilities": {"flags": sorted(render.BASE_FLAGS)}}
-        assert desired({"ds4_power_percent": 80}, engine=engine)["dropped_flags"] == ["--power"]
+        engine = replace(ENGINE, capabilities={"flags": sorted(command_line.BASE_FLAGS)})
+        (said,) = desired({"ds4_power_percent": 80}, engine=engine)["warnings"]
+        assert said == "this engine has no --power; the setting has no effect"
 
     def test_sidecars_sessions_and_streaming_have_their_flags(self):
-        files = [MODEL, {"kind": "dspark", "path": "/opt/ds4/models/d.gguf", "sha256": "cd" * 32}]
-        weights = {"main": MODEL["path"], "files": files}
+        side = replace(MODEL, kind="dspark", path="/opt/ds4/models/d.gguf", sha256="cd" * 32)
         assert "--batched-session 2 --mtp /opt/ds4/models/d.gguf --dspark" in self.argv(
-            {"ds4_sessions": 2}, weights=weights
+            {"ds4_sessions": 2}, weights=weights(MODEL, side)
         )
         assert "--ssd-streaming" in self.argv(role="stream", mode="streaming")
 
     def test_a_sidecar_without_a_published_sha256_is_started_by_its_stamp_alone(self):
-        side = {**MODEL, "path": "/opt/ds4/models/side.gguf", "kind": "dspark", "sha256": None}
-        weights = {"main": MODEL["path"], "files": [MODEL, side]}
-        config = desired(weights=weights)["server"]["config"].splitlines()
+        side = replace(MODEL, path="/opt/ds4/models/side.gguf", kind="dspark", sha256=None)
+        config = config_of(desired(weights=weights(MODEL, side))).splitlines()
         assert [line for line in config if line.startswith("weights=")] == [
-            f"weights={MODEL['sha256']} {MODEL['path']}",
+            f"weights={MODEL.sha256} {MODEL.path}",
             "weights=- /opt/ds4/models/side.gguf",
         ]
 
@@ -167,10 +184,8 @@ class TestCommandLine:
         ],
     )
     def test_extra_arguments_cannot_go_behind_the_plans_back(self, extra, hint):
-        engine = {
-            **a_plan()["engine"],
-            "capabilities": {"flags": [*render.BASE_FLAGS, "--quality", "--backend"]},
-        }
+        flags = [*command_line.BASE_FLAGS, "--quality", "--backend"]
+        engine = replace(ENGINE, capabilities={"flags": flags})
         with pytest.raises(OperatorError, match=hint):
             desired({"ds4_server_extra_args": extra}, engine=engine)
 
@@ -204,10 +219,10 @@ class TestMemoryAndStorage:
     def test_launchd_starts_a_boot_job_again_until_it_is_done(self, label):
         job = plist(desired(), label)
         assert (job["RunAtLoad"], job["KeepAlive"]) == (True, {"SuccessfulExit": False})
-        assert job["ThrottleInterval"] < render.BOOT_TRY_S
+        assert job["ThrottleInterval"] == boot_job.THROTTLE_S < scripts.BOOT_TRY_S
 
     def test_the_server_waits_longer_than_launchds_throttle(self):
-        config = desired({"ds4_start_wait_s": 0, "ds4_throttle_s": 30})["server"]["config"]
+        config = config_of(desired({"ds4_start_wait_s": 0, "ds4_throttle_s": 30}))
         assert "wait_s=30\n" in config
 
 
@@ -246,8 +261,8 @@ class TestRolesThatDoNotServe:
 
 
 def test_everything_that_is_written_is_watched():
-    watched = render.watched({})
+    watched = registry.watched(layout.Paths())
     result = desired()
     paths = {item["path"] for item in result["files"]} - {result["server"]["kv_dir"], LINK["path"]}
-    assert paths <= set(watched["files"])
-    assert {item["label"] for item in result["jobs"]} == set(watched["labels"])
+    assert paths <= set(watched.files)
+    assert {item["label"] for item in result["jobs"]} == set(watched.labels)

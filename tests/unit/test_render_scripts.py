@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ds4fleet import layout
-from ds4fleet.components import render
+from ds4fleet.components import scripts
 
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)]
 #: BSD stat's formats that the scripts use; mount points are those that a file lists.
@@ -87,7 +87,7 @@ class Mac:
 
     def run(self, shell: str, template: str, **values: object) -> subprocess.CompletedProcess[str]:
         paths = layout.Paths(str(self.root))
-        text = render.template(template, paths=paths, release_marker=layout.RELEASE_MARKER, **values)
+        text = scripts.template(template, paths=paths, release_marker=layout.RELEASE_MARKER, **values)
         text = text.replace(
             "PATH=/usr/bin:", f"FAKE={self.fake} PATH={self.fake}:{Path(sys.executable).parent}:/usr/bin:"
         )
@@ -204,7 +204,7 @@ class TestRotation:
         log.write_text("x" * 4096)
         inode = log.stat().st_ino
         Path(Paths.archive_log).write_text("older\n")
-        text = render.template("ds4-rotate.j2", paths=Paths, rotate_blocks=blocks)
+        text = scripts.template("ds4-rotate.j2", paths=Paths, rotate_blocks=blocks)
         script = tmp_path / "rotate"
         script.write_text(text)
         assert subprocess.run([shell, str(script)], check=False).returncode == 0

@@ -378,7 +378,8 @@ class TestProgram:
         settings = {**role_defaults(), **HARDWARE}
 
         def links(serving: str | None) -> dict[str, str]:
-            made = switcher.order(plan, settings, run_id="r", attempt=1, now_s=0, serving=serving)
+            told = {**plan, "engine": {**plan["engine"], "serving": serving}}
+            made = switcher.order(told, settings, run_id="r", attempt=1, now_s=0)
             files = made["target"]["files"]
             return {Path(one["path"]).name: one["target"] for one in files if "/engine/" in one["path"]}
 

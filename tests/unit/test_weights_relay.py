@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ds4fleet.components import agent, peer_fetch
+from ds4fleet.components import peer_fetch
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet
@@ -164,11 +164,13 @@ def test_every_file_of_the_plan_is_ordered(host: str, wishes: dict[str, Any], ki
     assert all(item["urls"] and item["bytes"] > 10**9 for item in files)
 
 
-def test_what_is_installed_is_watched_so_that_it_can_be_removed() -> None:
-    files, jobs = peer_fetch.entries("/opt/ds4", "_ds4seed")
-    watched = peer_fetch.watched("/opt/ds4")
-    known = {*watched["files"], *agent.watched("/opt/ds4")["files"]}
-    assert {entry["path"] for entry in files} <= known
-    assert [job["label"] for job in jobs] == watched["labels"]
-    (drop_in,) = [entry["content"] for entry in files if entry["path"] == peer_fetch.SSHD]
+@pytest.mark.parametrize("host", ["tyo-01", "tyo-03"])
+def test_a_mac_that_may_take_part_has_the_account_the_job_and_the_drop_in_by_its_plan(host: str) -> None:
+    variables = Fleet.load(host, [HOSTS]).host(host).vars
+    made = make_plan(host, variables)
+    assert peer_fetch.account("_ds4seed") in made.accounts.users
+    assert [job["state"] for job in made.jobs if job["label"] == peer_fetch.LABEL_FETCH] == ["loaded"]
+    (drop_in,) = [entry["content"] for entry in made.files if entry["path"] == peer_fetch.SSHD]
     assert "ForceCommand /Library" in drop_in and "{{" not in drop_in
+    alone = make_plan(host, {**variables, "ds4_weights_method": "upstream", "ds4_model": "flash-q2"})
+    assert [job["state"] for job in alone.jobs if job["label"] == peer_fetch.LABEL_FETCH] == ["absent"]

@@ -1,0 +1,25 @@
+"""Apple's Command Line Tools, which bootstrap installs: they stay, our notes of it go. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
+from ds4fleet.layout import TOOLS_LOG, TOOLS_PID, Paths
+
+
+def watched(paths: Paths) -> Watched:
+    return Watched()
+
+
+def entries(plan: Decided) -> Part:
+    return Part()
+
+
+def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
+    return iter(())
+
+
+def removed(settings: Mapping[str, Any]) -> Removed:
+    return Removed(notes=(TOOLS_PID,), data=(TOOLS_LOG,))

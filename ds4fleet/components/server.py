@@ -1,0 +1,192 @@
+"""The server's job: its configuration, what starts it, and where it keeps its state. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ds4agent.mac import accounts
+from ds4fleet.components import base, command_line, scripts
+from ds4fleet.components.base import (
+    Decided,
+    EnginePlan,
+    Part,
+    Removed,
+    Seen,
+    Step,
+    UserPlan,
+    Watched,
+    WeightsPlan,
+)
+from ds4fleet.layout import LABEL_SERVER, Paths
+
+STAGE = "service"
+#: The service account must not log in.
+NO_SHELL = "/usr/bin/false"
+#: Enough for the test prompt; a larger context only costs memory.
+SMOKE_CONTEXT = 4096
+SMOKE_TOKENS = 16
+#: A daemon's soft limit is taken to be 256 descriptors (from memory, no recording); each client and each KV
+#: file of the engine takes one.
+OPEN_FILES = 4096
+#: What the modules that prove the server and make its account note for as long as the Mac runs.
+NOTED = ("/var/run/ds4-verify.json", "/var/run/ds4-user.lock")
+
+
+def watched(paths: Paths) -> Watched:
+    folders = (paths.root, paths.libexec, paths.etc, paths.run, f"{paths.run}/tmp", paths.var, paths.logs)
+    files = (paths.running_config, paths.log, paths.config, paths.start, paths.plist(LABEL_SERVER))
+    return Watched((*folders, *files), (LABEL_SERVER,))
+
+
+def entries(plan: Decided) -> Part:
+    """Raises OperatorError for settings that contradict each other or that the engine cannot take."""
+    user = str(plan.settings["ds4_service_user"])
+    users = [_account(user, plan.service_uid)] if plan.role != "jump" else []
+    paths = plan.paths
+    if not plan.serves or plan.engine is None or plan.weights is None:
+        part = base.absent(LABEL_SERVER, paths.config, stage=STAGE)
+        return Part(part.files, part.jobs, users)
+    server, dropped = _server(plan, plan.engine, plan.weights)
+    plist = _plist(paths, user, server)
+    config = _config(plan, plan.engine, plan.weights, server, plist["content"])
+    files = [
+        *(base.folder(path, stage=STAGE) for path in (paths.root, paths.libexec, paths.etc)),
+        base.folder(paths.run, stage=STAGE, owner=user),
+        base.folder(f"{paths.run}/tmp", stage=STAGE, owner=user, mode="0700"),
+        base.folder(paths.var, stage=STAGE),
+        base.file(paths.running_config, None, stage=STAGE, owner=user),
+        base.folder(paths.logs, stage=STAGE),
+        base.file(paths.log, None, stage=STAGE, owner=user, mode="0640"),
+    ]
+    if server["kv_dir"]:
+        files.append(base.folder(server["kv_dir"], stage=STAGE, owner=user, mode="0700"))
+    files += [
+        scripts.entry(paths.start, paths.root, stage=STAGE),
+        plist,
+        base.file(paths.config, config, stage=STAGE),
+    ]
+    jobs = [base.job(LABEL_SERVER, "started", [plist["path"], paths.start, paths.config], stage=STAGE)]
+    said = [f"this engine has no {flag}; the setting has no effect" for flag in dropped]
+    return Part(files, jobs, users, {**server, "config_sha256": base.sha256(config)}, said)
+
+
+def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
+    return iter(())
+
+
+def stale(server: Mapping[str, Any] | None, seen: Seen) -> bool:
+    """Whether a server runs there with another configuration than `server`, that of the plan."""
+    if server is None or seen is None:
+        return False
+    job = (seen.get("jobs") or {}).get(LABEL_SERVER) or {}
+    running = (seen.get("server") or {}).get("running_config_sha256")
+    return bool(job.get("loaded")) and running != server["config_sha256"]
+
+
+def removed(settings: Mapping[str, Any]) -> Removed:
+    paths = Paths(str(settings["ds4_root"]))
+    return Removed(
+        labels=(LABEL_SERVER,),
+        files=(paths.root, paths.plist(LABEL_SERVER)),
+        trees=(paths.run, paths.libexec, paths.etc, paths.var),
+        notes=NOTED,
+        data=(paths.logs,),
+        users=(str(settings["ds4_service_user"]),),
+    )
+
+
+def _account(name: str, uid: int | None) -> UserPlan:
+    real_name = accounts.REAL_NAMES["service"]
+    return UserPlan(name, uid, name, accounts.NO_HOME, NO_SHELL, real_name, hidden=True)
+
+
+def _server(plan: Decided, engine: EnginePlan, weights: WeightsPlan) -> tuple[dict[str, Any], list[str]]:
+    """What runs, and the flags that this engine lacks."""
+    settings, paths = plan.settings, plan.paths
+    flags = command_line.flags_of(engine)
+    identity = _kv_identity(plan, engine, weights)
+    kv_dir = f"{paths.kv}/{identity}" if int(settings["ds4_kv_budget_mib"]) and identity else ""
+    planned = command_line.planned(plan, weights, flags, kv_dir)
+    argv = [f"{engine.release_dir}/ds4-server"]
+    argv += [word for words in planned if words[0] in flags for word in words]
+    argv += command_line.extra(plan, engine, flags)
+    timeout = settings["ds4_exit_timeout_s"]
+    server = {
+        "label": LABEL_SERVER,
+        "argv": argv,
+        "smoke_argv": _smoke(plan, engine, weights, argv),
+        "env": {"HOME": paths.run, "TMPDIR": f"{paths.run}/tmp", "DS4_LOCK_FILE": paths.lock},
+        "cwd": engine.current,
+        "host": str(settings["ds4_host"]),
+        "port": int(settings["ds4_port"]),
+        "lock_file": paths.lock,
+        "kv_dir": kv_dir,
+        "kv_identity": identity,
+        "config_path": paths.config,
+        "running_config": paths.running_config,
+        "exit_timeout_s": int(engine.drain_s if timeout == "auto" else timeout),
+        "throttle_s": int(settings["ds4_throttle_s"]),
+        "log_path": paths.log,
+    }
+    return server, [words[0] for words in planned if words[0] not in flags]
+
+
+def _smoke(plan: Decided, engine: EnginePlan, weights: WeightsPlan, argv: list[str]) -> list[str]:
+    """The same weights and mode by the command line tool, with a small context, before the server starts."""
+    smoke = [f"{engine.release_dir}/ds4", "--model", str(weights.main), "--ctx", str(SMOKE_CONTEXT)]
+    smoke += [flag for flag in ("--ssd-streaming",) if flag in argv]
+    return [
+        *smoke, "--nothink", "--temp", "0", "-n", str(SMOKE_TOKENS), "-p", plan.settings["ds4_verify_prompt"],
+    ]  # fmt: skip
+
+
+def _kv_identity(plan: Decided, engine: EnginePlan, weights: WeightsPlan) -> str:
+    """Names the KV directory by weights and form of the entries: the engine takes others' for its own."""
+    main = next((item for item in weights.files if item.kind == "model"), None)
+    if main is None or main.sha256 is None or plan.model is None:
+        return ""
+    abi = f"-abi{engine.payload_abi}" if engine.payload_abi else ""
+    return f"{plan.model.family}-{main.sha256[:12]}{abi}"
+
+
+def _plist(paths: Paths, user: str, server: Mapping[str, Any]) -> base.Entry:
+    return base.plist(
+        LABEL_SERVER,
+        stage=STAGE,
+        UserName=user,
+        GroupName=user,
+        ProgramArguments=[paths.start],
+        WorkingDirectory=server["cwd"],
+        EnvironmentVariables=server["env"],
+        RunAtLoad=True,
+        KeepAlive={"SuccessfulExit": False},
+        ThrottleInterval=server["throttle_s"],
+        ExitTimeOut=server["exit_timeout_s"],
+        ProcessType="Interactive",
+        StandardOutPath=paths.log,
+        StandardErrorPath=paths.log,
+        SoftResourceLimits={"NumberOfFiles": OPEN_FILES},
+        HardResourceLimits={"NumberOfFiles": OPEN_FILES},
+    )
+
+
+def _config(
+    plan: Decided, engine: EnginePlan, weights: WeightsPlan, server: Mapping[str, Any], plist: str
+) -> str:
+    """server.conf. It names what starts the server as well: one hash then says what runs."""
+    return scripts.template(
+        "server.conf.j2",
+        made_from=base.sha256(plist + scripts.text("ds4-start", plan.paths.root)),
+        release_id=engine.release_id,
+        release_dir=engine.release_dir,
+        weights=[item for item in weights.files if item.kind != "split"],
+        mounts=[volume.mount_point for volume in plan.volumes],
+        kv_dir=server["kv_dir"],
+        wired_limit_mib=plan.wired_limit_mib,
+        host=server["host"],
+        port=server["port"],
+        # Longer than the throttle: launchd lets a job that ends sooner wait longer each time.
+        wait_s=max(int(plan.settings["ds4_start_wait_s"]), server["throttle_s"]),
+        arguments=server["argv"][1:],
+    )

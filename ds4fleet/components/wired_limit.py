@@ -1,0 +1,55 @@
+"""The GPU wired limit, and the job that sets it at every boot. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ds4fleet.components import base, boot_job
+from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
+from ds4fleet.layout import LABEL_WIRED, Paths
+
+STAGE = "memory"
+
+
+def watched(paths: Paths) -> Watched:
+    own = (paths.wired, paths.boot_state("wired"), paths.plist(LABEL_WIRED))
+    return Watched((*boot_job.folders(paths), *own), (LABEL_WIRED,))
+
+
+def entries(plan: Decided) -> Part:
+    paths = plan.paths
+    if not plan.wired_limit_mib:
+        return base.absent(LABEL_WIRED, paths.wired, stage=STAGE)
+    part = boot_job.part(plan, LABEL_WIRED, paths.wired, str(plan.wired_limit_mib), stage=STAGE)
+    folders = [base.folder(path, stage=STAGE) for path in boot_job.folders(paths)]
+    return Part([*folders, *part.files], part.jobs)
+
+
+def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
+    wanted = plan.wired_limit_mib
+    live = ((seen or {}).get("memory") or {}).get("wired_limit_mib")
+    runs = bool(((seen or {}).get("server") or {}).get("listening"))
+    # A larger limit under a running engine is left alone: lowering it could take memory that is in use.
+    if wanted and live != wanted and not (runs and isinstance(live, int) and live > wanted):
+        yield Step(STAGE, f"set the GPU wired limit to {wanted:,} MiB (now {_limit_text(live)})")
+    ours = ((seen or {}).get("jobs") or {}).get(LABEL_WIRED) or {}
+    if not wanted and live and ours.get("loaded"):
+        yield Step(STAGE, f"give the GPU wired limit back to macOS (now {_limit_text(live)})")
+
+
+def removed(settings: Mapping[str, Any]) -> Removed:
+    paths = Paths(str(settings["ds4_root"]))
+    return Removed(
+        labels=(LABEL_WIRED,),
+        files=(paths.root, paths.plist(LABEL_WIRED)),
+        trees=(paths.boot, paths.libexec),
+        data=("/var/log/ds4-wired.log",),
+        wired_limit=True,
+    )
+
+
+def _limit_text(live: Any) -> str:
+    if live is None:
+        return "not known"
+    return f"{live:,} MiB" if live else "stock"

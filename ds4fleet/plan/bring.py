@@ -1,0 +1,106 @@
+"""The weights of a plan: which files, where they come from, and whether they fit on the disk. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ds4fleet.catalogue.read import Engine, ModelFile
+from ds4fleet.errors import OperatorError
+from ds4fleet.plan import sources
+from ds4fleet.plan.known import Known
+from ds4fleet.plan.types import HostPlan, WeightFile, WeightsPlan
+from ds4fleet.sizing.disk import Disk, beside_what_is_there, plan_disk
+
+
+def with_weights(plan: HostPlan, known: Known, engine: Engine) -> HostPlan:
+    """The plan with the files of its model. Raises OperatorError for those that could not come."""
+    if plan.model is None or plan.engine is None:
+        return plan
+    model = known.catalogue.model(plan.model.id)
+    endpoints = known.read.names("ds4_weights_sources")
+    sources.check(endpoints)
+    wanted = [(file, model.header) for file in model.files]
+    wanted += [(file, {}) for name in known.asked.sidecars for file in known.catalogue.sidecar(name).files]
+    files = [_weight_file(file, header, endpoints, known.paths.models) for file, header in wanted]
+    unpublished = [
+        f"no sha256 is published for {file.name}: it is proven by its size and GGUF header only"
+        for file in files
+        if file.sha256 is None
+    ]
+    method = str(known.settings["ds4_weights_method"])
+    if method not in ("direct", "upstream"):
+        raise OperatorError(f"ds4_weights_method is {method!r}; it must be direct or upstream")
+    target = model.targets.get(engine.generation)
+    if method == "upstream" and target is None:
+        raise OperatorError(
+            f"download_model.sh of a {engine.generation} engine has no target for {model.id};"
+            " set ds4_weights_method: direct"
+        )
+    main = next((file.path for file in files if file.kind == "model"), None)
+    link = {"path": f"{plan.engine.release_dir}/ds4flash.gguf", "target": main} if main else None
+    stamps = ((known.seen or {}).get("weights") or {}).get("files") or ()
+    marked = {one["path"] for one in stamps if (one.get("stamp") or {}).get("staged_for") == model.id}
+    unmarked = [file.path for file in files if file.path not in marked]
+    weights = WeightsPlan(known.paths.models, files, main, link, target, unmarked)
+    return replace(plan, weights=weights).saying(warnings=unpublished)
+
+
+def with_disk(plan: HostPlan, known: Known) -> tuple[HostPlan, Disk | None]:
+    """The plan with its volumes. Raises OperatorError for quotas that cannot be meant."""
+    if plan.weights is None:
+        return plan, None
+    disk = plan_disk(
+        host=plan.host,
+        settings=known.settings,
+        observation=known.seen,
+        now_bytes=sum(file.real_bytes for file in plan.weights.files),
+        kv_budget_mib=known.asked.kv_budget_mib if plan.role in ("serve", "stream") else 0,
+        models_dir=known.paths.models,
+        kv_dir=known.paths.kv,
+    )
+    plan = replace(plan, volumes=disk.volumes, disk=disk.to_dict())
+    return plan.saying(refusals=disk.refusals, warnings=disk.warnings), disk
+
+
+def obstacles(plan: HostPlan, known: Known, disk: Disk | None) -> list[str]:
+    """Weights that are to be fetched: why they are not where they are to come from, or do not fit in."""
+    weights = (known.seen or {}).get("weights") or {}
+    if plan.weights is None or disk is None or "weights" not in plan.stages:
+        return []
+    present = {file["path"] for file in weights.get("files") or ()}
+    lacking = [file for file in plan.weights.files if file.path not in present]
+    need = sum(file.real_bytes * max(0, file.bytes - _there(file, weights)) // file.bytes for file in lacking)
+    no_room = beside_what_is_there(disk, known.seen, need)
+    found = sources.objections(lacking, known.read.names("ds4_weights_sources"))
+    return [*found, no_room] if no_room else found
+
+
+def _weight_file(
+    file: ModelFile, header: Mapping[str, Any], endpoints: Sequence[str], folder: str
+) -> WeightFile:
+    # KV checkpoints, upgrades and rollbacks tell what is served apart by its sha256.
+    if file.transfer_sha256 is None and file.kind == "model":
+        raise OperatorError(
+            f"no sha256 is known for {file.name}, so it could not be proven;"
+            " add it in a file of your own under ds4_catalogue"
+        )
+    return WeightFile(
+        name=file.name,
+        path=f"{folder}/{file.name}",
+        bytes=file.transfer_bytes,
+        sha256=file.transfer_sha256,
+        real_bytes=file.bytes,
+        urls=file.urls(endpoints),
+        kind=file.kind,
+        header=dict(header),
+    )
+
+
+def _there(file: WeightFile, weights: Mapping[str, Any]) -> int:
+    """Bytes of a file that need no new room: its part goes on, a wrong copy that was kept gives way."""
+    parts, aside = weights.get("parts") or (), weights.get("aside") or ()
+    begun = [int(part["size_bytes"]) for part in parts if part["path"].startswith(f"{file.path}.part")]
+    wrong = [int(one["size_bytes"]) for one in aside if one["path"].startswith(f"{file.path}.")]
+    return max([0, *begun]) + sum(wrong)

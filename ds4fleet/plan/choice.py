@@ -1,0 +1,174 @@
+"""What a Mac is to be and which model it is to serve, by what its memory can hold. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ds4fleet.catalogue.read import Engine
+from ds4fleet.components import jump
+from ds4fleet.errors import OperatorError
+from ds4fleet.plan.known import Known
+from ds4fleet.plan.types import HostPlan, JumpPlan, ModelChoice
+from ds4fleet.sizing import speed
+from ds4fleet.sizing import types as sizing
+from ds4fleet.sizing.policy import policy, step
+from ds4fleet.sizing.types import Request, Verdict
+from ds4fleet.sizing.verdict import verdict as verdict_on
+
+
+def with_role(plan: HostPlan, known: Known, engine: Engine) -> tuple[HostPlan, Verdict | None]:
+    """The plan with role and model, and the verdict on them; None where no engine is to run.
+
+    Raises OperatorError for settings that exclude each other.
+    """
+    role, asked = _asked_role(known), known.asked
+    plan = replace(plan, role="serve" if role == "auto" else role)
+    if role == "jump":
+        return _as_jump(plan, known), None
+    if known.settings.get("ds4_jump_to"):
+        plan = plan.saying(warnings=[f"ds4_jump_to has no effect where ds4_role is {asked.role}"])
+    candidates = _auto_models(known, engine) if asked.model == "auto" else [asked.model]
+    if role == "stage":
+        return _with_model(plan, known, candidates[-1]), None
+    mode = "streaming" if role == "stream" else asked.mode
+    verdicts = [_verdict(model, known, engine, mode) for model in candidates]
+    verdict = next((one for one in verdicts if one.outcome != sizing.REFUSED), verdicts[0])
+    plan = _with_model(plan, known, verdict.model)
+    if verdict.outcome == sizing.STAGE and role == "auto":
+        return replace(plan, role="stage"), verdict
+    streams = verdict.outcome == sizing.STREAMS or role == "stream"
+    plan = replace(plan, role="stream" if streams else "serve")
+    if verdict.outcome in (sizing.REFUSED, sizing.STAGE):
+        reasons = (verdict.why or "it does not fit").rstrip(".")
+        plan = plan.saying(refusals=[f"{reasons}; to do: {verdict.fix}."])
+    return plan, verdict
+
+
+def _as_jump(plan: HostPlan, known: Known) -> HostPlan:
+    to = str(known.settings.get("ds4_jump_to") or "") or None
+    targets = [spec.name for spec in known.targets.specs] if known.targets else None
+    leads = JumpPlan(to, targets, jump.has_key(known.paths.root, known.seen))
+    said = []
+    if to is None:
+        said.append("a jump Mac without ds4_jump_to holds no tunnel; name the Mac that serves")
+    elif known.seen is not None and not leads.has_key:
+        said.append(f"it has no key for {to} yet, so it holds no tunnel; run fab jump")
+    return replace(plan, jump=leads).saying(warnings=said)
+
+
+def with_memory(plan: HostPlan, known: Known, engine: Engine, verdict: Verdict | None) -> HostPlan:
+    """The plan with what its memory is to hold: limit, mode and context."""
+    live = (known.seen or {}).get("memory") or {}
+    memory = {
+        "wired_limit_mib": 0,
+        "live_wired_limit_mib": live.get("wired_limit_mib"),
+        "stock_limit_mib": live.get("stock_limit_mib"),
+        "memory_mib": known.mac.memory_mib,
+        "override": known.asked.override,
+        "sentence": plan.role,
+        "outcome": plan.role,
+        "streaming": None,
+    }
+    if verdict is None:
+        return replace(plan, memory=memory)
+    memory.update(verdict.to_dict())
+    memory["reasons"] = [reason.text for reason in verdict.reasons]
+    memory["warnings"] = list(verdict.warnings)
+    plan = replace(plan, memory=memory).saying(warnings=verdict.warnings)
+    if plan.role not in ("serve", "stream"):
+        return plan
+    plan = replace(plan, mode=verdict.mode, context=verdict.context)
+    refusals = []
+    if engine.generation < "2026-07" and known.asked.sessions > 1:
+        refusals.append(
+            f"ds4_sessions {known.asked.sessions} needs --batched-session, which engines"
+            " before July 2026 lack; set it to 1 or pin a newer engine"
+        )
+    return plan.saying(refusals=refusals, warnings=_about_the_context(plan, known, verdict))
+
+
+def with_speed(plan: HostPlan, known: Known) -> HostPlan:
+    """The plan with what was published of such a Mac's speed, where anything was."""
+    if plan.model is None or plan.role not in ("serve", "stream"):
+        return plan
+    live = (known.seen or {}).get("hardware") or {}
+    chip = str(live.get("chip") or known.declared.get("chip") or "")
+    found = speed.expected(chip, plan.model.family, plan.model.quant, plan.generation, plan.mode)
+    if found is not None:
+        return replace(plan, speed=found.to_dict())
+    streaming = plan.memory.get("streaming") or {}
+    if not streaming.get("decode_tps"):
+        return plan
+    low, high = streaming["decode_tps"]
+    published = {
+        "decode_tps": (low, high),
+        "prefill_tps": streaming["prefill_tps"],
+        "sources": (streaming["speed_source"],),
+        "same_generation": False,
+        "text": f"{low:g}-{high:g}",
+        "published_elsewhere": True,
+    }
+    return replace(plan, speed=published)
+
+
+def _asked_role(known: Known) -> str:
+    """The role that the settings name, `auto` where memory is to decide."""
+    role, mode = known.asked.role, known.asked.mode
+    if role == "stream" and mode == "resident":
+        raise OperatorError("ds4_role stream and ds4_mode resident exclude each other; drop one of them")
+    if mode == "streaming" and role in ("auto", "serve"):
+        return "stream"
+    small = known.mac.memory_gb <= policy()["roles"]["jump_up_to_gb"]
+    leads = small or bool(known.settings.get("ds4_jump_to"))
+    return "jump" if role == "auto" and mode == "auto" and leads else role
+
+
+def _auto_models(known: Known, engine: Engine) -> list[str]:
+    """What `ds4_model: auto` tries, best first: the model of this size, then those of smaller Macs."""
+    families = known.catalogue.generation(engine.generation).families
+    rows = policy()["roles"]["models"]
+    reaching = [row["model"] for row in rows if row["up_to_gb"] < known.mac.memory_gb]
+    reaching.append(step(rows, known.mac.memory_gb)["model"])
+    usable = [name for name in reaching if known.catalogue.model(name).family in families]
+    return list(reversed(usable))
+
+
+def _verdict(model: str, known: Known, engine: Engine, mode: str) -> Verdict:
+    asked = known.asked
+    request = Request(
+        model=model,
+        ctx=asked.context,
+        mode=mode,
+        sessions=asked.sessions,
+        generation=engine.generation,
+        prefill_chunk=asked.prefill_chunk,
+        sidecar=asked.sidecars[0] if asked.sidecars else None,
+        wired_limit_mib=asked.wired_limit_mib,
+        override=asked.override,
+        flags=engine.flags or None,
+    )
+    return verdict_on(known.mac, request, catalogue=known.catalogue)
+
+
+def _with_model(plan: HostPlan, known: Known, model_id: str) -> HostPlan:
+    model = known.catalogue.model(model_id)
+    said = []
+    if model.superseded_by:
+        said.append(f"{model.id} was replaced upstream by {model.superseded_by} (same size)")
+    chosen = ModelChoice(model.id, model.name, model.family, model.quant)
+    return replace(plan, model=chosen).saying(warnings=said)
+
+
+def _about_the_context(plan: HostPlan, known: Known, verdict: Verdict) -> Iterator[str]:
+    """A smaller context than the running one voids KV checkpoints and surprises clients: say so."""
+    models = ((known.seen or {}).get("server") or {}).get("models") or {}
+    live = next((one.get("context_length") for one in models.get("data") or ()), None)
+    if isinstance(live, int) and live > plan.context:
+        yield (
+            f"the context goes from {live:,} to {plan.context:,};"
+            " checkpoints of the larger one no longer load"
+        )
+    think_max = policy()["context"]["think_max"]
+    if known.asked.context and verdict.context < think_max <= verdict.largest_context:
+        yield f"Think-Max needs a context of {think_max:,}; below it max is plain high"

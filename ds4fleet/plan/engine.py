@@ -1,0 +1,73 @@
+"""Which engine a Mac gets, and what is known of it: from the catalogue, then from the built release. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from ds4fleet.catalogue.read import Engine
+from ds4fleet.components import base
+from ds4fleet.components.engine import complete
+from ds4fleet.plan.known import Known
+from ds4fleet.plan.types import EnginePlan, HostPlan
+
+
+def with_engine(plan: HostPlan, known: Known) -> tuple[HostPlan, Engine]:
+    """The plan with its engine, and the engine with the flags of the built release where there is one.
+
+    Raises OperatorError for a commit that cannot be meant.
+    """
+    pinned = str(known.settings["ds4_engine_commit"]).strip().lower()
+    engine = known.catalogue.engine(pinned)
+    release = _release(engine.commit, known.seen)
+    flags: Sequence[str] = ()
+    if release:
+        engine = replace(engine, commit=str(release.get("commit") or engine.commit))
+        flags = ((release.get("capabilities") or {}).get("flags")) or ()
+    if engine.known_bad:
+        sentence = f"engine commit {pinned[:12]} is known to be bad ({engine.note}); pin another"
+        plan = plan.saying(refusals=[sentence])
+    if not engine.known:
+        if flags:
+            engine = replace(engine, generation=known.catalogue.generation_of_flags(flags))
+        else:
+            unknown = f"engine commit {pinned[:12]} is not in the catalogue"
+            plan = plan.saying(warnings=[f"{unknown}; planned as {engine.generation} until it is built"])
+    made = _engine_plan(known, engine, release)
+    plan = replace(plan, generation=engine.generation, engine=made)
+    return plan, replace(engine, flags=tuple(flags) or engine.flags)
+
+
+def _engine_plan(known: Known, engine: Engine, release: Mapping[str, Any] | None) -> EnginePlan:
+    traits, root = known.catalogue.generation(engine.generation), known.paths.engine
+    running = ((known.seen or {}).get("server") or {}).get("argv") or []
+    return EnginePlan(
+        commit=engine.commit,
+        pinned=engine.pinned,
+        release_id=engine.commit[:12],
+        repo=str(known.settings["ds4_engine_repo"]),
+        root=root,
+        releases_dir=f"{root}/releases",
+        mirror=f"{root}/mirror.git",
+        current=f"{root}/current",
+        make_args=list(known.read.names("ds4_engine_make_args")),
+        keep=known.read.number("ds4_engine_keep", least=1),
+        flags=sorted(set(engine.flags or traits.flags)),
+        capabilities=(release or {}).get("capabilities"),
+        payload_abi=traits.payload_abi,
+        drain_s=traits.drain_s,
+        built=engine.commit[:12] in complete(known.seen),
+        serving=((known.seen or {}).get("engine") or {}).get("current"),
+        in_use=[PurePosixPath(word).parent.name for word in running[:1]],
+    )
+
+
+def _release(commit: str, seen: base.Seen) -> Mapping[str, Any] | None:
+    for release in ((seen or {}).get("engine") or {}).get("releases") or ():
+        known = str(release.get("commit") or "")
+        if release.get("complete") and known and (known.startswith(commit) or commit.startswith(known)):
+            found: Mapping[str, Any] = release
+            return found
+    return None

@@ -1,0 +1,72 @@
+"""All that a plan is made from: variables read, what was observed, the catalogue, the Mac itself. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ds4fleet.catalogue.read import Catalogue, load
+from ds4fleet.components import base
+from ds4fleet.errors import OperatorError
+from ds4fleet.layout import Paths
+from ds4fleet.plan.asked import Asked, Reader, asked
+from ds4fleet.sizing.estimate import MIB
+from ds4fleet.sizing.types import Mac
+
+
+@dataclass(frozen=True)
+class Known:
+    """settings: the host's variables with the role's defaults. seen: None plans from `ds4_hardware` alone.
+    targets: of a jump Mac; None where they are not known."""
+
+    host: str
+    settings: Mapping[str, Any]
+    seen: base.Seen
+    catalogue: Catalogue
+    read: Reader
+    declared: Mapping[str, Any]
+    asked: Asked
+    mac: Mac
+    targets: base.Targets | None
+
+    @property
+    def paths(self) -> Paths:
+        return Paths(str(self.settings["ds4_root"]))
+
+
+def known(
+    host: str,
+    settings: Mapping[str, Any],
+    seen: base.Seen,
+    catalogue: Catalogue | None,
+    targets: base.Targets | None,
+) -> Known:
+    """Reads the variables. Raises OperatorError for the first that cannot be meant, and for a Mac of whose
+    memory nothing is known."""
+    read = Reader(settings)
+    catalogue = catalogue or load(read.names("ds4_catalogue"))
+    declared = read.mapping("ds4_hardware")
+    said = asked(read)
+    mac = _mac(host, declared, said, seen)
+    return Known(host, settings, seen, catalogue, read, declared, said, mac, targets)
+
+
+def _mac(host: str, declared: Mapping[str, Any], said: Asked, seen: base.Seen) -> Mac:
+    live = (seen or {}).get("memory") or {}
+    size = ((seen or {}).get("hardware") or {}).get("memsize_bytes")
+    if not size:
+        gigabytes = declared.get("memory_gb")
+        if not isinstance(gigabytes, int) or gigabytes <= 0:
+            raise OperatorError(
+                "its memory is not known: declare ds4_hardware (memory_gb) or let the Mac be observed"
+            )
+        size = gigabytes << 30
+    return Mac(
+        memory_mib=size // MIB,
+        stock_limit_mib=live.get("stock_limit_mib"),
+        wired_limit_mib=live.get("wired_limit_mib"),
+        desktop=said.desktop,
+        other_metal=tuple((seen or {}).get("other_metal") or ()),
+        name=host,
+    )

@@ -1,0 +1,55 @@
+"""What decommissioning takes off a Mac: the inverse of a plan, for any Mac that can be observed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ds4fleet.components import base, registry
+from ds4fleet.components.base import Entry, Job, Seen
+from ds4fleet.inventory import defaults
+from ds4fleet.layout import LABEL_WIRED
+
+
+@dataclass(frozen=True)
+class Removal:
+    """jobs and files are entries of a plan. data: trees that go only without safe mode, like volumes and
+    accounts. notes: trees that go last, as removing the rest writes some. wired_limit: whether the GPU wired
+    limit is ours to give back. held: who holds the Mac for a rollout."""
+
+    jobs: list[Job]
+    files: list[Entry]
+    trees: list[str]
+    data: list[str]
+    notes: list[str]
+    volumes: list[Mapping[str, str]]
+    accounts: list[dict[str, str]]
+    wired_limit: bool
+    held: Mapping[str, Any] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON-able data."""
+        return asdict(self)
+
+
+def removal(variables: Mapping[str, Any], seen: Seen) -> Removal:
+    """What every component leaves on the Mac of these variables.
+
+    It asks for no plan: a Mac whose plan is refused can be decommissioned too.
+    """
+    gone = registry.removed({**defaults.role_defaults(), **variables})
+    jobs = (seen or {}).get("jobs") or {}
+    return Removal(
+        # What was observed may be of another release than this one.
+        jobs=[base.job(label, "absent") for label in dict.fromkeys([*gone.labels, *jobs])],
+        # What is in a directory goes before it.
+        files=[base.slim(base.entry(path, "absent")) for path in sorted(gone.files, reverse=True)],
+        trees=list(gone.trees),
+        data=list(gone.data),
+        notes=list(gone.notes),
+        volumes=list(gone.volumes),
+        accounts=[{"name": name} for name in gone.users],
+        wired_limit=gone.wired_limit and bool((jobs.get(LABEL_WIRED) or {}).get("loaded")),
+        held=((seen or {}).get("rollout") or {}).get("lock"),
+    )

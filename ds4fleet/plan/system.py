@@ -1,0 +1,60 @@
+"""What must be so on a Mac before any of our work makes sense, and what is to be known of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ds4fleet.components import watchdog
+from ds4fleet.plan.known import Known
+from ds4fleet.sizing.policy import policy
+
+#: Addresses at which tunnels and `fab status` reach the engine.
+REACHED = ("127.0.0.1", "localhost", "0.0.0.0")
+
+
+def refusals(known: Known) -> Iterator[str]:
+    """Why nothing of ours could work there."""
+    seen = known.seen
+    if seen is None:
+        return
+    if (seen.get("toolchain") or {}).get("ok") is False:
+        yield f"the Command Line Tools are missing; run playbooks/bootstrap.yml -l {known.host} first"
+    if (seen.get("macos") or {}).get("arch") not in (None, "arm64"):
+        yield "this is not an Apple Silicon Mac; ds4 needs one"
+
+
+def warnings(known: Known) -> Iterator[str]:
+    """What the inventory asks for and what was seen, where the operator may want to know."""
+    rules = policy()["kv"]
+    if known.asked.kv_budget_mib > rules["storm_above_mib"]:
+        yield (
+            f"a KV budget of {known.asked.kv_budget_mib:,} MiB wears the SSD ({rules['why']}):"
+            f" keep it at or below {rules['storm_above_mib']:,}"
+        )
+    if known.asked.host not in REACHED:
+        yield (
+            f"the engine listens on {known.asked.host} alone: tunnels and fab status ask at"
+            " 127.0.0.1 and do not reach it"
+        )
+    if known.seen is None:
+        return
+    if known.seen.get("filevault") == "on":
+        yield "FileVault is on: after a reboot nothing runs until somebody types the password at the Mac"
+    if watchdog.stopped(known.paths.root, known.seen):
+        yield (
+            "the guard has stopped the engine for lack of memory;"
+            f" {watchdog.stopped_path(known.paths.root)} says when and why"
+        )
+
+
+def foreign_listener(known: Known) -> Iterator[str]:
+    """Somebody else on our port: the engine would find out only after loading everything."""
+    seen = known.seen or {}
+    ours = {(job or {}).get("pid") for job in (seen.get("jobs") or {}).values()} - {None}
+    for listener in (seen.get("server") or {}).get("listening") or ():
+        if listener.get("port") == known.asked.port and listener.get("pid") not in ours:
+            yield (
+                f"port {known.asked.port} is in use by {listener.get('command')} (pid"
+                f" {listener.get('pid')}); stop it or set another ds4_port"
+            )
+            return
