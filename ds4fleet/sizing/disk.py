@@ -6,7 +6,7 @@ with another quota is kept and reported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,67 +88,122 @@ def plan_disk(
     Raises OperatorError for malformed quotas and an unknown container; what does not fit becomes a refusal.
     """
     container = _container(settings, observation)
-    names = {
-        "models": str(settings["ds4_storage_models_volume"]),
-        "kv": str(settings["ds4_storage_kv_volume"]),
-    }
+    names = {purpose: str(settings[f"ds4_storage_{purpose}_volume"]) for purpose in ("models", "kv")}
     found = {purpose: _find(observation, container, name) for purpose, name in names.items()}
     available = _available(settings, observation, container, found)
+    sizes = _sizes(settings, available, now_bytes, kv_budget_mib)
+    live = int((found["kv"] or {}).get("quota_bytes") or 0) or sizes.kv
+    wanted = [("models", models_dir, sizes.models, min(sizes.one, sizes.models))]
+    if sizes.kv and kv_budget_mib:
+        wanted.append(("kv", kv_dir, sizes.kv, 0))
+    disk = Disk(
+        volumes=[
+            VolumePlan(names[purpose], purpose, container, mount_point, quota, reserve, _uuid(found[purpose]))
+            for purpose, mount_point, quota, reserve in wanted
+        ],
+        container=container,
+        free_bytes=available,
+        now_bytes=now_bytes,
+        next_bytes=now_bytes if sizes.holds_next else 0,
+        kv_bytes=sizes.kv,
+        kv_before_bytes=max(0, live - sizes.kv_one),
+        observed=dict(found),
+    )
+    disk.refusals += _too_small(sizes, kv_budget_mib)
+    if available is not None and not sizes.fits:
+        where = _in_the_way(observation, found["models"], models_dir)
+        disk.refusals.append(_no_room(sizes, container, available) + where)
+    disk.refusals += _strangers(observation, names, found, {"models": models_dir, "kv": kv_dir})
+    if kv_budget_mib and disk.kv_before_bytes < sizes.kv_one:
+        disk.warnings.append(
+            f"the KV volume ({_gb(live)}) does not hold the entries of two versions ({_gb(sizes.kv_both)}):"
+            " after an upgrade the oldest of the version before are removed"
+        )
+    if sizes.room is not None and not sizes.holds_next and sizes.room >= sizes.one:
+        disk.warnings.append(
+            f"the disk holds one set of weights ({_gb(sizes.one)}), not also the next ({_gb(sizes.two)}"
+            f" together, {_gb(sizes.room)} free for them): an upgrade must remove the old one first"
+        )
+    for purpose, _mount_point, quota, _reserve in wanted:
+        have, least = found[purpose], sizes.one if purpose == "models" else sizes.kv_one
+        if have is not None:
+            _compare(disk, names[purpose], have, quota, least)
+    return disk
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Bytes: of one set of weights and of two, of the KV entries of one version and of two, and the quotas
+    that follow. room: what is left for weights; None when nothing is known of the disk."""
+
+    one: int
+    two: int
+    kv_one: int
+    kv_both: int
+    models: int
+    kv: int
+    explicit_models: int | None
+    explicit_kv: int | None
+    room: int | None
+
+    @property
+    def least(self) -> int:
+        """What the weights need at least."""
+        return self.explicit_models or self.one
+
+    @property
+    def holds_next(self) -> bool:
+        """Whether the next weights are reckoned with, beside those of now."""
+        return self.room is None or self.explicit_models is not None or self.room >= self.two
+
+    @property
+    def fits(self) -> bool:
+        return self.room is None or self.room >= self.least
+
+
+def _sizes(settings: Mapping[str, Any], available: int | None, now_bytes: int, kv_budget_mib: int) -> _Sizes:
+    """Where not all fits, the KV entries of the version before go first, then the next weights."""
     one, two = _with_slack(now_bytes), _with_slack(2 * now_bytes)
     explicit = _explicit(settings, "ds4_storage_models_quota_gb")
     explicit_kv = _explicit(settings, "ds4_storage_kv_quota_gb")
     kv_one = _up(kv_budget_mib * MIB * (100 + KV_SLACK_PERCENT) // 100)
     kv_both = KV_IDENTITIES * kv_one
-    kv_quota = explicit_kv or kv_both
-    room = None if available is None else available - SYSTEM_BYTES - kv_quota
+    kv = explicit_kv or kv_both
+    room = None if available is None else available - SYSTEM_BYTES - kv
     if room is not None and explicit_kv is None and room < (explicit or one):
-        room, kv_quota = room + kv_both - kv_one, kv_one
-    live = int((found["kv"] or {}).get("quota_bytes") or 0) or kv_quota
-    disk = Disk([], container, available, now_bytes, now_bytes, kv_quota, max(0, live - kv_one))
-    disk.observed = {purpose: found[purpose] for purpose in found}
-    if disk.kv_before_bytes < kv_one and kv_budget_mib:
-        disk.warnings.append(
-            f"the KV volume ({_gb(live)}) does not hold the entries of two versions ({_gb(kv_both)}): after"
-            " an upgrade the oldest of the version before are removed"
+        room, kv = room + kv_both - kv_one, kv_one
+    holds_next = room is None or room >= two
+    models = explicit or (two if holds_next else one)
+    return _Sizes(one, two, kv_one, kv_both, models, kv, explicit, explicit_kv, room)
+
+
+def _too_small(sizes: _Sizes, kv_budget_mib: int) -> Iterator[str]:
+    """Quotas of the inventory that what is asked for does not fit in."""
+    if sizes.explicit_kv is not None and sizes.explicit_kv < sizes.kv_one:
+        yield (
+            f"ds4_storage_kv_quota_gb {sizes.explicit_kv // GB} is less than the {_gb(sizes.kv_one)} that a"
+            f" budget of {kv_budget_mib:,} MiB needs to turn over; raise it, leave it auto, or lower"
+            " ds4_kv_budget_mib"
         )
-    if explicit_kv is not None and explicit_kv < kv_one:
-        disk.refusals.append(
-            f"ds4_storage_kv_quota_gb {explicit_kv // GB} is less than the {_gb(kv_one)} that a budget of"
-            f" {kv_budget_mib:,} MiB needs to turn over; raise it, leave it auto, or lower ds4_kv_budget_mib"
+    if sizes.explicit_models is not None and sizes.explicit_models < sizes.one:
+        yield (
+            f"ds4_storage_models_quota_gb {sizes.explicit_models // GB} is less than the {_gb(sizes.one)}"
+            " that the weights take; raise it or leave it auto"
         )
-    models_quota = explicit or two
-    if explicit is not None and explicit < one:
-        disk.refusals.append(
-            f"ds4_storage_models_quota_gb {explicit // GB} is less than the {_gb(one)} that the weights take;"
-            " raise it or leave it auto"
-        )
-    if room is not None and explicit is None and room < two:
-        models_quota, disk.next_bytes = one, 0
-        if room >= one:
-            disk.warnings.append(
-                f"the disk holds one set of weights ({_gb(one)}), not also the next ({_gb(two)} together,"
-                f" {_gb(room)} free for them): an upgrade must remove the old one first"
-            )
-    if room is not None and room < (explicit or one):
-        needs = (explicit or one) + kv_quota + SYSTEM_BYTES
-        assert available is not None
-        disk.refusals.append(
-            f"container {container or 'of the system'} has {_gb(available)} for us, the plan needs"
-            f" {_gb(needs)} ({_gb(explicit or one)} weights, {_gb(kv_quota)} KV, {_gb(SYSTEM_BYTES)} for"
-            " macOS and logs); free some, choose a smaller model, or name another ds4_storage_container"
-            f"{_in_the_way(observation, found['models'], models_dir)}"
-        )
-    wanted = [("models", models_dir, models_quota, min(one, models_quota))]
-    if kv_quota and kv_budget_mib:
-        wanted.append(("kv", kv_dir, kv_quota, 0))
-    disk.refusals += _strangers(observation, names, found, {"models": models_dir, "kv": kv_dir})
-    for purpose, mount_point, quota, reserve in wanted:
-        have = found[purpose]
-        uuid = str(have["uuid"]) if have else None
-        disk.volumes.append(VolumePlan(names[purpose], purpose, container, mount_point, quota, reserve, uuid))
-        if have is not None:
-            _compare(disk, names[purpose], have, quota, one if purpose == "models" else kv_one)
-    return disk
+
+
+def _no_room(sizes: _Sizes, container: str | None, available: int) -> str:
+    """The refusal of a plan that the container cannot hold."""
+    needs = sizes.least + sizes.kv + SYSTEM_BYTES
+    return (
+        f"container {container or 'of the system'} has {_gb(available)} for us, the plan needs"
+        f" {_gb(needs)} ({_gb(sizes.least)} weights, {_gb(sizes.kv)} KV, {_gb(SYSTEM_BYTES)} for"
+        " macOS and logs); free some, choose a smaller model, or name another ds4_storage_container"
+    )
+
+
+def _uuid(volume: Mapping[str, Any] | None) -> str | None:
+    return str(volume["uuid"]) if volume else None
 
 
 def beside_what_is_there(disk: Disk, observation: Mapping[str, Any] | None, need_bytes: int) -> str:
