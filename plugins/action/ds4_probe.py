@@ -6,7 +6,16 @@ from __future__ import annotations
 
 from ansible.plugins.action import ActionBase
 
-from ds4fleet.fleetview import probe
+try:
+    from ds4fleet.fleetview import probe
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.partition(".")[0] != "maclab":
+        raise
+    # An installed collection comes without the lab.
+    probe = None
+
+#: Why there is nothing to compare with.
+NO_LAB = "the probe compares a Mac with what the lab assumes: run playbooks/probe.yml from a checkout"
 
 
 class ActionModule(ActionBase):
@@ -17,6 +26,8 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
         host = task_vars["inventory_hostname"]
+        if probe is None:
+            return {"failed": True, "msg": f"{host}: {NO_LAB}"}
         observation = self._templar.template(task_vars["__ds4_observation"])
         if not observation:
             return {"failed": True, "msg": f"{host} can run no module yet: run playbooks/bootstrap.yml first"}
