@@ -175,7 +175,7 @@ class Simulated:
         return {*self.files, *self.jobs, *self.users, *limit}
 
     def seen(self) -> dict[str, Any]:
-        """What ds4_observe would tell."""
+        """What ds4_info would tell."""
         groups = {name: user["gid"] for name, user in self.users.items()}
         job = {"loaded": True, "state": "running", "pid": 700, "disabled": False}
         jobs = {label: dict(job) for label in self.jobs}
