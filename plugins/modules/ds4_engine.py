@@ -120,6 +120,7 @@ removed:
 import contextlib
 import os
 import re
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -131,7 +132,7 @@ LOCK = "/var/run/ds4-engine.lock"
 LOCK_TIMEOUT_S = 5
 
 
-def _describe(engine, commit, full):
+def _describe(engine: Engine, commit: str, full: str | None) -> dict[str, Any]:
     name = release_id(full or commit)
     marker = read_marker(engine.releases / name) if full else None
     return {
@@ -139,11 +140,11 @@ def _describe(engine, commit, full):
         "commit": full or commit,
         "path": str(engine.releases / name),
         "complete": marker is not None,
-        "capabilities": (marker or {}).get("capabilities"),
+        "capabilities": marker.get("capabilities") if marker else None,
     }
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "repo": {"type": "str"},
@@ -197,12 +198,12 @@ def main():
     module.exit_json(**result)
 
 
-def _alone(dry):
+def _alone(dry: bool) -> contextlib.AbstractContextManager[None]:
     """Held while releases are made and switched: two runs must not build one release."""
     return contextlib.nullcontext() if dry else locked(LOCK, LOCK_TIMEOUT_S)
 
 
-def _prune(module, engine):
+def _prune(module: AnsibleModule, engine: Engine) -> list[str]:
     """Remove the releases that may go; returns their names."""
     removed = engine.prune(max(2, module.params["keep"]), module.params["in_use"])
     for name in removed if not module.check_mode else []:
@@ -210,7 +211,7 @@ def _prune(module, engine):
     return removed
 
 
-def _converge(module, engine, commit):
+def _converge(module: AnsibleModule, engine: Engine, commit: str) -> dict[str, Any]:
     params, check = module.params, module.check_mode
     changed = False
     os.umask(0o022)
@@ -224,7 +225,7 @@ def _converge(module, engine, commit):
     if params["state"] in ("built", "current") and not release["complete"]:
         changed = True
         if not check:
-            engine.build(full, params["make_args"], params["user"])
+            engine.build(full or commit, params["make_args"], params["user"])
             release = _describe(engine, commit, full)
     removed = []
     if params["state"] == "current":

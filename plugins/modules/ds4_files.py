@@ -3,9 +3,7 @@
 # MIT License (see LICENSE)
 """All files, directories and links of a stage in one call, their content in its arguments."""
 
-from __future__ import absolute_import, annotations, division, print_function
-
-__metaclass__ = type
+from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ds4_files
@@ -114,6 +112,8 @@ kept:
 
 import os
 import tempfile
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -122,15 +122,18 @@ from ..module_utils.ds4agent.mac.files import apply, content_of, ids
 from ..module_utils.ds4agent.mac.run import run
 from ..module_utils.ds4agent.mac.tree import describe, differences, problem
 
+if TYPE_CHECKING:
+    from ..module_utils.ds4agent.shapes import FileEntry, FoundFile
+
 
 class Refusal(Exception):
     """A sentence for the operator: why nothing was written."""
 
 
-def checker(kind):
+def checker(kind: str) -> Callable[[str], None]:
     """A function of a path that raises Refusal when the tool of this kind does not accept the file there."""
 
-    def check(path):
+    def check(path: str) -> None:
         if kind == "sshd":
             # The whole configuration must hold with the drop-in; the main file comes first, because a Match
             # block of ours would swallow what follows it.
@@ -152,18 +155,18 @@ def checker(kind):
     return check
 
 
-def validate(entry):
+def validate(entry: FileEntry) -> None:
     """Let the tool of the entry judge its content, from a file that nothing reads."""
     with tempfile.NamedTemporaryFile(suffix=".ds4") as stream:
-        stream.write(entry["content"].encode("utf-8"))
+        stream.write((entry["content"] or "").encode("utf-8"))
         stream.flush()
         try:
-            checker(entry["validate"])(stream.name)
+            checker(entry["validate"] or "")(stream.name)
         except Refusal as error:
             raise Refusal("%s was not written: %s" % (entry["path"], error)) from error
 
 
-def check_owners(entry):
+def check_owners(entry: FileEntry) -> None:
     """Refusal for a name of an account or group that this Mac does not have."""
     try:
         ids(entry)
@@ -171,13 +174,13 @@ def check_owners(entry):
         raise Refusal("%s: %s" % (entry["path"], error.args[0])) from error
 
 
-def names(path):
+def names(path: str) -> list[str]:
     """What is in a directory, as far as it matters to whether it may go."""
     with safe.folder(path) as here:
         return safe.names(here)
 
 
-def diff(entry, found, wrong):
+def diff(entry: FileEntry, found: FoundFile, wrong: Collection[str]) -> list[dict[str, str]]:
     """An Ansible diff of one entry: its attributes, and its content where that changes."""
     path = entry["path"]
     before = {key: found[key] for key in ("kind", "target", "owner", "group", "mode")}
@@ -194,9 +197,10 @@ def diff(entry, found, wrong):
     return shown
 
 
-def work(module):
+def work(module: AnsibleModule) -> dict[str, Any]:
     """Compare all, check all, then write."""
-    pending, result = [], {"changed_paths": [], "kept": [], "diff": []}
+    pending: list[tuple[FileEntry, FoundFile, list[str]]] = []
+    result: dict[str, Any] = {"changed_paths": [], "kept": [], "diff": []}
     for entry in module.params["files"]:
         found = describe(entry["path"])
         trouble = problem(entry, found)
@@ -224,7 +228,7 @@ def work(module):
     return result
 
 
-def main():
+def main() -> None:
     entry = {
         "path": {"type": "path", "required": True},
         "kind": {"type": "str", "choices": ["file", "dir", "link", "absent"], "default": "file"},

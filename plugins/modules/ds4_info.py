@@ -3,9 +3,7 @@
 # MIT License (see LICENSE)
 """Read-only: everything that the plan and the stages need to know about a Mac, in one call."""
 
-from __future__ import absolute_import, annotations, division, print_function
-
-__metaclass__ = type
+from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ds4_info
@@ -97,6 +95,8 @@ import os
 import platform
 import plistlib
 import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -111,14 +111,18 @@ from ..module_utils.ds4agent.observe import observation as shape
 from ..module_utils.ds4agent.weights import stamp as weights_stamp
 from ..module_utils.ds4agent.weights.proof import MISMATCH
 
+if TYPE_CHECKING:
+    from ..module_utils.ds4agent.mac.run import Result
+    from ..module_utils.ds4agent.shapes import Listener
+
 # The observation is meant to be quick; a Mac under heavy load still answers in this.
 TIMEOUT_S = 30
 HTTP_TIMEOUT_S = 3
 CLT_TOOL = "usr/bin/git"
-NO_STORAGE = {"boot_container": None, "fstab": "", "listed": "", "containers": []}
+NO_STORAGE: dict[str, Any] = {"boot_container": None, "fstab": "", "listed": "", "containers": []}
 
 
-def read_text(path):
+def read_text(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read()
@@ -126,7 +130,7 @@ def read_text(path):
         return ""
 
 
-def read_json(path):
+def read_json(path: str) -> Any:
     """The object in a file; None where there is no file."""
     try:
         with open(path, encoding="utf-8") as stream:
@@ -135,11 +139,11 @@ def read_json(path):
         return None
 
 
-def rollout(folder):
+def rollout(folder: str) -> dict[str, Any]:
     return shape.rollout(*(read_json(os.path.join(folder, name + ".json")) for name in ("lock", "journal")))
 
 
-def engine(root):
+def engine(root: str) -> dict[str, Any]:
     return {
         "current": release.linked_id(root, "current"),
         "previous": release.linked_id(root, "previous"),
@@ -147,7 +151,7 @@ def engine(root):
     }
 
 
-def weights(folder):
+def weights(folder: str) -> dict[str, list[dict[str, Any]]]:
     files, parts, aside = [], [], []
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.gguf*"))):
         if path.endswith(".gguf") and not os.path.islink(path):
@@ -169,11 +173,11 @@ def weights(folder):
     return {"files": files, "parts": parts, "aside": aside}
 
 
-def timezone():
+def timezone() -> str | None:
     return parse.timezone(os.readlink("/etc/localtime"))
 
 
-def updates():
+def updates() -> dict[str, bool | None]:
     try:
         with open(UPDATE_DOMAIN + ".plist", "rb") as stream:
             return shape.update_settings(plistlib.load(stream))
@@ -181,7 +185,7 @@ def updates():
         return shape.update_settings({})
 
 
-def models(listeners):
+def models(listeners: Sequence[Listener]) -> dict[str, Any] | None:
     """{data: [{id, name, context_length}]} that the first listener offers; null when nobody listens, or for
     an answer that is none or breaks the limits."""
     if not listeners:
@@ -197,7 +201,7 @@ def models(listeners):
         return None
 
 
-def finish_storage(storage):
+def finish_storage(storage: Mapping[str, Any]) -> None:
     """Add what the file system itself tells of mounted, added volumes: owner of the root and indexing."""
     for container in storage["containers"]:
         for volume in container["volumes"]:
@@ -210,7 +214,7 @@ def finish_storage(storage):
                 volume["indexed"] = False
 
 
-def server(sections, running_config):
+def server(sections: shape.Sections, running_config: str) -> dict[str, Any]:
     listeners = sections.read("lsof", sections.listening, default=[])
     pid = listeners[0]["pid"] if listeners else None
     # Assumption: no argument of the server holds a blank, as ps joins them with one.
@@ -226,20 +230,20 @@ def server(sections, running_config):
     }
 
 
-def ask(wanted):
+def ask(wanted: Mapping[str, Any]) -> tuple[shape.Sections, dict[str, Result], str | None, bool]:
     """(sections, {name: result}, developer directory or null, whether it has the tools). Two waves of
     concurrent commands: what the second one asks depends on the first."""
     results = run_all(shape.first(wanted), timeout_s=TIMEOUT_S)
     sections = shape.Sections(results)
     developer_dir = results["xcode"].out.strip() if results["xcode"].ok else None
-    has_tools = bool(developer_dir) and os.path.exists(os.path.join(developer_dir, CLT_TOOL))
+    has_tools = bool(developer_dir) and os.path.exists(os.path.join(developer_dir or "", CLT_TOOL))
     listeners = sections.read("lsof", sections.listening, default=[])
     second = shape.second(results, has_tools, listeners[0]["pid"] if listeners else None)
     results.update(run_all(second, timeout_s=TIMEOUT_S))
     return sections, results, developer_dir, has_tools
 
 
-def observe(wanted):
+def observe(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The whole observation: commands, then files."""
     sections, results, developer_dir, has_tools = ask(wanted)
     values = sections.read("sysctl", sections.sysctl, default={})
@@ -297,7 +301,7 @@ def observe(wanted):
     }
 
 
-def main():
+def main() -> None:
     names = {"type": "list", "elements": "str", "default": []}
     module = AnsibleModule(
         argument_spec={

@@ -124,6 +124,8 @@ jobs:
 """
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -131,8 +133,11 @@ from ..module_utils.ds4agent.mac.launchd import JobError, Launchd, describe, pid
 from ..module_utils.ds4agent.switch.drain import Drain
 from ..module_utils.ds4agent.switch.state import Places
 
+if TYPE_CHECKING:
+    from ..module_utils.ds4agent.shapes import JobFacts, JobOrder
 
-def converge(module, launchd, job):
+
+def converge(module: AnsibleModule, launchd: Launchd, job: JobOrder) -> tuple[dict[str, Any], str, str]:
     """Bring one job to its state; returns its result and the two sides of the diff."""
     params = module.params
     restart = job["label"] in params["restart"] or bool(set(job["restart_on"]) & set(params["changed_paths"]))
@@ -156,10 +161,16 @@ def converge(module, launchd, job):
     return result, before, after
 
 
-def carry_out(drain, launchd, job, now, steps):
+def carry_out(
+    drain: Mapping[str, Any] | None,
+    launchd: Launchd,
+    job: JobOrder,
+    now: JobFacts | None,
+    steps: Sequence[str],
+) -> dict[str, Any]:
     """Take the steps; {told} where the engine was stopped for them."""
-    stops = "bootout" in steps and now["pid"] is not None and drain and drain["label"] == job["label"]
-    if not stops:
+    stops = "bootout" in steps and pid_of(now) is not None
+    if not stops or not drain or drain["label"] != job["label"]:
         return take(launchd, job, steps)
     going = Drain(
         Places(drain["root"]),
@@ -177,14 +188,14 @@ def carry_out(drain, launchd, job, now, steps):
         going.open()
 
 
-def take(launchd, job, steps):
+def take(launchd: Launchd, job: JobOrder, steps: Sequence[str]) -> dict[str, Any]:
     for step in steps:
         if step != "plist owner and mode":
             launchd.do(step, job)
     return {}
 
 
-def main():
+def main() -> None:
     job_spec = {
         "label": {"type": "str", "required": True},
         "plist": {"type": "path", "required": True},

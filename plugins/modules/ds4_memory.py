@@ -3,9 +3,7 @@
 # MIT License (see LICENSE)
 """The GPU wired limit, now; at every boot a launchd job sets it again."""
 
-from __future__ import absolute_import, annotations, division, print_function
-
-__metaclass__ = type
+from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ds4_memory
@@ -58,7 +56,7 @@ from ..module_utils.ds4agent.mac.run import run
 from ..module_utils.ds4agent.mac.wired_limit import NAME, decide
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "wired_limit_mib": {"type": "int", "required": True},

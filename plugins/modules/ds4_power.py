@@ -3,9 +3,7 @@
 # MIT License (see LICENSE)
 """A Mac that stays awake, comes back after a power cut, and does not reboot by itself."""
 
-from __future__ import absolute_import, annotations, division, print_function
-
-__metaclass__ = type
+from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ds4_power
@@ -65,14 +63,14 @@ from ..module_utils.ds4agent.mac import updates as settings
 from ..module_utils.ds4agent.mac.run import run
 
 
-def timezone():
+def timezone() -> str | None:
     try:
         return parse.timezone(os.readlink("/etc/localtime"))
     except OSError:
         return None
 
 
-def update_switches():
+def update_switches() -> dict[str, bool]:
     try:
         with open(settings.UPDATE_DOMAIN + ".plist", "rb") as stream:
             found = plistlib.load(stream)
@@ -81,7 +79,7 @@ def update_switches():
     return {key: bool(found[key]) for key in settings.UPDATE_KEYS if key in found}
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "settings": {"type": "dict", "default": {}},

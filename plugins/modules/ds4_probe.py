@@ -3,9 +3,7 @@
 # MIT License (see LICENSE)
 """Ask a real Mac what no recording could tell, and hold every parser against its outputs."""
 
-from __future__ import absolute_import, annotations, division, print_function
-
-__metaclass__ = type
+from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
@@ -77,6 +75,8 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -92,14 +92,14 @@ READ_BYTES = 1 << 30
 F_NOCACHE = 48
 
 
-def localtime():
+def localtime() -> Result:
     try:
         return Result(["readlink", "/etc/localtime"], 0, os.readlink("/etc/localtime"), "")
     except OSError as error:
         return Result(["readlink", "/etc/localtime"], 1, "", str(error))
 
 
-def speeds():
+def speeds() -> dict[str, int]:
     """MB/s of the three ways to hash, on zeros from memory."""
     found = {}
     started = time.monotonic()
@@ -115,7 +115,7 @@ def speeds():
     return found
 
 
-def read_speed(folder):
+def read_speed(folder: str) -> tuple[int | None, str | None]:
     """MB/s of reading the largest weights past the cache: (value, why not)."""
     try:
         files = [
@@ -140,11 +140,11 @@ def read_speed(folder):
     return _rate(done, started), None
 
 
-def _rate(size_bytes, started):
+def _rate(size_bytes: int, started: float) -> int:
     return round(size_bytes / 1e6 / max(1e-6, time.monotonic() - started))
 
 
-def probe(operator, write, weights):
+def probe(operator: str, write: bool, weights: str) -> dict[str, Any]:
     """The whole probe; returns the module's result."""
     told = trials.Told()
     results = run_all(questions.commands(operator), timeout_s=SLOW_S)
@@ -184,16 +184,17 @@ def probe(operator, write, weights):
     }
 
 
-def with_trials(told, results, operator, limit_mib):
-    boot = parse.volume_info(results["boot"].out)["container"]
+def with_trials(told: trials.Told, results: Mapping[str, Result], operator: str, limit_mib: int) -> None:
+    boot = parse.volume_info(results["boot"].out)["container"] or ""
     # launchd opens the daemon's output as root, the daemon needs none of it: nobody else looks in.
     folder = tempfile.mkdtemp(prefix="ds4-probe-", dir="/private/var/tmp")
     try:
-        for name, trial in (
+        steps: tuple[tuple[str, Callable[[], None]], ...] = (
             ("volume", lambda: trials.volume(told, boot, operator, folder)),
             ("daemon", lambda: trials.daemon(told, folder, limit_mib)),
             ("user", lambda: trials.user(told, trials.has_full_disk_access())),
-        ):
+        )
+        for name, trial in steps:
             try:
                 trial()
             except (parse.ParseError, OSError) as error:
@@ -207,7 +208,7 @@ def with_trials(told, results, operator, limit_mib):
             shutil.rmtree(folder)
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "write": {"type": "bool", "default": False},

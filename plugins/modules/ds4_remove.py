@@ -3,9 +3,7 @@
 # MIT License (see LICENSE)
 """Remove files and whole directories, also those in which another account makes new ones meanwhile."""
 
-from __future__ import absolute_import, annotations, division, print_function
-
-__metaclass__ = type
+from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ds4_remove
@@ -52,7 +50,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.ds4agent.mac import clear
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={"paths": {"type": "list", "elements": "path", "required": True}},
         supports_check_mode=True,

@@ -90,6 +90,8 @@ safe_mode:
 """
 
 import os
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -98,11 +100,20 @@ from ..module_utils.ds4agent.mac.run import locked
 from ..module_utils.ds4agent.weights import shelf
 from ..module_utils.ds4agent.weights.fetch import LOCK, LOCK_TIMEOUT_S
 
+if TYPE_CHECKING:
+    from ..module_utils.ds4agent.weights.shelf import Item
+
 SERVER = "com.ds4fleet.server"
 LAUNCHD_TIMEOUT_S = 30
 
 
-def verify(folder, chosen, needed, params, dry):
+def verify(
+    folder: str,
+    chosen: Collection[Item],
+    needed: Mapping[str, list[str]],
+    params: Mapping[str, Any],
+    dry: bool,
+) -> tuple[list[dict[str, Any]], bool]:
     """(results, whether a stamp was written or withdrawn)."""
     paths = {item.name: os.path.join(folder, item.name) for item in chosen}
     wanted = {name: shelf.expected(path, params["known"]) for name, path in paths.items()}
@@ -122,7 +133,9 @@ def verify(folder, chosen, needed, params, dry):
     return results, any(item["state"] in ("proven", "wrong") for item in results)
 
 
-def prune(folder, chosen, needed, params, dry):
+def prune(
+    folder: str, chosen: Collection[Item], needed: dict[str, list[str]], params: Mapping[str, Any], dry: bool
+) -> tuple[list[dict[str, Any]], bool]:
     """(results, whether something was deleted)."""
     for name in params["keep"]:
         needed.setdefault(name, []).append("planned")
@@ -133,23 +146,22 @@ def prune(folder, chosen, needed, params, dry):
     can_go = dict(shelf.needless(chosen, needed, params["known"], params["wrong"]))
     results = []
     for item in chosen:
-        why = can_go.get(item)
-        if why is None:
+        if item not in can_go:
             why = ", ".join(needed.get(item.of, ())) or "not of the catalogue, or kept to be looked at"
             results.append(result(item.name, item.bytes, "kept", why, needed))
             continue
         if not dry:
             shelf.remove(folder, item)
-        why = staged.get(item.name, why)
+        why = staged.get(item.name, can_go[item])
         results.append(result(item.name, item.bytes, "free" if dry else "freed", why, needed))
     return results, bool(can_go)
 
 
-def result(name, size, state, why, needed):
+def result(name: str, size: int, state: str, why: str, needed: Mapping[str, list[str]]) -> dict[str, Any]:
     return {"name": name, "bytes": size, "state": state, "why": why, "used": needed.get(name, [])}
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["verified", "pruned"], "required": True},
@@ -188,7 +200,7 @@ def main():
     module.exit_json(changed=changed, files=results, held_by=held, safe_mode=params["safe_mode"])
 
 
-def named(folder, params):
+def named(folder: str, params: Mapping[str, Any]) -> list[Item]:
     """The items that are asked about."""
     found = shelf.items(folder) + shelf.kv_items(params["root"])
     return [item for item in found if not params["names"] or item.name in params["names"]]

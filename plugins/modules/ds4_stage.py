@@ -102,6 +102,8 @@ part_bytes:
 import json
 import os
 import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -111,6 +113,9 @@ from ..module_utils.ds4agent.mac.run import run_all
 from ..module_utils.ds4agent.mac.safe import replace
 from ..module_utils.ds4agent.weights import chunks, shelf
 from ..module_utils.ds4agent.weights import stamp as weights_stamp
+
+if TYPE_CHECKING:
+    from ..module_utils.ds4agent.shapes import FetchOrder, JobOrder, Wanted
 
 KEYGEN = "/usr/bin/ssh-keygen"
 LABEL = "com.ds4fleet.fetch"
@@ -127,16 +132,16 @@ WORDS = {"paused": "pause", "resumed": "run", "aborted": "abort"}
 class Stage:
     """The folder of staging on this Mac."""
 
-    def __init__(self, folder, keys_path, dry):
+    def __init__(self, folder: str, keys_path: str, dry: bool) -> None:
         self.folder = folder
         self.keys_path = keys_path
         self.dry = dry
         self.changed = False
 
-    def path(self, name):
+    def path(self, name: str) -> str:
         return os.path.join(self.folder, name)
 
-    def put(self, path, text, mode=0o644):
+    def put(self, path: str, text: str, mode: int = 0o644) -> None:
         """Make the file so; whether it was otherwise is in `changed`."""
         try:
             with open(path) as handle:
@@ -148,14 +153,15 @@ class Stage:
         if not self.dry:
             replace(path, text.encode(), mode, 0, 0)
 
-    def read(self, name):
+    def read(self, name: str) -> dict[str, Any]:
         try:
             with open(self.path(name)) as handle:
-                return json.load(handle)
+                found = json.load(handle)
         except (OSError, ValueError):
             return {}
+        return found if isinstance(found, dict) else {}
 
-    def status(self):
+    def status(self) -> dict[str, Any]:
         """What the fetch said last, as long as it is about the order that is there."""
         order, status = self.read("order.json"), self.read("status.json")
         if not order:
@@ -170,7 +176,7 @@ class Stage:
         error = "ds4-fetch is silent for %d s; see %s on the Mac" % (silent_s, LOG)
         return dict(status, state="failed", error=error)
 
-    def public_key(self):
+    def public_key(self) -> str:
         """The Mac's key for this, made here; only its public part leaves."""
         path = self.path("key")
         if not os.path.exists(path):
@@ -184,7 +190,7 @@ class Stage:
         with open(path + ".pub") as handle:
             return handle.read().strip()
 
-    def order(self, order, keys, known_hosts, token=""):
+    def order(self, order: FetchOrder, keys: Iterable[str], known_hosts: str, token: str = "") -> None:
         slots = self.path("slots")
         if not self.dry:
             os.makedirs(slots, mode=0o755, exist_ok=True)
@@ -198,7 +204,7 @@ class Stage:
             self.put(self.path(TOKEN), "HF_TOKEN=%s\n" % token, 0o600)
         self.put(self.path("order.json"), json.dumps(order, sort_keys=True))
 
-    def start(self):
+    def start(self) -> None:
         """Leave a fetch alone that works on this order; start one otherwise."""
         order, status = self.read("order.json"), self.status()
         if status.get("state") in ("done", "paused", "fetching", "proving", "starting"):
@@ -208,21 +214,21 @@ class Stage:
             return
         self.put(self.path("control"), "run")
         launchd = Launchd(LAUNCHD_TIMEOUT_S)
-        job = {"label": LABEL, "plist": PLIST, "state": "started"}
+        job: JobOrder = {"label": LABEL, "plist": PLIST, "state": "started"}
         now = launchd.look(LABEL)
         for step in launchd.steps(job, now, restart=bool(now and now["pid"])):
             launchd.do(step, job)
 
-    def unmark_used(self, root):
+    def unmark_used(self, root: str) -> None:
         """What was staged and is used by now is kept for that reason alone, and can go when it is over."""
         for name in shelf.users(root):
             self.mark(os.path.join(root, "models", name), "")
 
-    def mark(self, path, staged_for):
+    def mark(self, path: str, staged_for: str) -> None:
         if weights_stamp.mark(path, staged_for, self.dry):
             self.changed = True
 
-    def close(self):
+    def close(self) -> None:
         self.put(self.keys_path, "")
         for name in ("order.json", "status.json", "control", TOKEN):
             if os.path.exists(self.path(name)):
@@ -231,12 +237,12 @@ class Stage:
                     os.unlink(self.path(name))
 
 
-def present(files):
+def present(files: Iterable[Wanted]) -> tuple[list[str], int]:
     """(names that are proven, bytes that are there of the others)."""
     held, part_bytes = [], 0
     for wanted in files:
         stamp, valid = weights_stamp.read(wanted["path"])
-        if valid and wanted.get("sha256") in (None, stamp["sha256"]):
+        if stamp and valid and wanted.get("sha256") in (None, stamp["sha256"]):
             held.append(wanted["name"])
             continue
         part = chunks.part_path(wanted["path"], chunks.revision_of(wanted))
@@ -250,7 +256,7 @@ def present(files):
     return held, part_bytes
 
 
-def set_aside(wanted):
+def set_aside(wanted: Wanted) -> bool:
     """Whether a file of this name and size lay here before the volume: it is taken over once it is proven."""
     folder, name = os.path.split(wanted["path"])
     _folder, descriptor = aside.find(folder, name, wanted["bytes"])
@@ -260,7 +266,7 @@ def set_aside(wanted):
     return True
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {

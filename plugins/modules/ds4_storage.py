@@ -3,9 +3,7 @@
 # MIT License (see LICENSE)
 """APFS volumes: created once, found by UUID, mounted where the plan says, now and at every boot."""
 
-from __future__ import absolute_import, annotations, division, print_function
-
-__metaclass__ = type
+from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ds4_storage
@@ -124,12 +122,17 @@ differences:
 """
 
 import os
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.ds4agent.mac import aside, parse, volumes
 from ..module_utils.ds4agent.mac.disks import FSTAB, Storage, read_fstab, write_fstab
 from ..module_utils.ds4agent.mac.run import locked
+
+if TYPE_CHECKING:
+    from ..module_utils.ds4agent.shapes import FoundVolume, WantedVolume
 
 LOCK = "/var/run/ds4-storage.lock"
 # Two `addVolume` at the same time spoil the owner of the new roots: one run at a time, others wait.
@@ -147,7 +150,9 @@ SENTENCES = {
 }
 
 
-def refuse_strangers(storage, wanted, volume, names):
+def refuse_strangers(
+    storage: Storage, wanted: WantedVolume, volume: FoundVolume | None, names: Collection[str]
+) -> None:
     """Raises Refusal when the volume is not ours or its place is another one's. names: those of the run."""
     found = storage.facts(volume)
     texts = (found["fstab"], found["listed"])
@@ -157,12 +162,14 @@ def refuse_strangers(storage, wanted, volume, names):
         raise volumes.Refusal(why)
 
 
-def keep(storage, wanted, names, check_mode):
+def keep(
+    storage: Storage, wanted: WantedVolume, names: Collection[str], check_mode: bool
+) -> tuple[list[str], list[str], dict[str, Any]]:
     """Bring one volume to what is wanted; (sentences, differences, where it is)."""
     container, volume = volumes.find(wanted, storage.containers)
     refuse_strangers(storage, wanted, volume, names)
     steps = volumes.decide(wanted, volume, storage.facts(volume, wanted["mount_point"]))
-    said = volumes.differences(wanted, container, volume) if volume else []
+    said = volumes.differences(wanted, container, volume) if container and volume else []
     if volume is None:
         volumes.check_room(wanted, volumes.container_for(wanted, storage.containers, storage.boot_container))
     if not check_mode:
@@ -180,7 +187,9 @@ def keep(storage, wanted, names, check_mode):
     return [SENTENCES[step] % wanted["name"] for step in steps], said, place
 
 
-def remove(storage, wanted, safe_mode, check_mode):
+def remove(
+    storage: Storage, wanted: WantedVolume, safe_mode: bool, check_mode: bool
+) -> tuple[list[str], list[str]]:
     """Delete one volume, its lines in fstab and in the boot job's list, and its directory; (sentences of what
     was done, why it was left alone).
     """
@@ -213,9 +222,9 @@ def remove(storage, wanted, safe_mode, check_mode):
     return [SENTENCES["delete"] % wanted["name"]], said
 
 
-def work(module):
+def work(module: AnsibleModule) -> dict[str, Any]:
     storage = Storage()
-    result = {"steps": [], "differences": [], "volumes": {}}
+    result: dict[str, Any] = {"steps": [], "differences": [], "volumes": {}}
     before = read_fstab()
     names = [wanted["name"] for wanted in module.params["volumes"]]
     for wanted in module.params["volumes"]:
@@ -238,7 +247,7 @@ def work(module):
     return result
 
 
-def main():
+def main() -> None:
     text = {"type": "str"}
     volume = {
         "name": {"type": "str", "required": True},

@@ -94,12 +94,18 @@ outage_s:
 
 import os
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.ds4agent.mac import run
 from ..module_utils.ds4agent.switch import core
 from ..module_utils.ds4agent.switch import state as switch_state
+
+if TYPE_CHECKING:
+    from ..module_utils.ds4agent.shapes import State, SwitchOrder
+    from ..module_utils.ds4agent.switch.state import Places
 
 LABEL = "com.ds4fleet.switch"
 POLL_S = 0.25
@@ -111,10 +117,10 @@ class Refusal(Exception):
     """One sentence."""
 
 
-def report(places):
+def report(places: Places) -> dict[str, Any]:
     """What RETURN describes."""
     journal = switch_state.read_json(places.journal)
-    found = {
+    found: dict[str, Any] = {
         "journal": {key: value for key, value in journal.items() if key != "order"} if journal else None,
         "lock": switch_state.read_json(places.lock),
         "active": core.is_active(journal),
@@ -125,7 +131,7 @@ def report(places):
     return found
 
 
-def lock(places, params):
+def lock(places: Places, params: Mapping[str, Any]) -> bool:
     """Take the lock; Refusal with its owner when another run holds it."""
     held = switch_state.read_json(places.lock)
     if held and held["run_id"] != params["run_id"] and not params["take_over"]:
@@ -146,7 +152,7 @@ def lock(places, params):
     return True
 
 
-def unlock(places, params):
+def unlock(places: Places, params: Mapping[str, Any]) -> bool:
     """Give the lock back if it is ours."""
     held = switch_state.read_json(places.lock)
     if not held or held["run_id"] != params["run_id"]:
@@ -155,7 +161,7 @@ def unlock(places, params):
     return True
 
 
-def hand_over(places, order):
+def hand_over(places: Places, order: SwitchOrder) -> None:
     """Give an order to ds4-switch and have it started."""
     wrong = core.problem(order)
     if wrong:
@@ -168,7 +174,7 @@ def hand_over(places, order):
     switch_state.remove(places.answer)
     switch_state.write_json(places.order, dict(order, handed_s=time.time()))
 
-    def taken_up():
+    def taken_up() -> bool:
         # A program that is about to end does not see the order, so starting is repeated.
         run.run("launchctl", "kickstart", "system/" + LABEL)
         now = switch_state.read_json(places.journal)
@@ -179,10 +185,10 @@ def hand_over(places, order):
         raise Refusal("ds4-switch does not start; look at /var/log/ds4/switch.log")
 
 
-def wait(places, order_id, wait_s, ended=False):
+def wait(places: Places, order_id: str, wait_s: float, ended: bool = False) -> None:
     """Until the switch has ended or, unless `ended`, waits for the controller's word."""
 
-    def there():
+    def there() -> bool:
         journal = switch_state.read_json(places.journal)
         if journal is None or journal["id"] != order_id:
             return True
@@ -192,12 +198,12 @@ def wait(places, order_id, wait_s, ended=False):
         raise Refusal("the switch has not come to an end within %d s" % wait_s)
 
 
-def speak(places, act, journal):
+def speak(places: Places, act: str, journal: Mapping[str, Any]) -> None:
     """The controller's word on the switch that is under way."""
     switch_state.write_json(places.answer, {"id": journal["id"], "act": act})
 
 
-def back(places, params):
+def back(places: Places, params: Mapping[str, Any]) -> SwitchOrder:
     """The order that goes back to the version before."""
     state = switch_state.read_json(places.previous)
     if state is None:
@@ -220,13 +226,13 @@ def back(places, params):
         "id": "%s.back%d" % (params["run_id"], time.time()),
         "run_id": params["run_id"],
         "kind": "rollback",
-        "target": state,
+        "target": cast("State", state),
         "kv": {"owner": owner, "group": owner, "before_bytes": last.get("kv", {}).get("before_bytes")},
         "settings": params["settings"] or core.SETTINGS,
     }
 
 
-def work(places, params):
+def work(places: Places, params: Mapping[str, Any]) -> bool:
     """Whether something was changed."""
     state = params["state"]
     if state == "report":
@@ -252,7 +258,7 @@ def work(places, params):
     return True
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {

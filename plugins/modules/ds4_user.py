@@ -3,9 +3,7 @@
 # MIT License (see LICENSE)
 """Hidden accounts for services, made with dscl so that no Full Disk Access is needed."""
 
-from __future__ import absolute_import, annotations, division, print_function
-
-__metaclass__ = type
+from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ds4_user
@@ -117,6 +115,9 @@ kept:
   elements: str
 """
 
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.ds4agent.mac import accounts
@@ -128,7 +129,7 @@ LOCK = "/var/run/ds4-user.lock"
 SSH_GROUP = "com.apple.access_ssh"
 
 
-def write(path, attributes):
+def write(path: str, attributes: Iterable[tuple[str, str]]) -> None:
     for arguments in [()] + list(attributes):
         result = dscl("-create", path, *arguments)
         if result.rc == accounts.RC_PERMISSION and arguments:
@@ -141,7 +142,7 @@ def write(path, attributes):
             raise accounts.Refusal(result.sentence())
 
 
-def keep(path, attributes, check_mode):
+def keep(path: str, attributes: Collection[tuple[str, str]], check_mode: bool) -> dict[str, str] | None:
     """Bring one record to its attributes; the diff of it, or None."""
     found = record(path)
     lacking = accounts.missing(attributes, found)
@@ -160,7 +161,7 @@ def keep(path, attributes, check_mode):
     }
 
 
-def admit(user, check_mode):
+def admit(user: str, check_mode: bool) -> dict[str, str] | None:
     """Let a user in where Remote Login is limited to members of a group; the diff of it, or None."""
     if not record("/Groups/" + SSH_GROUP):
         return None
@@ -176,7 +177,7 @@ def admit(user, check_mode):
     return {"before": "", "after": "%s is a member of %s\n" % (user, SSH_GROUP)}
 
 
-def remove(path, check_mode):
+def remove(path: str, check_mode: bool) -> tuple[dict[str, str] | None, bool]:
     """Delete a record: (diff or None, was it kept)."""
     if not record(path):
         return None, False
@@ -189,9 +190,10 @@ def remove(path, check_mode):
     return {"before": path + "\n", "after": ""}, False
 
 
-def work(params, check_mode):
+def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     group_ids, user_ids = numbers("/Groups", "PrimaryGroupID"), numbers("/Users", "UniqueID")
-    diffs, kept = [], []
+    found: list[dict[str, str] | None] = []
+    kept: list[str] = []
     names = [user["name"] for user in params["users"]]
     if params["state"] == "absent":
         ours = accounts.REAL_NAMES.values()
@@ -203,9 +205,10 @@ def work(params, check_mode):
             stay = {path[len("/Users/") :] for path in kept} | {name for name in whys if whys[name]}
             for name in [item["name"] for item in wanted if item["name"] not in stay]:
                 diff, stays = remove(folder + name, check_mode)
-                diffs += [diff] if diff else []
+                found.append(diff)
                 kept += [folder + name] if stays else []
         foreign = [why for why in whys.values() if why]
+        diffs = [diff for diff in found if diff]
         return {
             "changed": bool(diffs),
             "diff": diffs,
@@ -215,27 +218,27 @@ def work(params, check_mode):
             "foreign": foreign,
         }
     gids, uids = accounts.choose_ids(params["groups"], params["users"], group_ids, user_ids)
-    whys = [stranger(user, [user["real_name"] or user["name"]]) for user in params["users"]]
-    whys += [strange_group(group, names, group_ids) for group in params["groups"]]
-    for why in filter(None, whys):
+    strangers = [stranger(user, [user["real_name"] or user["name"]]) for user in params["users"]]
+    strangers += [strange_group(group, names, group_ids) for group in params["groups"]]
+    for why in filter(None, strangers):
         raise accounts.Refusal(why + ": choose another name, or delete it yourself")
     for group in params["groups"]:
         path = "/Groups/" + group["name"]
-        diffs.append(keep(path, accounts.group_attributes(group, gids[group["name"]]), check_mode))
+        found.append(keep(path, accounts.group_attributes(group, gids[group["name"]]), check_mode))
     for user in params["users"]:
         primary = user["gid_name"] or user["name"]
         gid = gids.get(primary, group_ids.get(primary))
         if gid is None:
             raise accounts.Refusal("user %s: there is no group %s" % (user["name"], primary))
         path = "/Users/" + user["name"]
-        diffs.append(keep(path, accounts.user_attributes(user, uids[user["name"]], gid), check_mode))
-    diffs += [admit(user, check_mode) for user in params["ssh_users"]]
-    diffs = [diff for diff in diffs if diff]
+        found.append(keep(path, accounts.user_attributes(user, uids[user["name"]], gid), check_mode))
+    found += [admit(user, check_mode) for user in params["ssh_users"]]
+    diffs = [diff for diff in found if diff]
     result = {"changed": bool(diffs), "diff": diffs, "users": uids, "groups": gids}
     return dict(result, kept=kept, foreign=[])
 
 
-def main():
+def main() -> None:
     text = {"type": "str"}
     group = {"name": {"type": "str", "required": True}, "gid": {"type": "int"}}
     user = {

@@ -77,6 +77,8 @@ skipped_because:
 import os
 import pwd
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -85,16 +87,19 @@ from ..module_utils.ds4agent.engine.serving import VerifyError, prove_serving
 from ..module_utils.ds4agent.mac import output
 from ..module_utils.ds4agent.mac.launchd import JobError, Launchd
 
+if TYPE_CHECKING:
+    from ..module_utils.ds4agent.shapes import Server, Verify
+
 #: One short answer and the engine's own account of loading the model.
 SMOKE_BYTES = 1024 * 1024
 ANSWER_LETTERS = 1000
 
 
-def prove_by_hand(server, verify, user):
+def prove_by_hand(server: Server, verify: Verify, user: str) -> dict[str, Any]:
     """Figures of one run of the command line tool as the service account."""
     account = pwd.getpwnam(user)
     environment = dict(server["env"], PATH="/usr/bin:/bin:/usr/sbin:/sbin", LANG="C")
-    drop = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    drop: dict[str, Any] = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     argv = server["smoke_argv"]
     began = time.monotonic()
     try:
@@ -124,7 +129,7 @@ def prove_by_hand(server, verify, user):
     return figures
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["smoke", "serving"], "default": "serving"},
@@ -137,6 +142,7 @@ def main():
         supports_check_mode=True,
     )
     params = module.params
+    figures: Mapping[str, Any]
     if module.check_mode:
         module.exit_json(changed=False, figures={}, skipped_because="check mode starts nothing")
     try:

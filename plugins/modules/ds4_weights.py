@@ -118,6 +118,8 @@ import contextlib
 import grp
 import os
 import pwd
+from collections.abc import Mapping
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -132,7 +134,7 @@ SCRIPT = "download_model.sh"
 GIT_TIMEOUT_S = 60
 
 
-def about_script(params, placement):
+def about_script(params: Mapping[str, Any], placement: Placement) -> str:
     """Why the script that root is about to run is not the engine's own, "" when it is or is not needed."""
     release = params["release_dir"]
     if params["method"] == "direct" or all(placement.look(one) == "proven" for one in params["files"]):
@@ -144,12 +146,12 @@ def about_script(params, placement):
     return sentence % (release, SCRIPT)
 
 
-def alone(dry):
+def alone(dry: bool) -> contextlib.AbstractContextManager[None]:
     """Held while files are looked at and changed: two runs must not write one part."""
     return contextlib.nullcontext() if dry else locked(LOCK, LOCK_TIMEOUT_S)
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "files": {"type": "list", "elements": "dict", "required": True},

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     from ..shapes import Figures, Proof, Server
 
 #: In the order in which a switch goes through them. Before `stopping` nothing but new work was turned away.
@@ -45,7 +47,7 @@ SETTINGS = {
 }
 
 
-def is_active(journal: Mapping[str, Any] | None) -> bool:
+def is_active(journal: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
     """Whether a switch is under way, cut off or not; a confirmed one is until it has cleared up."""
     if not journal:
         return False
@@ -60,7 +62,7 @@ def next_act(
     journal: of the last switch, None when there was none. order: the last one handed over, or None. An order
     that nobody waits for any more is dropped: its controller died before this program was started.
     """
-    if journal and is_active(journal):
+    if is_active(journal):
         phase = journal["phase"]
         if phase == "confirmed":
             return "settle", ""
