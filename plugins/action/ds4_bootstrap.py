@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
@@ -26,7 +28,7 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         self.host = task_vars["inventory_hostname"]
         try:
@@ -34,7 +36,7 @@ class ActionModule(ActionBase):
         except OperatorError as error:
             return {"failed": True, "msg": error.sentence}
 
-    def _look(self):
+    def _look(self) -> dict[str, Any]:
         args = self._task.args
         keys = args.get("keys") or []
         wanted = bootstrap.Wanted(
@@ -65,7 +67,7 @@ class ActionModule(ActionBase):
             "macos": probe.macos,
         }
 
-    def _compare_host_key(self, known_hosts):
+    def _compare_host_key(self, known_hosts: Path) -> None:
         """Raise OperatorError when what kept ssh away was another host key than the recorded one."""
         way = openssh.way_of(self.host, self._connection.get_option)
         lines = openssh.recorded(self.host, openssh.files_of(way, known_hosts))
@@ -73,7 +75,7 @@ class ActionModule(ActionBase):
         if refusal is not None:
             raise refusal
 
-    def _step(self, step):
+    def _step(self, step: Mapping[str, Any]) -> dict[str, Any]:
         if self._task.check_mode:
             return {"changed": True, "msg": step["what"], "diff": {"prepared": step["what"] + "\n"}}
         result = self._execute(step, step["script"])
@@ -81,7 +83,7 @@ class ActionModule(ActionBase):
             self._wait_for_tools(step)
         return {"changed": True, "msg": step["what"], "stdout": result["stdout"]}
 
-    def _execute(self, step, script):
+    def _execute(self, step: Mapping[str, Any], script: str) -> dict[str, Any]:
         try:
             # sudoable asks for a terminal, which mixes up the streams. Ansible adds to the last line.
             result = self._low_level_execute_command(script.rstrip(), sudoable=bool(self._task.become))
@@ -95,7 +97,7 @@ class ActionModule(ActionBase):
             )
         return result
 
-    def _wait_for_tools(self, step):
+    def _wait_for_tools(self, step: Mapping[str, Any]) -> None:
         deadline = time.monotonic() + int(self._task.args["wait_s"])
         shown = ""
         while time.monotonic() < deadline:

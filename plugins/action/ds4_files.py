@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ansible.plugins.action import ActionBase
 
 from ds4fleet.components import agent, scripts
@@ -16,7 +18,7 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         given = self._task.args.get("files") or []
         files = [_whole(entry) for entry in given]
@@ -25,7 +27,7 @@ class ActionModule(ActionBase):
         )
 
 
-def _whole(entry):
+def _whole(entry: dict[str, Any]) -> dict[str, Any]:
     """An entry as the module takes it; one that is of no plan keeps the owner that is there."""
     if "stage" not in entry:
         return entry

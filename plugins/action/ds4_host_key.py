@@ -8,6 +8,7 @@ import fcntl
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ansible import constants
 from ansible.errors import AnsibleConnectionFailure
@@ -18,7 +19,7 @@ from ds4fleet.inventory import names
 from ds4fleet.remote import bootstrap, host_keys, openssh
 
 
-def append(path, lines):
+def append(path: Path, lines: str) -> None:
     """Add lines to a known_hosts file that other hosts' workers may be writing, too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as stream:
@@ -33,7 +34,7 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         args = self._task.args
         host = task_vars["inventory_hostname"]

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
@@ -23,7 +26,7 @@ class ActionModule(ActionBase):
     TRANSFERS_FILES = False
     own_lists = True
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         host = task_vars["inventory_hostname"]
         self.settings = given = self._given(task_vars)
@@ -51,19 +54,19 @@ class ActionModule(ActionBase):
             return self._not_ready(bootstrap.no_sudo(host))
         return result
 
-    def _given(self, task_vars):
+    def _given(self, task_vars: Mapping[str, Any]) -> dict[str, Any]:
         """The host's variables of ours, templated."""
         return self._templar.template(
             {name: value for name, value in task_vars.items() if name.startswith("ds4_")}
         )
 
-    def _not_ready(self, sentence):
+    def _not_ready(self, sentence: str) -> dict[str, Any]:
         """The failure of a run; a rehearsal goes on, its plan is then made from the declared hardware."""
         if not self._task.check_mode:
             return {"failed": True, "msg": sentence}
         return {"changed": False, "bare": True, "observation": None, "warnings": [sentence]}
 
 
-def spec_errors(options, values):
+def spec_errors(options: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
     """What Ansible's own check of argument_specs says about values."""
     return ArgumentSpecValidator(options).validate(values).error_messages

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.ds4.fleet.plugins.action.ds4_info import ActionModule as ObserveAction
 
@@ -21,7 +22,7 @@ class ActionModule(ObserveAction):
     _VALID_ARGS = frozenset(("folder",))
     own_lists = False
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         found = result.pop("observation", None)
         if not found:
@@ -34,7 +35,7 @@ class ActionModule(ObserveAction):
         return {**result, "changed": changed, "path": str(path)}
 
 
-def keep(path, text):
+def keep(path: Path, text: str) -> bool:
     """Write a file of the controller whole or not at all; False where it held this text before."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     same = path.is_file() and path.read_bytes() == text.encode()

@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from ansible_collections.ds4.fleet.plugins.action.ds4_info import ActionModule as ObserveAction
 
+from ds4fleet.components.base import Targets
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.plan.make import make_plan
-from ds4fleet.plan.removal import removal
+from ds4fleet.plan.removal import Removal, removal
+from ds4fleet.plan.types import HostPlan
 from ds4fleet.tunnel import leading
 
 #: Variables that say how a Mac is reached, besides our own.
@@ -28,7 +32,7 @@ class ActionModule(ObserveAction):
     _VALID_ARGS = frozenset(("observation", "release", "state"))
     own_lists = False
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         if "observation" in self._task.args:
             seen = with_release(self._task.args["observation"], self._task.args.get("release"))
             return self._planned(self._given(task_vars), seen, {"changed": False}, task_vars)
@@ -37,7 +41,13 @@ class ActionModule(ObserveAction):
             return result
         return self._planned(self.settings, result["observation"], result, task_vars)
 
-    def _planned(self, settings, observation, result, task_vars):
+    def _planned(
+        self,
+        settings: Mapping[str, Any],
+        observation: Mapping[str, Any] | None,
+        result: Mapping[str, Any],
+        task_vars: Mapping[str, Any],
+    ) -> dict[str, Any]:
         """`result` with the plan or its inverse in it, or a failure that says the refusals."""
         if self._task.args.get("state", "present") == "absent":
             return {**result, "ansible_facts": {"ds4_removal": plain(removal(settings, observation or None))}}
@@ -56,12 +66,14 @@ class ActionModule(ObserveAction):
         return {**result, "ansible_facts": {"ds4_plan": plain(made)}, "warnings": warnings}
 
 
-def plain(made):
+def plain(made: HostPlan | Removal) -> Any:
     """A plan in JSON types only: facts are sent, stored and compared as such."""
     return json.loads(json.dumps(made.to_dict()))
 
 
-def jump_targets(name, settings, task_vars):
+def jump_targets(
+    name: str, settings: Mapping[str, Any], task_vars: Mapping[str, Any]
+) -> tuple[Targets | None, list[str]]:
     """Where a jump Mac leads, and sentences about what is missing for it."""
     everybody = task_vars["hostvars"]
     own = Host(name, str(settings.get("ds4_region") or ""), settings)
@@ -70,13 +82,15 @@ def jump_targets(name, settings, task_vars):
     )
 
 
-def host_of(name, values):
+def host_of(name: str, values: Mapping[str, Any]) -> Host:
     """A Mac of the inventory with its variables as Ansible knows them now."""
     own = {key: values[key] for key in values if key.startswith("ds4_") or key in CONNECTION}
     return Host(name, str(own.get("ds4_region") or ""), own)
 
 
-def with_release(observation, release):
+def with_release(
+    observation: Mapping[str, Any] | None, release: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
     """The observation as it would be with `release` among the engine's releases."""
     if not observation or not release:
         return observation

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ansible.plugins.action import ActionBase
 
@@ -23,7 +25,7 @@ class ActionModule(ActionBase):
     _VALID_ARGS = frozenset(("register",))
     _requires_connection = False
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         answers = self._task.args.get("register")
         everybody = task_vars["hostvars"]
@@ -37,6 +39,7 @@ class ActionModule(ActionBase):
             if mac is not None:
                 macs.append(mac)
                 recorded.append(_known_hosts(settings, values))
+        found: dict[str, dict[str, Any]]
         try:
             if not answers:
                 found = {mac.name: {} for group in relay.groups(macs) for mac in group}
@@ -62,7 +65,13 @@ class ActionModule(ActionBase):
         return result
 
 
-def _mac(name, plan, settings, values, answer):
+def _mac(
+    name: str,
+    plan: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    values: Mapping[str, Any],
+    answer: Mapping[str, Any],
+) -> relay.Mac | None:
     weights = plan.get("weights")
     if not weights or not weights["files"] or settings["ds4_weights_method"] != "direct":
         return None
@@ -88,7 +97,9 @@ def _mac(name, plan, settings, values, answer):
     )
 
 
-def _pushed(macs, found, everybody):
+def _pushed(
+    macs: Iterable[relay.Mac], found: Mapping[str, Any], everybody: Mapping[str, Any]
+) -> list[push.Errand]:
     """What these Macs are to have from this machine."""
     errands = [
         push.errand(Host(mac.name, mac.region, everybody[mac.name]), found[mac.name]["order"]) for mac in macs
@@ -96,7 +107,7 @@ def _pushed(macs, found, everybody):
     return [one for one in errands if one is not None]
 
 
-def _known_hosts(settings, values):
+def _known_hosts(settings: Mapping[str, Any], values: Mapping[str, Any]) -> Path:
     """The file with a Mac's host key, as inventory/group_vars/all/connection.yml names it."""
     own = Path(str(values.get("inventory_dir") or "inventory")) / "known_hosts.txt"
     return Path(str(settings.get("ds4_known_hosts") or own)).expanduser()

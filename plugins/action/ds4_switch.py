@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
@@ -18,7 +19,7 @@ from ds4fleet.upgrade import host as upgrade_host
 from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase
 
 #: States of a rollout that are only written down, as what.
-NOTED = {
+NOTED: dict[str, dict[str, Any]] = {
     "staged": {"host_phase": HostPhase.STAGED},
     "promoted": {"phase": RunPhase.PROMOTED},
 }
@@ -30,7 +31,7 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         args = dict(self._task.args)
         folder, state = args.pop("rollout", None), args.get("state", "report")
@@ -58,7 +59,7 @@ class ActionModule(ActionBase):
             return {"changed": False}
         run_id = journal.rollout().run_id
 
-        def call(**given):
+        def call(**given: Any) -> dict[str, Any]:
             try:
                 result = self._execute_module("ds4.fleet.ds4_switch", module_args=given, task_vars=task_vars)
             except AnsibleConnectionFailure as error:
@@ -69,7 +70,7 @@ class ActionModule(ActionBase):
                 raise upgrade_host.HostRefused(str(result.get("msg")), active=bool(result.get("active")))
             return result
 
-        def begin(attempt):
+        def begin(attempt: int) -> dict[str, Any]:
             if state == "taken_back":
                 return call(state="rolled_back", run_id=run_id, settings=switcher.limits(settings))
             plan = task_vars["ansible_facts"]["ds4_plan"]

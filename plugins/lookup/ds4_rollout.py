@@ -23,6 +23,7 @@ options:
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
@@ -31,7 +32,7 @@ from ds4fleet.upgrade import codes, controller_lock
 
 
 class LookupModule(LookupBase):
-    def run(self, terms, variables=None, **kwargs):
+    def run(self, terms: Any, variables: Any = None, **kwargs: Any) -> list[str]:
         (planned,) = terms
         try:
             controller_lock.join()
