@@ -47,7 +47,9 @@ def keys_for(host: str, region: str, access: Any) -> list[str]:
         check_user(user)
         if not isinstance(entry, Mapping) or not isinstance(entry.get("keys"), list):
             raise OperatorError(f"ds4_access: the entry of {user} has no list of keys.", exit_code=EXIT_USAGE)
-        places = entry.get("to") or []
+        places = entry.get("to")
+        if places is None:
+            continue
         if not isinstance(places, list):
             raise OperatorError(
                 f"ds4_access: what {user} may reach (to) is not a list of hosts, regions or all.",
@@ -76,7 +78,9 @@ def load() -> Access:
         return {}
     try:
         content = yaml_text.parse(path.read_text()) or {}
-        found = content.get("ds4_access") or {}
+        found = content.get("ds4_access")
+        if found is None:
+            return {}
         return {
             str(user): {"keys": [str(k) for k in entry["keys"]], "to": [str(t) for t in entry["to"]]}
             for user, entry in found.items()

@@ -78,7 +78,7 @@ def _load_built_in() -> Mapping[str, Any]:
 
 def _load(extra: tuple[str, ...]) -> Catalogue:
     merged: dict[str, dict[str, Any]] = {
-        section: dict(_load_built_in().get(section) or {}) for section in _SECTIONS if section != "schema"
+        section: dict(_load_built_in().get(section, {})) for section in _SECTIONS if section != "schema"
     }
     where: dict[tuple[str, str], str] = {}
     for name in extra:

@@ -49,7 +49,7 @@ def mistakes(host: str, settings: Mapping[str, Any], validate: Validator, login:
     host: the inventory name. settings: the host's templated variables that begin with ds4_. login: the
     administrator's account, where it is known.
     """
-    known = {name for section in specs().values() for name in section.get("options") or ()}
+    known = {name for section in specs().values() for name in section.get("options", ())}
     options = specs()["main"]["options"]
     given = {name: value for name, value in settings.items() if name in options and value is not None}
     sentences = [f"{host}: {' '.join(text.split())}" for text in validate(options, given)]
