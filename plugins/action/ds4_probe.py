@@ -10,11 +10,13 @@ from ansible.plugins.action import ActionBase
 
 try:
     from ds4fleet.fleetview import probe
+
+    HAS_LAB = True
 except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] != "maclab":
         raise
     # An installed collection comes without the lab.
-    probe = None
+    HAS_LAB = False
 
 #: Why there is nothing to compare with.
 NO_LAB = "the probe compares a Mac with what the lab assumes: run playbooks/probe.yml from a checkout"
@@ -28,7 +30,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         host = task_vars["inventory_hostname"]
-        if probe is None:
+        if not HAS_LAB:
             return {"failed": True, "msg": f"{host}: {NO_LAB}"}
         observation = self._templar.template(task_vars["__ds4_observation"])
         if not observation:
