@@ -59,7 +59,7 @@ TARGETS = (
 #: Of the load when a command begins, per core: the command before it is in it. Above, other work is.
 BUSY = 2.0
 #: CPU of two runs of the same differs by so much.
-NOISE = 1.1
+NOISE = 1.15
 #: From the fewest to the most Macs a command may take at most so much more than in proportion.
 LINEAR = 1.15
 
