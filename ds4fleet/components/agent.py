@@ -129,8 +129,16 @@ def _imports(module: str) -> Iterator[str]:
     parents = module.split(".")
     if _file(module).name != "__init__.py":
         parents = parents[:-1]
-    for node in ast.walk(ast.parse(_file(module).read_bytes())):
-        if isinstance(node, ast.ImportFrom) and node.level:
+    tree = ast.parse(_file(module).read_bytes())
+    # What only a type checker imports is no code of the program.
+    unread = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and node not in unread:
             base = parents[: len(parents) - node.level + 1] + (node.module or "").split(".")
             package = ".".join(part for part in base if part)
             names = (f"{package}.{alias.name}".lstrip(".") for alias in node.names)

@@ -71,6 +71,9 @@ class TestWhatRestartsAJob:
         assert "weights.fetch" not in agent._needed(PROGRAMS["jump"])
         assert "tunnel.link" not in agent._needed(PROGRAMS["watch"])
 
+    def test_what_only_a_type_checker_imports_is_no_code_of_a_program(self) -> None:
+        assert all("shapes" not in agent._needed(module) for module in PROGRAMS.values())
+
     def test_no_two_programs_have_the_same_code(self) -> None:
         assert len({agent.code(word) for word in PROGRAMS}) == len(PROGRAMS)
 
