@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ds4agent.weights import stamp
 from ds4fleet.components import base
 from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched, WeightFile
 from ds4fleet.layout import Paths
@@ -42,7 +43,5 @@ def removed(settings: Mapping[str, Any]) -> Removed:
 
 
 def _proven(file: WeightFile, have: Mapping[str, Any]) -> bool:
-    """Whether a stamp says that this very file was proven; any does where no sha256 is published."""
-    if not have.get("stamp_valid"):
-        return False
-    return file.sha256 in (None, (have.get("stamp") or {}).get("sha256"))
+    """Whether the stamp that was observed says that this very file was proven."""
+    return stamp.proves(have.get("stamp"), have.get("stamp_valid") is True, file.bytes, file.sha256)

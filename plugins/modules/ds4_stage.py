@@ -241,8 +241,7 @@ def present(files: Iterable[Wanted]) -> tuple[list[str], int]:
     """(names that are proven, bytes that are there of the others)."""
     held, part_bytes = [], 0
     for wanted in files:
-        stamp, valid = weights_stamp.read(wanted["path"])
-        if stamp and valid and wanted.get("sha256") in (None, stamp["sha256"]):
+        if weights_stamp.is_proven(wanted["path"], wanted["bytes"], wanted.get("sha256")):
             held.append(wanted["name"])
             continue
         part = chunks.part_path(wanted["path"], chunks.revision_of(wanted))

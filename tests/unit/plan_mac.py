@@ -161,7 +161,7 @@ def converged(plan: HostPlan, memory_gb: int, settings: dict[str, Any] | None = 
                 "path": file.path,
                 "name": file.name,
                 "size_bytes": file.bytes,
-                "stamp": {"sha256": file.sha256},
+                "stamp": {"sha256": file.sha256, "size_bytes": file.bytes},
                 "stamp_valid": True,
             }
         )

@@ -135,7 +135,11 @@ class Simulated:
         releases = [{"id": release, "complete": True}] if release else []
         self.base["engine"] = {"current": release, "previous": None, "releases": releases}
         self.base["weights"]["files"] = [
-            {"path": file.path, "stamp_valid": True, "stamp": {"sha256": file.sha256}}
+            {
+                "path": file.path,
+                "stamp_valid": True,
+                "stamp": {"sha256": file.sha256, "size_bytes": file.bytes},
+            }
             for file in (plan.weights.files if plan.weights else ())
         ]
         self.base["server"]["running_config_sha256"] = (part.server or {}).get("config_sha256")

@@ -342,6 +342,26 @@ class TestFullDisk:
         assert list(tmp_path.iterdir()) == []
 
 
+STAMP = weights_stamp.parse("sha256=%s\nsize_bytes=5\ninode=1\nmtime_ns=1\nproven_at=now\n" % ("a" * 64))
+
+
+@pytest.mark.parametrize(
+    ("stamp", "valid", "size_bytes", "sha256", "proven"),
+    [
+        (STAMP, True, 5, "a" * 64, True),
+        (STAMP, True, 5, None, True),
+        (STAMP, True, 5, "", True),
+        (STAMP, True, 5, "b" * 64, False),
+        (STAMP, True, 6, "a" * 64, False),
+        (STAMP, False, 5, "a" * 64, False),
+        (None, False, 5, None, False),
+    ],
+    ids=["this", "unpublished", "published as nothing", "another", "another size", "touched since", "none"],
+)
+def test_a_stamp_proves_the_file_that_was_meant_and_no_other(stamp, valid, size_bytes, sha256, proven):
+    assert weights_stamp.proves(stamp, valid, size_bytes, sha256) is proven
+
+
 class TestProof:
     def test_wrong_bytes_are_kept_aside_and_never_in_place(self, place, tmp_path, url, mood):
         mood.data = DATA[:-1] + b"X"

@@ -92,11 +92,8 @@ class Placement:
 
     def look(self, wanted: Wanted) -> str:
         """proven (the stamp says so), unproven (a file of this name is there), or missing."""
-        stamp, valid = weights_stamp.read(wanted["path"])
-        if stamp and valid and stamp["size_bytes"] == wanted["bytes"]:
-            published = wanted.get("sha256")
-            if not published or published == stamp["sha256"]:
-                return "proven"
+        if weights_stamp.is_proven(wanted["path"], wanted["bytes"], wanted.get("sha256")):
+            return "proven"
         return "unproven" if os.path.lexists(wanted["path"]) else "missing"
 
     def would(self, wanted: Wanted, state: str) -> Placed:

@@ -76,10 +76,7 @@ class Offered:
         self.manifest = chunks.Journal(self.path + chunks.MANIFEST, self.total_bytes, chunk_bytes)
 
     def is_proven(self) -> bool:
-        stamp, valid = weights_stamp.read(self.path)
-        if stamp is None or not valid:
-            return False
-        return stamp["size_bytes"] == self.total_bytes and self.sha256 in (None, stamp["sha256"])
+        return weights_stamp.is_proven(self.path, self.total_bytes, self.sha256)
 
     def have(self) -> set[int]:
         """Indices that can be had now."""

@@ -73,6 +73,19 @@ def read(path: str) -> tuple[Stamp | None, bool]:
         return None, False
 
 
+def proves(stamp: Stamp | None, valid: bool, size_bytes: int, sha256: str | None) -> bool:
+    """Whether a stamp, valid as `read` says, proves that its file is the one of this size and sha256 (None or
+    "" where nobody published one: then any proof will do)."""
+    if stamp is None or not valid or stamp["size_bytes"] != size_bytes:
+        return False
+    return not sha256 or stamp["sha256"] == sha256
+
+
+def is_proven(path: str, size_bytes: int, sha256: str | None) -> bool:
+    """The same of the file `path`."""
+    return proves(*read(path), size_bytes, sha256)
+
+
 def write(path: str, sha256: str) -> None:
     """Stamp the file `path`, whose content was just proven to have this sha256; atomic and flushed. Its mark
     stays."""
