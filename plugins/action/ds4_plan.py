@@ -15,6 +15,7 @@ from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.removal import Removal, removal
 from ds4fleet.plan.types import HostPlan
+from ds4fleet.tunnel import asked as tunnels
 from ds4fleet.tunnel import leading
 
 #: Variables that say how a Mac is reached, besides our own.
@@ -75,11 +76,21 @@ def jump_targets(
     name: str, settings: Mapping[str, Any], task_vars: Mapping[str, Any]
 ) -> tuple[Targets | None, list[str]]:
     """Where a jump Mac leads, and sentences about what is missing for it."""
-    everybody = task_vars["hostvars"]
+    everybody, asked = task_vars["hostvars"], str(settings.get("ds4_jump_to") or "")
+
+    def everyone() -> Fleet:
+        # Variables are templated as they are read: of Macs that it does not lead to the names are enough.
+        meant = everybody if asked == leading.NEAREST else tunnels.names_in(asked)
+        return Fleet(
+            tuple(
+                host_of(other, everybody[other]) if other in meant else Host(other, "", {})
+                for other in everybody
+            ),
+            (),
+        )
+
     own = Host(name, str(settings.get("ds4_region") or ""), settings)
-    return leading.known_targets(
-        own, lambda: Fleet(tuple(host_of(other, everybody[other]) for other in everybody), ())
-    )
+    return leading.known_targets(own, everyone)
 
 
 def host_of(name: str, values: Mapping[str, Any]) -> Host:

@@ -467,6 +467,15 @@ def test_a_jump_mac_is_used_like_a_local_engine(lab: Any, operator: Operator) ->
 
 
 @pytest.mark.usefixtures("jump")
+def test_site_yml_puts_back_what_a_jump_mac_lost(lab: Any) -> None:
+    lab.exec(JUMP, "/bin/rm", "/opt/ds4/etc/jump.json", "/opt/ds4/etc/jump_known_hosts")
+    lab.exec(JUMP, "/bin/launchctl", "bootout", "--wait", "system/com.ds4fleet.jump")
+    assert lab.ansible("site.yml", JUMP).changed > 0
+    wait_until(lambda: answers(lab, JUMP), 30, "the engine behind the jump Mac")
+    assert lab.ansible("site.yml", JUMP).changed == 0
+
+
+@pytest.mark.usefixtures("jump")
 def test_a_decommissioned_jump_mac_leads_nowhere(lab: Any, operator: Operator) -> None:
     wait_until(lambda: answers(lab, JUMP), 30, "the engine behind the jump Mac")
     lab.ansible("playbooks/decommission.yml", JUMP)
