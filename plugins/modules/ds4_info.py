@@ -89,7 +89,6 @@ observation:
     errors: []
 """
 
-import glob
 import json
 import os
 import platform
@@ -102,14 +101,12 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.ds4agent.border import bounded_http, bounded_json
 from ..module_utils.ds4agent.engine import models as engine_models
-from ..module_utils.ds4agent.engine import release
 from ..module_utils.ds4agent.mac import parse, volumes
 from ..module_utils.ds4agent.mac.run import run_all
 from ..module_utils.ds4agent.mac.tree import describe
 from ..module_utils.ds4agent.mac.updates import UPDATE_DOMAIN
+from ..module_utils.ds4agent.observe import facts
 from ..module_utils.ds4agent.observe import observation as shape
-from ..module_utils.ds4agent.weights import stamp as weights_stamp
-from ..module_utils.ds4agent.weights.proof import MISMATCH
 
 if TYPE_CHECKING:
     from ..module_utils.ds4agent.mac.run import Result
@@ -141,36 +138,6 @@ def read_json(path: str) -> Any:
 
 def rollout(folder: str) -> dict[str, Any]:
     return shape.rollout(*(read_json(os.path.join(folder, name + ".json")) for name in ("lock", "journal")))
-
-
-def engine(root: str) -> dict[str, Any]:
-    return {
-        "current": release.linked_id(root, "current"),
-        "previous": release.linked_id(root, "previous"),
-        "releases": release.list_releases(root),
-    }
-
-
-def weights(folder: str) -> dict[str, list[dict[str, Any]]]:
-    files, parts, aside = [], [], []
-    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.gguf*"))):
-        if path.endswith(".gguf") and not os.path.islink(path):
-            stamp, valid = weights_stamp.read(path)
-            files.append(
-                {
-                    "path": path,
-                    "name": os.path.basename(path),
-                    "size_bytes": os.path.getsize(path),
-                    "stamp": stamp,
-                    "stamp_valid": valid,
-                }
-            )
-        elif ".gguf.part" in path and not path.endswith((".journal", ".new")):
-            # What it takes: a part that comes in chunks has its final size from the beginning.
-            parts.append({"path": path, "size_bytes": os.stat(path).st_blocks * 512})
-        elif path.endswith(MISMATCH):
-            aside.append({"path": path, "size_bytes": os.path.getsize(path)})
-    return {"files": files, "parts": parts, "aside": aside}
 
 
 def timezone() -> str | None:
@@ -281,12 +248,12 @@ def observe(wanted: Mapping[str, Any]) -> dict[str, Any]:
         "files": {path: sections.read("file " + path, describe, path) for path in wanted["files"]},
         "engine": sections.read(
             "engine",
-            engine,
+            facts.engine,
             wanted["engine_root"],
             default={"current": None, "previous": None, "releases": []},
         ),
         "weights": sections.read(
-            "weights", weights, wanted["models_dir"], default={"files": [], "parts": [], "aside": []}
+            "weights", facts.weights, wanted["models_dir"], default={"files": [], "parts": [], "aside": []}
         ),
         "jobs": {
             label: sections.read("job " + label, sections.job, label, disabled, default=dict(shape.NO_JOB))
