@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ds4fleet.access import users
 from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.fleetview import observe
 from ds4fleet.inventory.fleet import Fleet, Host, ansible_environment
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.remote import playbook
-from ds4fleet.tunnel import jump_setup
+from ds4fleet.tunnel import jump_setup, letting_in
 from ds4fleet.upgrade import play, situation
 from ds4fleet.weights import care
 
@@ -35,6 +34,7 @@ PARTS = (
     "roles",
     "inventory",
     "ansible.cfg",
+    "galaxy.yml",
     "fabfile.py",
     "tasks.py",
     "site.yml",
@@ -134,7 +134,7 @@ class TestByFab:
         stray = Host("stray", "", {})
         verbs: dict[str, Callable[[], object]] = {
             "observe": lambda: observe.run("stray", str(dead / "facts")),
-            "access": lambda: users.apply(["stray"]),
+            "access": lambda: letting_in.apply(["stray"]),
             "jump": lambda: jump_setup._playbook(["stray"], {}),
             "stage": lambda: playbook.play("stage", [stray], {}),
             "weights": lambda: care._run([stray], {"ds4_weights_action": "verify"}),
