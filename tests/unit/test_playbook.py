@@ -135,7 +135,7 @@ class TestByFab:
         verbs: dict[str, Callable[[], object]] = {
             "observe": lambda: observe.run("stray", str(dead / "facts")),
             "access": lambda: letting_in.apply(["stray"]),
-            "jump": lambda: jump_setup._playbook(["stray"], {}),
+            "jump": lambda: jump_setup._playbook("jump", ["stray"], {}),
             "stage": lambda: playbook.play("stage", [stray], {}),
             "weights": lambda: care._run([stray], {"ds4_weights_action": "verify"}),
             "the look of an upgrade": lambda: situation.observe([stray], dead / "looked"),
