@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+from ds4agent.model import ModelError, Observation
 from ds4fleet import layout
 from ds4fleet.catalogue.read import Catalogue
 from ds4fleet.components import registry, server, switcher
@@ -76,7 +77,7 @@ def make_plan(
     settings = {**defaults.role_defaults(), **variables}
     plan = HostPlan(host, region or str(settings.get("ds4_region") or ""))
     seen = None if observation is None or observation.get("bare") else observation
-    wrong = names.mistakes(settings, host=host, templated=templated)
+    wrong = [*names.mistakes(settings, host=host, templated=templated), *_unreadable(seen)]
     if wrong:
         return plan.saying(refusals=wrong)
     try:
@@ -85,6 +86,16 @@ def make_plan(
     except OperatorError as error:
         plan = plan.saying(refusals=[error.sentence])
     return replace(plan, steps=[], stages=[]) if plan.refusals else plan
+
+
+def _unreadable(seen: Mapping[str, Any] | None) -> list[str]:
+    """Why nothing can be planned by an observation: it is of another release, or nonsense."""
+    if seen is not None:
+        try:
+            Observation.from_json(seen)
+        except ModelError as error:
+            return [str(error)]
+    return []
 
 
 def _grown(plan: HostPlan, facts: Known) -> Iterator[HostPlan]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ds4agent.model import Observation
 from ds4fleet.remote import bootstrap
 
 pytestmark = pytest.mark.lab
@@ -75,6 +76,10 @@ class TestObservation:
         assert seen["filevault"] == "off"
         assert seen["users"]["_ds4"] is None
         assert seen["server"]["listening"] == []
+
+    def test_it_is_read_into_types_and_nothing_is_lost(self, mac, look):
+        found = look()
+        assert Observation.from_json(found).to_json() == found
 
     def test_the_container_of_root_is_found_by_reference(self, mac, look):
         storage = look()["storage"]

@@ -65,6 +65,7 @@ def planned(*specs: TunnelSpec, host_keys: str = "") -> HostPlan:
     """The plan of a jump Mac that leads there and has made its key."""
     values = {"ds4_role": "jump", "ds4_jump_to": "sg-01", "ds4_hardware": {"memory_gb": 24}}
     seen = {
+        "schema": 1,
         "files": {components_jump.key_path("/opt/ds4"): {"kind": "file"}},
         "memory": {},
         "hardware": {"memsize_bytes": 24 << 30},

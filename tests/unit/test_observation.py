@@ -44,3 +44,17 @@ def test_a_converged_mac_is_read_and_plans_the_same(memory_gb: int) -> None:
     again = make_plan("mac-01", mac.variables(memory_gb), json.loads(json.dumps(read.to_json())))
     assert (plain.steps, plain.refusals, plain.stages) == (again.steps, again.refusals, again.stages)
     assert plain.steps == []
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"schema": 2}, "mac-01: schema of the observation is 2, and this ds4-fleet reads 1"),
+        ({"memory": 7}, "mac-01: memory of the observation is 7, not an object"),
+        ({"users": {"_ds4": {}}}, "mac-01: users._ds4.uid of the observation is missing"),
+    ],
+)
+def test_nothing_is_planned_by_what_cannot_be_read(more: dict[str, Any], sentence: str) -> None:
+    made = make_plan("mac-01", mac.variables(128), mac.bare(128, **more))
+    assert made.refusals[0].startswith(sentence)
+    assert (len(made.refusals), made.steps, made.stages) == (1, [], [])

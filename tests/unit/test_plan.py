@@ -409,7 +409,12 @@ def test_a_container_without_room_is_refused_with_the_numbers() -> None:
 
 
 def test_weights_where_their_volume_is_to_be_are_put_aside_and_said_where_they_are_in_the_way() -> None:
-    by_hand = {"path": "/opt/ds4/models/w.gguf", "size_bytes": 86_700_000_000, "stamp_valid": False}
+    by_hand = {
+        "path": "/opt/ds4/models/w.gguf",
+        "name": "w.gguf",
+        "size_bytes": 86_700_000_000,
+        "stamp_valid": False,
+    }
     seen = mac.bare(128)
     seen["weights"]["files"] = [by_hand]
     steps = [step.what for step in plan(128, seen).steps if step.stage == "storage"]

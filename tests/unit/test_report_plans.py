@@ -60,6 +60,7 @@ def test_a_refusal_stands_below_the_table_with_its_fix(shown: io.StringIO, fleet
 
 def test_kept_facts_tell_the_limit_of_now(shown: io.StringIO, fleet: Fleet, tmp_path: Path) -> None:
     facts: dict[str, Any] = {
+        "schema": 1,
         "observed_at": "2026-08-01T00:00:00Z",
         "hardware": {"memsize_bytes": 96 << 30, "chip": "Apple M3 Ultra", "model": "Mac15,14"},
         "memory": {"wired_limit_mib": 86_000, "stock_limit_mib": None},
