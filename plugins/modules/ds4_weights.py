@@ -151,6 +151,22 @@ def alone(dry: bool) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if dry else locked(LOCK, LOCK_TIMEOUT_S)
 
 
+def placement_of(params: dict[str, Any]) -> Placement:
+    """Where the weights go and by which way they come."""
+    return Placement(
+        folder=params["dir"],
+        uid=pwd.getpwnam(params["owner"]).pw_uid,
+        gid=grp.getgrnam(params["group"]).gr_gid,
+        method=params["method"],
+        target_name=params["target_name"],
+        release_dir=params["release_dir"],
+        rate_limit_mbps=params["rate_limit_mbps"],
+        token_file=params["token_file"],
+        timeout_s=params["timeout_s"],
+        on_volume=params["on_volume"],
+    )
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -171,18 +187,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    placement = Placement(
-        folder=params["dir"],
-        uid=pwd.getpwnam(params["owner"]).pw_uid,
-        gid=grp.getgrnam(params["group"]).gr_gid,
-        method=params["method"],
-        target_name=params["target_name"],
-        release_dir=params["release_dir"],
-        rate_limit_mbps=params["rate_limit_mbps"],
-        token_file=params["token_file"],
-        timeout_s=params["timeout_s"],
-        on_volume=params["on_volume"],
-    )
+    placement = placement_of(params)
     before, after = [], []
     results = []
     objection = about_script(params, placement)
