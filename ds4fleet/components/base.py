@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ds4agent.model import SCHEMA, Observation
 from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.layout import Paths
 from ds4fleet.sizing.disk import Disk, VolumePlan
@@ -20,7 +21,9 @@ USUAL = {"content": None, "target": None, "validate": None, "mode": None, "owner
 Entry = dict[str, Any]
 Job = dict[str, Any]
 #: What was observed on the Mac; None: nothing is there yet.
-Seen = Mapping[str, Any] | None
+Seen = Observation | None
+#: A Mac of which nothing was observed.
+NOTHING = Observation(schema=SCHEMA)
 
 
 @dataclass(frozen=True)

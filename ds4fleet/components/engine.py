@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
+from ds4fleet.components.base import NOTHING, Decided, Part, Removed, Seen, Step, Watched
 from ds4fleet.layout import Paths
 
 STAGE = "engine"
@@ -22,18 +22,17 @@ def entries(plan: Decided) -> Part:
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
     if plan.engine is None or plan.role == "jump":
         return
-    engine = (seen or {}).get("engine") or {}
+    current = (seen or NOTHING).engine.current
     wanted = plan.engine.release_id
     if wanted not in complete(seen):
         yield Step(STAGE, f"build ds4 at {wanted}")
-    if engine.get("current") != wanted:
-        yield Step(STAGE, f"switch the engine from {engine.get('current') or 'none'} to {wanted}")
+    if current != wanted:
+        yield Step(STAGE, f"switch the engine from {current or 'none'} to {wanted}")
 
 
 def complete(seen: Seen) -> set[str]:
     """Ids of the releases that are whole, whichever of them serves."""
-    releases = ((seen or {}).get("engine") or {}).get("releases") or ()
-    return {str(release.get("id")) for release in releases if release.get("complete")}
+    return {release.id for release in (seen or NOTHING).engine.releases if release.complete}
 
 
 def removed(settings: Mapping[str, Any]) -> Removed:

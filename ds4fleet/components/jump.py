@@ -63,8 +63,8 @@ def config(port: int, targets: Targets, root: str) -> dict[str, Any]:
 
 def has_key(root: str, seen: Seen) -> bool:
     """Whether it has made the key that its targets let in."""
-    key = ((seen or {}).get("files") or {}).get(key_path(root)) or {}
-    return key.get("kind") == "file"
+    key = (seen or base.NOTHING).files.get(key_path(root))
+    return key is not None and key.kind == "file"
 
 
 def watched(paths: Paths) -> Watched:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ds4agent.model import Root, Volume
 from ds4fleet.components import base, boot_job
 from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
 from ds4fleet.layout import LABEL_MOUNTS, Paths
@@ -12,7 +13,7 @@ from ds4fleet.sizing.disk import Disk, VolumePlan
 
 STAGE = "storage"
 #: How the root of each volume is kept: everybody may look, the service user writes in its own directories.
-VOLUME_ROOT = {"owner": "root", "group": "wheel", "mode": "0755"}
+VOLUME_ROOT = Root(owner="root", group="wheel", mode="0755")
 
 
 def watched(paths: Paths) -> Watched:
@@ -33,9 +34,8 @@ def entries(plan: Decided) -> Part:
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
     if plan.disk is None:
         return
-    storage = (seen or {}).get("storage") or {}
-    # An observation of an older release does not tell what is listed.
-    texts = [text for text in (storage.get("fstab") or "", storage.get("listed")) if text is not None]
+    storage = (seen or base.NOTHING).storage
+    texts = (storage.fstab, storage.listed)
     yield from _hidden(plan.disk, seen)
     for volume in plan.volumes:
         have = plan.disk.observed.get(volume.purpose)
@@ -64,14 +64,14 @@ def removed(settings: Mapping[str, Any]) -> Removed:
     )
 
 
-def _difference(volume: VolumePlan, have: Mapping[str, Any]) -> str:
-    if have.get("mount_point") != volume.mount_point:
+def _difference(volume: VolumePlan, have: Volume) -> str:
+    if have.mount_point != volume.mount_point:
         return f"mount the volume {volume.name} at {volume.mount_point}"
-    if have.get("owners_enabled") is False:
+    if have.owners_enabled is False:
         return f"let the volume {volume.name} honour owners"
-    if have.get("indexed") is not False:
+    if have.indexed is not False:
         return f"keep Spotlight off the volume {volume.name}"
-    if (have.get("root") or VOLUME_ROOT) != VOLUME_ROOT:
+    if have.root not in (None, VOLUME_ROOT):
         return f"set the owner of the root of the volume {volume.name}"
     return ""
 
@@ -83,11 +83,11 @@ def _names(fstab: str, spec: str, mount_point: str) -> bool:
 def _hidden(disk: Disk, seen: Seen) -> Iterator[Step]:
     """Weights in the place of a volume that is not there yet: it would hide them."""
     for volume in disk.volumes:
-        have = disk.observed.get(volume.purpose) or {}
-        if have.get("mount_point") == volume.mount_point:
+        have = disk.observed.get(volume.purpose)
+        if have is not None and have.mount_point == volume.mount_point:
             continue
-        files = ((seen or {}).get("weights") or {}).get("files") or ()
-        inside = [one for one in files if str(one["path"]).startswith(f"{volume.mount_point}/")]
+        files = (seen or base.NOTHING).weights.files
+        inside = [one for one in files if one.path.startswith(f"{volume.mount_point}/")]
         if inside:
             what = f"put aside what is at {volume.mount_point} now, to take it over: {len(inside)} weights"
             yield Step(STAGE, what)

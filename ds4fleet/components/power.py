@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
+from ds4fleet.components.base import NOTHING, Decided, Part, Removed, Seen, Step, Watched
 from ds4fleet.layout import Paths
 
 
@@ -18,7 +18,7 @@ def entries(plan: Decided) -> Part:
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
-    live = (seen or {}).get("power") or {}
+    live = (seen or NOTHING).power
     # A key that this Mac does not have at all cannot be set and is no difference.
     odd = [
         f"{key} {value}"

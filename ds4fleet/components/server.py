@@ -79,9 +79,9 @@ def stale(server: Mapping[str, Any] | None, seen: Seen) -> bool:
     """Whether a server runs there with another configuration than `server`, that of the plan."""
     if server is None or seen is None:
         return False
-    job = (seen.get("jobs") or {}).get(LABEL_SERVER) or {}
-    running = (seen.get("server") or {}).get("running_config_sha256")
-    return bool(job.get("loaded")) and running != server["config_sha256"]
+    job = seen.jobs.get(LABEL_SERVER)
+    loaded = job is not None and bool(job.loaded)
+    return loaded and seen.server.running_config_sha256 != server["config_sha256"]
 
 
 def removed(settings: Mapping[str, Any]) -> Removed:

@@ -61,8 +61,8 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
 
 def stopped(root: str, seen: Seen) -> bool:
     """Whether it has stopped the engine for lack of memory."""
-    held = ((seen or {}).get("files") or {}).get(stopped_path(root)) or {}
-    return held.get("kind") == "file"
+    held = (seen or base.NOTHING).files.get(stopped_path(root))
+    return held is not None and held.kind == "file"
 
 
 def removed(settings: Mapping[str, Any]) -> Removed:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from ds4agent.model import WeightsFile
 from ds4agent.weights import stamp
 from ds4fleet.components import base
 from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched, WeightFile
 from ds4fleet.layout import Paths
+
+if TYPE_CHECKING:
+    from ds4agent.shapes import Stamp
 
 STAGE = "weights"
 
@@ -27,7 +31,7 @@ def entries(plan: Decided) -> Part:
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
     if plan.weights is None:
         return
-    present = {file["path"]: file for file in ((seen or {}).get("weights") or {}).get("files") or ()}
+    present = {file.path: file for file in (seen or base.NOTHING).weights.files}
     for file in plan.weights.files:
         have = present.get(file.path)
         if have is None:
@@ -42,6 +46,7 @@ def removed(settings: Mapping[str, Any]) -> Removed:
     return Removed(data=(paths.engine,), notes=("/var/run/ds4-weights.lock",))
 
 
-def _proven(file: WeightFile, have: Mapping[str, Any]) -> bool:
+def _proven(file: WeightFile, have: WeightsFile) -> bool:
     """Whether the stamp that was observed says that this very file was proven."""
-    return stamp.proves(have.get("stamp"), have.get("stamp_valid") is True, file.bytes, file.sha256)
+    told = cast("Stamp | None", have.stamp.to_json() if have.stamp else None)
+    return stamp.proves(told, have.stamp_valid, file.bytes, file.sha256)

@@ -28,13 +28,13 @@ def entries(plan: Decided) -> Part:
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
     wanted = plan.wired_limit_mib
-    live = ((seen or {}).get("memory") or {}).get("wired_limit_mib")
-    runs = bool(((seen or {}).get("server") or {}).get("listening"))
+    live = (seen or base.NOTHING).memory.wired_limit_mib
+    runs = bool((seen or base.NOTHING).server.listening)
     # A larger limit under a running engine is left alone: lowering it could take memory that is in use.
-    if wanted and live != wanted and not (runs and isinstance(live, int) and live > wanted):
+    if wanted and live != wanted and not (runs and live is not None and live > wanted):
         yield Step(STAGE, f"set the GPU wired limit to {wanted:,} MiB (now {_limit_text(live)})")
-    ours = ((seen or {}).get("jobs") or {}).get(LABEL_WIRED) or {}
-    if not wanted and live and ours.get("loaded"):
+    ours = (seen or base.NOTHING).jobs.get(LABEL_WIRED)
+    if not wanted and live and ours is not None and ours.loaded:
         yield Step(STAGE, f"give the GPU wired limit back to macOS (now {_limit_text(live)})")
 
 
@@ -49,7 +49,7 @@ def removed(settings: Mapping[str, Any]) -> Removed:
     )
 
 
-def _limit_text(live: Any) -> str:
+def _limit_text(live: int | None) -> str:
     if live is None:
         return "not known"
     return f"{live:,} MiB" if live else "stock"

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ds4agent.model import Weights
 from ds4fleet.catalogue.read import Engine, ModelFile
+from ds4fleet.components.base import NOTHING
 from ds4fleet.errors import OperatorError
 from ds4fleet.plan import sources
 from ds4fleet.plan.known import Known
@@ -40,8 +42,8 @@ def with_weights(plan: HostPlan, known: Known, engine: Engine) -> HostPlan:
         )
     main = next((file.path for file in files if file.kind == "model"), None)
     link = {"path": f"{plan.engine.release_dir}/ds4flash.gguf", "target": main} if main else None
-    stamps = ((known.seen or {}).get("weights") or {}).get("files") or ()
-    marked = {one["path"] for one in stamps if (one.get("stamp") or {}).get("staged_for") == model.id}
+    there = (known.seen or NOTHING).weights.files
+    marked = {one.path for one in there if one.stamp and one.stamp.staged_for == model.id}
     unmarked = [file.path for file in files if file.path not in marked]
     weights = WeightsPlan(known.paths.models, files, main, link, target, unmarked)
     return replace(plan, weights=weights).saying(warnings=unpublished)
@@ -66,10 +68,10 @@ def with_disk(plan: HostPlan, known: Known) -> tuple[HostPlan, Disk | None]:
 
 def obstacles(plan: HostPlan, known: Known, disk: Disk | None) -> list[str]:
     """Weights that are to be fetched: why they are not where they are to come from, or do not fit in."""
-    weights = (known.seen or {}).get("weights") or {}
+    weights = (known.seen or NOTHING).weights
     if plan.weights is None or disk is None or "weights" not in plan.stages:
         return []
-    present = {file["path"] for file in weights.get("files") or ()}
+    present = {file.path for file in weights.files}
     lacking = [file for file in plan.weights.files if file.path not in present]
     need = sum(file.real_bytes * max(0, file.bytes - _there(file, weights)) // file.bytes for file in lacking)
     no_room = beside_what_is_there(disk, known.seen, need)
@@ -98,9 +100,8 @@ def _weight_file(
     )
 
 
-def _there(file: WeightFile, weights: Mapping[str, Any]) -> int:
+def _there(file: WeightFile, weights: Weights) -> int:
     """Bytes of a file that need no new room: its part goes on, a wrong copy that was kept gives way."""
-    parts, aside = weights.get("parts") or (), weights.get("aside") or ()
-    begun = [int(part["size_bytes"]) for part in parts if part["path"].startswith(f"{file.path}.part")]
-    wrong = [int(one["size_bytes"]) for one in aside if one["path"].startswith(f"{file.path}.")]
+    begun = [part.size_bytes for part in weights.parts if part.path.startswith(f"{file.path}.part")]
+    wrong = [one.size_bytes for one in weights.aside if one.path.startswith(f"{file.path}.")]
     return max([0, *begun]) + sum(wrong)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from ds4fleet.catalogue.read import Engine
 from ds4fleet.components import jump
+from ds4fleet.components.base import NOTHING
 from ds4fleet.errors import OperatorError
 from ds4fleet.plan.known import Known
 from ds4fleet.plan.types import HostPlan, JumpPlan, ModelChoice
@@ -59,11 +61,11 @@ def _as_jump(plan: HostPlan, known: Known) -> HostPlan:
 
 def with_memory(plan: HostPlan, known: Known, engine: Engine, verdict: Verdict | None) -> HostPlan:
     """The plan with what its memory is to hold: limit, mode and context."""
-    live = (known.seen or {}).get("memory") or {}
-    memory = {
+    live = (known.seen or NOTHING).memory
+    memory: dict[str, Any] = {
         "wired_limit_mib": 0,
-        "live_wired_limit_mib": live.get("wired_limit_mib"),
-        "stock_limit_mib": live.get("stock_limit_mib"),
+        "live_wired_limit_mib": live.wired_limit_mib,
+        "stock_limit_mib": live.stock_limit_mib,
         "memory_mib": known.mac.memory_mib,
         "override": known.asked.override,
         "sentence": plan.role,
@@ -92,8 +94,8 @@ def with_speed(plan: HostPlan, known: Known) -> HostPlan:
     """The plan with what was published of such a Mac's speed, where anything was."""
     if plan.model is None or plan.role not in ("serve", "stream"):
         return plan
-    live = (known.seen or {}).get("hardware") or {}
-    chip = str(live.get("chip") or known.declared.get("chip") or "")
+    live = (known.seen or NOTHING).hardware
+    chip = str(live.chip or known.declared.get("chip") or "")
     found = speed.expected(chip, plan.model.family, plan.model.quant, plan.generation, plan.mode)
     if found is not None:
         return replace(plan, speed=found.to_dict())
@@ -162,9 +164,9 @@ def _with_model(plan: HostPlan, known: Known, model_id: str) -> HostPlan:
 
 def _about_the_context(plan: HostPlan, known: Known, verdict: Verdict) -> Iterator[str]:
     """A smaller context than the running one voids KV checkpoints and surprises clients: say so."""
-    models = ((known.seen or {}).get("server") or {}).get("models") or {}
-    live = next((one.get("context_length") for one in models.get("data") or ()), None)
-    if isinstance(live, int) and live > plan.context:
+    models = (known.seen or NOTHING).server.models
+    live = next((one.context_length for one in (models.data if models else ())), None)
+    if live is not None and live > plan.context:
         yield (
             f"the context goes from {live:,} to {plan.context:,};"
             " checkpoints of the larger one no longer load"

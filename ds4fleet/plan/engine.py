@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Any
 
+from ds4agent.model import Release
 from ds4fleet.catalogue.read import Engine
 from ds4fleet.components import base
 from ds4fleet.components.engine import complete
@@ -24,8 +24,8 @@ def with_engine(plan: HostPlan, known: Known) -> tuple[HostPlan, Engine]:
     release = _release(engine.commit, known.seen)
     flags: Sequence[str] = ()
     if release:
-        engine = replace(engine, commit=str(release.get("commit") or engine.commit))
-        flags = ((release.get("capabilities") or {}).get("flags")) or ()
+        engine = replace(engine, commit=release.commit or engine.commit)
+        flags = release.capabilities.flags if release.capabilities else ()
     if engine.known_bad:
         sentence = f"engine commit {pinned[:12]} is known to be bad ({engine.note}); pin another"
         plan = plan.saying(refusals=[sentence])
@@ -40,9 +40,11 @@ def with_engine(plan: HostPlan, known: Known) -> tuple[HostPlan, Engine]:
     return plan, replace(engine, flags=tuple(flags) or engine.flags)
 
 
-def _engine_plan(known: Known, engine: Engine, release: Mapping[str, Any] | None) -> EnginePlan:
+def _engine_plan(known: Known, engine: Engine, release: Release | None) -> EnginePlan:
     traits, root = known.catalogue.generation(engine.generation), known.paths.engine
-    running = ((known.seen or {}).get("server") or {}).get("argv") or []
+    seen = known.seen or base.NOTHING
+    running = seen.server.argv or ()
+    capable = release.capabilities if release else None
     return EnginePlan(
         commit=engine.commit,
         pinned=engine.pinned,
@@ -55,19 +57,18 @@ def _engine_plan(known: Known, engine: Engine, release: Mapping[str, Any] | None
         make_args=list(known.read.names("ds4_engine_make_args")),
         keep=known.read.number("ds4_engine_keep", least=1),
         flags=sorted(set(engine.flags or traits.flags)),
-        capabilities=(release or {}).get("capabilities"),
+        capabilities=capable.to_json() if capable else None,
         payload_abi=traits.payload_abi,
         drain_s=traits.drain_s,
         built=engine.commit[:12] in complete(known.seen),
-        serving=((known.seen or {}).get("engine") or {}).get("current"),
+        serving=seen.engine.current,
         in_use=[PurePosixPath(word).parent.name for word in running[:1]],
     )
 
 
-def _release(commit: str, seen: base.Seen) -> Mapping[str, Any] | None:
-    for release in ((seen or {}).get("engine") or {}).get("releases") or ():
-        known = str(release.get("commit") or "")
-        if release.get("complete") and known and (known.startswith(commit) or commit.startswith(known)):
-            found: Mapping[str, Any] = release
-            return found
+def _release(commit: str, seen: base.Seen) -> Release | None:
+    for release in (seen or base.NOTHING).engine.releases:
+        known = release.commit or ""
+        if release.complete and known and (known.startswith(commit) or commit.startswith(known)):
+            return release
     return None

@@ -53,8 +53,8 @@ def known(
 
 
 def _mac(host: str, declared: Mapping[str, Any], said: Asked, seen: base.Seen) -> Mac:
-    live = (seen or {}).get("memory") or {}
-    size = ((seen or {}).get("hardware") or {}).get("memsize_bytes")
+    live = (seen or base.NOTHING).memory
+    size = (seen or base.NOTHING).hardware.memsize_bytes
     if not size:
         gigabytes = declared.get("memory_gb")
         if not isinstance(gigabytes, int) or gigabytes <= 0:
@@ -64,9 +64,9 @@ def _mac(host: str, declared: Mapping[str, Any], said: Asked, seen: base.Seen) -
         size = gigabytes << 30
     return Mac(
         memory_mib=size // MIB,
-        stock_limit_mib=live.get("stock_limit_mib"),
-        wired_limit_mib=live.get("wired_limit_mib"),
+        stock_limit_mib=live.stock_limit_mib,
+        wired_limit_mib=live.wired_limit_mib,
         desktop=said.desktop,
-        other_metal=tuple((seen or {}).get("other_metal") or ()),
+        other_metal=(seen or base.NOTHING).other_metal,
         name=host,
     )

@@ -16,7 +16,7 @@ from ds4agent.model import ModelError, Observation
 from ds4fleet import layout
 from ds4fleet.catalogue.read import Catalogue
 from ds4fleet.components import registry, server, switcher
-from ds4fleet.components.base import Decided, Targets
+from ds4fleet.components.base import Decided, Seen, Targets
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import defaults, names
 from ds4fleet.plan import accounts, bring, choice, system
@@ -76,8 +76,11 @@ def make_plan(
     """
     settings = {**defaults.role_defaults(), **variables}
     plan = HostPlan(host, region or str(settings.get("ds4_region") or ""))
-    seen = None if observation is None or observation.get("bare") else observation
-    wrong = [*names.mistakes(settings, host=host, templated=templated), *_unreadable(seen)]
+    wrong = names.mistakes(settings, host=host, templated=templated)
+    try:
+        seen = read(observation)
+    except ModelError as error:
+        wrong = [*wrong, str(error)]
     if wrong:
         return plan.saying(refusals=wrong)
     try:
@@ -88,14 +91,9 @@ def make_plan(
     return replace(plan, steps=[], stages=[]) if plan.refusals else plan
 
 
-def _unreadable(seen: Mapping[str, Any] | None) -> list[str]:
-    """Why nothing can be planned by an observation: it is of another release, or nonsense."""
-    if seen is not None:
-        try:
-            Observation.from_json(seen)
-        except ModelError as error:
-            return [str(error)]
-    return []
+def read(observation: Mapping[str, Any] | None) -> Seen:
+    """What ds4_info returned, None for a bare Mac. Raises ModelError for what cannot be read."""
+    return None if observation is None or observation.get("bare") else Observation.from_json(observation)
 
 
 def _grown(plan: HostPlan, facts: Known) -> Iterator[HostPlan]:
@@ -103,8 +101,10 @@ def _grown(plan: HostPlan, facts: Known) -> Iterator[HostPlan]:
 
     Raises OperatorError for what an inventory can say.
     """
-    held = ((facts.seen or {}).get("rollout") or {}).get("lock")
-    plan = replace(plan, held=held, differences=differences(facts.declared, facts.seen))
+    lock = facts.seen.rollout.lock if facts.seen else None
+    plan = replace(
+        plan, held=lock.to_json() if lock else None, differences=differences(facts.declared, facts.seen)
+    )
     yield (plan := plan.saying(refusals=system.refusals(facts), warnings=system.warnings(facts)))
     plan, engine = with_engine(plan, facts)
     yield plan

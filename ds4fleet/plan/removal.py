@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ds4agent.model import Observation
 from ds4fleet.components import base, registry
-from ds4fleet.components.base import Entry, Job, Seen
+from ds4fleet.components.base import Entry, Job
 from ds4fleet.inventory import defaults
 from ds4fleet.layout import LABEL_WIRED
 
@@ -33,13 +34,15 @@ class Removal:
         return asdict(self)
 
 
-def removal(variables: Mapping[str, Any], seen: Seen) -> Removal:
-    """What every component leaves on the Mac of these variables.
+def removal(variables: Mapping[str, Any], observation: Mapping[str, Any] | None) -> Removal:
+    """What every component leaves on the Mac of these variables; observation: what ds4_info returned.
 
     It asks for no plan: a Mac whose plan is refused can be decommissioned too.
     """
     gone = registry.removed({**defaults.role_defaults(), **variables})
-    jobs = (seen or {}).get("jobs") or {}
+    seen = (Observation.from_json(observation) if observation else None) or base.NOTHING
+    jobs, lock = seen.jobs, seen.rollout.lock
+    limit = jobs.get(LABEL_WIRED)
     return Removal(
         # What was observed may be of another release than this one.
         jobs=[base.job(label, "absent") for label in dict.fromkeys([*gone.labels, *jobs])],
@@ -50,6 +53,6 @@ def removal(variables: Mapping[str, Any], seen: Seen) -> Removal:
         notes=list(gone.notes),
         volumes=list(gone.volumes),
         accounts=[{"name": name} for name in gone.users],
-        wired_limit=gone.wired_limit and bool((jobs.get(LABEL_WIRED) or {}).get("loaded")),
-        held=((seen or {}).get("rollout") or {}).get("lock"),
+        wired_limit=gone.wired_limit and limit is not None and bool(limit.loaded),
+        held=lock.to_json() if lock else None,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ds4agent.model import FileFacts, JobFacts
 from ds4fleet.components import base, registry, server
 from ds4fleet.components.base import STAGES, Component, Decided, Part, Seen, Step
 from ds4fleet.plan.types import VerifyPlan
@@ -35,7 +36,7 @@ def steps(
     result = sorted(found, key=lambda step: STAGES.index(step.stage))
     if verify is not None:
         changed = any(step.stage in PROVEN_AFTER for step in result)
-        silent = seen is None or not ((seen.get("server") or {}).get("models"))
+        silent = seen is None or seen.server.models is None
         if changed or silent:
             result.append(Step("verify", f"prove that {verify.url} answers with the plan's model"))
     return result
@@ -49,19 +50,19 @@ def stages_of(steps: Iterable[Step]) -> list[str]:
 
 def differences(declared: Mapping[str, Any], seen: Seen) -> list[str]:
     """Where the inventory's hardware is not what the Mac says; the Mac wins."""
-    live = (seen or {}).get("hardware") or {}
+    live = (seen or base.NOTHING).hardware
     result = []
-    size = live.get("memsize_bytes")
+    size = live.memsize_bytes
     if size and declared.get("memory_gb") and size >> 30 != declared["memory_gb"]:
         result.append(f"memory: declared {declared['memory_gb']} GB, the Mac has {size >> 30} GB")
-    for key in ("chip", "model"):
-        if live.get(key) and declared.get(key) and live[key] != declared[key]:
-            result.append(f"{key}: declared {declared[key]}, the Mac is {live[key]}")
+    for key, have in (("chip", live.chip), ("model", live.model)):
+        if have and declared.get(key) and have != declared[key]:
+            result.append(f"{key}: declared {declared[key]}, the Mac is {have}")
     return result
 
 
 def _accounts(part: Part, seen: Seen) -> Iterator[Step]:
-    users, groups = ((seen or {}).get(key) or {} for key in ("users", "groups"))
+    users, groups = (seen or base.NOTHING).users, (seen or base.NOTHING).groups
     for user in part.users:
         if groups.get(user.gid_name) is None:
             yield Step("accounts", f"create the group {user.gid_name}")
@@ -70,14 +71,22 @@ def _accounts(part: Part, seen: Seen) -> Iterator[Step]:
         if have is None:
             yield Step("accounts", f"create the hidden user {user.name}, who cannot log in")
             continue
-        wanted = {"home": user.home, "shell": user.shell, "hidden": user.hidden, "uid": user.uid}
-        odd = [key for key, value in wanted.items() if value is not None and have.get(key) != value]
+        odd = [
+            key
+            for key, value, live in (
+                ("home", user.home, have.home),
+                ("shell", user.shell, have.shell),
+                ("hidden", user.hidden, have.hidden),
+                ("uid", user.uid, have.uid),
+            )
+            if value is not None and live != value
+        ]
         if odd:
             yield Step("accounts", f"correct {', '.join(odd)} of the user {user.name}")
 
 
 def _files(entries: Iterable[base.Entry], seen: Seen) -> Iterator[Step]:
-    files = (seen or {}).get("files") or {}
+    files = (seen or base.NOTHING).files
     told = set()
     for entry in entries:
         odd = _file_difference(entry, files.get(entry["path"]), seen is None)
@@ -88,44 +97,45 @@ def _files(entries: Iterable[base.Entry], seen: Seen) -> Iterator[Step]:
 
 
 def _jobs(jobs: Iterable[base.Job], seen: Seen) -> Iterator[Step]:
-    known = (seen or {}).get("jobs") or {}
+    known = (seen or base.NOTHING).jobs
     for job in jobs:
         odd = _job_difference(job, known.get(job["label"]), seen is None)
         if odd:
             yield Step(job["stage"], odd)
 
 
-def _file_difference(entry: base.Entry, have: Mapping[str, Any] | None, bare: bool) -> str | None:
+def _file_difference(entry: base.Entry, have: FileFacts | None, bare: bool) -> str | None:
     path, kind = entry["path"], entry["kind"]
-    exists = bool(have) and (have or {}).get("kind") != "absent"
+    exists = have is not None and have.kind != "absent"
     if kind == "absent":
         return f"remove {path}" if exists else None
     if bare or have is None or not exists:
         # A path that was not asked for is not known to be right: it is looked at by its stage.
         verb = {"dir": "make", "link": "link"}.get(kind, "write")
         return f"{verb} {path}"
-    if have["kind"] != kind:
-        return f"replace {path}: it is a {have['kind']}, not a {kind}"
+    if have.kind != kind:
+        return f"replace {path}: it is a {have.kind}, not a {kind}"
     if kind == "link":
-        return None if have.get("target") == entry["target"] else f"point {path} to {entry['target']}"
+        return None if have.target == entry["target"] else f"point {path} to {entry['target']}"
     wanted = entry.get("sha256")
     if kind == "file" and entry["content"] is not None:
         wanted = base.sha256(str(entry["content"]))
-    if wanted and have.get("sha256") != wanted:
+    if wanted and have.sha256 != wanted:
         return f"write {path}"
-    odd = [key for key in ("owner", "group", "mode") if entry.get(key) and have.get(key) != entry[key]]
+    live = {"owner": have.owner, "group": have.group, "mode": have.mode}
+    odd = [key for key, value in live.items() if entry.get(key) and value != entry[key]]
     return f"correct {', '.join(odd)} of {path}" if odd else None
 
 
-def _job_difference(job: base.Job, have: Mapping[str, Any] | None, bare: bool) -> str | None:
+def _job_difference(job: base.Job, have: JobFacts | None, bare: bool) -> str | None:
     label, wanted = job["label"], job["state"]
-    loaded = bool((have or {}).get("loaded"))
+    loaded = have is not None and bool(have.loaded)
     if wanted == "absent":
         return f"unload the job {label}" if loaded else None
-    if bare or not loaded:
+    if bare or have is None or not loaded:
         return f"load the job {label}"
-    if (have or {}).get("disabled"):
+    if have.disabled:
         return f"enable the job {label}"
-    if wanted == "started" and (have or {}).get("state") != "running":
+    if wanted == "started" and have.state != "running":
         return f"start the job {label}"
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ds4fleet.components import watchdog
+from ds4fleet.components.base import NOTHING
 from ds4fleet.plan.known import Known
 from ds4fleet.sizing.policy import policy
 
@@ -17,9 +18,9 @@ def refusals(known: Known) -> Iterator[str]:
     seen = known.seen
     if seen is None:
         return
-    if (seen.get("toolchain") or {}).get("ok") is False:
+    if not seen.toolchain.ok:
         yield f"the Command Line Tools are missing; run playbooks/bootstrap.yml -l {known.host} first"
-    if (seen.get("macos") or {}).get("arch") not in (None, "arm64"):
+    if seen.macos.arch not in (None, "arm64"):
         yield "this is not an Apple Silicon Mac; ds4 needs one"
 
 
@@ -38,7 +39,7 @@ def warnings(known: Known) -> Iterator[str]:
         )
     if known.seen is None:
         return
-    if known.seen.get("filevault") == "on":
+    if known.seen.filevault == "on":
         yield "FileVault is on: after a reboot nothing runs until somebody types the password at the Mac"
     if watchdog.stopped(known.paths.root, known.seen):
         yield (
@@ -49,12 +50,12 @@ def warnings(known: Known) -> Iterator[str]:
 
 def foreign_listener(known: Known) -> Iterator[str]:
     """Somebody else on our port: the engine would find out only after loading everything."""
-    seen = known.seen or {}
-    ours = {(job or {}).get("pid") for job in (seen.get("jobs") or {}).values()} - {None}
-    for listener in (seen.get("server") or {}).get("listening") or ():
-        if listener.get("port") == known.asked.port and listener.get("pid") not in ours:
+    seen = known.seen or NOTHING
+    ours = {job.pid for job in seen.jobs.values()}
+    for listener in seen.server.listening:
+        if listener.port == known.asked.port and listener.pid not in ours:
             yield (
-                f"port {known.asked.port} is in use by {listener.get('command')} (pid"
-                f" {listener.get('pid')}); stop it or set another ds4_port"
+                f"port {known.asked.port} is in use by {listener.command} (pid"
+                f" {listener.pid}); stop it or set another ds4_port"
             )
             return

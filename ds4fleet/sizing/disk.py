@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ds4agent.mac import volumes as mac_volumes
+from ds4agent.model import Container, Observation, Volume
 from ds4fleet.errors import OperatorError
 from ds4fleet.sizing.estimate import GB, MIB
 
@@ -55,7 +56,7 @@ class Disk:
     kv_before_bytes: int
     refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    observed: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    observed: dict[str, Volume | None] = field(default_factory=dict)
 
     @property
     def wanted_bytes(self) -> int:
@@ -77,7 +78,7 @@ def plan_disk(
     *,
     host: str,
     settings: Mapping[str, Any],
-    observation: Mapping[str, Any] | None,
+    observation: Observation | None,
     now_bytes: int,
     kv_budget_mib: int,
     models_dir: str,
@@ -92,7 +93,7 @@ def plan_disk(
     found = {purpose: _find(observation, container, name) for purpose, name in names.items()}
     available = _available(settings, observation, container, found)
     sizes = _sizes(settings, available, now_bytes, kv_budget_mib)
-    live = int((found["kv"] or {}).get("quota_bytes") or 0) or sizes.kv
+    live = (found["kv"].quota_bytes if found["kv"] else 0) or sizes.kv
     wanted = [("models", models_dir, sizes.models, min(sizes.one, sizes.models))]
     if sizes.kv and kv_budget_mib:
         wanted.append(("kv", kv_dir, sizes.kv, 0))
@@ -202,11 +203,11 @@ def _no_room(sizes: _Sizes, container: str | None, available: int) -> str:
     )
 
 
-def _uuid(volume: Mapping[str, Any] | None) -> str | None:
-    return str(volume["uuid"]) if volume else None
+def _uuid(volume: Volume | None) -> str | None:
+    return volume.uuid if volume else None
 
 
-def beside_what_is_there(disk: Disk, observation: Mapping[str, Any] | None, need_bytes: int) -> str:
+def beside_what_is_there(disk: Disk, observation: Observation | None, need_bytes: int) -> str:
     """The refusal of `need_bytes` more of weights on a volume that exists, "" when they fit.
 
     They have to fit beside everything that is on it (what is served stays until the next is proven), and
@@ -216,45 +217,43 @@ def beside_what_is_there(disk: Disk, observation: Mapping[str, Any] | None, need
     holder = _holder(observation, models)
     if not need_bytes or models is None or holder is None:
         return ""
-    used, quota = int(models.get("in_use_bytes") or 0), int(models.get("quota_bytes") or 0)
+    used, quota = models.in_use_bytes, models.quota_bytes
     kv = disk.observed.get("kv")
     kept = SYSTEM_BYTES
     if _holder(observation, kv) in (None, holder):
-        kept += max(0, disk.kv_bytes - int((kv or {}).get("in_use_bytes") or 0))
-    free = int(holder.get("free_bytes") or 0) + max(0, int(models.get("reserve_bytes") or 0) - used)
+        kept += max(0, disk.kv_bytes - (kv.in_use_bytes if kv else 0))
+    free = holder.free_bytes + max(0, models.reserve_bytes - used)
     room = max(0, min(free - kept, quota - used) if quota else free - kept)
     if need_bytes <= room:
         return ""
     why = f"its quota is {_gb(quota)}"
     if not quota or free - kept < quota - used:
-        why = f"{holder['reference']} has {_gb(free)} free, of which KV and macOS keep {_gb(kept)}"
+        why = f"{holder.reference} has {_gb(free)} free, of which KV and macOS keep {_gb(kept)}"
     return (
-        f"{_gb(need_bytes)} of weights do not fit beside the {_gb(used)} on volume {models['name']}: it has"
+        f"{_gb(need_bytes)} of weights do not fit beside the {_gb(used)} on volume {models.name}: it has"
         f" {_gb(room)} left ({why}); see `fab weights prune`, or choose a smaller model"
     )
 
 
-def _holder(
-    observation: Mapping[str, Any] | None, volume: Mapping[str, Any] | None
-) -> Mapping[str, Any] | None:
+def _holder(observation: Observation | None, volume: Volume | None) -> Container | None:
     """The container that a volume is in."""
-    for item in ((observation or {}).get("storage") or {}).get("containers") or ():
-        if volume is not None and volume in (item.get("volumes") or ()):
-            found: Mapping[str, Any] = item
-            return found
+    for item in _containers(observation):
+        if volume is not None and volume in item.volumes:
+            return item
     return None
 
 
-def _container(settings: Mapping[str, Any], observation: Mapping[str, Any] | None) -> str | None:
+def _containers(observation: Observation | None) -> tuple[Container, ...]:
+    return observation.storage.containers if observation else ()
+
+
+def _container(settings: Mapping[str, Any], observation: Observation | None) -> str | None:
     asked = str(settings["ds4_storage_container"])
-    storage = (observation or {}).get("storage") or {}
-    known = [str(item["reference"]) for item in storage.get("containers") or ()]
+    known = [item.reference for item in _containers(observation)]
     if asked == "auto":
-        return str(storage["boot_container"]) if storage.get("boot_container") else None
+        return (observation.storage.boot_container if observation else None) or None
     if observation is not None and asked not in known:
-        by_uuid = {
-            str(item.get("uuid")).upper(): str(item["reference"]) for item in storage.get("containers") or ()
-        }
+        by_uuid = {item.uuid.upper(): item.reference for item in _containers(observation)}
         if asked.upper() in by_uuid:
             return by_uuid[asked.upper()]
         raise OperatorError(
@@ -264,40 +263,37 @@ def _container(settings: Mapping[str, Any], observation: Mapping[str, Any] | Non
     return asked
 
 
-def _find(
-    observation: Mapping[str, Any] | None, container: str | None, name: str
-) -> Mapping[str, Any] | None:
+def _find(observation: Observation | None, container: str | None, name: str) -> Volume | None:
     """The volume of that name: in our container if it is there, else wherever it is."""
     matches = [
-        (item["reference"] != container, volume)
-        for item in ((observation or {}).get("storage") or {}).get("containers") or ()
-        for volume in item.get("volumes") or ()
-        if volume.get("name") == name and not volume.get("roles")
+        (item.reference != container, volume)
+        for item in _containers(observation)
+        for volume in item.volumes
+        if volume.name == name and not volume.roles
     ]
     return min(matches, key=lambda match: match[0])[1] if matches else None
 
 
 def _strangers(
-    observation: Mapping[str, Any] | None,
+    observation: Observation | None,
     names: Mapping[str, str],
-    found: Mapping[str, Mapping[str, Any] | None],
+    found: Mapping[str, Volume | None],
     places: Mapping[str, str],
 ) -> list[str]:
     """Why volumes of these names, or those in their places, are not ours to mount."""
-    storage = (observation or {}).get("storage") or {}
-    texts = [str(storage.get(key) or "") for key in ("fstab", "listed")]
+    texts = [observation.storage.fstab, observation.storage.listed] if observation else []
     others = [
-        (volume, str(volume.get("mount_point") or ""))
-        for item in storage.get("containers") or ()
-        for volume in item.get("volumes") or ()
-        if volume.get("name") not in names.values()
+        (volume.to_json(), volume.mount_point)
+        for item in _containers(observation)
+        for volume in item.volumes
+        if volume.name not in names.values()
     ]
     sentences = []
     for purpose, have in found.items():
         wanted = {"name": names[purpose], "mount_point": places[purpose]}
-        at = str((have or {}).get("mount_point") or "")
-        why = mac_volumes.whose(wanted, have, at, texts) if have else ""
-        why = why or mac_volumes.in_the_way(wanted, have, others, texts)
+        facts = have.to_json() if have else None
+        why = mac_volumes.whose(wanted, facts, have.mount_point, texts) if have and facts else ""
+        why = why or mac_volumes.in_the_way(wanted, facts, others, texts)
         if why:
             sentences.append(f"ds4_storage_{purpose}_volume is {names[purpose]!r}, but {why}")
     return sentences
@@ -305,33 +301,26 @@ def _strangers(
 
 def _available(
     settings: Mapping[str, Any],
-    observation: Mapping[str, Any] | None,
+    observation: Observation | None,
     container: str | None,
-    found: Mapping[str, Mapping[str, Any] | None],
+    found: Mapping[str, Volume | None],
 ) -> int | None:
     """Bytes that our volumes may take in all, with what they have already; None when nothing is known."""
-    for item in ((observation or {}).get("storage") or {}).get("containers") or ():
-        if item["reference"] == container:
-            free = int(item.get("free_bytes") or 0)
-            ours = [volume for volume in found.values() if volume and volume in (item.get("volumes") or ())]
+    for item in _containers(observation):
+        if item.reference == container:
+            ours = [volume for volume in found.values() if volume and volume in item.volumes]
             # A reserve is already taken from the free space, so what a volume may grow to counts, not its
             # use.
-            return free + sum(
-                max(int(volume.get("in_use_bytes") or 0), int(volume.get("reserve_bytes") or 0))
-                for volume in ours
-            )
+            return item.free_bytes + sum(max(volume.in_use_bytes, volume.reserve_bytes) for volume in ours)
     declared = (settings.get("ds4_hardware") or {}).get("storage_gb")
     return int(declared * GB * DECLARED_FREE_PERCENT // 100) if isinstance(declared, int | float) else None
 
 
-def _in_the_way(
-    observation: Mapping[str, Any] | None, models: Mapping[str, Any] | None, models_dir: str
-) -> str:
+def _in_the_way(observation: Observation | None, models: Volume | None, models_dir: str) -> str:
     """A clause about weights that lie where their volume is to be, and would be there twice for a while."""
-    if (models or {}).get("mount_point") == models_dir:
+    if models is not None and models.mount_point == models_dir:
         return ""
-    files = ((observation or {}).get("weights") or {}).get("files") or ()
-    taken = sum(int(file.get("size_bytes") or 0) for file in files)
+    taken = sum(file.size_bytes for file in observation.weights.files) if observation else 0
     if not taken:
         return ""
     return (
@@ -340,8 +329,8 @@ def _in_the_way(
     )
 
 
-def _compare(disk: Disk, name: str, have: Mapping[str, Any], quota: int, least: int) -> None:
-    live = int(have.get("quota_bytes") or 0)
+def _compare(disk: Disk, name: str, have: Volume, quota: int, least: int) -> None:
+    live = have.quota_bytes
     if live and live < least:
         disk.refusals.append(
             f"volume {name} has a quota of {_gb(live)}, less than the {_gb(least)} that the plan needs, and a"
@@ -353,7 +342,7 @@ def _compare(disk: Disk, name: str, have: Mapping[str, Any], quota: int, least: 
             f"volume {name} exists with {says}, the plan says {_gb(quota)};"
             " kept as it is (a quota cannot be changed)"
         )
-    if have.get("locked"):
+    if have.locked:
         disk.refusals.append(f"volume {name} is encrypted and locked; unlock it, or name another one")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.ds4.fleet.plugins.action.ds4_info import ActionModule as ObserveAction
 
+from ds4agent.model import ModelError
 from ds4fleet.components.base import Targets
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.plan.make import make_plan
@@ -51,7 +52,11 @@ class ActionModule(ObserveAction):
     ) -> dict[str, Any]:
         """`result` with the plan or its inverse in it, or a failure that says the refusals."""
         if self._task.args.get("state", "present") == "absent":
-            return {**result, "ansible_facts": {"ds4_removal": plain(removal(settings, observation or None))}}
+            try:
+                gone = plain(removal(settings, observation or None))
+            except ModelError as error:
+                return {"failed": True, "changed": False, "msg": str(error)}
+            return {**result, "ansible_facts": {"ds4_removal": gone}}
         host = task_vars["inventory_hostname"]
         targets, trouble = jump_targets(host, settings, task_vars)
         made = make_plan(host, settings, observation or None, targets=targets)

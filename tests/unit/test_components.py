@@ -233,7 +233,7 @@ class TestRemoval:
 
     def test_the_wired_limit_of_somebody_else_stays(self) -> None:
         assert not removal({}, mac.bare(128)).wired_limit
-        assert removal({}, {"jobs": {"com.ds4fleet.wired": {"loaded": True}}}).wired_limit
+        assert removal({}, {"schema": 1, "jobs": {"com.ds4fleet.wired": {"loaded": True}}}).wired_limit
 
     def test_data_goes_apart_from_the_rest(self) -> None:
         gone = removal({}, None)

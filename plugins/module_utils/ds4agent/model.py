@@ -22,6 +22,9 @@ SCHEMA = 1
 #: How a sentence names an observation.
 WHAT = "the observation"
 
+#: No name is this.
+UNTOLD = "\0"
+
 Kind = TypeVar("Kind", bound="Section")
 
 
@@ -151,14 +154,14 @@ class Storage(Section):
 
 @dataclass(frozen=True)
 class User(Section):
-    """A record of the local directory."""
+    """A record of the local directory. real_name: UNTOLD by a release that did not ask for it."""
 
     uid: int
     gid: int
     home: Optional[str] = None
     shell: Optional[str] = None
     hidden: bool = False
-    real_name: Optional[str] = None
+    real_name: Optional[str] = UNTOLD
 
 
 @dataclass(frozen=True)
