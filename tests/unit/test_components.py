@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ds4agent.model import Observation, Volume
 from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.components import jump, registry, scripts
 from ds4fleet.components.base import Decided, JumpPlan, Part, Targets, sha256, slim, whole
@@ -68,13 +69,13 @@ class TestLife:
         component, plan = COMPONENTS[name], decided(role)
         part = component.entries(plan)
         here = Simulated()
-        first = steps(plan, part, here.seen(), components=[component])
+        first = steps(plan, part, Observation.from_json(here.seen()), components=[component])
         wanted = [entry for entry in part.files if entry["kind"] != "absent"]
         assert len({step.what for step in first if step.what.startswith(("make", "write", "link"))}) == len(
             {entry["path"] for entry in wanted}
         )
         plan = here.apply(plan, part)
-        assert steps(plan, part, here.seen(), components=[component]) == []
+        assert steps(plan, part, Observation.from_json(here.seen()), components=[component]) == []
         # Its directory for KV entries is on a volume, which is another component's.
         gone = replace(component.removed(SETTINGS), volumes=registry.removed(SETTINGS).volumes)
         here.remove(gone)
@@ -87,9 +88,9 @@ class TestLife:
     def test_of_all_of_them(self, role: str) -> None:
         plan, here = decided(role), Simulated()
         part = registry.assemble(plan)
-        assert steps(plan, part, here.seen())
+        assert steps(plan, part, Observation.from_json(here.seen()))
         plan = here.apply(plan, part)
-        assert steps(plan, part, here.seen()) == []
+        assert steps(plan, part, Observation.from_json(here.seen())) == []
         for _ in range(2):
             here.remove(registry.removed(SETTINGS))
             assert here.left() == set()
@@ -100,7 +101,7 @@ class TestLife:
             plan = decided(role)
             part = registry.assemble(plan)
             plan = here.apply(plan, part)
-            assert steps(plan, part, here.seen()) == []
+            assert steps(plan, part, Observation.from_json(here.seen())) == []
             assert here.jobs == {job["label"] for job in part.jobs if job["state"] != "absent"}
 
 
@@ -126,7 +127,7 @@ class Simulated:
         for job in part.jobs:
             (self.jobs.discard if job["state"] == "absent" else self.jobs.add)(job["label"])
         for user in part.users:
-            known = {"home": user.home, "shell": user.shell, "hidden": user.hidden, "uid": user.uid}
+            known = {"home": user.home, "shell": user.shell, "hidden": user.hidden, "uid": user.uid or 450}
             self.users[user.name] = {**known, "real_name": user.real_name, "gid": 450}
         if LABEL_WIRED in self.jobs:
             self.base["memory"]["wired_limit_mib"] = plan.wired_limit_mib
@@ -137,6 +138,8 @@ class Simulated:
         self.base["weights"]["files"] = [
             {
                 "path": file.path,
+                "name": file.name,
+                "size_bytes": file.bytes,
                 "stamp_valid": True,
                 "stamp": {"sha256": file.sha256, "size_bytes": file.bytes},
             }
@@ -152,8 +155,11 @@ class Simulated:
         self.volumes = {volume.name for volume in volumes}
         lines = "".join(f"UUID={volume.uuid} {volume.mount_point} apfs rw\n" for volume in volumes)
         self.base["storage"].update(fstab=lines, listed=lines)
-        here = {"owners_enabled": True, "indexed": False, "root": None}
-        found = {one.purpose: {**here, "mount_point": one.mount_point} for one in volumes}
+        here = {"owners_enabled": True, "indexed": False}
+        found = {
+            one.purpose: Volume(str(one.uuid), one.name, "disk3s7", mount_point=one.mount_point, **here)
+            for one in volumes
+        }
         return replace(plan, disk=replace(plan.disk, volumes=volumes, observed=found))
 
     def remove(self, gone: Any) -> None:
