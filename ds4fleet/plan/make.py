@@ -59,7 +59,7 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
 def make_plan(
     host: str,
     variables: Mapping[str, Any],
-    observation: Mapping[str, Any] | None = None,
+    observation: Observation | Mapping[str, Any] | None = None,
     catalogue: Catalogue | None = None,
     *,
     region: str = "",
@@ -91,9 +91,11 @@ def make_plan(
     return replace(plan, steps=[], stages=[]) if plan.refusals else plan
 
 
-def read(observation: Mapping[str, Any] | None) -> Seen:
+def read(observation: Observation | Mapping[str, Any] | None) -> Seen:
     """What ds4_info returned, None for a bare Mac. Raises ModelError for what cannot be read."""
-    return None if observation is None or observation.get("bare") else Observation.from_json(observation)
+    if observation is None or isinstance(observation, Observation):
+        return observation
+    return None if observation.get("bare") else Observation.from_json(observation)
 
 
 def _grown(plan: HostPlan, facts: Known) -> Iterator[HostPlan]:

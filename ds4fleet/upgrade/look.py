@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ds4agent.observe import document
 from ds4fleet.catalogue.read import Catalogue, load
@@ -24,13 +23,6 @@ class Lock:
 
     def __str__(self) -> str:
         return f"run {self.run_id} of {self.owner} since {self.since}"
-
-    @classmethod
-    def of(cls, found: Mapping[str, Any] | None) -> Lock | None:
-        """The lock in what a Mac's lock.json holds, None when it is free."""
-        if not found:
-            return None
-        return cls(*(str(found.get(key, "?")) for key in ("run_id", "owner", "since")))
 
 
 @dataclass(frozen=True)

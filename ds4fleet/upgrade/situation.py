@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ds4agent.model import ModelError, Observation
 from ds4fleet.catalogue.read import Catalogue, load
 from ds4fleet.components import switcher
+from ds4fleet.components.base import NOTHING, Seen
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Host
@@ -25,40 +27,48 @@ READ_BYTES_PER_S = 2.8e9
 PROMPTS_S = 20
 
 
-def observe(hosts: Sequence[Host], folder: Path) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
-    """What playbooks/observe.yml finds on each Mac now, and for each other Mac the sentence why not."""
+def observe(hosts: Sequence[Host], folder: Path) -> tuple[dict[str, Observation], dict[str, str]]:
+    """What playbooks/observe.yml finds on each Mac now, and for each other Mac the sentence why not.
+
+    Raises OperatorError where none answers.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.json"):
         old.unlink()
     record = folder / "observe.record"
     names = [host.name for host in hosts]
     said = play.quietly("observe", names, {"ds4_facts_folder": str(folder.absolute())}, record=record)
-    found = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    found, unreadable = {}, {}
+    for path in folder.glob("*.json"):
+        try:
+            found[path.stem] = Observation.from_json(json.loads(path.read_text()))
+        except ModelError as error:
+            unreadable[path.stem] = str(error)
     if not found:
         raise OperatorError("No Mac answers; run `fab status`.", detail=said)
-    return found, play.stopped(record)
+    return found, {**play.stopped(record), **unreadable}
 
 
-def plan_for(host: Host, facts: Mapping[str, Mapping[str, Any]], asked: Mapping[str, Any]) -> HostPlan:
+def plan_for(host: Host, facts: Mapping[str, Observation], asked: Mapping[str, Any]) -> HostPlan:
     """The plan of a Mac for the version that is asked for."""
     return make_plan(
         host.name, {**host.vars, **asked}, facts.get(host.name), region=host.region, templated=False
     )
 
 
-def situation(plan: HostPlan, host: Host, seen: Mapping[str, Any] | None, trouble: str = "") -> Situation:
+def situation(plan: HostPlan, host: Host, seen: Seen, trouble: str = "") -> Situation:
     """One Mac as rollout.plan_rollout wants it; `seen` None: it did not answer, for `trouble`.
 
-    Raises OperatorError for settings of the gate or of the waves that is invalid.
+    Raises OperatorError for settings of the gate or of the waves that are invalid.
     """
-    found = seen or {}
-    lock = Lock.of((found.get("rollout") or {}).get("lock"))
+    found = seen or NOTHING
+    lock = lock_of(found)
     switcher.limits(settings_of(host))
     trouble = (trouble or "it does not answer") if seen is None else _trouble(found)
     return Situation(
         host=host.name,
         region=host.region,
-        serving=bool((found.get("server") or {}).get("models")),
+        serving=found.server.models is not None,
         healthy=not trouble,
         current=running(found, load(host.vars.get("ds4_catalogue") or ())) if seen else None,
         target=target_of(plan),
@@ -71,16 +81,16 @@ def situation(plan: HostPlan, host: Host, seen: Mapping[str, Any] | None, troubl
     )
 
 
-def _trouble(seen: Mapping[str, Any]) -> str:
+def _trouble(seen: Observation) -> str:
     """What an upgrade must not meet on a Mac, in a few words; empty when it is well."""
-    files = seen.get("files") or {}
 
     def there(path: str) -> bool:
-        return bool((files.get(path) or {}).get("kind") == "file")
+        found = seen.files.get(path)
+        return found is not None and found.kind == "file"
 
     if there("/opt/ds4/guard/stopped"):
         return "its guard stopped the engine"
-    if not (seen.get("server") or {}).get("models"):
+    if seen.server.models is None:
         return "its engine does not answer"
     return "it is drained" if there("/opt/ds4/var/switch/drain.json") else ""
 
@@ -122,36 +132,26 @@ def target_of(plan: HostPlan) -> Version | None:
     return Version(plan.model.id, main.sha256 or "", plan.engine.commit)
 
 
-def running(seen: Mapping[str, Any], catalogue: Catalogue) -> Version | None:
+def running(seen: Observation, catalogue: Catalogue) -> Version | None:
     """What a Mac serves now: engine by its link, weights by the file that the server has open."""
-    path = (seen.get("server") or {}).get("open_weights")
-    if isinstance(path, list):
-        path = path[0] if path else None
-    current = (seen.get("engine") or {}).get("current")
-    commit = next(
-        (one["commit"] for one in (seen.get("engine") or {}).get("releases") or () if one["id"] == current),
-        current,
-    )
+    path, current = seen.server.open_weights, seen.engine.current
+    commit = next((one.commit for one in seen.engine.releases if one.id == current), current)
     if not path or not commit:
         return None
-    stamp = next(
-        (file["stamp"] for file in (seen.get("weights") or {}).get("files") or () if file["path"] == path),
-        None,
-    )
-    return Version(model_of(path, catalogue), (stamp or {}).get("sha256") or "", str(commit))
+    stamp = next((file.stamp for file in seen.weights.files if file.path == path), None)
+    return Version(model_of(path, catalogue), stamp.sha256 if stamp else "", commit)
 
 
-def to_stage(plan: HostPlan, seen: Mapping[str, Any] | None) -> int:
+def to_stage(plan: HostPlan, seen: Seen) -> int:
     """Bytes of weights that are not on the Mac yet, as published."""
-    present = {file["path"] for file in ((seen or {}).get("weights") or {}).get("files") or ()}
+    present = {file.path for file in (seen or NOTHING).weights.files}
     files = plan.weights.files if plan.weights else []
     return sum(file.real_bytes for file in files if file.path not in present)
 
 
-def notes(plan: HostPlan, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def notes(plan: HostPlan, facts: Mapping[str, Observation]) -> list[str]:
     """What an operator should know of a switch before it starts."""
-    argv = ((facts.get(plan.host) or {}).get("server") or {}).get("argv") or []
-    words = argv.split() if isinstance(argv, str) else list(argv)
+    words = facts.get(plan.host, NOTHING).server.argv or ()
     if "--ctx" in words and plan.context and plan.server:
         now = int(words[words.index("--ctx") + 1])
         if plan.context < now:
@@ -176,6 +176,12 @@ def way_back(host: Host, found: Look) -> Situation:
     )
 
 
-def locks_of(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Lock | None]:
+def locks_of(facts: Mapping[str, Observation]) -> dict[str, Lock | None]:
     """The lock of each Mac that was observed, None where it is free."""
-    return {host: Lock.of((seen.get("rollout") or {}).get("lock")) for host, seen in facts.items()}
+    return {host: lock_of(seen) for host, seen in facts.items()}
+
+
+def lock_of(seen: Observation) -> Lock | None:
+    """The lock of a Mac, None where it is free."""
+    found = seen.rollout.lock
+    return Lock(found.run_id, found.owner, found.since) if found else None

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ds4agent.model import Observation
 from ds4agent.observe import document
 from ds4fleet.catalogue.read import load
 from ds4fleet.components import switcher
@@ -231,13 +232,20 @@ class TestReport:
     def test_what_runs_is_told_by_the_open_file_and_the_engines_link(self) -> None:
         known = load()
         name = known.models["flash-q2"].files[0].name
-        seen = {
-            "engine": {"current": "1" * 12, "releases": [{"id": "1" * 12, "commit": "1" * 40}]},
-            "server": {"open_weights": f"/opt/ds4/models/{name}"},
-            "weights": {"files": [{"path": f"/opt/ds4/models/{name}", "stamp": {"sha256": "a" * 64}}]},
-        }
+        path = f"/opt/ds4/models/{name}"
+        file = {"path": path, "name": name, "size_bytes": 1, "stamp": {"sha256": "a" * 64}}
+        seen = observed(
+            engine={"current": "1" * 12, "releases": [{"id": "1" * 12, "commit": "1" * 40}]},
+            server={"open_weights": path},
+            weights={"files": [file]},
+        )
         assert situation.running(seen, known) == OLD
-        assert situation.running({"engine": {}, "server": {}}, known) is None
+        assert situation.running(observed(), known) is None
+
+
+def observed(**sections: Any) -> Observation:
+    """What a look at a Mac tells."""
+    return Observation.from_json({"schema": 1, **sections})
 
 
 class TestPlan:
@@ -265,11 +273,14 @@ class TestPlan:
 
     def test_a_smaller_context_is_said_to_cost_kv_entries(self) -> None:
         plan = make_plan("tyo-01", {**HARDWARE, "ds4_context": 50000})
-        facts = {"tyo-01": {"server": {"argv": ["ds4-server", "--ctx", "100000"]}}}
-        (note,) = situation.notes(plan, facts)
+
+        def notes(context: str) -> list[str]:
+            server = {"argv": ["ds4-server", "--ctx", context]}
+            return situation.notes(plan, {"tyo-01": observed(server=server)})
+
+        (note,) = notes("100000")
         assert "100,000 to 50,000" in note and "KV entries" in note
-        facts["tyo-01"]["server"]["argv"][2] = "50000"
-        assert situation.notes(plan, facts) == []
+        assert notes("50000") == []
 
     def test_more_to_read_takes_longer(self) -> None:
         small = make_plan("tyo-01", {**HARDWARE, "ds4_model": "flash-q2"})
@@ -284,22 +295,22 @@ class TestPlan:
             ({"files": {"/opt/ds4/guard/stopped": {"kind": "file"}}}, "its guard stopped the engine"),
             (
                 {
-                    "server": {"models": {"data": [1]}},
+                    "server": {"models": {"data": [{"id": "m"}]}},
                     "files": {"/opt/ds4/var/switch/drain.json": {"kind": "file"}},
                 },
                 "it is drained",
             ),
-            ({"server": {"models": {"data": [1]}}}, ""),
+            ({"server": {"models": {"data": [{"id": "m"}]}}}, ""),
         ],
     )
     def test_what_an_upgrade_must_not_meet(self, seen: dict[str, Any], trouble: str) -> None:
-        found = situation.situation(make_plan("tyo-01", HARDWARE), HOST, seen)
+        found = situation.situation(make_plan("tyo-01", HARDWARE), HOST, observed(**seen))
         assert (found.trouble, found.healthy) == (trouble, not trouble)
 
     def test_a_lock_is_told_with_its_owner(self) -> None:
         lock = {"run_id": "r1", "owner": "ada@mac", "since": "2026-11-23T00:00:00Z"}
-        seen = {"server": {"models": {"data": [1]}}, "rollout": {"lock": lock}}
-        found = situation.situation(make_plan("tyo-01", HARDWARE), HOST, seen)
+        seen = {"server": {"models": {"data": [{"id": "m"}]}}, "rollout": {"lock": lock}}
+        found = situation.situation(make_plan("tyo-01", HARDWARE), HOST, observed(**seen))
         assert found.locked_by == "run r1 of ada@mac since 2026-11-23T00:00:00Z"
 
     @pytest.mark.parametrize("wrong", [{"ds4_upgrade_waves": "all"}, {"ds4_min_serving": "two"}])
@@ -323,7 +334,7 @@ class TestPlan:
     ) -> None:
         host = Host("tyo-01", "tokyo", {**HARDWARE, name: value})
         with pytest.raises(OperatorError, match=f"{name} is {value};"):
-            situation.situation(make_plan("tyo-01", HARDWARE), host, {})
+            situation.situation(make_plan("tyo-01", HARDWARE), host, observed())
 
     def test_settings_reach_the_order(self) -> None:
         plan = make_plan("tyo-01", HARDWARE).to_dict()
