@@ -89,10 +89,10 @@ class Boot(Section):
 
 @dataclass(frozen=True)
 class Toolchain(Section):
-    """The Command Line Tools. ok: whether they are there; python: the version that observed."""
+    """The Command Line Tools. ok: False where they are missing; python: the version that observed."""
 
     developer_dir: Optional[str] = None
-    ok: bool = False
+    ok: bool = True
     python: Optional[str] = None
     sdk_version: Optional[str] = None
 
