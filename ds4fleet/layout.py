@@ -95,7 +95,7 @@ class Paths:
     def running_config(self) -> str:
         """Copy of the configuration that ds4-start makes just before it becomes the server.
 
-        The file is the service user's, its directory root's: nobody puts a link or FIFO in its place.
+        The file is the service user's, its directory root's: no account can put a link or FIFO in its place.
         """
         return f"{self.var}/server.running.conf"
 

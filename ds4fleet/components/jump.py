@@ -14,7 +14,7 @@ from ds4fleet.layout import Paths
 STAGE = "tunnel"
 LABEL = "com.ds4fleet.jump"
 LOG = "/var/log/ds4/jump.log"
-#: First local port of the tunnels behind the endpoint; nobody else uses them on a jump Mac.
+#: First local port of the tunnels behind the endpoint; no other program uses them on a jump Mac.
 MEMBER_PORT = 18000
 
 

@@ -50,7 +50,7 @@ def with_weights(plan: HostPlan, known: Known, engine: Engine) -> HostPlan:
 
 
 def with_disk(plan: HostPlan, known: Known) -> tuple[HostPlan, Disk | None]:
-    """The plan with its volumes. Raises OperatorError for quotas that cannot be meant."""
+    """The plan with its volumes. Raises OperatorError for invalid quotas."""
     if plan.weights is None:
         return plan, None
     disk = plan_disk(

@@ -17,7 +17,7 @@ from ds4fleet.plan.types import EnginePlan, HostPlan
 def with_engine(plan: HostPlan, known: Known) -> tuple[HostPlan, Engine]:
     """The plan with its engine, and the engine with the flags of the built release where there is one.
 
-    Raises OperatorError for a commit that cannot be meant.
+    Raises OperatorError for an invalid commit.
     """
     pinned = str(known.settings["ds4_engine_commit"]).strip().lower()
     engine = known.catalogue.engine(pinned)

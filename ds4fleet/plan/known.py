@@ -42,7 +42,7 @@ def known(
     catalogue: Catalogue | None,
     targets: base.Targets | None,
 ) -> Known:
-    """Reads the variables. Raises OperatorError for the first that cannot be meant, and for a Mac of whose
+    """Reads the variables. Raises OperatorError for the first that is invalid, and for a Mac of whose
     memory nothing is known."""
     read = Reader(settings)
     catalogue = catalogue or load(read.names("ds4_catalogue"))

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ds4agent.model import Observation
 from ds4fleet.components import base, registry
 from ds4fleet.components.base import Entry, Job
 from ds4fleet.inventory import defaults
 from ds4fleet.layout import LABEL_WIRED
+from ds4fleet.plan.make import read
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def removal(variables: Mapping[str, Any], observation: Mapping[str, Any] | None)
     It asks for no plan: a Mac whose plan is refused can be decommissioned too.
     """
     gone = registry.removed({**defaults.role_defaults(), **variables})
-    seen = (Observation.from_json(observation) if observation else None) or base.NOTHING
+    seen = read(observation) or base.NOTHING
     jobs, lock = seen.jobs, seen.rollout.lock
     limit = jobs.get(LABEL_WIRED)
     return Removal(

@@ -28,7 +28,7 @@ INFO = CommandInfo(
     confidence="A",
     does="bootstrap, bootout, enable, disable, kickstart, kill, print, print-disabled, list, blame, error, "
     "managername, limit maxfiles, load, unload, start, stop, remove, asuser, all for the system domain",
-    lacks="the gui domain beyond its errors (nobody is at the screen), the user domain of a session, "
+    lacks="the gui domain beyond its errors (no user is at the screen), the user domain of a session, "
     "endpoints and unmanaged processes in `print system`, submit, config, plist, procinfo, dumpstate",
 )
 

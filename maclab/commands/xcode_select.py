@@ -16,7 +16,7 @@ INFO = CommandInfo(
     paths=("/usr/bin/xcode-select",),
     source="recordings/xcode, xcode-select(1)",
     confidence="A",
-    does="-p, -s/--switch, -r/--reset, --install (a dialog that nobody sees, or the refusal), -v",
+    does="-p, -s/--switch, -r/--reset, --install (a dialog on the screen, or the refusal), -v",
     lacks="the dialog",
 )
 DEFAULT = "/Library/Developer/CommandLineTools"

@@ -42,7 +42,7 @@ VOLUME_OWNED_BY_ROOT = CommandFault(
 )
 CONTAINER_LATE = CommandFault(
     "container-late",
-    "diskutil does not know the added volumes in the first seconds after a boot, and nobody mounts them",
+    "diskutil does not know the added volumes in the first seconds after a boot, and they are not mounted",
     "assumption",
 )
 UNKNOWN_DISK_RC0 = CommandFault(

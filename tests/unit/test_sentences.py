@@ -30,8 +30,6 @@ NAMES = {
     "ds4fleet/inventory/names.py": "an account of macOS",
     "plugins/module_utils/ds4agent/observe/questions.py": "an account of macOS",
     "plugins/module_utils/ds4agent/observe/trials.py": "an account of macOS",
-    "docs/lab-commands.md": "made from the descriptions of commands",
-    "docs/lab-faults.md": "made from the descriptions of faults",
 }
 
 

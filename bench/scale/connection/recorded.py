@@ -9,7 +9,7 @@ name: recorded
 author: ds4-fleet contributors
 short_description: Answer each module from a folder of recorded results
 description:
-  - For C(bench/scale). Starts nothing and reaches nobody; the module that Ansible packed for the host is
+  - For C(bench/scale). Starts nothing and connects to nothing; the module that Ansible packed for the host is
     built and handed over as for a real one, and its recorded result comes back.
   - The file is C(<host>/<module>.json), or C(any/<module>.json) where all hosts answer alike.
 options:

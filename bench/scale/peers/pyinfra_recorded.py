@@ -1,4 +1,4 @@
-"""A connector of pyinfra whose Mac is a table of recorded answers; starts nothing and reaches nobody."""
+"""A connector of pyinfra whose Mac is a table of recorded answers; starts nothing and connects to nothing."""
 
 from __future__ import annotations
 
