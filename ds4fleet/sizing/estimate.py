@@ -16,9 +16,10 @@ These three are the "context buffers" that the engine logs. It does not log
     workspace   the buffers of one token (per session), the same again for pc tokens (shared by all sessions),
                 from July also an F16 copy of q, 1536 bytes per layer and the lazily made FFN output of pc
                 tokens
-    indexer     scratch that long prefills grow: at most 2 * (end // 4) * n * 4 + top_k * n * 4 for the chunk
-                of n tokens ending at `end`, nothing while end // 4 <= top_k; the larger of the last full and
-                last part
+    indexer     two buffers that long prefills grow, each by itself: what sorts the scores, at most
+                2 * (end // 4) * n * 4, and the rows that it chose, top_k * n * 4, for the chunk of n tokens
+                ending at `end`; nothing while end // 4 <= top_k. Of each the larger of the last full chunk
+                and the last part: the first may come from the one and the second from the other
     sidecar     a draft head's own state, cache and 16 rows of logits, beside its weights
 
 Required wired memory is ceil MiB of the weights plus ceil MiB of the rest, as ds4-control rounds.
@@ -218,12 +219,15 @@ def raw_cache_rows(shape: Shape, ctx: int, chunk: int) -> int:
 
 
 def indexer_bound_bytes(top_k: int, ctx: int, chunk: int) -> int:
-    """Upper bound of the indexer's scratch after a prefill of the whole context in chunks."""
+    """Upper bound of the indexer's two buffers after a prefill of the whole context in chunks.
+
+    Neither is ever made smaller, so each stays at the most that a chunk wanted of it.
+    """
     full_end, part = ctx - ctx % chunk, ctx % chunk
-    return max(
-        2 * (end // 4) * tokens * F32 + top_k * tokens * F32 if end // 4 > top_k else 0
-        for end, tokens in ((full_end, chunk), (ctx, part))
-    )
+    asking = [(end, tokens) for end, tokens in ((full_end, chunk), (ctx, part)) if end // 4 > top_k]
+    sorting = max((2 * (end // 4) * tokens * F32 for end, tokens in asking), default=0)
+    chosen = max((top_k * tokens * F32 for _end, tokens in asking), default=0)
+    return sorting + chosen
 
 
 def kv_payload_bytes(model: str, tokens: int, *, catalogue: Catalogue | None = None) -> int:
