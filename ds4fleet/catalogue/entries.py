@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ds4fleet.catalogue.types import (
     COMMIT,
+    LAYOUTS,
     Catalogue,
     Engine,
     Family,
@@ -153,21 +154,52 @@ def _sha256(entry: _Entry) -> str | None:
     return value
 
 
+_FAMILY = (
+    "title", "model_name", "shape", "header", "layout", "on_disk_bytes", "non_routed_bytes", "refuses",
+    "ignores", "most_sessions",
+)  # fmt: skip
+
+
 def _family(key: str, value: Any, where: str) -> Family:
-    entry = _Entry(where, value, ("title", "model_name", "shape", "header"))
+    entry = _Entry(where, value, _FAMILY)
     if not _ID.match(key):
         raise entry.error("must be named in lower-case letters, digits, '.', '_' and '-'")
-    names = [name for name in Shape.__dataclass_fields__ if name != "leading_ratios"]
-    shape = _Entry(f"{where}.shape", entry.get("shape", dict), (*names, "leading_ratios"))
-    ratios = shape.get("leading_ratios", list)
-    if not all(isinstance(item, int) and item >= 0 for item in ratios):
-        raise shape.error("has leading_ratios that are not whole numbers")
+    layout = entry.get("layout", str, LAYOUTS[0])
+    if layout not in LAYOUTS:
+        raise entry.error(f"has layout: {layout!r}, which is none of {', '.join(LAYOUTS)}")
+    of_v41 = layout == "deepseek41"
+    refuses = entry.get("refuses", dict, {})
+    if not all(isinstance(text, str) for item in refuses.items() for text in item):
+        raise entry.error("has refuses that do not map options to reasons")
     return Family(
         id=key,
         title=entry.get("title", str),
         model_name=entry.get("model_name", str),
-        shape=Shape(leading_ratios=tuple(ratios), **{name: shape.positive(name) for name in names}),
+        shape=_shape(entry, of_v41),
         header=_header(entry),
+        layout=layout,
+        on_disk_bytes=entry.positive("on_disk_bytes") if of_v41 else 0,
+        non_routed_bytes=entry.positive("non_routed_bytes") if of_v41 else 0,
+        refuses=refuses,
+        ignores=entry.names("ignores"),
+        most_sessions=entry.get("most_sessions", int, 0),
+    )
+
+
+def _shape(entry: _Entry, of_v41: bool) -> Shape:
+    """Which numbers there must be depends on how the family's memory is laid out."""
+    ratios, engram = ("leading_ratios", "kv_owners"), ("engram_columns", "engram_width")
+    always = [name for name in Shape.__dataclass_fields__ if name not in (*ratios, *engram)]
+    names = [*always, *engram] if of_v41 else always
+    which = ratios[1] if of_v41 else ratios[0]
+    shape = _Entry(f"{entry.where}.shape", entry.get("shape", dict), (*names, which))
+    found = shape.get(which, list)
+    if not all(isinstance(item, int) and item >= of_v41 for item in found):
+        raise shape.error(f"has {which} that are not whole numbers")
+    return Shape(
+        leading_ratios=() if of_v41 else tuple(found),
+        kv_owners=tuple(found) if of_v41 else (),
+        **{name: shape.positive(name) for name in names},
     )
 
 

@@ -36,6 +36,10 @@ class Shape:
     window: int
     hyper_connections: int
     vocab: int
+    #: V4.1: compress ratios of the layers that own a compressed KV, and the Engram's columns and their width.
+    kv_owners: tuple[int, ...] = ()
+    engram_columns: int = 0
+    engram_width: int = 0
 
     def ratios(self) -> tuple[int, ...]:
         """The KV compress ratio of each layer: the leading ones, then even layers 4 and odd layers 128."""
@@ -43,13 +47,28 @@ class Shape:
         return head + tuple(4 if layer % 2 == 0 else 128 for layer in range(len(head), self.layers))
 
 
+#: How the engine lays out a family's memory: as for V4, or as for V4.1.
+LAYOUTS = ("deepseek4", "deepseek41")
+
+
 @dataclass(frozen=True)
 class Family:
+    """A kind of model that the engine knows. Bytes are 0 where the layout does not ask for them."""
+
     id: str
     title: str
     model_name: str
     shape: Shape
     header: Mapping[str, Any]
+    layout: str = "deepseek4"
+    #: Of the file: tables that are read from the SSD in either mode and never held.
+    on_disk_bytes: int = 0
+    #: Weights that are not routed experts, held in either mode.
+    non_routed_bytes: int = 0
+    #: Options of the engine that it refuses with this family, with why; and those that do nothing.
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    ignores: tuple[str, ...] = ()
+    most_sessions: int = 0
 
 
 @dataclass(frozen=True)
