@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from ds4fleet.catalogue import engine_entries
+from ds4fleet.catalogue.engines import Generation
+from ds4fleet.catalogue.entry import Entry as _Entry
 from ds4fleet.catalogue.types import (
     COMMIT,
     LAYOUTS,
     Catalogue,
-    Engine,
     Family,
-    Generation,
     Listed,
-    MemoryTraits,
     Model,
     ModelFile,
     Quant,
@@ -32,75 +32,26 @@ FILE_KINDS = ("model", "mtp", "dspark", "split")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,240}\.gguf\Z")
-_GENERATION = re.compile(r"20\d\d-\d\d\Z")
-
-
-class _Entry:
-    """One entry while it is checked: typed access with errors that say where."""
-
-    def __init__(self, where: str, data: Any, known: Sequence[str]) -> None:
-        self.where = where
-        if not isinstance(data, dict):
-            raise self.error("must be a mapping")
-        self.data: dict[str, Any] = data
-        for key in data:
-            if key not in known:
-                raise self.error(f"has the unknown key {key!r}{near(str(key), known)}")
-
-    def error(self, what: str) -> OperatorError:
-        return OperatorError(f"catalogue: {self.where} {what}", exit_code=EXIT_USAGE)
-
-    def get(self, key: str, kind: type[T], default: T | None = None) -> T:
-        value = self.data.get(key, default)
-        if value is None:
-            raise self.error(f"lacks {key!r}")
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.error(f"has {key}: {value!r}, which is not {_KIND_NAMES[kind]}")
-        return value
-
-    def names(self, key: str, default: Sequence[str] = ()) -> tuple[str, ...]:
-        value = self.data.get(key, list(default))
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.error(f"has {key}: {value!r}, which is not a list of words")
-        return tuple(value)
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.data.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise self.error(f"has {key}: {value!r}, which must be a number above 0")
-        return float(value)
-
-    def positive(self, key: str) -> int:
-        value = self.get(key, int)
-        if value <= 0:
-            raise self.error(f"has {key}: {value}, which must be above 0")
-        return value
-
-
-_KIND_NAMES: Mapping[type, str] = {
-    int: "a whole number",
-    str: "a text",
-    bool: "true or false",
-    dict: "a mapping",
-    list: "a list",
-}
 
 
 def build(data: Mapping[str, dict[str, Any]], where: Mapping[tuple[str, str], str]) -> Catalogue:
     """The catalogue of these sections. where: the file of each entry (section, key) that is not ours."""
 
+    def label(section: str, key: str) -> str:
+        origin = where.get((section, key))
+        return f"{section}.{key}" + (f" (in {origin})" if origin else "")
+
     def each(section: str, make: Callable[[str, Any, str], T]) -> dict[str, T]:
-        result: dict[str, T] = {}
-        for key, value in data[section].items():
-            origin = where.get((section, key))
-            label = f"{section}.{key}" + (f" (in {origin})" if origin else "")
-            result[key] = make(key, value, label)
-        return result
+        return {key: make(key, value, label(section, key)) for key, value in data[section].items()}
 
     file_stand_ins, engine_stand_ins = _stand_ins(data["stand_ins"])
     families = each("families", _family)
     quants = each("quants", _quant)
-    generations = each("generations", _generation)
+    generations: dict[str, Generation] = {}
+    for key, value in data["generations"].items():
+        generations[key] = engine_entries.generation(
+            key, value, label("generations", key), generations, quants
+        )
     known = _Known(families, quants, generations, file_stand_ins)
     models = each("models", lambda k, v, w: _model(k, v, w, known))
     sidecars = each("sidecars", lambda k, v, w: _sidecar(k, v, w, known))
@@ -109,16 +60,42 @@ def build(data: Mapping[str, dict[str, Any]], where: Mapping[tuple[str, str], st
             raise OperatorError(
                 f"catalogue: stand_ins.files names {name!r}, which no model has", exit_code=EXIT_USAGE
             )
-    engines = each("engines", lambda k, v, w: _engine(k, v, w, generations))
+    bad = {
+        engine.pinned: engine
+        for key, value in data["bad_commits"].items()
+        for engine in engine_entries.bad_commits(value, label("bad_commits", key), generations)
+    }
+    engines = each("engines", lambda k, v, w: engine_entries.engine(k, v, w, generations))
+    _known_families(generations, families, quants)
+    severities = each("severities", engine_entries.severity)
+    return Catalogue(
+        families,
+        quants,
+        models,
+        sidecars,
+        generations,
+        {**bad, **engines},
+        each("listed", lambda k, v, w: _listed(k, v, w, generations)),
+        engine_stand_ins,
+        severities,
+        each("advisories", lambda k, v, w: engine_entries.advisory(k, v, w, severities)),
+    )
+
+
+def _known_families(
+    generations: Mapping[str, Generation], families: Mapping[str, Family], quants: Mapping[str, Quant]
+) -> None:
+    """Raises OperatorError for a generation that names a family or quant that is not there."""
     for traits in generations.values():
-        for family in (*traits.families, *traits.memory.prefill_chunk):
-            if family not in families:
-                raise OperatorError(
-                    f"catalogue: generations.{traits.id} names the unknown family {family!r}",
-                    exit_code=EXIT_USAGE,
-                )
-    listed = each("listed", lambda k, v, w: _listed(k, v, w, generations))
-    return Catalogue(families, quants, models, sidecars, generations, engines, listed, engine_stand_ins)
+        what = {"family": (*traits.families, *traits.memory.prefill_chunk)}
+        what["quant"] = tuple(quant for loaded in traits.loads.values() for quant in loaded)
+        for kind, names in what.items():
+            for name in names:
+                if name not in (families if kind == "family" else quants):
+                    raise OperatorError(
+                        f"catalogue: generations.{traits.id} names the unknown {kind} {name!r}",
+                        exit_code=EXIT_USAGE,
+                    )
 
 
 def _stand_ins(data: Mapping[str, Any]) -> tuple[dict[str, tuple[int, str]], dict[str, str]]:
@@ -225,40 +202,6 @@ def _quant(key: str, value: Any, where: str) -> Quant:
         expert_bits=bits,
         last_layers=entry.get("last_layers", int, 0),
         last_expert_bits=entry.number("last_expert_bits", bits),
-    )
-
-
-def _generation(key: str, value: Any, where: str) -> Generation:
-    entry = _Entry(
-        where, value, ("title", "families", "memory", "payload_abi", "drain_s", "signature", "flags")
-    )
-    if not _GENERATION.match(key):
-        raise entry.error("must be named year-month, such as '2026-07', in quotes")
-    memory = _Entry(
-        f"{where}.memory",
-        entry.get("memory", dict),
-        ("prefill_chunk", "whole_prompt_up_to", "compressed_bytes_per_value", "prefill_stage"),
-    )
-    chunks = memory.get("prefill_chunk", dict)
-    for family, chunk in chunks.items():
-        if not isinstance(chunk, int) or chunk <= 0:
-            raise memory.error(f"has prefill_chunk.{family}: {chunk!r}, which must be above 0")
-    signature = _Entry(f"{where}.signature", entry.get("signature", dict, {}), ("has", "lacks"))
-    return Generation(
-        id=key,
-        title=entry.get("title", str),
-        families=entry.names("families"),
-        memory=MemoryTraits(
-            prefill_chunk=chunks,
-            whole_prompt_up_to=memory.positive("whole_prompt_up_to"),
-            compressed_bytes_per_value=memory.positive("compressed_bytes_per_value"),
-            prefill_stage=memory.get("prefill_stage", bool),
-        ),
-        payload_abi=entry.get("payload_abi", int),
-        drain_s=entry.positive("drain_s"),
-        has=signature.names("has"),
-        lacks=signature.names("lacks"),
-        flags=entry.names("flags"),
     )
 
 
@@ -378,24 +321,4 @@ def _listed(key: str, value: Any, where: str, generations: Mapping[str, Generati
         files=tuple(files),
         targets=_targets(entry, generations),
         why=entry.get("why", str),
-    )
-
-
-def _engine(key: str, value: Any, where: str, generations: Mapping[str, Generation]) -> Engine:
-    entry = _Entry(where, value, ("generation", "known_bad", "payload_abi", "flags", "note"))
-    if not COMMIT.match(key):
-        raise entry.error("must be named by a commit of 7 to 40 lower-case hex digits, in quotes")
-    generation = entry.get("generation", str)
-    if generation not in generations:
-        raise entry.error(f"has the unknown generation {generation!r}{near(generation, generations)}")
-    traits = generations[generation]
-    return Engine(
-        pinned=key,
-        commit=key,
-        generation=generation,
-        flags=entry.names("flags", traits.flags),
-        payload_abi=entry.get("payload_abi", int, traits.payload_abi),
-        known=True,
-        known_bad=entry.get("known_bad", bool, False),
-        note=entry.get("note", str, ""),
     )

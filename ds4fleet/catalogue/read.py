@@ -1,9 +1,9 @@
 """The model and engine catalogue: what there is to serve, as data, checked when it is read.
 
 `load()` reads `catalogue.yml` beside this module and lays the files named in `ds4_catalogue` over it.
-An extra file may hold `models`, `sidecars`, `families`, `quants`, `generations` and `engines` of the same
-form (an entry replaces ours of the same id), and `stand_ins`, which say what is transferred and checked out
-in a rehearsal while all arithmetic keeps the true sizes:
+An extra file may hold `models`, `sidecars`, `families`, `quants`, `generations`, `engines`, `bad_commits`,
+`severities` and `advisories` of the same form (an entry replaces ours of the same id), and `stand_ins`, which
+say what is transferred and checked out in a rehearsal while all arithmetic keeps the true sizes:
 
     stand_ins:
       files: {<file name>: {bytes: 123, sha256: <hex>}}
@@ -22,13 +22,11 @@ from typing import Any
 import yaml
 
 from ds4fleet import yaml_text
+from ds4fleet.catalogue.engines import Advisory, Engine, Generation, MemoryTraits
 from ds4fleet.catalogue.entries import build
 from ds4fleet.catalogue.types import (
     Catalogue,
-    Engine,
     Family,
-    Generation,
-    MemoryTraits,
     Model,
     ModelFile,
     Quant,
@@ -39,6 +37,7 @@ from ds4fleet.catalogue.types import (
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 
 __all__ = [
+    "Advisory",
     "Catalogue",
     "Engine",
     "Family",
@@ -62,6 +61,9 @@ _SECTIONS = (
     "listed",
     "generations",
     "engines",
+    "bad_commits",
+    "severities",
+    "advisories",
     "stand_ins",
 )
 

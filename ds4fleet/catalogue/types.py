@@ -6,8 +6,9 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
+from ds4fleet.catalogue.engines import Advisory, Engine, Generation, Severity
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 
 COMMIT = re.compile(r"[0-9a-f]{7,40}\Z")
@@ -178,43 +179,6 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class MemoryTraits:
-    """How engines of one generation lay out their buffers; see ds4fleet.sizing.verdict."""
-
-    prefill_chunk: Mapping[str, int]
-    whole_prompt_up_to: int
-    compressed_bytes_per_value: int
-    prefill_stage: bool
-
-
-@dataclass(frozen=True)
-class Generation:
-    id: str
-    title: str
-    families: tuple[str, ...]
-    memory: MemoryTraits
-    payload_abi: int
-    drain_s: int
-    has: tuple[str, ...]
-    lacks: tuple[str, ...]
-    flags: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Engine:
-    """An engine commit. `pinned` is what the inventory asks for, `commit` what is checked out for it."""
-
-    pinned: str
-    commit: str
-    generation: str
-    flags: tuple[str, ...]
-    payload_abi: int
-    known: bool
-    known_bad: bool = False
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Catalogue:
     families: Mapping[str, Family]
     quants: Mapping[str, Quant]
@@ -224,6 +188,8 @@ class Catalogue:
     engines: Mapping[str, Engine]
     listed: Mapping[str, Listed] = field(default_factory=dict)
     engine_stand_ins: Mapping[str, str] = field(default_factory=dict)
+    severities: Mapping[str, Severity] = field(default_factory=dict)
+    advisories: Mapping[str, Advisory] = field(default_factory=dict)
 
     def model(self, model_id: str) -> Model:
         """The model of that id. Raises OperatorError that suggests near names."""
@@ -294,6 +260,27 @@ class Catalogue:
             payload_abi=traits.payload_abi,
             known=False,
         )
+
+    def loading(self, family: str, quant: str) -> list[Engine]:
+        """The engines of known date that load such a model and are not known to be bad, oldest first."""
+        dated = [one for one in self.engines.values() if one.date and not one.known_bad]
+        fitting = [one for one in dated if self.generation(one.generation).can_load(family, quant)]
+        return sorted(fitting, key=lambda one: one.date)
+
+    @property
+    def newest_engine(self) -> Engine | None:
+        """The newest commit that is known by its full hash and not known to be bad."""
+        good = [one for one in self.engines.values() if one.date and not one.known_bad]
+        return max((one for one in good if len(one.pinned) == 40), key=lambda one: one.date, default=None)
+
+    def advisories_of(self, engine: Engine) -> dict[str, Literal["yes", "maybe"]]:
+        """{advisory: whether the engine has it}, without those that it does not have."""
+        within = self.generation(engine.generation).range
+        found: dict[str, Literal["yes", "maybe"]] = {}
+        for advisory in self.advisories.values():
+            if (concerned := advisory.concerns(engine, within)) != "no":
+                found[advisory.id] = concerned
+        return found
 
     def generation_of_flags(self, flags: Sequence[str]) -> str:
         """The newest generation that an engine with these flags (probed from its --help) can belong to."""

@@ -87,7 +87,7 @@ def test_a_model_without_memory_arithmetic_is_refused_with_why(catalogue: Catalo
 
 def test_target_names_follow_the_generation(catalogue: Catalogue) -> None:
     assert catalogue.model("flash-q2").targets["2026-05"] == "q2-imatrix"
-    assert catalogue.model("flash-q2-0731").targets == {"2026-08": "ds4f-q2"}
+    assert catalogue.model("flash-q2-0731").targets == {"2026-08": "ds4f-q2", "2026-09": "ds4f-q2"}
 
 
 def test_an_unknown_model_is_answered_with_near_names(catalogue: Catalogue) -> None:

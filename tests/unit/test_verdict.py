@@ -328,7 +328,7 @@ models = st.sampled_from(
     ["flash-q2-0731", "flash-q2-q4-0731", "flash-q4-0731", "flash-mxfp4-0731", "pro-q2-0813"]
 )
 contexts = st.integers(1_024, 1_048_576)
-generations = st.sampled_from(["2026-05", "2026-07", "2026-08"])
+generations = st.sampled_from(["2026-05", "2026-07", "2026-08", "2026-09"])
 
 
 @settings(deadline=None, max_examples=150)
