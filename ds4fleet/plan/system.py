@@ -41,6 +41,11 @@ def warnings(known: Known) -> Iterator[str]:
         return
     if known.seen.filevault == "on":
         yield "FileVault is on: after a reboot nothing runs until somebody types the password at the Mac"
+    if known.seen.filevault == "deferred":
+        yield (
+            "FileVault turns on at the next login of a person (deferred enablement); then nothing runs after"
+            " a reboot. `fdesetup disable` takes it back"
+        )
     if watchdog.stopped(known.paths.root, known.seen):
         yield (
             "the guard has stopped the engine for lack of memory;"

@@ -16,6 +16,7 @@ from typing import Any
 
 from ds4agent.mac import parse as mac_parse
 from ds4agent.mac import updates as mac_updates
+from ds4agent.mac.run import TOOLS
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory import names
 from ds4fleet.inventory.public_keys import parse_key
@@ -68,6 +69,7 @@ class Wanted:
     keys: Sequence[str]
     power: Mapping[str, int] = field(default_factory=dict)
     timezone: str = ""
+    updates: str = "hold"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Probe:
     sudo: bool
     sudoers: str
     tools: bool
+    selected: str
     installing: bool
     python: tuple[int, ...]
     power: Mapping[str, Any]
@@ -113,6 +116,7 @@ class Probe:
             sudo=sections["sudo"].strip() == "yes",
             sudoers=sections["sudoers"].strip(),
             tools=bool(sections["tools"].strip()) and bool(python),
+            selected=sections["tools"].strip(),
             installing=sections["installing"].strip() == "yes",
             python=tuple(int(part) for part in python.groups()) if python else (),
             power=mac_parse.pmset(sections["power"]),
@@ -169,11 +173,22 @@ def decide(host: str, probe: Probe, wanted: Wanted) -> list[Step]:
 def warnings(host: str, probe: Probe, wanted: Wanted) -> list[str]:
     """What the operator should know although nothing is wrong, one sentence each."""
     said = []
+    if probe.filevault == "deferred":
+        said.append(
+            f"{host}: FileVault turns on at the next login of a person (deferred enablement). From then on"
+            " every reboot stops before daemons and key logins work. Take it back with `fdesetup disable` on"
+            " a server that must come back by itself"
+        )
     if probe.filevault in ("on", "busy"):
         said.append(
             f"{host}: FileVault is on, so every reboot stops before daemons and key logins work, until"
             " somebody unlocks the disk with a password (on macOS 26 by a password login over ssh); a server"
             " that must come back by itself wants FileVault off, or `fdesetup authrestart` for each reboot"
+        )
+    if probe.selected not in ("", TOOLS_DIR):
+        said.append(
+            f"{host}: {probe.selected} is selected as developer directory and stays selected; the engine is"
+            " built with its tools"
         )
     _power, missing = mac_updates.power(wanted.power, probe.power, probe.power_keys)
     if missing:
@@ -255,10 +270,7 @@ rm -rf {TRIGGER_FILE}
 new=$(/usr/bin/mktemp /tmp/ds4-XXXXXXXX)
 ln -n "$new" {TRIGGER_FILE}
 rm -f "$new"
-label=$(/usr/sbin/softwareupdate -l 2>/dev/null \\
-  | sed -n 's/^[[:space:]]*\\*[[:space:]]*Label:[[:space:]]*\\(Command Line Tools.*\\)$/\\1/p' \\
-  | sed 's/[[:space:]]*$//' | awk '{{ v = $0; gsub(/[^0-9]+/, " ", v); split(v, n, " ");
-      printf "%05d %05d %05d %s\\n", n[1], n[2], n[3], $0 }}' | sort | tail -n 1 | cut -c19-)
+label=$(/usr/sbin/softwareupdate -l 2>/dev/null | {NEWEST_TOOLS})
 if [ -z "$label" ]; then
   rm -f {TRIGGER_FILE}
   echo "softwareupdate offers no Command Line Tools" >&2
@@ -269,7 +281,10 @@ trap '' HUP
 (
   status=0
   /usr/sbin/softwareupdate -i "$label" || status=$?
-  if [ "$status" -eq 0 ]; then /usr/bin/xcode-select --switch {TOOLS_DIR} || status=$?; fi
+  selected=$(/usr/bin/xcode-select -p 2>/dev/null) || selected=
+  if [ "$status" -eq 0 ] && [ ! -d "$selected" ]; then
+    /usr/bin/xcode-select --switch {TOOLS_DIR} || status=$?
+  fi
   rm -f {TRIGGER_FILE}
   echo "ds4-fleet: finished with status $status"
 ) </dev/null >{TOOLS_LOG} 2>&1 &
@@ -278,6 +293,15 @@ echo "$label"
 """
     return Step("tools", what, script, as_root=True)
 
+
+#: Shell: from the list of `softwareupdate -l`, the label of the newest tools; a beta only when there is
+#: nothing else.
+NEWEST_TOOLS = r"""
+  sed -n 's/^[[:space:]]*\*[[:space:]]*Label:[[:space:]]*\(Command Line Tools.*\)$/\1/p' \
+  | sed 's/[[:space:]]*$//' | awk '{ v = $0; released = 1 - sub(/ beta *[0-9]*/, "", v);
+      gsub(/[^0-9]+/, " ", v); split(v, n, " ");
+      printf "%d %05d %05d %05d %s\n", released, n[1], n[2], n[3], $0 }' | sort | tail -n 1 | cut -c21-
+""".strip()
 
 #: Answers `running LINE`, `done` or `failed LINE`, LINE being the last thing that the installer said.
 TOOLS_STATE = f"""\
@@ -303,11 +327,11 @@ def _settings_step(probe: Probe, wanted: Wanted) -> Step | None:
         parts.append(
             "power " + ", ".join(f"{key} {probe.power.get(key)} -> {value}" for key, value in power.items())
         )
-    updates = mac_updates.updates(probe.updates)
+    updates = mac_updates.updates(probe.updates, wanted.updates)
+    for program, *words in mac_updates.update_commands(updates):
+        commands.append(shlex.join([TOOLS[program], *words]) + " >/dev/null")
     if updates:
-        commands.append("/usr/sbin/softwareupdate --schedule off >/dev/null")
-        commands += [f"/usr/bin/defaults write {UPDATE_DOMAIN} {key} -bool false" for key in updates]
-        parts.append("automatic updates and their reboots off")
+        parts.append(mac_updates.updates_sentence(updates))
     if wanted.timezone and wanted.timezone != probe.timezone:
         # It prints a harmless `### Error:-99` line on stderr.
         commands.append(

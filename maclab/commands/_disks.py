@@ -73,7 +73,7 @@ def load(ctx: Context) -> Mac:
     mac = ctx.peek()
     for container in mac.containers:
         container.volumes = [volume for volume in container.volumes if not storage.is_late(mac, volume)]
-    if mac.filevault != "off":
+    if mac.filevault not in ("off", "deferred"):
         for volume in mac.boot_container.volumes:
             volume.filevault = volume.filevault or bool({"System", "Data"} & set(volume.roles))
     return mac

@@ -1,6 +1,6 @@
 """fdesetup: FileVault.
 
-Source: recordings/fdesetup (texts, exit codes of the manual page). Confidence A.
+Source: recordings/fdesetup (texts, exit codes of the manual page). Confidence A; deferred enablement B.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ def main(ctx: Context) -> int:
         ctx.out("FileVault is On." if state in ("on", "busy") else "FileVault is Off.")
         if state == "busy":
             ctx.out("Encryption in progress: Percent completed = 42")
+        if state == "deferred":
+            ctx.out("Deferred enablement appears to be active for user 'admin'.")
         return 0
     if verb == "isactive":
         ctx.out("true" if state in ("on", "busy") else "false")
@@ -34,7 +36,7 @@ def main(ctx: Context) -> int:
         ctx.out("true" if verb == "supportsauthrestart" or state == "on" else "false")
         return 0
     if verb == "authrestart":
-        if state == "off":
+        if state in ("off", "deferred"):
             ctx.err("FileVault is Off.")
             return 1
         if not ctx.is_root:

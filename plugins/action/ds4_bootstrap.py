@@ -22,7 +22,8 @@ POLL_S = 5
 class ActionModule(ActionBase):
     """Without `step` it looks and returns the steps that are missing; with `step` it runs that one.
 
-    Arguments of a look: user, keys, key_file (its .pub counts as one more key), power, timezone, known_hosts.
+    Arguments of a look: user, keys, key_file (its .pub counts as one more key), power, updates, timezone,
+    known_hosts.
     Arguments of a step: step (an entry of the look's `steps`), wait_s (seconds for the Command Line Tools).
     """
 
@@ -48,6 +49,7 @@ class ActionModule(ActionBase):
             ],
             power=args.get("power") or {},
             timezone=args.get("timezone") or "",
+            updates=args.get("updates") or "hold",
         )
         try:
             answer = self._low_level_execute_command(bootstrap.PROBE.rstrip(), sudoable=False)

@@ -30,6 +30,11 @@ options:
     description: Wanted settings of C(pmset) by name.
     type: dict
     default: {}
+  updates:
+    description: How automatic updates are wanted; see M(ds4.fleet.ds4_power).
+    type: str
+    choices: [hold, "off", keep]
+    default: hold
   timezone:
     description: Wanted time zone, such as V(Asia/Tokyo). Empty leaves it alone.
     type: str

@@ -19,10 +19,13 @@ options:
     type: dict
     default: {}
   updates:
-    description: V(off) switches automatic updates and their reboots off, V(keep) leaves them.
+    description:
+      - V(hold) holds back updates of macOS, which restart the Mac. The data of XProtect and security
+        responses still come.
+      - V(off) switches these off too, and V(keep) leaves all as it is.
     type: str
-    choices: ["off", keep]
-    default: "off"
+    choices: [hold, "off", keep]
+    default: hold
   timezone:
     description: Time zone such as V(Asia/Tokyo). Empty leaves the Mac's.
     type: str
@@ -83,7 +86,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "settings": {"type": "dict", "default": {}},
-            "updates": {"type": "str", "choices": ["off", "keep"], "default": "off"},
+            "updates": {"type": "str", "choices": ["hold", "off", "keep"], "default": "hold"},
             "timezone": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
@@ -98,14 +101,10 @@ def main() -> None:
         before += ["%s: %s" % (key, present.get(key)) for key in wrong]
         after += ["%s: %s" % pair for pair in wrong.items()]
     switches = update_switches()
-    turned_on = settings.updates(switches) if params["updates"] == "off" else []
-    if turned_on:
-        commands.append(("softwareupdate", "--schedule", "off"))
-        commands += [
-            ("defaults", "write", settings.UPDATE_DOMAIN, key, "-bool", "false") for key in turned_on
-        ]
-        before += ["%s: %s" % (key, switches.get(key)) for key in turned_on]
-        after += ["%s: False" % key for key in turned_on]
+    turned = settings.updates(switches, params["updates"])
+    commands += settings.update_commands(turned)
+    before += ["%s: %s" % (key, switches.get(key)) for key in turned]
+    after += ["%s: %s" % pair for pair in turned.items()]
     zone = timezone()
     if params["timezone"] and params["timezone"] != zone:
         commands.append(("systemsetup", "-settimezone", params["timezone"]))

@@ -121,8 +121,9 @@ class TestBootstrap:
         power = ready.exec(HOST, "/usr/bin/pmset", "-g")
         settings = dict(line.split()[:2] for line in power.splitlines() if len(line.split()) == 2)
         assert (settings["sleep"], settings["autorestart"]) == ("0", "1")
-        for key in bootstrap.UPDATE_KEYS:
+        for key in ("AutomaticDownload", "AutomaticallyInstallMacOSUpdates"):
             assert ready.exec(HOST, "/usr/bin/defaults", "read", bootstrap.UPDATE_DOMAIN, key).strip() == "0"
+        assert "turned on" in ready.exec(HOST, "/usr/sbin/softwareupdate", "--schedule")
 
     def test_the_second_run_changes_nothing(self, ready):
         run = ready.ansible("playbooks/bootstrap.yml", HOST, "--diff")

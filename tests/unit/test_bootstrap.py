@@ -29,7 +29,7 @@ def answer(**changes: str) -> str:
         "installing": "",
         "power": "Currently in use:\n sleep 0 (sleep prevented by powerd)\n womp 1\n powernap 0",
         "powerkeys": "Capabilities for AC Power:\n sleep\n womp\n powernap",
-        "updates": "\n".join(f"{key} 0" for key in bootstrap.UPDATE_KEYS),
+        "updates": "AutomaticDownload 0\nAutomaticallyInstallMacOSUpdates 0",
         "timezone": "/var/db/timezone/zoneinfo/Asia/Tokyo",
         "filevault": "FileVault is Off.",
         "end": "",
@@ -91,6 +91,51 @@ class TestWhatIsMissing:
     def test_filevault_is_warned_of(self):
         probe = bootstrap.Probe.parse("tyo-01", answer(filevault="FileVault is On."))
         assert "every reboot stops" in bootstrap.warnings("tyo-01", probe, WANTED)[0]
+
+    def test_filevault_that_waits_for_the_next_login_is_warned_of(self):
+        deferred = "FileVault is Off.\nDeferred enablement appears to be active for user 'admin'."
+        probe = bootstrap.Probe.parse("tyo-01", answer(filevault=deferred))
+        assert "fdesetup disable" in bootstrap.warnings("tyo-01", probe, WANTED)[0]
+
+    def test_updates_that_an_earlier_release_switched_off_come_again(self):
+        off = "\n".join(f"{key} 0" for key in bootstrap.UPDATE_KEYS)
+        probe = bootstrap.Probe.parse("tyo-01", answer(updates=off))
+        (step,) = bootstrap.decide("tyo-01", probe, WANTED)
+        assert "CriticalUpdateInstall on, ConfigDataInstall on" in step.what
+        assert "softwareupdate --schedule on" in step.script
+        assert "AutomaticDownload" not in step.script
+
+    def test_an_xcode_that_is_selected_stays_selected_and_is_said(self):
+        xcode = "/Applications/Xcode.app/Contents/Developer"
+        probe = bootstrap.Probe.parse("tyo-01", answer(tools=xcode))
+        assert bootstrap.decide("tyo-01", probe, WANTED) == []
+        assert xcode in bootstrap.warnings("tyo-01", probe, WANTED)[0]
+        (step,) = bootstrap.decide(
+            "tyo-01", bootstrap.Probe.parse("tyo-01", answer(tools=xcode, python="")), WANTED
+        )
+        # After the installation, only where what is selected is not there.
+        assert step.script.index('[ ! -d "$selected" ]') < step.script.index("--switch")
+
+    @pytest.mark.parametrize(
+        ("offered", "newest"),
+        [
+            (["for Xcode-16.4", "for Xcode 26.5-26.5", "for Xcode 26.4-26.4"], "for Xcode 26.5-26.5"),
+            (["for Xcode-15.3", "beta 2 for Xcode-16.0"], "for Xcode-15.3"),
+            (["for Xcode-9.4", "for Xcode-10.1"], "for Xcode-10.1"),
+            (["beta 2 for Xcode 27.1-27.1", "beta for Xcode 27.2-27.2"], "beta for Xcode 27.2-27.2"),
+            ([], ""),
+        ],
+    )
+    def test_the_newest_released_tools_are_chosen(self, offered, newest):
+        listing = "".join(f"* Label: Command Line Tools {name} \n\tTitle: x\n" for name in offered)
+        done = subprocess.run(
+            ["/bin/sh", "-c", bootstrap.NEWEST_TOOLS],
+            input=listing,
+            text=True,
+            capture_output=True,
+            check=True,
+        )
+        assert done.stdout.strip() == (f"Command Line Tools {newest}" if newest else "")
 
     def test_an_installation_that_runs_is_waited_for_and_not_started_again(self):
         probe = bootstrap.Probe.parse("tyo-01", answer(tools="", python="", installing="yes"))

@@ -313,7 +313,7 @@ def test_number_of_processors_comes_in_all_recorded_forms(
 
 def test_fdesetup_speaks_and_exits_as_recorded() -> None:
     text = recording("fdesetup/fdesetup_status.txt")
-    for state, status in (("on", 0), ("off", 1)):
+    for state, status in (("on", 0), ("off", 1), ("deferred", 1)):
         mac = bare()
         mac.filevault = state
         result = run(mac, "fdesetup", "status")

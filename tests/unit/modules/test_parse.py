@@ -189,6 +189,9 @@ class TestMachine:
             ("FileVault is On.\n", "on"),
             ("FileVault is Off.\n", "off"),
             ("FileVault is On.\nEncryption in progress: Percent completed = 12\n", "busy"),
+            ("FileVault is Off.\nDeferred enablement appears to be active for user 'a'.\n", "deferred"),
+            ("FileVault is Off, but will be enabled after the next restart.\n", "deferred"),
+            ("FileVault is On.\nDeferred enablement appears to be active for user 'a'.\n", "on"),
             ("", "unknown"),
         ],
     )
@@ -203,6 +206,10 @@ class TestMachine:
             "Command Line Tools for Xcode-16.4"
         )
         assert parse.clt_labels(recorded("softwareupdate/list__none.txt")) == []
+
+    def test_a_beta_of_the_tools_comes_before_every_released_version(self):
+        labels = ["Command Line Tools for Xcode-15.3", "Command Line Tools beta 2 for Xcode 27.1-27.1"]
+        assert parse.clt_labels("".join("* Label: %s\n" % label for label in labels)) == labels[::-1]
 
     @pytest.mark.parametrize(
         ("target", "zone"),

@@ -135,6 +135,20 @@ class TestPower:
         assert wrong == {"sleep": 0, "autorestart": 1}
         assert unknown == ["lidwake"]
 
-    def test_updates_that_nobody_switched_off_are_on(self):
-        assert settings.updates({}) == list(settings.UPDATE_KEYS)
-        assert settings.updates(dict.fromkeys(settings.UPDATE_KEYS, False)) == []
+    def test_updates_of_macos_are_held_and_those_of_its_defences_come(self):
+        held = {"AutomaticDownload": False, "AutomaticallyInstallMacOSUpdates": False}
+        assert settings.updates({}) == held
+        assert settings.updates(held) == {}
+        defences = {"AutomaticCheckEnabled", "CriticalUpdateInstall", "ConfigDataInstall"}
+        assert settings.updates(dict.fromkeys(settings.UPDATE_KEYS, False)) == dict.fromkeys(defences, True)
+
+    def test_updates_that_are_off_altogether_or_kept(self):
+        assert settings.updates({}, "off") == dict.fromkeys(settings.UPDATE_KEYS, False)
+        assert settings.updates({}, "keep") == {}
+
+    def test_checking_is_switched_with_its_schedule(self):
+        assert settings.update_commands({"AutomaticCheckEnabled": True}) == [
+            ("softwareupdate", "--schedule", "on"),
+            ("defaults", "write", settings.UPDATE_DOMAIN, "AutomaticCheckEnabled", "-bool", "true"),
+        ]
+        assert settings.update_commands({}) == []

@@ -247,7 +247,14 @@ def pmset_capabilities(text: str) -> set[str]:
 
 
 def filevault(text: str) -> str:
-    """`fdesetup status`: on, off, busy or unknown. (Exit status 1 is off, 2 busy; the text says the same.)"""
+    """`fdesetup status`: on, off, deferred, busy or unknown.
+
+    deferred: off, but a profile or `fdesetup enable -defer` turns it on at the next login or restart. (B)
+    Exit status 1 is off, 2 busy; the text says the same.
+    """
+    pending = r"Deferred enablement appears to be active|will be enabled after the next restart"
+    if re.search(pending, text, re.I) and "FileVault is On" not in text:
+        return "deferred"
     if re.search(r"(Encryption|Decryption) in progress|Busy", text, re.I):
         return "busy"
     found = re.search(r"FileVault is (On|Off)", text)
@@ -255,12 +262,19 @@ def filevault(text: str) -> str:
 
 
 def clt_labels(text: str) -> list[str]:
-    """`softwareupdate -l`: labels of the Command Line Tools on offer, oldest first.
+    """`softwareupdate -l`: labels of the Command Line Tools on offer, betas first, then the oldest.
 
-    Forms: `Command Line Tools for Xcode-16.4` (macOS 15), `Command Line Tools for Xcode 26.5-26.5` (26).
+    Forms: `Command Line Tools for Xcode-16.4` (macOS 15), `Command Line Tools for Xcode 26.5-26.5` (26), and
+    `Command Line Tools beta 2 for Xcode-16.0` for those who take part in tests.
     """
     labels = re.findall(r"^\s*\*\s*Label:\s*(Command Line Tools.*?)\s*$", text, re.M)
-    return sorted(labels, key=lambda label: [int(part) for part in re.findall(r"\d+", label)])
+    return sorted(labels, key=_by_release)
+
+
+def _by_release(label: str) -> tuple[bool, list[int]]:
+    """A key for sorting: released after beta, then the numbers of the version."""
+    name, betas = re.subn(r" beta *\d*", "", label)
+    return not betas, [int(part) for part in re.findall(r"\d+", name)]
 
 
 def timezone(target: str | None) -> str | None:
