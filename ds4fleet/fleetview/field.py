@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ds4fleet import console
-from ds4fleet.catalogue.read import Catalogue
+from ds4fleet.catalogue.read import Catalogue, Model
 from ds4fleet.errors import EXIT_USAGE
 from ds4fleet.sizing.estimate import default_catalogue
 from ds4fleet.sizing.policy import class_limit_mib, policy, stock_limits_mib
@@ -52,6 +52,8 @@ _OTHER_METAL = re.compile(
 )
 #: A user's engine before this date is taken for the May generation.
 _MAY_UNTIL = "2026-06"
+#: Any later one for this generation, or the first after it that loads the model.
+_AFTER_MAY = "2026-07"
 #: The context of ds4-server when none is given, and of ds4-control's default on 96 GB and on 128 GB.
 ENGINE_DEFAULT_CTX = 32768
 CONTROL_DEFAULT_CTX = 256000
@@ -176,13 +178,19 @@ def _case(report: Mapping[str, Any], model: str, text: str, known: Catalogue) ->
         model=model,
         ctx=ctx,
         mode="streaming" if streaming else "resident",
-        generation="2026-05" if old else "2026-07",
+        generation="2026-05" if old else _generation(known.model(model), known),
         sidecar=None if streaming else sidecar,
         instances=int(times.group(1)) if times else 1,
         backend="cpu" if _CPU.search(text) else "metal",
         cache_gib=float(cache.group(1)) if cache else own_gib,
         prefill_chunk=None,
     )
+
+
+def _generation(model: Model, known: Catalogue) -> str:
+    """The first generation since July that loads the model, which its author must have had at least."""
+    able = (one.id for one in known.generations.values() if one.can_load(model.family, model.quant))
+    return min((one for one in able if one >= _AFTER_MAY), default=_AFTER_MAY)
 
 
 def _undecided(mac: Mac, request: Request, text: str, known: Catalogue) -> bool:

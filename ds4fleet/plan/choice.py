@@ -15,6 +15,7 @@ from ds4fleet.plan.types import HostPlan, JumpPlan, ModelChoice
 from ds4fleet.sizing import speed
 from ds4fleet.sizing import types as sizing
 from ds4fleet.sizing.policy import policy, step
+from ds4fleet.sizing.rules import cannot_load
 from ds4fleet.sizing.types import Request, Verdict
 from ds4fleet.sizing.verdict import verdict as verdict_on
 
@@ -32,7 +33,7 @@ def with_role(plan: HostPlan, known: Known, engine: Engine) -> tuple[HostPlan, V
         plan = plan.saying(warnings=[f"ds4_jump_to has no effect where ds4_role is {asked.role}"])
     candidates = _auto_models(known, engine) if asked.model == "auto" else [asked.model]
     if role == "stage":
-        return _with_model(plan, known, candidates[-1]), None
+        return _staging(_with_model(plan, known, candidates[-1]), known, engine), None
     mode = "streaming" if role == "stream" else asked.mode
     verdicts = [_verdict(model, known, engine, mode) for model in candidates]
     verdict = next((one for one in verdicts if one.outcome != sizing.REFUSED), verdicts[0])
@@ -128,12 +129,12 @@ def _asked_role(known: Known) -> str:
 
 def _auto_models(known: Known, engine: Engine) -> list[str]:
     """What `ds4_model: auto` tries, best first: the model of this size, then those of smaller Macs."""
-    families = known.catalogue.generation(engine.generation).families
+    traits = known.catalogue.generation(engine.generation)
     rows = policy()["roles"]["models"]
     reaching = [row["model"] for row in rows if row["up_to_gb"] < known.mac.memory_gb]
     reaching.append(step(rows, known.mac.memory_gb)["model"])
-    usable = [name for name in reaching if known.catalogue.model(name).family in families]
-    return list(reversed(usable))
+    models = [known.catalogue.model(name) for name in reaching]
+    return [model.id for model in reversed(models) if traits.can_load(model.family, model.quant)]
 
 
 def _verdict(model: str, known: Known, engine: Engine, mode: str) -> Verdict:
@@ -160,6 +161,15 @@ def _with_model(plan: HostPlan, known: Known, model_id: str) -> HostPlan:
         said.append(f"{model.id} was replaced upstream by {model.superseded_by} (same size)")
     chosen = ModelChoice(model.id, model.name, model.family, model.quant)
     return replace(plan, model=chosen).saying(warnings=said)
+
+
+def _staging(plan: HostPlan, known: Known, engine: Engine) -> HostPlan:
+    """A Mac that keeps weights for others may keep what only another engine loads: say so."""
+    if plan.model is None:
+        return plan
+    objection = cannot_load(known.catalogue, engine.generation, plan.model.family, plan.model.quant)
+    said = [f"{objection[0]}, so {plan.model.id} is kept for other Macs; {objection[1]}"] if objection else []
+    return plan.saying(warnings=said)
 
 
 def _about_the_context(plan: HostPlan, known: Known, verdict: Verdict) -> Iterator[str]:

@@ -27,7 +27,9 @@ def with_engine(plan: HostPlan, known: Known) -> tuple[HostPlan, Engine]:
         engine = replace(engine, commit=release.commit or engine.commit)
         flags = release.capabilities.flags if release.capabilities else ()
     if engine.known_bad:
-        sentence = f"engine commit {pinned[:12]} is known to be bad ({engine.note}); pin another"
+        newest = known.catalogue.newest_engine
+        instead = f", such as {newest.short} ({newest.date})" if newest else ""
+        sentence = f"engine commit {pinned[:12]} is known to be bad ({engine.note}); pin another{instead}"
         plan = plan.saying(refusals=[sentence])
     if not engine.known:
         if flags:

@@ -63,6 +63,19 @@ def other_metal_rule(case: Case, mac: Mac) -> None:
         case.object(Reason("other-metal", text, rules["source"]), f"stop {names}")
 
 
+def cannot_load(known: Catalogue, generation: str, family: str, quant: str) -> tuple[str, str] | None:
+    """Why engines of a generation do not load such a model, and which does; None when they load it."""
+    traits = known.generation(generation)
+    if traits.can_load(family, quant):
+        return None
+    text = f"engines of {traits.title} do not load {known.families[family].title}"
+    if traits.loads.get(family):
+        text += f" as {known.quants[quant].title}"
+    able = known.loading(family, quant)
+    fix = f"pin {able[0].short} ({able[0].date}) or a later one" if able else "choose another model"
+    return text, fix
+
+
 def engine_rules(case: Case, request: Request, model: Model, known: Catalogue, mode: str) -> None:
     """What the engine itself cannot do, in either mode."""
     if request.backend != "metal":
@@ -70,9 +83,9 @@ def engine_rules(case: Case, request: Request, model: Model, known: Catalogue, m
         case.object(
             Reason("cpu-backend", text, "upstream README, antirez/ds4#483"), "build with make (Metal)", True
         )
-    if model.family not in known.generation(request.generation).families:
-        text = f"engines of {request.generation} do not know the family of {model.id}."
-        case.object(Reason("generation", text), "pin a newer engine", True)
+    if objection := cannot_load(known, request.generation, model.family, model.quant):
+        text, fix = objection
+        case.object(Reason("generation", f"{text}."), fix, True)
     if mode not in model.modes:
         text = f"{model.id} is made for {' and '.join(model.modes)} use, not for {mode}."
         case.object(Reason("mode", text), f"choose a model with mode {mode}", True)
