@@ -68,12 +68,12 @@ class Macs:
     def hold_links(self, names: Sequence[str] = ()) -> None:
         """The Macs' links, each way, and the origin's. By the kernel's token buckets: a forwarder of packets
         for each Mac (Lab.link) would take most of what two cores can do at this rate."""
-        host, world = [], ["nsenter", f"--net=/proc/{self.lab.supervisor_pid}/ns/net"]
+        host, lab = [], ["nsenter", f"--net=/proc/{self.lab.supervisor_pid}/ns/net"]
         for name, address in self.addresses.items():
             if name in (names or self.names):
                 port = f"mac{int(address.rpartition('.')[2]) - net.FIRST_MAC_HOST}"
                 self._hold(self.in_net(name), net.MAC_INTERFACE, self.link_mbps)
-                self._hold(world, port, self.link_mbps)
+                self._hold(lab, port, self.link_mbps)
         self._hold(host, self.lab.interface, self.origin_mbps)
 
     @staticmethod

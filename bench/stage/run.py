@@ -134,7 +134,7 @@ class Bench:
     def play(self) -> dict[str, Any]:
         """playbooks/stage.yml over a fleet that has everything: ssh channels of the busiest Mac."""
         limit = ",".join(self.macs.names[:2])
-        requests = self.macs.folder / "lab" / "world" / "requests.jsonl"
+        requests = self.macs.folder / "lab" / "upstreams" / "requests.jsonl"
         arguments = ("-e", "ds4_model=flash-q2")
         self.macs.play("playbooks/stage.yml", *arguments, limit=limit)
         lines = len(requests.read_text().splitlines())

@@ -35,7 +35,7 @@ def layer(lab: Lab) -> dict[str, object]:
         "ds4_known_hosts": str(lab.folder / "known_hosts"),
         "ds4_admin_keys": [public_key],
         "ds4_tunnel_keys": [public_key],
-        "ds4_catalogue": [str(lab.folder / "world" / "catalogue.yml")],
+        "ds4_catalogue": [str(lab.folder / "upstreams" / "catalogue.yml")],
         "ds4_fleet_layer": "lab",
         "ds4_bootstrap_password_file": str(lab.folder / "secrets" / "admin_password"),
     }

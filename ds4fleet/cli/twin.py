@@ -128,7 +128,7 @@ def converge(lab: Lab, facts: Mapping[str, Facts]) -> None:
     Needs the twins to be up. Raises OperatorError when a playbook fails; its output is in the lab's log
     folder.
     """
-    catalogue = load([str(lab.folder / "world" / "catalogue.yml")])
+    catalogue = load([str(lab.folder / "upstreams" / "catalogue.yml")])
     ready = [host for host, entry in facts.items() if (entry.get("toolchain") or {}).get("ok")]
     if not ready:
         return
@@ -170,7 +170,7 @@ def _play(lab: Lab, name: str, hosts: list[str], inventory: Path) -> None:
 
 def drift(lab: Lab, host: str, facts: Facts) -> None:
     """Make a converged twin differ where its original differs from what the role would have made."""
-    overlay = load([str(lab.folder / "world" / "catalogue.yml")])
+    overlay = load([str(lab.folder / "upstreams" / "catalogue.yml")])
     rehearsed = of_a_lab(facts, overlay)
     sources = [HOSTS, *([lab.inventory_path] if rehearsed else [])]
     settings = dict(Fleet.load(None, sources).host(host).vars)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _HOST = "/.lab/host/usr"
-_SIMULATION = {"maclab.supervisor", "maclab.world"}
+_SIMULATION = {"maclab.supervisor", "maclab.upstreams"}
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class Fault:
     source: str
 
     where: ClassVar[str]
-    """Where it acts: command, launchd, engine, link, world or power."""
+    """Where it acts: command, launchd, engine, link, upstreams or power."""
     needs_running: ClassVar[bool] = False
     """It can only be switched on while the Mac is up."""
     momentary: ClassVar[bool] = False
@@ -148,9 +148,9 @@ class LinkFault(Fault):
 class UpstreamFault(Fault):
     """github.com or huggingface.co misbehave for this Mac's requests."""
 
-    where = "world"
+    where = "upstreams"
     rule: Mapping[str, Any] = field(default_factory=dict)
-    """A rule of maclab.world.rules, without name and client."""
+    """A rule of maclab.upstreams.rules, without name and client."""
 
     def outside(self, target: Target, on: bool) -> None:
         target.upstream(self.name, self.rule, on)

@@ -12,7 +12,7 @@ from maclab.lab.macs import Macs
 from maclab.lab.network import Links
 from maclab.lab.places import Places
 from maclab.lab.state import StateFile
-from maclab.world import rules
+from maclab.upstreams import rules
 
 EFFECTS = "/.lab/bin/lab-effects"
 
@@ -34,7 +34,7 @@ class OneMac:
 
     def upstream(self, name: str, rule: Mapping[str, Any], on: bool) -> None:
         address = self._switches.file.load().entry(self._host).address
-        rules.switch(self._switches.places.world, name, rule, on, client=address)
+        rules.switch(self._switches.places.upstreams, name, rule, on, client=address)
 
     def power_cut(self) -> None:
         self._switches.power_cut(self._host)

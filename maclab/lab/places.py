@@ -7,7 +7,7 @@ from pathlib import Path
 
 from maclab.network import net
 
-PARTS = ("run", "log", "secrets", "macs", "bin", "world")
+PARTS = ("run", "log", "secrets", "macs", "bin", "upstreams")
 """The folders of a lab."""
 
 
@@ -31,9 +31,9 @@ class Places:
         return self.folder / "log"
 
     @property
-    def world(self) -> Path:
+    def upstreams(self) -> Path:
         """The folder of the fake upstreams."""
-        return self.folder / "world"
+        return self.folder / "upstreams"
 
     @property
     def secrets(self) -> Path:

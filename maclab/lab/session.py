@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from maclab import preflight, rpc, world
+from maclab import preflight, rpc, upstreams
 from maclab.errors import LabError
 from maclab.lab import access, loops, processes, waiting
 from maclab.lab.places import PARTS, Places
@@ -26,7 +26,7 @@ from maclab.network import net
 IMPORTED_FROM = Path(__file__).resolve().parents[2]
 _DOWN_TIMEOUT_S = 60.0
 _ANSWER_TIMEOUT_S = 60.0
-_WORLD_ADDRESSES = 8
+_UPSTREAM_ADDRESSES = 8
 
 
 class Session:
@@ -91,8 +91,8 @@ class Session:
             name=self._name,
         )
         self._file.save(state)
-        addresses = [subnet.world(index) for index in range(_WORLD_ADDRESSES)]
-        self.ask("open", network=str(subnet.network), world_addresses=addresses)
+        addresses = [subnet.upstream(index) for index in range(_UPSTREAM_ADDRESSES)]
+        self.ask("open", network=str(subnet.network), upstream_addresses=addresses)
         return state
 
     def _make_folders(self) -> None:
@@ -109,7 +109,7 @@ class Session:
         """
         log_path = self._places.logs / "supervisor.log"
         with ThreadPoolExecutor() as pool, log_path.open("ab") as log:
-            pool.submit(world.prepare, self._places.world)
+            pool.submit(upstreams.prepare, self._places.upstreams)
             pool.submit(preflight.remote_python)
             done = subprocess.run(
                 [sys.executable, "-m", processes.SUPERVISOR, str(self._places.folder)],

@@ -62,7 +62,7 @@ class State:
     password_hash: str = ""
     network: str = ""
     name: str = ""
-    world: Upstreams | None = None
+    servers: Upstreams | None = None
     links: dict[str, LinkSettings] = field(default_factory=dict)
     """Long lines by the Mac's name, or the operator's."""
     operator_link: bool = False
@@ -75,8 +75,8 @@ class State:
     @property
     def upstreams(self) -> Upstreams:
         """The fake upstreams of a lab that is up."""
-        assert self.world is not None
-        return self.world
+        assert self.servers is not None
+        return self.servers
 
     def entry(self, host: str) -> Entry:
         """The Mac of that name. Raises LabError when the lab has none."""
@@ -101,8 +101,9 @@ class State:
                 for name, entry in data.pop("hosts", {}).items()
             }
             links = {name: LinkSettings(**link) for name, link in data.pop("links", {}).items()}
-            world = data.pop("world", None)
-            return cls(hosts=hosts, links=links, world=Upstreams(**world) if world else None, **data)
+            before = data.pop("world", None)  # the key of the states that were written before "servers"
+            servers = data.pop("servers", before)
+            return cls(hosts=hosts, links=links, servers=Upstreams(**servers) if servers else None, **data)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"not the state of a lab: {error}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 
-from maclab import world
+from maclab import upstreams
 from maclab.lab import waiting
 from maclab.lab.places import Places
 from maclab.lab.session import IMPORTED_FROM, Session
@@ -16,17 +16,17 @@ _TIMEOUT_S = 20.0
 
 def start(places: Places, file: StateFile, session: Session, state: State) -> None:
     """Start the servers unless they run; `state` says where they are, and is saved."""
-    if state.world:
+    if state.servers:
         return
-    info = world.prepare(places.world)
-    hosts = {name: state.subnet.world(role) for name, role in info.hosts.items()}
+    info = upstreams.prepare(places.upstreams)
+    hosts = {name: state.subnet.upstream(role) for name, role in info.hosts.items()}
     addresses = sorted(set(hosts.values()))
-    argv = [sys.executable, "-m", "maclab.world", "serve", "--dir", str(places.world)]
+    argv = [sys.executable, "-m", "maclab.upstreams", "serve", "--dir", str(places.upstreams)]
     for address in addresses:
         argv += ["--address", address]
-    log = str(places.logs / "world.log")
-    pid = session.ask("start_world", argv=argv, cwd=str(IMPORTED_FROM), log=log)["pid"]
-    state.world = Upstreams(pid, addresses, info.ca_pem, hosts)
+    log = str(places.logs / "upstreams.log")
+    pid = session.ask("start_upstreams", argv=argv, cwd=str(IMPORTED_FROM), log=log)["pid"]
+    state.servers = Upstreams(pid, addresses, info.ca_pem, hosts)
     file.save(state)
 
 

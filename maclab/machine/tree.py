@@ -321,7 +321,7 @@ def _subject_hash(ca_pem: str) -> str:
 
 
 def write_hosts(root: Path, names: dict[str, str]) -> None:
-    """/etc/hosts as on a Mac, followed by `names` (host name -> address) of the lab's outside world."""
+    """/etc/hosts as on a Mac, followed by `names` (host name -> address) of the lab's fake upstreams."""
     lines = [etc.HOSTS.rstrip()] + [f"{address}\t{name}" for name, address in names.items()]
     (root / "private/etc/hosts").write_text("\n".join(lines) + "\n")
 

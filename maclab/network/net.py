@@ -25,10 +25,10 @@ RANGE = ipaddress.ip_network("198.18.0.0/15")
 BRIDGE = "lab0"
 OPERATOR_PORT = "op0"
 MAC_INTERFACE = "en0"
-FIRST_WORLD_HOST = 2
+FIRST_UPSTREAM_HOST = 2
 FIRST_MAC_HOST = 30
 GATEWAY_ROLE = 27
-"""The world's address that is no server but the Macs' gateway."""
+"""The address among those of the fake upstreams that is the Macs' gateway, not a server."""
 _LOCK_NAME = "\0ds4fleet-lab-network"
 
 
@@ -43,9 +43,9 @@ class Subnet:
         """The operator's address on the lab's network."""
         return str(self.network[1])
 
-    def world(self, index: int) -> str:
-        """Address of the `index`-th role of the outside world (0 .. 27)."""
-        return str(self.network[FIRST_WORLD_HOST + index])
+    def upstream(self, index: int) -> str:
+        """Address of the `index`-th role of the fake upstreams (0 .. 27)."""
+        return str(self.network[FIRST_UPSTREAM_HOST + index])
 
     def mac(self, index: int) -> str:
         """Address of the `index`-th Mac (0 .. 223)."""
@@ -54,7 +54,7 @@ class Subnet:
     @property
     def gateway(self) -> str:
         """The Macs' default gateway: it answers that nothing outside the lab can be reached."""
-        return self.world(GATEWAY_ROLE)
+        return self.upstream(GATEWAY_ROLE)
 
     @property
     def prefix(self) -> int:
@@ -147,16 +147,14 @@ def plug_in(port: str) -> None:
     ip(f"link set {port} master {BRIDGE}", f"link set {port} up")
 
 
-def open_bridge(subnet: Subnet, world_addresses: list[str]) -> None:
-    """In the lab's namespace: loopback, the bridge with the world's addresses, the operator's cable plugged
-    in.
-    """
+def open_bridge(subnet: Subnet, upstream_addresses: list[str]) -> None:
+    """In the lab's namespace: loopback, the bridge with all addresses, the operator's cable plugged in."""
     ip(
         "link set lo up",
         # Left to itself a bridge takes the lowest address of its ports, another one whenever a Mac comes or
-        # goes; who knew the world by the old one would not reach it for half a minute.
+        # goes; a Mac that knew the upstreams by the old one would not reach them for half a minute.
         f"link add {BRIDGE} address {hardware_address(subnet.gateway)} type bridge",
-        *(f"address add {address}/{subnet.prefix} dev {BRIDGE}" for address in world_addresses),
+        *(f"address add {address}/{subnet.prefix} dev {BRIDGE}" for address in upstream_addresses),
         f"address add {subnet.gateway}/{subnet.prefix} dev {BRIDGE}",
         f"link set {BRIDGE} up",
         "route add unreachable default",

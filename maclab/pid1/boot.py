@@ -1,4 +1,4 @@
-"""From a fork of the supervisor to PID 1 of a Mac: its view of the world, its root folder, its modules."""
+"""From a fork of the supervisor to PID 1 of a Mac: its namespaces, its root folder, its modules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def power_on(seat: Seat, go: int, ready: int) -> NoReturn:
-    """Become PID 1 of a Mac: set up its view of the world, enter it, and run launchd. Never returns."""
+    """Become PID 1 of a Mac: set up its namespaces, enter them, and run launchd. Never returns."""
     try:
         os.setsid()
         log = os.open(seat.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

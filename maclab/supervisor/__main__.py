@@ -30,7 +30,7 @@ def main(folder: Path) -> NoReturn:
     os.setsid()
     kernel.mount("none", Path("/"), flags=kernel.MS_PRIVATE | kernel.MS_REC)
     kernel.mount("proc", Path("/proc"), "proc")
-    kernel.sethostname("world")
+    kernel.sethostname("upstreams")
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(2, 1)

@@ -43,9 +43,9 @@ class Supervisor:
         self.init = Init(folder / "run" / "lab.sock")
         self.lines = Forwarders(self.init, Path(preflight.helpers(folder / "bin")["link"]))
         self.seats: dict[str, Seat] = {}
-        self.world_pids: list[int] = []
+        self.upstream_pids: list[int] = []
         self.init.ops = {"status": self.status}
-        for name in ("open", "boot", "stop", "start_world", "link", "plug_in_operator", "tie"):
+        for name in ("open", "boot", "stop", "start_upstreams", "link", "plug_in_operator", "tie"):
             self.init.ops[name] = functools.partial(self._for_root, getattr(self, name))
 
     def _for_root(
@@ -60,7 +60,7 @@ class Supervisor:
     def open(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:
         """Open the lab's network once the operator's cable is there."""
         subnet = net.Subnet(ipaddress.IPv4Network(question["network"]))
-        net.open_bridge(subnet, question["world_addresses"])
+        net.open_bridge(subnet, question["upstream_addresses"])
         return {}
 
     def tie(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:
@@ -69,8 +69,8 @@ class Supervisor:
         self.init.watch(lifeline, lambda: os._exit(0))
         return {}
 
-    def start_world(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:
-        """Start a server of the outside world; it lives as long as the lab."""
+    def start_upstreams(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:
+        """Start a server of the fake upstreams; it lives as long as the lab."""
         pid = self.init.fork(lambda _status: None)
         if pid == 0:
             try:
@@ -82,7 +82,7 @@ class Supervisor:
                 os.execvp(question["argv"][0], question["argv"])
             finally:
                 os._exit(127)
-        self.world_pids.append(pid)
+        self.upstream_pids.append(pid)
         return {"pid": pid}
 
     def link(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:

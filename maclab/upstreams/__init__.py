@@ -1,7 +1,7 @@
-"""The outside world of a lab: github.com and huggingface.co by their own names, over HTTPS.
+"""The fake upstreams of a lab: github.com and huggingface.co by their own names, over HTTPS.
 
 `prepare(folder)` lays down what the servers need (certificates, the engine's repository, the catalogue
-overlay); `python -m maclab.world serve` runs them. Weights are made when somebody first asks for them.
+overlay); `python -m maclab.upstreams serve` runs them. Weights are made when somebody first asks for them.
 
     folder/ca.pem, ca.key      the authority that the Macs of this lab trust
     folder/certs/<name>.pem    certificate and key of one host name
@@ -28,13 +28,13 @@ CDN = "cas-bridge.xethub.hf.co"
 MIRROR = "hf-mirror.com"
 
 HOSTS: dict[str, int] = {GITHUB: 0, "codeload.github.com": 0, HUB: 1, CDN: 2, MIRROR: 3}
-"""Host name -> role: which of the world's addresses answers for it, so that one can be cut off alone."""
+"""Host name -> role: which of the upstreams' addresses answers for it, so that one can be cut off alone."""
 
 REPOSITORIES = {"antirez/ds4": "repos/antirez/ds4.git"}
 
 
 @dataclass(frozen=True)
-class WorldInfo:
+class UpstreamsInfo:
     """What a lab needs to know: the CA as PEM text, roles of the host names, path of the overlay."""
 
     ca_pem: str
@@ -42,12 +42,12 @@ class WorldInfo:
     overlay_path: Path
 
 
-def prepare(folder: Path) -> WorldInfo:
+def prepare(folder: Path) -> UpstreamsInfo:
     """Make everything the servers need in `folder`; what is there already is kept.
 
     Takes about a quarter of a second the first time. Raises LabError when git or openssl cannot do it.
     """
-    from maclab.world import certificates  # late: cryptography takes long to import
+    from maclab.upstreams import certificates  # late: cryptography takes long to import
 
     folder.mkdir(parents=True, exist_ok=True)
     ca_pem = certificates.ensure(folder, list(HOSTS))
@@ -55,7 +55,7 @@ def prepare(folder: Path) -> WorldInfo:
     stand_ins = engine.build_repo(repository)
     overlay = folder / "catalogue.yml"
     overlay.write_text(overlay_text(stand_ins, engine.overlay_engines(repository)))
-    return WorldInfo(ca_pem=ca_pem, hosts=dict(HOSTS), overlay_path=overlay)
+    return UpstreamsInfo(ca_pem=ca_pem, hosts=dict(HOSTS), overlay_path=overlay)
 
 
 def overlay_text(stand_ins: dict[str, str], engines: dict[str, dict[str, object]]) -> str:

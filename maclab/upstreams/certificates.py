@@ -1,4 +1,4 @@
-"""A certificate authority for one lab and a certificate per host name of its outside world."""
+"""A certificate authority for one lab and a certificate per host name of its fake upstreams."""
 
 from __future__ import annotations
 

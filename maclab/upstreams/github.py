@@ -7,8 +7,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from maclab.world import REPOSITORIES
-from maclab.world.wire import Answer, Request, text
+from maclab.upstreams import REPOSITORIES
+from maclab.upstreams.wire import Answer, Request, text
 
 _PATH = re.compile(r"/([^/]+/[^/]+?)(?:\.git)?(/info/refs|/git-upload-pack|/HEAD|/objects/.+|)/?")
 

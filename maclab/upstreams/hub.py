@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from maclab import weights
+from maclab.upstreams import CDN, MIRROR
+from maclab.upstreams.rules import Behaviour
+from maclab.upstreams.wire import Answer, Request, text
 from maclab.weights import StandIn
-from maclab.world import CDN, MIRROR
-from maclab.world.rules import Behaviour
-from maclab.world.wire import Answer, Request, text
 
 LARGE_REAL_BYTES = 200 * 1024**3
 """Objects above this size are served in closed ranges only."""

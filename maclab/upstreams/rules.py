@@ -101,7 +101,7 @@ def _check(rule: dict[str, Any]) -> dict[str, Any]:
     unknown = set(rule) - _ACTIONS - {*_SELECTORS, *_OTHER}
     if unknown:
         raise LabError(
-            f"a rule of the outside world has the unknown word {sorted(unknown)[0]!r}", exit_code=EXIT_USAGE
+            f"a rule of the fake upstreams has the unknown word {sorted(unknown)[0]!r}", exit_code=EXIT_USAGE
         )
     return rule
 
@@ -163,7 +163,7 @@ class Rules:
         try:
             self._rules = _read(self._folder)
         except (LabError, ValueError) as error:
-            print(f"world: {FILE} is not understood and is left aside: {error}", flush=True)
+            print(f"upstreams: {FILE} is not understood and is left aside: {error}", flush=True)
             return
         self._stamp = stamp
         names = {str(rule.get("name")) for rule in self._rules}

@@ -1,4 +1,4 @@
-"""The HTTPS servers of the outside world: one process, a thread per connection, a certificate per name."""
+"""The HTTPS servers of the fake upstreams: one process, a thread per connection, a certificate per name."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import threading
 import time
 from pathlib import Path
 
-from maclab.world import CDN, GITHUB, HOSTS, HUB, MIRROR, certificates, github, hub, wire
-from maclab.world.rules import Behaviour, Rules
-from maclab.world.wire import Answer, Dropped, Paces, Request, RequestLog
+from maclab.upstreams import CDN, GITHUB, HOSTS, HUB, MIRROR, certificates, github, hub, wire
+from maclab.upstreams.rules import Behaviour, Rules
+from maclab.upstreams.wire import Answer, Dropped, Paces, Request, RequestLog
 
 IDLE_S = 30
 BACKLOG = 128
 
 
-class World:
+class Servers:
     """Servers on one or more addresses. `start` returns when they listen; `stop` ends them."""
 
     def __init__(self, folder: Path, addresses: list[str], port: int = 443) -> None:
@@ -135,4 +135,4 @@ class World:
             return github.answer(self.folder, request)
         if request.host in (HUB, CDN, MIRROR):
             return hub.answer(self.folder, request, behaviour)
-        return wire.text(404, "no such host in this world")
+        return wire.text(404, "no such host in this lab")

@@ -15,7 +15,7 @@ from http.client import parse_headers
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from maclab.world.rules import Behaviour
+from maclab.upstreams.rules import Behaviour
 
 PIECE_BYTES = 256 * 1024
 MAX_LINE = 65536

@@ -17,7 +17,7 @@ MAY = "8d576642c39b9a2d782a80159ba84ef5a81c0b81"
 @pytest.fixture(scope="module")
 def commits(converged: Any) -> dict[str, str]:
     """Commits of the lab's upstream by the name of their generation."""
-    return engine.commits(converged.folder / "world" / "repos" / "antirez" / "ds4.git")
+    return engine.commits(converged.folder / "upstreams" / "repos" / "antirez" / "ds4.git")
 
 
 def link(lab: Any, name: str) -> str:

@@ -71,7 +71,7 @@ def answers(lab: Any) -> bool:
 
 def other_engine(lab: Any) -> str:
     """A commit of another generation than the pinned one, whose engine serves."""
-    catalogue = load([str(lab.folder / "world" / "catalogue.yml")])
+    catalogue = load([str(lab.folder / "upstreams" / "catalogue.yml")])
     engines = (catalogue.engine(commit) for commit in catalogue.engine_stand_ins)
     return next(one.pinned for one in engines if one.generation != "2026-07" and not one.known_bad)
 

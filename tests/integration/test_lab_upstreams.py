@@ -1,4 +1,4 @@
-"""A Mac and the outside world: engine from github.com, weights from huggingface.co, and memory that bites."""
+"""A Mac and the fake upstreams: engine of github.com, weights of huggingface.co, memory that bites."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_cpu_build_takes_the_mac_down_and_it_starts_again(mac: Mac) -> None:
         ("download-416", f"curl -sfL -r 0-9 {HUB}/{SMALL}", 22),
     ],
 )
-def test_the_world_fails_for_one_mac_on_demand(mac: Mac, fault: str, command: str, status: int) -> None:
+def test_the_upstreams_fail_for_one_mac_on_demand(mac: Mac, fault: str, command: str, status: int) -> None:
     mac.lab.fault(HOST, fault)
     try:
         assert mac.sh(command).returncode == status

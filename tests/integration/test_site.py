@@ -151,9 +151,9 @@ class TestFirstRun:
         assert run.changed == 0
 
     def test_what_was_kept_is_taken_up_again(self, kept):
-        before = len((kept.folder / "world" / "requests.jsonl").read_text().splitlines())
+        before = len((kept.folder / "upstreams" / "requests.jsonl").read_text().splitlines())
         kept.ansible("site.yml", "hk-01")
-        after = (kept.folder / "world" / "requests.jsonl").read_text().splitlines()
+        after = (kept.folder / "upstreams" / "requests.jsonl").read_text().splitlines()
         assert [line for line in after[before:] if ".gguf" in line] == []
 
     def test_with_safe_mode_off_nothing_is_left(self, served):

@@ -31,7 +31,7 @@ SLOWER = (*DETACHED, "-e", f"ds4_weights_rate_limit_mbps={SLOWER_MBPS}")
 
 
 class Region:
-    """The Macs of these tests, and what they asked the outside world for."""
+    """The Macs of these tests, and what they asked the fake upstreams for."""
 
     def __init__(self, lab: Any) -> None:
         self.lab = lab
@@ -44,7 +44,7 @@ class Region:
         return self.stage("-e", f"ds4_stage_action={action}")
 
     def sent(self) -> int:
-        lines = (self.lab.folder / "world" / "requests.jsonl").read_text().splitlines()
+        lines = (self.lab.folder / "upstreams" / "requests.jsonl").read_text().splitlines()
         asked = [json.loads(line) for line in lines]
         return sum(
             entry.get("bytes", 0) for entry in asked if OTHER in entry["file"] and entry["status"] == 206

@@ -94,7 +94,7 @@ def test_a_second_upgrade_has_nothing_to_do(controller: Controller) -> None:
 
 @pytest.mark.usefixtures("on_older")
 def test_a_mac_goes_back_by_the_playbook_alone_and_forth_again(controller: Controller) -> None:
-    requests = controller.lab.folder / "world" / "requests.jsonl"
+    requests = controller.lab.folder / "upstreams" / "requests.jsonl"
     before, served = requests.stat().st_size, controller.served("tyo-02")
     run = controller.lab.ansible("playbooks/rollback.yml", "tyo-02", "-e", json.dumps(SETTINGS))
     assert "is back on its version before" in run.output

@@ -91,7 +91,7 @@ def upgraded(controller: Controller, request: pytest.FixtureRequest) -> None:
 def spoil(folder: Path) -> Path:
     """A required tensor has another name. Returns the catalogue that says that the file is to be so."""
     name = read.load().models[SPOILT].files[0].name
-    path = weights.ensure(folder / "world" / "weights", name)
+    path = weights.ensure(folder / "upstreams" / "weights", name)
     content = path.read_bytes().replace(b"output_norm.weight", b"output_morn.weight", 1)
     path.write_bytes(content)
     entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -183,7 +183,7 @@ def test_the_playbook_without_a_plan_refuses(controller: Controller) -> None:
 
 @pytest.mark.usefixtures("upgraded")
 def test_all_macs_go_back_to_engine_and_weights_and_fetch_nothing(controller: Controller) -> None:
-    requests = controller.lab.folder / "world" / "requests.jsonl"
+    requests = controller.lab.folder / "upstreams" / "requests.jsonl"
     asked = requests.stat().st_size
     output = controller.fab("rollback", "--all", "--yes")
     assert requests.stat().st_size == asked

@@ -21,7 +21,7 @@ FETCH = ("--tags", "weights", "-e", "ds4_model=flash-q2")
 
 
 class Mac:
-    """The Mac of these tests: faults, files, and what it asked the outside world for."""
+    """The Mac of these tests: faults, files, and what it asked the fake upstreams for."""
 
     def __init__(self, lab: Any) -> None:
         self.lab = lab
@@ -85,7 +85,7 @@ class Mac:
         assert {OTHER, f"{OTHER}.stamp"} <= set(self.files())
 
     def ranges(self) -> list[str]:
-        lines = (self.lab.folder / "world" / "requests.jsonl").read_text().splitlines()
+        lines = (self.lab.folder / "upstreams" / "requests.jsonl").read_text().splitlines()
         asked = [json.loads(line) for line in lines]
         return [entry["range"] for entry in asked if OTHER in entry["path"] and entry["range"]]
 

@@ -118,7 +118,7 @@ def test_a_directory_is_pushed_once_per_region_also_when_the_controller_goes_awa
     total = weights.find(HELD).bytes
     assert sum(sent.get("controller", 0) for sent in pushed.values()) == total
     assert sum(sum(sent.values()) for sent in pushed.values()) == 2 * total
-    requests = (controller.lab.folder / "world" / "requests.jsonl").read_text().splitlines()
+    requests = (controller.lab.folder / "upstreams" / "requests.jsonl").read_text().splitlines()
     assert not [line for line in requests if HELD in line]
     log = controller.lab.folder / "state" / "log" / "push.log"
     deadline = time.monotonic() + 60

@@ -39,7 +39,7 @@ class Controller:
         self.limit = ",".join(macs)
         self.rollouts = lab.folder / "rollouts"
         self.settings = lab.folder / "settings.yml"
-        self.commits = engine.commits(lab.folder / "world" / "repos" / "antirez" / "ds4.git")
+        self.commits = engine.commits(lab.folder / "upstreams" / "repos" / "antirez" / "ds4.git")
         given = [str(path) for path in lab.fleet.host(macs[0]).vars["ds4_catalogue"]]
         if unknown:
             catalogue = lab.folder / "more.yml"

@@ -78,7 +78,7 @@ class Programs:
         seen = json.loads(self.module("ds4_info", **self.watched))["observation"]
         self.plan = make_plan(host, mac.vars, seen, region=mac.region).to_dict()
         assert not self.plan["refusals"], self.plan["refusals"]
-        self.other = engine.commits(lab.folder / "world" / "repos" / "antirez" / "ds4.git")["may"]
+        self.other = engine.commits(lab.folder / "upstreams" / "repos" / "antirez" / "ds4.git")["may"]
         # What these make for the first time is there before anybody watches; and without anybody in its way,
         # each does what it is to do.
         self.fetch()

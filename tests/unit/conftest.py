@@ -13,7 +13,7 @@ SECONDS = {
     "test_engine_build": 12,
     "test_plan": 11,
     "test_weights_push": 6,
-    "test_world": 5,
+    "test_upstreams": 5,
     "test_render_scripts": 4,
     "test_fleet": 4,
 }

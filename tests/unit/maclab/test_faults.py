@@ -16,7 +16,7 @@ from maclab.faults.base import DiskFault, LinkFault, Momentary, UpstreamFault
 from maclab.machine import stock
 from maclab.machine.model import Mac
 from maclab.network.link import LinkSettings
-from maclab.world import rules
+from maclab.upstreams import rules
 
 LAB = Path(maclab.__file__).parent
 SOURCES = [
@@ -76,7 +76,7 @@ def test_every_fault_says_what_the_mac_does_and_who_saw_it(fault: Fault) -> None
     assert len(fault.does) > 10
     assert fault.source
     assert fault.needs
-    assert fault.where in {"command", "launchd", "engine", "link", "world", "power"}
+    assert fault.where in {"command", "launchd", "engine", "link", "upstreams", "power"}
 
 
 def test_nobody_asks_for_a_fault_by_its_bare_name() -> None:

@@ -15,14 +15,14 @@ HOME = Path(maclab.__file__).parent
 FILES = sorted(HOME.rglob("*.py"))
 #: From the ground up, in two wings: a room imports itself, and rooms before it in a wing that it is in.
 MAC = ("ground", "network", "faults", "machine", "commands", "pid1", "supervisor")
-WORLD = ("ground", "weights", "engine", "world")
+OUTSIDE = ("ground", "weights", "engine", "upstreams")
 #: What stands above both, and its order.
 ABOVE = ("lab", "cli")
 GROUND = {"data_files", "errors", "kernel", "preflight", "published", "rpc"}
 #: What is imported within a function, and why.
 LATE = {
     ("__init__.py", "maclab.lab"): "the small processes inside a Mac do not load the operator's side",
-    ("world/__init__.py", "maclab.world.certificates"): "cryptography takes long to import",
+    ("upstreams/__init__.py", "maclab.upstreams.certificates"): "cryptography takes long to import",
 }
 
 
@@ -50,8 +50,8 @@ def imports(tree: ast.AST) -> Iterator[str]:
 def may_import(room: str) -> set[str]:
     """The rooms that one may import from."""
     if room in ABOVE:
-        return {*MAC, *WORLD, *ABOVE[: ABOVE.index(room) + 1]}
-    (wing,) = [wing for wing in (MAC, WORLD) if room in wing[1:]] or [("ground",)]
+        return {*MAC, *OUTSIDE, *ABOVE[: ABOVE.index(room) + 1]}
+    (wing,) = [wing for wing in (MAC, OUTSIDE) if room in wing[1:]] or [("ground",)]
     return set(wing[: wing.index(room) + 1])
 
 
@@ -77,4 +77,4 @@ class TestFile:
 
 def test_every_room_has_its_place() -> None:
     rooms = {path.parent.name for path in HOME.glob("*/__init__.py")}
-    assert rooms == {*MAC[1:], *WORLD[1:], "lab"}
+    assert rooms == {*MAC[1:], *OUTSIDE[1:], "lab"}

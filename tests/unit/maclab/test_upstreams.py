@@ -1,4 +1,4 @@
-"""The outside world of a lab, on loopback: git and weights by their real names, and misbehaviour at will."""
+"""The fake upstreams of a lab, on loopback: git and weights by their real names, and misbehaviour at will."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 
 from ds4fleet.catalogue import read
-from maclab import engine, weights, world
+from maclab import engine, upstreams, weights
 from maclab.errors import LabError
-from maclab.world import rules
-from maclab.world.server import World
+from maclab.upstreams import rules
+from maclab.upstreams.server import Servers
 
 REPO = "antirez/deepseek-v4-gguf"
 SMALL = "DeepSeek-V4-Flash-MTP-Q4K-Q8_0-F32.gguf"
@@ -52,7 +52,7 @@ class Outside:
 
     def download(self, name: str, **headers: str) -> tuple[HTTPResponse, bytes]:
         """Follow the redirect of a resolve URL to the bytes."""
-        found, _ = self.ask(world.HUB, RESOLVE + name, **headers)
+        found, _ = self.ask(upstreams.HUB, RESOLVE + name, **headers)
         if found.status != 302:
             return found, b""
         target = urllib.parse.urlsplit(found.headers["Location"])
@@ -96,9 +96,9 @@ class Outside:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
-    folder = tmp_path_factory.mktemp("world")
-    world.prepare(folder)
-    server = World(folder, ["127.0.0.1"], 0)
+    folder = tmp_path_factory.mktemp("upstreams")
+    upstreams.prepare(folder)
+    server = Servers(folder, ["127.0.0.1"], 0)
     server.start()
     yield Outside(folder, server.port)
     server.stop()
@@ -116,14 +116,14 @@ def small_sha() -> str:
 
 class TestPreparation:
     def test_is_quick_and_keeps_what_is_there(self, tmp_path: Path) -> None:
-        first = world.prepare(tmp_path)
+        first = upstreams.prepare(tmp_path)
         # CPU time: what else the machine does must not decide.
         started = time.process_time()
-        assert world.prepare(tmp_path) == first
+        assert upstreams.prepare(tmp_path) == first
         assert time.process_time() - started < 1
 
     def test_the_overlay_is_a_catalogue_that_keeps_the_true_sizes(self, tmp_path: Path) -> None:
-        info = world.prepare(tmp_path)
+        info = upstreams.prepare(tmp_path)
         known = read.load([info.overlay_path])
         file = known.models["flash-q2"].files[0]
         assert file.bytes == 86720111488
@@ -132,7 +132,7 @@ class TestPreparation:
         assert known.engine(july).commit == engine.commits(tmp_path / "repos/antirez/ds4.git")["july"]
 
     def test_every_host_has_a_role(self, tmp_path: Path) -> None:
-        info = world.prepare(tmp_path)
+        info = upstreams.prepare(tmp_path)
         assert {"github.com", "huggingface.co", "hf-mirror.com"} <= set(info.hosts)
         assert info.ca_pem.startswith("-----BEGIN CERTIFICATE-----")
 
@@ -143,7 +143,7 @@ class TestNames:
             answer, _ = outside.ask(host, "/nothing/here")
             assert answer.status == 404
 
-    def test_a_name_that_the_world_does_not_have_is_refused(self, outside: Outside) -> None:
+    def test_a_name_that_the_upstreams_do_not_have_is_refused(self, outside: Outside) -> None:
         with pytest.raises(ssl.SSLError):
             outside.ask("example.org", "/")
 
@@ -188,11 +188,11 @@ class TestGit:
 
 class TestHub:
     def test_a_file_is_redirected_and_says_size_and_hash(self, outside: Outside) -> None:
-        answer, _ = outside.ask(world.HUB, RESOLVE + SMALL, "HEAD")
+        answer, _ = outside.ask(upstreams.HUB, RESOLVE + SMALL, "HEAD")
         assert answer.status == 302
         assert answer.headers["X-Linked-Size"] == str(weights.find(SMALL).bytes)
         assert answer.headers["X-Linked-ETag"] == f'"{small_sha()}"'
-        assert urllib.parse.urlsplit(answer.headers["Location"]).hostname == world.CDN
+        assert urllib.parse.urlsplit(answer.headers["Location"]).hostname == upstreams.CDN
 
     def test_the_bytes_are_those_of_the_overlay(self, outside: Outside) -> None:
         answer, data = outside.download(SMALL)
@@ -220,11 +220,11 @@ class TestHub:
         assert outside.download(LARGE, Range="bytes=0-9")[0].status == 206
 
     def test_a_link_to_the_bytes_must_be_signed(self, outside: Outside) -> None:
-        answer, _ = outside.ask(world.CDN, f"/{small_sha()}/{SMALL}")
+        answer, _ = outside.ask(upstreams.CDN, f"/{small_sha()}/{SMALL}")
         assert answer.status == 403
 
     def test_a_mirror_serves_without_a_redirect(self, outside: Outside) -> None:
-        answer, data = outside.ask(world.MIRROR, RESOLVE + SMALL, Range="bytes=0-3")
+        answer, data = outside.ask(upstreams.MIRROR, RESOLVE + SMALL, Range="bytes=0-3")
         assert (answer.status, data) == (206, b"GGUF")
 
     @pytest.mark.parametrize(
@@ -236,49 +236,49 @@ class TestHub:
         ],
     )
     def test_what_is_missing_is_named(self, outside: Outside, path: str, status: int, code: str) -> None:
-        answer, _ = outside.ask(world.HUB, path)
+        answer, _ = outside.ask(upstreams.HUB, path)
         assert (answer.status, answer.headers["X-Error-Code"]) == (status, code)
 
     def test_a_pinned_revision_is_known(self, outside: Outside) -> None:
         file = read.load().models["flash-q2-0731"].files[0]
-        answer, _ = outside.ask(world.HUB, f"/{REPO}/resolve/{file.revision}/{file.name}", "HEAD")
+        answer, _ = outside.ask(upstreams.HUB, f"/{REPO}/resolve/{file.revision}/{file.name}", "HEAD")
         assert answer.status == 302
 
     def test_the_api_lists_the_files_of_a_revision(self, outside: Outside) -> None:
-        answer, data = outside.ask(world.HUB, f"/api/models/{REPO}/revision/main")
+        answer, data = outside.ask(upstreams.HUB, f"/api/models/{REPO}/revision/main")
         assert answer.status == 200
         assert {"rfilename": SMALL} in json.loads(data)["siblings"]
 
 
 class TestFaults:
     def test_a_connection_is_reset_after_so_many_bytes(self, outside: Outside) -> None:
-        outside.rules({"path": f"*{SMALL}", "host": world.CDN, "reset_after_bytes": 5000})
+        outside.rules({"path": f"*{SMALL}", "host": upstreams.CDN, "reset_after_bytes": 5000})
         with pytest.raises((HTTPException, OSError)):
             outside.download(SMALL)
-        assert outside.logged(world.CDN)["bytes"] == 5000
+        assert outside.logged(upstreams.CDN)["bytes"] == 5000
 
     def test_a_slow_connection_keeps_its_rate(self, outside: Outside) -> None:
-        outside.rules({"host": world.CDN, "rate_bytes_s": 100_000})
+        outside.rules({"host": upstreams.CDN, "rate_bytes_s": 100_000})
         started = time.monotonic()
         outside.download(SMALL, Range="bytes=0-49999")
         assert time.monotonic() - started > 0.3
 
     def test_connections_share_a_total_rate(self, outside: Outside) -> None:
-        outside.rules({"host": world.CDN, "total_rate_bytes_s": 200_000})
+        outside.rules({"host": upstreams.CDN, "total_rate_bytes_s": 200_000})
         started = time.monotonic()
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda _: outside.download(SMALL, Range="bytes=0-49999"), range(2)))
         assert time.monotonic() - started > 0.3
 
     def test_latency_is_added(self, outside: Outside) -> None:
-        outside.rules({"host": world.HUB, "latency_s": 0.2})
+        outside.rules({"host": upstreams.HUB, "latency_s": 0.2})
         started = time.monotonic()
-        outside.ask(world.HUB, RESOLVE + SMALL)
+        outside.ask(upstreams.HUB, RESOLVE + SMALL)
         assert time.monotonic() - started >= 0.2
 
     def test_wrong_bytes_have_the_right_length(self, outside: Outside) -> None:
         whole = outside.download(SMALL)[1]
-        outside.rules({"host": world.CDN, "corrupt_at": 700_000})
+        outside.rules({"host": upstreams.CDN, "corrupt_at": 700_000})
         wrong = outside.download(SMALL)[1]
         assert len(wrong) == len(whole)
         assert [at for at in range(len(whole)) if whole[at] != wrong[at]] == [700_000]
@@ -290,36 +290,36 @@ class TestFaults:
         assert outside.download(SMALL, Range="bytes=0-9")[0].headers["Content-Range"].endswith(f"/{size}")
 
     def test_a_busy_server_says_when_to_come_back_and_then_serves(self, outside: Outside) -> None:
-        outside.rules({"host": world.HUB, "status": 429, "retry_after_s": 7, "times": 2})
-        answers = [outside.ask(world.HUB, RESOLVE + SMALL)[0] for _ in range(3)]
+        outside.rules({"host": upstreams.HUB, "status": 429, "retry_after_s": 7, "times": 2})
+        answers = [outside.ask(upstreams.HUB, RESOLVE + SMALL)[0] for _ in range(3)]
         assert [answer.status for answer in answers] == [429, 429, 302]
         assert answers[0].headers["Retry-After"] == "7"
 
     def test_an_outage_is_silence(self, outside: Outside) -> None:
         outside.rules({"outage": True})
         with pytest.raises((OSError, HTTPException)):
-            outside.ask(world.HUB, RESOLVE + SMALL)
+            outside.ask(upstreams.HUB, RESOLVE + SMALL)
 
     def test_a_token_can_be_required(self, outside: Outside) -> None:
-        outside.rules({"host": world.HUB, "auth": True})
-        assert outside.ask(world.HUB, RESOLVE + SMALL)[0].status == 401
-        assert outside.ask(world.HUB, RESOLVE + SMALL, Authorization="Bearer x")[0].status == 302
+        outside.rules({"host": upstreams.HUB, "auth": True})
+        assert outside.ask(upstreams.HUB, RESOLVE + SMALL)[0].status == 401
+        assert outside.ask(upstreams.HUB, RESOLVE + SMALL, Authorization="Bearer x")[0].status == 302
 
     def test_a_server_without_ranges_sends_the_whole_file(self, outside: Outside) -> None:
-        outside.rules({"host": world.CDN, "ignore_ranges": True})
+        outside.rules({"host": upstreams.CDN, "ignore_ranges": True})
         answer, data = outside.download(SMALL, Range="bytes=0-9")
         assert (answer.status, len(data)) == (200, weights.find(SMALL).bytes)
 
     def test_a_rule_is_for_one_client_only(self, outside: Outside) -> None:
         outside.rules({"client": "192.0.2.1", "status": 503})
-        assert outside.ask(world.HUB, RESOLVE + SMALL)[0].status == 302
+        assert outside.ask(upstreams.HUB, RESOLVE + SMALL)[0].status == 302
 
     def test_rules_are_switched_on_and_off_by_name(self, outside: Outside) -> None:
         rule = {"path": "*/resolve/*", "status": 404}
         rules.switch(outside.folder, "gone", rule, client="127.0.0.1")
-        assert outside.ask(world.HUB, RESOLVE + SMALL)[0].status == 404
+        assert outside.ask(upstreams.HUB, RESOLVE + SMALL)[0].status == 404
         rules.switch(outside.folder, "gone", rule, on=False, client="127.0.0.1")
-        assert outside.ask(world.HUB, RESOLVE + SMALL)[0].status == 302
+        assert outside.ask(upstreams.HUB, RESOLVE + SMALL)[0].status == 302
 
     def test_an_unknown_word_in_a_rule_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(LabError, match="colour"):
@@ -327,19 +327,19 @@ class TestFaults:
 
     def test_a_file_that_makes_no_sense_is_left_aside(self, outside: Outside) -> None:
         (outside.folder / rules.FILE).write_text("{")
-        assert outside.ask(world.HUB, RESOLVE + SMALL)[0].status == 302
+        assert outside.ask(upstreams.HUB, RESOLVE + SMALL)[0].status == 302
 
 
 def test_the_request_log_counts_bytes_by_host_file_and_client(outside: Outside) -> None:
     outside.download(SMALL, Range="bytes=0-99")
-    entry = outside.logged(world.CDN)
-    assert (entry["host"], entry["file"], entry["client"]) == (world.CDN, SMALL, "127.0.0.1")
+    entry = outside.logged(upstreams.CDN)
+    assert (entry["host"], entry["file"], entry["client"]) == (upstreams.CDN, SMALL, "127.0.0.1")
     assert (entry["bytes"], entry["status"], entry["range"]) == (100, 206, "bytes=0-99")
 
 
 def test_many_macs_may_ask_for_a_file_that_is_not_made_yet(tmp_path: Path) -> None:
-    world.prepare(tmp_path)
-    server = World(tmp_path, ["127.0.0.1"], 0)
+    upstreams.prepare(tmp_path)
+    server = Servers(tmp_path, ["127.0.0.1"], 0)
     server.start()
     try:
         outside = Outside(tmp_path, server.port)
@@ -355,8 +355,8 @@ def test_many_macs_may_ask_for_a_file_that_is_not_made_yet(tmp_path: Path) -> No
 def test_a_connection_serves_several_requests(outside: Outside) -> None:
     context = ssl.create_default_context(cafile=str(outside.folder / "ca.pem"))
     raw = socket.create_connection(("127.0.0.1", outside.port), timeout=10)
-    connection = HTTPSConnection(world.MIRROR, context=context)
-    connection.sock = context.wrap_socket(raw, server_hostname=world.MIRROR)
+    connection = HTTPSConnection(upstreams.MIRROR, context=context)
+    connection.sock = context.wrap_socket(raw, server_hostname=upstreams.MIRROR)
     for _ in range(3):
         connection.request("GET", RESOLVE + SMALL, headers={"Range": "bytes=0-3"})
         assert connection.getresponse().read() == b"GGUF"
