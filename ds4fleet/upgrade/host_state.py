@@ -1,4 +1,4 @@
-"""What is seen of the Macs before a rollout, as the Situations that are planned with."""
+"""What is seen of the Macs before a rollout, as the HostStates that are planned with."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ds4fleet.inventory.fleet import Host
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.types import HostPlan
 from ds4fleet.upgrade import play
-from ds4fleet.upgrade.look import Lock, Look, model_of
-from ds4fleet.upgrade.rollout import Rules, Situation, Version
+from ds4fleet.upgrade.rollout import HostState, Rules, Version
+from ds4fleet.upgrade.snapshot import Lock, Snapshot, model_of
 
 #: Bytes per second at which weights are read, for the estimate: the slowest SSD that was published for an
 #: Apple silicon Mac (M4 Mac mini 256 GB, 2024); most read twice as fast.
@@ -56,7 +56,7 @@ def plan_for(host: Host, facts: Mapping[str, Observation], asked: Mapping[str, A
     )
 
 
-def situation(plan: HostPlan, host: Host, seen: Seen, trouble: str = "") -> Situation:
+def of(plan: HostPlan, host: Host, seen: Seen, trouble: str = "") -> HostState:
     """One Mac as rollout.plan_rollout wants it; `seen` None: it did not answer, for `trouble`.
 
     Raises OperatorError for settings of the gate or of the waves that are invalid.
@@ -65,7 +65,7 @@ def situation(plan: HostPlan, host: Host, seen: Seen, trouble: str = "") -> Situ
     lock = lock_of(found)
     switcher.limits(settings_of(host))
     trouble = (trouble or "it does not answer") if seen is None else _trouble(found)
-    return Situation(
+    return HostState(
         host=host.name,
         region=host.region,
         serving=found.server.models is not None,
@@ -160,9 +160,9 @@ def notes(plan: HostPlan, facts: Mapping[str, Observation]) -> list[str]:
     return []
 
 
-def way_back(host: Host, found: Look) -> Situation:
+def of_rollback(host: Host, found: Snapshot) -> HostState:
     """One Mac as rollout.plan_rollback wants it: its target is the version before."""
-    return Situation(
+    return HostState(
         host=host.name,
         region=host.region,
         serving=found.serves is not None,

@@ -14,8 +14,8 @@ from ds4fleet.upgrade import codes
 from ds4fleet.upgrade.codes import Code
 from ds4fleet.upgrade.controller_lock import Holder
 from ds4fleet.upgrade.journal import ENDED, HostPhase, Journal
-from ds4fleet.upgrade.look import Look
 from ds4fleet.upgrade.rollout import Rollout
+from ds4fleet.upgrade.snapshot import Snapshot
 
 GB = 10**9
 
@@ -180,10 +180,10 @@ def reason(record: Mapping[str, Any]) -> str:
     return f"{text}; {remedy}".strip("; ")
 
 
-def show_macs(looks: Sequence[Look], run_id: str) -> Table:
+def show_macs(snapshots: Sequence[Snapshot], run_id: str) -> Table:
     """What the Macs themselves say, for `--status`."""
     shown = console.table("", "host", "serves", "last switch", "", "lock")
-    for one in looks:
+    for one in snapshots:
         if not one.reachable:
             shown.add_row(one.host, console.styled(f"no answer: {one.why}", "red"))
             continue
@@ -199,7 +199,7 @@ def show_macs(looks: Sequence[Look], run_id: str) -> Table:
     return shown
 
 
-def macs_record(looks: Sequence[Look]) -> list[dict[str, Any]]:
+def macs_record(snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
     """The same for machines."""
     return [
         {
@@ -213,7 +213,7 @@ def macs_record(looks: Sequence[Look]) -> list[dict[str, Any]]:
             "drained": one.drained,
             "lock": vars(one.lock) if one.lock else None,
         }
-        for one in looks
+        for one in snapshots
     ]
 
 

@@ -40,8 +40,8 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Situation:
-    """One Mac before the rollout, as its plan for the new version and an observation tell.
+class HostState:
+    """One Mac before a rollout, by its plan for the new version and its observation.
 
     serving: it answers now. healthy: nothing is wrong with it that an upgrade must not meet; trouble says
     what is. refusals: what its plan for the target says against it. to_stage_bytes: still to fetch.
@@ -122,7 +122,7 @@ class Rollout:
 
 
 def plan_rollout(
-    situations: Sequence[Situation],
+    states: Sequence[HostState],
     *,
     run_id: str,
     now: datetime,
@@ -132,13 +132,13 @@ def plan_rollout(
 ) -> Rollout:
     """Decide who is upgraded in which wave.
 
-    situations: the Macs of the selection, in inventory order. regions: their order; () takes the order in
+    states: the Macs of the selection, in inventory order. regions: their order; () takes the order in
     which they appear. canary: the Mac that goes first and alone; "" takes the first of the first region.
 
     Raises RolloutError (nothing to do, unhealthy fleet, memory gate, lock, unknown canary, min_serving).
     """
-    order = list(regions or dict.fromkeys(item.region for item in situations))
-    chosen = [item for item in situations if item.region in order]
+    order = list(regions or dict.fromkeys(item.region for item in states))
+    chosen = [item for item in states if item.region in order]
     chosen.sort(key=lambda item: order.index(item.region))
 
     _refuse_locked(chosen)
@@ -180,16 +180,16 @@ def plan_rollout(
 
 
 def plan_rollback(
-    situations: Sequence[Situation], *, run_id: str, now: datetime, notes: Sequence[str] = ()
+    states: Sequence[HostState], *, run_id: str, now: datetime, notes: Sequence[str] = ()
 ) -> Rollout:
     """Decide in which waves Macs go back; `target` of each is the version before, None where there is none.
 
     Nothing but a lock stands in the way: who goes back has his reasons, and a Mac need not serve for it.
     Raises RolloutError (lock, nothing to do, min_serving).
     """
-    _refuse_locked(situations)
-    skipped = [Skip(i.host, i.trouble or "no version before is on it") for i in situations if not i.target]
-    todo = [item for item in situations if item.target]
+    _refuse_locked(states)
+    skipped = [Skip(i.host, i.trouble or "no version before is on it") for i in states if not i.target]
+    todo = [item for item in states if item.target]
     if not todo:
         whom = "; ".join(f"{skip.host}: {skip.reason}" for skip in skipped)
         raise RolloutError(Code.NOTHING_TO_DO, f"there is no version to go back to ({whom})")
@@ -208,20 +208,20 @@ def plan_rollback(
     )
 
 
-def _refuse_locked(situations: Sequence[Situation]) -> None:
-    locked = [f"{item.host} by {item.locked_by}" for item in situations if item.locked_by]
+def _refuse_locked(states: Sequence[HostState]) -> None:
+    locked = [f"{item.host} by {item.locked_by}" for item in states if item.locked_by]
     if locked:
         raise RolloutError(Code.LOCKED, f"another rollout holds {', '.join(locked)}")
 
 
-def _minutes(waves: Sequence[Wave], todo: Sequence[Situation]) -> float:
+def _minutes(waves: Sequence[Wave], todo: Sequence[HostState]) -> float:
     """As long as the slowest Mac of each wave takes."""
     of_each = {item.host: item.switch_minutes for item in todo}
     return sum(max(of_each[host] for host in wave.hosts) for wave in waves)
 
 
 def _by_region(
-    order: Sequence[str], todo: Sequence[Situation], serving: Sequence[Situation], first: str
+    order: Sequence[str], todo: Sequence[HostState], serving: Sequence[HostState], first: str
 ) -> list[Wave]:
     """The waves of each region behind the canary `first`. Raises RolloutError (min_serving)."""
     plan = []
@@ -243,7 +243,7 @@ def _by_region(
     return plan
 
 
-def _rules(region: str, here: Sequence[Situation]) -> Rules:
+def _rules(region: str, here: Sequence[HostState]) -> Rules:
     rules = {item.rules for item in here}
     if len(rules) > 1:
         raise OperatorError(

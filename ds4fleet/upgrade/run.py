@@ -16,14 +16,13 @@ from ds4fleet.catalogue.read import load
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
-from ds4fleet.upgrade import controller_lock, play, rollout
+from ds4fleet.upgrade import controller_lock, host_state, play, rollout, snapshot
 from ds4fleet.upgrade import journal as journals
 from ds4fleet.upgrade import report as reports
-from ds4fleet.upgrade import situation as situations
 from ds4fleet.upgrade.codes import Code, RolloutError
 from ds4fleet.upgrade.journal import ENDED, UNFINISHED, HostPhase, Journal, RunPhase, latest
-from ds4fleet.upgrade.look import Lock, look
 from ds4fleet.upgrade.rollout import Rollout
+from ds4fleet.upgrade.snapshot import Lock
 
 #: One folder per rollout: plan.json, run.json (for the playbook), journal.jsonl, report.json.
 ROLLOUTS = Path(os.environ.get("DS4_ROLLOUTS") or CHECKOUT / "rollouts")
@@ -61,20 +60,20 @@ def upgrade(
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%SZ}"
     with controller_lock.controller_lock(root, run_id, play.owner(), take_over=take_over) as lock:
-        facts, troubles = situations.observe(hosts, root / "facts")
-        if take_over and _release(situations.locks_of(facts), root, lock, yes=yes, json=json):
-            facts, troubles = situations.observe(hosts, root / "facts")
-        plans = [(host, situations.plan_for(host, facts, asked)) for host in hosts]
+        facts, troubles = host_state.observe(hosts, root / "facts")
+        if take_over and _release(host_state.locks_of(facts), root, lock, yes=yes, json=json):
+            facts, troubles = host_state.observe(hosts, root / "facts")
+        plans = [(host, host_state.plan_for(host, facts, asked)) for host in hosts]
         planned = rollout.plan_rollout(
             [
-                situations.situation(plan, host, facts.get(host.name), troubles.get(host.name, ""))
+                host_state.of(plan, host, facts.get(host.name), troubles.get(host.name, ""))
                 for host, plan in plans
             ],
             run_id=run_id,
             now=now,
             regions=order,
             canary=canary,
-            notes=[text for _, plan in plans for text in situations.notes(plan, facts)],
+            notes=[text for _, plan in plans for text in host_state.notes(plan, facts)],
         )
         return _start(planned, asked, root, lock, plan_only=plan_only, yes=yes, json=json)
 
@@ -107,11 +106,11 @@ def rollback(
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%SZ}-back"
     with controller_lock.controller_lock(root, run_id, play.owner(), take_over=take_over) as lock:
-        looks = look(chosen)
-        if take_over and _release({one.host: one.lock for one in looks}, root, lock, yes=yes, json=json):
-            looks = look(chosen)
+        snapshots = snapshot.take(chosen)
+        if take_over and _release({one.host: one.lock for one in snapshots}, root, lock, yes=yes, json=json):
+            snapshots = snapshot.take(chosen)
         planned = rollout.plan_rollback(
-            [situations.way_back(one, found) for one, found in zip(chosen, looks, strict=True)],
+            [host_state.of_rollback(one, found) for one, found in zip(chosen, snapshots, strict=True)],
             run_id=run_id,
             now=now,
         )
@@ -192,11 +191,11 @@ def status(*, limit: str = "", json: bool = False, root: Path = ROLLOUTS) -> int
     fleet = Fleet.select(limit=limit)
     record = reports.report(journal) if journal else None
     names = {mac["host"] for mac in record["hosts"]} if record and not limit else set()
-    looks = look([host for host in fleet if not names or host.name in names])
+    snapshots = snapshot.take([host for host in fleet if not names or host.name in names])
     if json:
         found = {
             "controller": reports.holder_record(held),
-            "macs": reports.macs_record(looks),
+            "macs": reports.macs_record(snapshots),
         }
         console.print_json({**(record or {}), **found})
         return 0
@@ -206,7 +205,7 @@ def status(*, limit: str = "", json: bool = False, root: Path = ROLLOUTS) -> int
         console.out.print("No rollout was started from here yet.")
     if held:
         console.out.print(f"The lock here: {held}.")
-    console.out.print(reports.show_macs(looks, record["run_id"] if record else ""))
+    console.out.print(reports.show_macs(snapshots, record["run_id"] if record else ""))
     return 0
 
 
@@ -303,9 +302,9 @@ def _abort_others(limit: str, root: Path, *, yes: bool, json: bool) -> int:
     hosts = Fleet.select(limit=limit).hosts
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-take-over"
     with controller_lock.controller_lock(root, run_id, play.owner(), take_over=True) as lock:
-        looks = look(hosts)
-        silent = [one for one in looks if not one.reachable]
-        freed = _release({one.host: one.lock for one in looks}, root, lock, yes=yes, json=json)
+        snapshots = snapshot.take(hosts)
+        silent = [one for one in snapshots if not one.reachable]
+        freed = _release({one.host: one.lock for one in snapshots}, root, lock, yes=yes, json=json)
         last = latest(root)
         if last is not None and last.progress().phase in UNFINISHED:
             last.append(

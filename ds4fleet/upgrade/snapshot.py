@@ -1,4 +1,4 @@
-"""What a Mac itself says about its last switch: who holds its lock, how far it is, what it can go back to."""
+"""What a Mac says about its last switch: the run that holds its lock, its phase, the version before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ds4fleet.upgrade.rollout import Version
 
 @dataclass(frozen=True)
 class Lock:
-    """The lock of a Mac: which run, of whom, since when."""
+    """The lock of a Mac: the run, its owner, and since when."""
 
     run_id: str
     owner: str
@@ -26,9 +26,9 @@ class Lock:
 
 
 @dataclass(frozen=True)
-class Look:
-    """One Mac. reachable: it could be asked; else `why` is the reason. run_id, phase, reason: of its last
-    switch. serves, before: None where nothing is known."""
+class Snapshot:
+    """One Mac at one moment. reachable: it answered; else `why` is the reason. run_id, phase, reason: of its
+    last switch. serves, before: None where nothing is known."""
 
     host: str
     region: str
@@ -43,19 +43,19 @@ class Look:
     why: str = ""
 
 
-def look(hosts: Sequence[Host]) -> list[Look]:
-    """Asks the Macs at once; the answers stand in the order of the hosts."""
+def take(hosts: Sequence[Host]) -> list[Snapshot]:
+    """Ask the Macs at once; the snapshots stand in the order of the hosts."""
     known = load(hosts[0].vars.get("ds4_catalogue") or ()) if hosts else load()
     return [of(answer, known) for answer in observe.ask(hosts, "rollout")]
 
 
-def of(answer: observe.Answer, known: Catalogue) -> Look:
-    """What a Mac's answer says; a bare Mac has nothing to say, and is no silent one."""
+def of(answer: observe.Answer, known: Catalogue) -> Snapshot:
+    """What a Mac's answer says; a bare Mac answers, and has nothing to say."""
     host = answer.host
     seen = answer.document.rollout if answer.document else None
     if seen is None:
-        return Look(host.name, host.region, reachable=answer.bare, why=answer.sentence)
-    return Look(
+        return Snapshot(host.name, host.region, reachable=answer.bare, why=answer.sentence)
+    return Snapshot(
         host.name,
         host.region,
         reachable=True,

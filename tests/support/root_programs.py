@@ -18,7 +18,7 @@ from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.make import make_plan, watch
 from ds4fleet.remote import observe
-from ds4fleet.upgrade import look
+from ds4fleet.upgrade import snapshot
 from ds4fleet.weights import listing, relay
 from maclab import engine
 from tests.support.rollouts import MAC_PYTHON
@@ -249,7 +249,7 @@ class Programs:
     def looks(self) -> None:
         """What fab status, weights list and upgrade --status ask of a Mac, over ssh."""
         assert status.ask(self.mac).reachable
-        assert look.look([self.mac])[0].reachable
+        assert snapshot.take([self.mac])[0].reachable
         (answer,) = observe.ask([self.mac], "weights", "staging", "verifying")
         assert answer.document is not None and listing.files_of(answer), answer.sentence
         self.said += str(answer.document)

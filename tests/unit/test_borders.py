@@ -66,7 +66,7 @@ OWN_JSON = {
     "plugins/module_utils/ds4agent/tunnel/jump.py": "its own configuration",
     "ds4fleet/upgrade/play.py": "the record of our own run",
     "ds4fleet/upgrade/journal.py": "journals of the controller",
-    "ds4fleet/upgrade/situation.py": "facts that the playbook has just written",
+    "ds4fleet/upgrade/host_state.py": "facts that the playbook has just written",
     "ds4fleet/weights/push.py": "the order on standard input",
     "plugins/callback/ds4_banner.py": "a copy of what is in memory",
     "plugins/action/ds4_plan.py": "a copy of what is in memory",

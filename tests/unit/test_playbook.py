@@ -19,7 +19,7 @@ from ds4fleet.inventory.fleet import Fleet, Host, ansible_environment
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.remote import playbook
 from ds4fleet.tunnel import jump_setup, letting_in
-from ds4fleet.upgrade import play, situation
+from ds4fleet.upgrade import host_state, play
 from ds4fleet.weights import care
 
 PROGRAMS = Path(sys.executable).parent
@@ -138,7 +138,7 @@ class TestByFab:
             "jump": lambda: jump_setup._playbook("jump", ["stray"], {}),
             "stage": lambda: playbook.play("stage", [stray], {}),
             "weights": lambda: care._run([stray], {"ds4_weights_action": "verify"}),
-            "the look of an upgrade": lambda: situation.observe([stray], dead / "looked"),
+            "the look of an upgrade": lambda: host_state.observe([stray], dead / "looked"),
         }
         for name, verb in verbs.items():
             with pytest.raises(OperatorError, match="reached no Mac of stray"):

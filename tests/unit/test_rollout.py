@@ -23,19 +23,19 @@ from ds4fleet.errors import OperatorError
 from ds4fleet.upgrade import codes, controller_lock, rollout
 from ds4fleet.upgrade.codes import Code, RolloutError
 from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase, history
-from ds4fleet.upgrade.rollout import Situation, Version
+from ds4fleet.upgrade.rollout import HostState, Version
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 OLD, NEW = Version("flash-q2", "a" * 64, "1" * 40), Version("flash-q2-0731", "b" * 64, "2" * 40)
 
 
-def mac(host: str, region: str = "tokyo", **more: Any) -> Situation:
+def mac(host: str, region: str = "tokyo", **more: Any) -> HostState:
     given = {"serving": True, "healthy": True, "current": OLD, "target": NEW, "to_stage_bytes": 10}
-    return Situation(**{"host": host, "region": region, "switch_minutes": 3.0, **given, **more})
+    return HostState(**{"host": host, "region": region, "switch_minutes": 3.0, **given, **more})
 
 
 def planned(
-    macs: list[Situation], waves: Any = None, min_serving: int | None = None, **more: Any
+    macs: list[HostState], waves: Any = None, min_serving: int | None = None, **more: Any
 ) -> rollout.Rollout:
     rules = rollout.Rules(
         tuple(waves) if waves is not None else rollout.DEFAULT_WAVES,
@@ -50,7 +50,7 @@ def waves(made: rollout.Rollout) -> list[tuple[str, ...]]:
     return [wave.hosts for wave in made.waves]
 
 
-def refused(macs: list[Situation], **more: Any) -> Code:
+def refused(macs: list[HostState], **more: Any) -> Code:
     with pytest.raises(RolloutError) as caught:
         planned(macs, **more)
     assert codes.REMEDY[caught.value.code] in caught.value.sentence

@@ -22,11 +22,11 @@ from ds4fleet.inventory.fleet import Host
 from ds4fleet.plan.make import make_plan
 from ds4fleet.remote import observe
 from ds4fleet.upgrade import host as upgrade_host
-from ds4fleet.upgrade import look, report, rollout, run, situation
+from ds4fleet.upgrade import host_state, report, rollout, run, snapshot
 from ds4fleet.upgrade.codes import Code, RolloutError
 from ds4fleet.upgrade.host import HostLost, HostRefused
 from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase
-from ds4fleet.upgrade.rollout import Rollout, Situation, Version
+from ds4fleet.upgrade.rollout import HostState, Rollout, Version
 
 OLD, NEW = Version("flash-q2", "a" * 64, "1" * 40), Version("flash-q2-0731", "b" * 64, "2" * 40)
 
@@ -90,7 +90,7 @@ class Mac:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    macs = [Situation(name, "tokyo", True, True, OLD, NEW) for name in ("a", "b")]
+    macs = [HostState(name, "tokyo", True, True, OLD, NEW) for name in ("a", "b")]
     made = rollout.plan_rollout(macs, run_id="run", now=datetime.now(UTC))
     return Journal.create(tmp_path, made)
 
@@ -239,8 +239,8 @@ class TestReport:
             server={"open_weights": path},
             weights={"files": [file]},
         )
-        assert situation.running(seen, known) == OLD
-        assert situation.running(observed(), known) is None
+        assert host_state.running(seen, known) == OLD
+        assert host_state.running(observed(), known) is None
 
 
 def observed(**sections: Any) -> Observation:
@@ -251,9 +251,9 @@ def observed(**sections: Any) -> Observation:
 class TestPlan:
     def test_what_is_shown_is_what_is_recorded(self) -> None:
         macs = [
-            Situation("a", "tokyo", True, True, OLD, NEW, to_stage_bytes=81 * 10**9, switch_minutes=1.4),
-            Situation("b", "tokyo", True, True, NEW, NEW),
-            Situation("c", "seoul", True, True, OLD, NEW, switch_minutes=1.4),
+            HostState("a", "tokyo", True, True, OLD, NEW, to_stage_bytes=81 * 10**9, switch_minutes=1.4),
+            HostState("b", "tokyo", True, True, NEW, NEW),
+            HostState("c", "seoul", True, True, OLD, NEW, switch_minutes=1.4),
         ]
         told = "a: the context goes from 100,000 to 60,000 tokens"
         made = rollout.plan_rollout(macs, run_id="run", now=datetime.now(UTC), notes=[told])
@@ -276,7 +276,7 @@ class TestPlan:
 
         def notes(context: str) -> list[str]:
             server = {"argv": ["ds4-server", "--ctx", context]}
-            return situation.notes(plan, {"tyo-01": observed(server=server)})
+            return host_state.notes(plan, {"tyo-01": observed(server=server)})
 
         (note,) = notes("100000")
         assert "100,000 to 50,000" in note and "KV entries" in note
@@ -286,7 +286,7 @@ class TestPlan:
         small = make_plan("tyo-01", {**HARDWARE, "ds4_model": "flash-q2"})
         large = make_plan("tyo-01", {**HARDWARE, "ds4_model": "flash-q4"})
         settings = role_defaults()
-        assert 1 < situation.switch_minutes(small, settings) < situation.switch_minutes(large, settings) < 3
+        assert 1 < host_state.switch_minutes(small, settings) < host_state.switch_minutes(large, settings) < 3
 
     @pytest.mark.parametrize(
         ("seen", "trouble"),
@@ -304,19 +304,19 @@ class TestPlan:
         ],
     )
     def test_what_an_upgrade_must_not_meet(self, seen: dict[str, Any], trouble: str) -> None:
-        found = situation.situation(make_plan("tyo-01", HARDWARE), HOST, observed(**seen))
+        found = host_state.of(make_plan("tyo-01", HARDWARE), HOST, observed(**seen))
         assert (found.trouble, found.healthy) == (trouble, not trouble)
 
     def test_a_lock_is_told_with_its_owner(self) -> None:
         lock = {"run_id": "r1", "owner": "ada@mac", "since": "2026-11-23T00:00:00Z"}
         seen = {"server": {"models": {"data": [{"id": "m"}]}}, "rollout": {"lock": lock}}
-        found = situation.situation(make_plan("tyo-01", HARDWARE), HOST, observed(**seen))
+        found = host_state.of(make_plan("tyo-01", HARDWARE), HOST, observed(**seen))
         assert found.locked_by == "run r1 of ada@mac since 2026-11-23T00:00:00Z"
 
     @pytest.mark.parametrize("wrong", [{"ds4_upgrade_waves": "all"}, {"ds4_min_serving": "two"}])
     def test_rules_of_the_wrong_kind_are_one_sentence(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(OperatorError, match="tyo-01: ds4_upgrade_waves must be"):
-            situation.rules_of(Host("tyo-01", "tokyo", wrong))
+            host_state.rules_of(Host("tyo-01", "tokyo", wrong))
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -334,7 +334,7 @@ class TestPlan:
     ) -> None:
         host = Host("tyo-01", "tokyo", {**HARDWARE, name: value})
         with pytest.raises(OperatorError, match=f"{name} is {value};"):
-            situation.situation(make_plan("tyo-01", HARDWARE), host, observed())
+            host_state.of(make_plan("tyo-01", HARDWARE), host, observed())
 
     def test_settings_reach_the_order(self) -> None:
         plan = make_plan("tyo-01", HARDWARE).to_dict()
@@ -364,16 +364,16 @@ class TestLook:
             serves=document.Version("54b36ed9ba42", "/opt/ds4/models/own.gguf", "b" * 64),
             before=document.Version("54b36ed9ba42", path, "a" * 64),
         )
-        found = look.of(observe.Answer(HOST, document.Document(1, rollout=seen)), known)
+        found = snapshot.of(observe.Answer(HOST, document.Document(1, rollout=seen)), known)
         assert found.reachable and found.drained and found.phase == "holding"
         assert found.serves == Version("own.gguf", "b" * 64, "54b36ed9ba42")
         assert found.before == Version("flash-q2", "a" * 64, "54b36ed9ba42")
         assert str(found.lock) == "run r1 of ada since now"
 
     def test_a_bare_mac_has_none_of_it_and_a_silent_one_is_no_bare_one(self) -> None:
-        bare = look.of(observe.Answer(HOST, None, "it has no ds4agent", bare=True), load())
+        bare = snapshot.of(observe.Answer(HOST, None, "it has no ds4agent", bare=True), load())
         assert bare.reachable and not (bare.lock or bare.serves or bare.before or bare.drained)
-        silent = look.of(observe.Answer(HOST, None, "no route to host", reached=False), load())
+        silent = snapshot.of(observe.Answer(HOST, None, "no route to host", reached=False), load())
         assert (silent.reachable, silent.why) == (False, "no route to host")
 
 
