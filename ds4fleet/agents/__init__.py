@@ -19,7 +19,7 @@ from ds4fleet.agents.clients import CLIENTS, Server, Setup, Target
 from ds4fleet.agents.write import apply, plan, settled
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, unknown_name
-from ds4fleet.tunnel import asked, view
+from ds4fleet.tunnel import selection, view
 
 MODELS_TIMEOUT_S = 10.0
 
@@ -59,9 +59,9 @@ def find_server(host: str = "", region: str = "") -> Server:
     Raises OperatorError when none is open or the engine does not answer through it.
     """
     if host or region:
-        choice = asked.choose(Fleet.load(), host=host, region=region)
+        choice = selection.choose(Fleet.load(), host=host, region=region)
         name = host or region
-        url = choice.endpoint.url if choice.endpoint else asked.spec_of(choice.hosts[0]).url
+        url = choice.endpoint.url if choice.endpoint else selection.spec_of(choice.hosts[0]).url
         start = f"fab tunnel {'--host' if host else '--region'} {name} --background"
     else:
         open_tunnels, endpoints = view.everything()

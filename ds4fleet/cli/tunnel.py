@@ -28,9 +28,9 @@ def tunnel_open(
 ) -> None:
     """To an engine: --host NAME, or one address for --region NAME [--then R] [--spread], --nearest, --all"""
     from ds4fleet.inventory.fleet import Fleet
-    from ds4fleet.tunnel import asked, cli
+    from ds4fleet.tunnel import cli, selection
 
-    choice = asked.choose(Fleet.load(), host, region, all, nearest, then, spread)
+    choice = selection.choose(Fleet.load(), host, region, all, nearest, then, spread)
     sys.exit(cli.open_tunnel(choice.hosts, background, dry_run, choice.endpoint, keep=persist))
 
 
@@ -40,7 +40,7 @@ def tunnel_status(
 ) -> None:
     """Every tunnel of yours: state, endpoint, health; --watch follows it, --json for scripts"""
     from ds4fleet.tunnel import view
-    from ds4fleet.tunnel.asked import names_in
+    from ds4fleet.tunnel.selection import names_in
 
     sys.exit(view.status(names_in(f"{host},{region}"), json=json, watch=watch))
 
@@ -50,7 +50,7 @@ def tunnel_stop(_: Context, host: str = "", region: str = "", forget: bool = Fal
     """End tunnels: --host, --region, or all of this inventory; --forget removes what --persist installed"""
     from ds4fleet.inventory.fleet import Fleet
     from ds4fleet.tunnel import cli
-    from ds4fleet.tunnel.asked import names_in
+    from ds4fleet.tunnel.selection import names_in
 
     named = names_in(f"{host},{region}")
     sys.exit(cli.stop(named, forget=forget) if named else cli.stop_all_of(Fleet.load(), forget=forget))
@@ -60,7 +60,7 @@ def tunnel_stop(_: Context, host: str = "", region: str = "", forget: bool = Fal
 def tunnel_logs(_: Context, host: str = "", region: str = "", lines: int = 40, follow: bool = False) -> None:
     """What happened to tunnels: --host, --region, or all; --follow"""
     from ds4fleet.tunnel import view
-    from ds4fleet.tunnel.asked import names_in
+    from ds4fleet.tunnel.selection import names_in
 
     sys.exit(view.logs(names_in(f"{host},{region}"), lines=lines, follow=follow))
 

@@ -40,9 +40,9 @@ def uses(plan: HostPlan, known: Known, engine: Engine) -> set[str]:
     holds = {
         "several-users": bool(reached_by_several(plan, known)),
         "deep-contexts": plan.context > deep,
-        "kv": known.asked.kv_budget_mib > 0,
+        "kv": known.settings.kv_budget_mib > 0,
         "streaming": plan.mode == "streaming",
-        "batched-sessions": known.asked.sessions > 1,
+        "batched-sessions": known.settings.sessions > 1,
         "think-max": plan.context >= policy()["context"]["think_max"],
         "v41": layout == "deepseek41",
     }
@@ -51,10 +51,10 @@ def uses(plan: HostPlan, known: Known, engine: Engine) -> set[str]:
 
 def reached_by_several(plan: HostPlan, known: Known) -> str:
     """Why more than one user reaches the engine; "" when one does, on the Mac's loopback address."""
-    if known.asked.host != "localhost" and not ipaddress.IPv4Address(known.asked.host).is_loopback:
-        return f"ds4_host is {known.asked.host}"
+    if known.settings.host != "localhost" and not ipaddress.IPv4Address(known.settings.host).is_loopback:
+        return f"ds4_host is {known.settings.host}"
     keys = {str(key) for key in known.read.names("ds4_tunnel_keys")}
-    let_in = users.keys_for(plan.host, plan.region, known.settings.get("ds4_access"))
+    let_in = users.keys_for(plan.host, plan.region, known.variables.get("ds4_access"))
     if len(keys) + len(let_in) > 1:
         return f"{len(keys) + len(let_in)} keys of ds4_tunnel_keys and ds4_access open a tunnel"
     return ""

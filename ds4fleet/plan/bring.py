@@ -24,14 +24,14 @@ def with_weights(plan: HostPlan, known: Known, engine: Engine) -> HostPlan:
     endpoints = known.read.names("ds4_weights_sources")
     sources.check(endpoints)
     wanted = [(file, model.header) for file in model.files]
-    wanted += [(file, {}) for name in known.asked.sidecars for file in known.catalogue.sidecar(name).files]
+    wanted += [(file, {}) for name in known.settings.sidecars for file in known.catalogue.sidecar(name).files]
     files = [_weight_file(file, header, endpoints, known.paths.models) for file, header in wanted]
     unpublished = [
         f"no sha256 is published for {file.name}: it is proven by its size and GGUF header only"
         for file in files
         if file.sha256 is None
     ]
-    method = str(known.settings["ds4_weights_method"])
+    method = str(known.variables["ds4_weights_method"])
     if method not in ("direct", "upstream"):
         raise OperatorError(f"ds4_weights_method is {method!r}; it must be direct or upstream")
     target = model.targets.get(engine.generation)
@@ -55,10 +55,10 @@ def with_disk(plan: HostPlan, known: Known) -> tuple[HostPlan, Disk | None]:
         return plan, None
     disk = plan_disk(
         host=plan.host,
-        settings=known.settings,
+        settings=known.variables,
         observation=known.seen,
         now_bytes=sum(file.real_bytes for file in plan.weights.files),
-        kv_budget_mib=known.asked.kv_budget_mib if plan.role in ("serve", "stream") else 0,
+        kv_budget_mib=known.settings.kv_budget_mib if plan.role in ("serve", "stream") else 0,
         models_dir=known.paths.models,
         kv_dir=known.paths.kv,
     )

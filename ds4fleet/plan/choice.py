@@ -25,16 +25,16 @@ def with_role(plan: HostPlan, known: Known, engine: Engine) -> tuple[HostPlan, V
 
     Raises OperatorError for settings that exclude each other.
     """
-    role, asked = _asked_role(known), known.asked
+    role, settings = _declared_role(known), known.settings
     plan = replace(plan, role="serve" if role == "auto" else role)
     if role == "jump":
         return _as_jump(plan, known), None
-    if known.settings.get("ds4_jump_to"):
-        plan = plan.saying(warnings=[f"ds4_jump_to has no effect where ds4_role is {asked.role}"])
-    candidates = _auto_models(known, engine) if asked.model == "auto" else [asked.model]
+    if known.variables.get("ds4_jump_to"):
+        plan = plan.saying(warnings=[f"ds4_jump_to has no effect where ds4_role is {settings.role}"])
+    candidates = _auto_models(known, engine) if settings.model == "auto" else [settings.model]
     if role == "stage":
         return _staging(_with_model(plan, known, candidates[-1]), known, engine), None
-    mode = "streaming" if role == "stream" else asked.mode
+    mode = "streaming" if role == "stream" else settings.mode
     verdicts = [_verdict(model, known, engine, mode) for model in candidates]
     verdict = next((one for one in verdicts if one.outcome != sizing.REFUSED), verdicts[0])
     plan = _with_model(plan, known, verdict.model)
@@ -49,7 +49,7 @@ def with_role(plan: HostPlan, known: Known, engine: Engine) -> tuple[HostPlan, V
 
 
 def _as_jump(plan: HostPlan, known: Known) -> HostPlan:
-    to = str(known.settings.get("ds4_jump_to") or "") or None
+    to = str(known.variables.get("ds4_jump_to") or "") or None
     targets = [spec.name for spec in known.targets.specs] if known.targets else None
     leads = JumpPlan(to, targets, jump.has_key(known.paths.root, known.seen))
     said = []
@@ -68,7 +68,7 @@ def with_memory(plan: HostPlan, known: Known, engine: Engine, verdict: Verdict |
         "live_wired_limit_mib": live.wired_limit_mib,
         "stock_limit_mib": live.stock_limit_mib,
         "memory_mib": known.mac.memory_mib,
-        "override": known.asked.override,
+        "override": known.settings.override,
         "sentence": plan.role,
         "outcome": plan.role,
         "streaming": None,
@@ -83,9 +83,9 @@ def with_memory(plan: HostPlan, known: Known, engine: Engine, verdict: Verdict |
         return plan
     plan = replace(plan, mode=verdict.mode, context=verdict.context)
     refusals = []
-    if engine.generation < "2026-07" and known.asked.sessions > 1:
+    if engine.generation < "2026-07" and known.settings.sessions > 1:
         refusals.append(
-            f"ds4_sessions {known.asked.sessions} needs --batched-session, which engines"
+            f"ds4_sessions {known.settings.sessions} needs --batched-session, which engines"
             " before July 2026 lack; set it to 1 or pin a newer engine"
         )
     return plan.saying(refusals=refusals, warnings=_about_the_context(plan, known, verdict))
@@ -115,15 +115,15 @@ def with_speed(plan: HostPlan, known: Known) -> HostPlan:
     return replace(plan, speed=published)
 
 
-def _asked_role(known: Known) -> str:
+def _declared_role(known: Known) -> str:
     """The role that the settings name, `auto` where memory is to decide."""
-    role, mode = known.asked.role, known.asked.mode
+    role, mode = known.settings.role, known.settings.mode
     if role == "stream" and mode == "resident":
         raise OperatorError("ds4_role stream and ds4_mode resident exclude each other; drop one of them")
     if mode == "streaming" and role in ("auto", "serve"):
         return "stream"
     small = known.mac.memory_gb <= policy()["roles"]["jump_up_to_gb"]
-    leads = small or bool(known.settings.get("ds4_jump_to"))
+    leads = small or bool(known.variables.get("ds4_jump_to"))
     return "jump" if role == "auto" and mode == "auto" and leads else role
 
 
@@ -138,17 +138,17 @@ def _auto_models(known: Known, engine: Engine) -> list[str]:
 
 
 def _verdict(model: str, known: Known, engine: Engine, mode: str) -> Verdict:
-    asked = known.asked
+    settings = known.settings
     request = Request(
         model=model,
-        ctx=asked.context,
+        ctx=settings.context,
         mode=mode,
-        sessions=asked.sessions,
+        sessions=settings.sessions,
         generation=engine.generation,
-        prefill_chunk=asked.prefill_chunk,
-        sidecar=asked.sidecars[0] if asked.sidecars else None,
-        wired_limit_mib=asked.wired_limit_mib,
-        override=asked.override,
+        prefill_chunk=settings.prefill_chunk,
+        sidecar=settings.sidecars[0] if settings.sidecars else None,
+        wired_limit_mib=settings.wired_limit_mib,
+        override=settings.override,
         flags=engine.flags or None,
     )
     return verdict_on(known.mac, request, catalogue=known.catalogue)
@@ -182,5 +182,5 @@ def _about_the_context(plan: HostPlan, known: Known, verdict: Verdict) -> Iterat
             " checkpoints of the larger one no longer load"
         )
     think_max = policy()["context"]["think_max"]
-    if known.asked.context and verdict.context < think_max <= verdict.largest_context:
+    if known.settings.context and verdict.context < think_max <= verdict.largest_context:
         yield f"Think-Max needs a context of {think_max:,}; below it max is plain high"

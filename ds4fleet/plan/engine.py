@@ -19,7 +19,7 @@ def with_engine(plan: HostPlan, known: Known) -> tuple[HostPlan, Engine]:
 
     Raises OperatorError for an invalid commit.
     """
-    pinned = str(known.settings["ds4_engine_commit"]).strip().lower()
+    pinned = str(known.variables["ds4_engine_commit"]).strip().lower()
     engine = known.catalogue.engine(pinned)
     release = _release(engine.commit, known.seen)
     flags: Sequence[str] = ()
@@ -51,7 +51,7 @@ def _engine_plan(known: Known, engine: Engine, release: Release | None) -> Engin
         commit=engine.commit,
         pinned=engine.pinned,
         release_id=engine.commit[:12],
-        repo=str(known.settings["ds4_engine_repo"]),
+        repo=str(known.variables["ds4_engine_repo"]),
         root=root,
         releases_dir=f"{root}/releases",
         mirror=f"{root}/mirror.git",

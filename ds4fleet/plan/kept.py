@@ -22,7 +22,7 @@ FACTS_BYTES = 16 * 1024 * 1024
 
 def make_plans(
     hosts: Iterable[Host],
-    asked: Mapping[str, Any],
+    overrides: Mapping[str, Any],
     facts: Path,
     targets: Callable[[Host], Targets | None] = lambda _host: None,
 ) -> list[HostPlan]:
@@ -33,7 +33,7 @@ def make_plans(
     plans = []
     for host in hosts:
         seen = observation(facts, host.name)
-        variables = {**host.vars, **asked}
+        variables = {**host.vars, **overrides}
         plan = make_plan(
             host.name, variables, seen, region=host.region, templated=False, targets=targets(host)
         )

@@ -10,49 +10,49 @@ from ds4fleet.catalogue.read import Catalogue, load
 from ds4fleet.components import base
 from ds4fleet.errors import OperatorError
 from ds4fleet.layout import Paths
-from ds4fleet.plan.asked import Asked, Reader, asked
+from ds4fleet.plan.settings import Reader, Settings, read_settings
 from ds4fleet.sizing.estimate import MIB
 from ds4fleet.sizing.types import Mac
 
 
 @dataclass(frozen=True)
 class Known:
-    """settings: the host's variables with the role's defaults. seen: None plans from `ds4_hardware` alone.
-    targets: of a jump Mac; None where they are not known."""
+    """variables: the host's, with the role's defaults. settings: those that decide a plan. seen: None plans
+    from `ds4_hardware` alone. targets: of a jump Mac; None where they are not known."""
 
     host: str
-    settings: Mapping[str, Any]
+    variables: Mapping[str, Any]
     seen: base.Seen
     catalogue: Catalogue
     read: Reader
     declared: Mapping[str, Any]
-    asked: Asked
+    settings: Settings
     mac: Mac
     targets: base.Targets | None
 
     @property
     def paths(self) -> Paths:
-        return Paths(str(self.settings["ds4_root"]))
+        return Paths(str(self.variables["ds4_root"]))
 
 
 def known(
     host: str,
-    settings: Mapping[str, Any],
+    variables: Mapping[str, Any],
     seen: base.Seen,
     catalogue: Catalogue | None,
     targets: base.Targets | None,
 ) -> Known:
     """Reads the variables. Raises OperatorError for the first that is invalid, and for a Mac of whose
     memory nothing is known."""
-    read = Reader(settings)
+    read = Reader(variables)
     catalogue = catalogue or load(read.names("ds4_catalogue"))
     declared = read.mapping("ds4_hardware")
-    said = asked(read)
-    mac = _mac(host, declared, said, seen)
-    return Known(host, settings, seen, catalogue, read, declared, said, mac, targets)
+    settings = read_settings(read)
+    mac = _mac(host, declared, settings, seen)
+    return Known(host, variables, seen, catalogue, read, declared, settings, mac, targets)
 
 
-def _mac(host: str, declared: Mapping[str, Any], said: Asked, seen: base.Seen) -> Mac:
+def _mac(host: str, declared: Mapping[str, Any], settings: Settings, seen: base.Seen) -> Mac:
     live = (seen or base.NOTHING).memory
     size = (seen or base.NOTHING).hardware.memsize_bytes
     if not size:
@@ -66,7 +66,7 @@ def _mac(host: str, declared: Mapping[str, Any], said: Asked, seen: base.Seen) -
         memory_mib=size // MIB,
         stock_limit_mib=live.stock_limit_mib,
         wired_limit_mib=live.wired_limit_mib,
-        desktop=said.desktop,
+        desktop=settings.desktop,
         other_metal=(seen or base.NOTHING).other_metal,
         name=host,
     )

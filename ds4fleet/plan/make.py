@@ -20,9 +20,9 @@ from ds4fleet.components.base import Decided, Seen, Targets
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import defaults, names
 from ds4fleet.plan import accounts, advisories, bring, choice, system
-from ds4fleet.plan.asked import numbers
 from ds4fleet.plan.engine import with_engine
 from ds4fleet.plan.known import Known, known
+from ds4fleet.plan.settings import numbers
 from ds4fleet.plan.steps import differences, stages_of, steps
 from ds4fleet.plan.types import AccountsPlan, HostPlan, VerifyPlan
 from ds4fleet.sizing.disk import Disk
@@ -118,7 +118,7 @@ def _grown(plan: HostPlan, facts: Known) -> Iterator[HostPlan]:
     plan, disk = bring.with_disk(plan, facts)
     yield plan
     uid = facts.read.auto_int("ds4_service_uid", least=1, most=LAST_UID)
-    plan = plan.saying(refusals=accounts.objections(plan.host, facts.settings, uid, facts.seen))
+    plan = plan.saying(refusals=accounts.objections(plan.host, facts.variables, uid, facts.seen))
     plan = replace(plan, power=dict(facts.read.mapping("ds4_power")))
     yield (plan := choice.with_speed(plan, facts))
     if not plan.refusals:
@@ -141,7 +141,7 @@ def _assembled(plan: HostPlan, facts: Known, disk: Disk | None, uid: int | None)
         disk=disk,
         engine=plan.engine,
         weights=plan.weights,
-        settings={**facts.settings, **numbers(facts.read, facts.asked)},
+        settings={**facts.variables, **numbers(facts.read, facts.settings)},
         service_uid=uid,
         power=plan.power,
         jump=plan.jump,
@@ -167,10 +167,10 @@ def _verify(plan: HostPlan, facts: Known) -> VerifyPlan | None:
     """How the server is proven, where one runs."""
     if plan.role not in ("serve", "stream") or plan.model is None:
         return None
-    read, asked = facts.read, facts.asked
-    address = "127.0.0.1" if asked.host in ("localhost", "0.0.0.0") else asked.host
+    read, settings = facts.read, facts.settings
+    address = "127.0.0.1" if settings.host in ("localhost", "0.0.0.0") else settings.host
     return VerifyPlan(
-        url=f"http://{address}:{asked.port}",
+        url=f"http://{address}:{settings.port}",
         model_name=facts.catalogue.families[plan.model.family].model_name,
         context=plan.context,
         prompt=read.text("ds4_verify_prompt"),

@@ -27,14 +27,14 @@ def refusals(known: Known) -> Iterator[str]:
 def warnings(known: Known) -> Iterator[str]:
     """What the inventory asks for and what was seen, where the operator may want to know."""
     rules = policy()["kv"]
-    if known.asked.kv_budget_mib > rules["storm_above_mib"]:
+    if known.settings.kv_budget_mib > rules["storm_above_mib"]:
         yield (
-            f"a KV budget of {known.asked.kv_budget_mib:,} MiB wears the SSD ({rules['why']}):"
+            f"a KV budget of {known.settings.kv_budget_mib:,} MiB wears the SSD ({rules['why']}):"
             f" keep it at or below {rules['storm_above_mib']:,}"
         )
-    if known.asked.host not in REACHED:
+    if known.settings.host not in REACHED:
         yield (
-            f"the engine listens on {known.asked.host} alone: tunnels and fab status ask at"
+            f"the engine listens on {known.settings.host} alone: tunnels and fab status ask at"
             " 127.0.0.1 and do not reach it"
         )
     if known.seen is None:
@@ -58,9 +58,9 @@ def foreign_listener(known: Known) -> Iterator[str]:
     seen = known.seen or NOTHING
     ours = {job.pid for job in seen.jobs.values()}
     for listener in seen.server.listening:
-        if listener.port == known.asked.port and listener.pid not in ours:
+        if listener.port == known.settings.port and listener.pid not in ours:
             yield (
-                f"port {known.asked.port} is in use by {listener.command} (pid"
+                f"port {known.settings.port} is in use by {listener.command} (pid"
                 f" {listener.pid}); stop it or set another ds4_port"
             )
             return

@@ -22,8 +22,8 @@ from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.tunnel import belonging, home, persist
-from ds4fleet.tunnel.asked import spec_of
 from ds4fleet.tunnel.hold import Holder, Job, Taken
+from ds4fleet.tunnel.selection import spec_of
 from ds4fleet.tunnel.view import everything
 
 #: How long --background waits for the tunnel before it reports and leaves.

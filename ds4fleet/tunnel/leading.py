@@ -9,7 +9,7 @@ from ds4fleet.components.base import Targets
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.remote import openssh
-from ds4fleet.tunnel.asked import names_in, serving, spec_of
+from ds4fleet.tunnel.selection import names_in, serving, spec_of
 
 NEAREST = "nearest"
 

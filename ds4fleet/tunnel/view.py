@@ -16,7 +16,7 @@ from ds4fleet import console, state
 from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.tunnel import home
-from ds4fleet.tunnel.asked import spec_of
+from ds4fleet.tunnel.selection import spec_of
 
 WATCH_EVERY_S = 1.0
 

@@ -49,10 +49,10 @@ def observe(hosts: Sequence[Host], folder: Path) -> tuple[dict[str, Observation]
     return found, {**play.stopped(record), **unreadable}
 
 
-def plan_for(host: Host, facts: Mapping[str, Observation], asked: Mapping[str, Any]) -> HostPlan:
+def plan_for(host: Host, facts: Mapping[str, Observation], overrides: Mapping[str, Any]) -> HostPlan:
     """The plan of a Mac for the version that is asked for."""
     return make_plan(
-        host.name, {**host.vars, **asked}, facts.get(host.name), region=host.region, templated=False
+        host.name, {**host.vars, **overrides}, facts.get(host.name), region=host.region, templated=False
     )
 
 

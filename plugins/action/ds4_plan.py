@@ -16,8 +16,8 @@ from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.removal import Removal, removal
 from ds4fleet.plan.types import HostPlan
-from ds4fleet.tunnel import asked as tunnels
 from ds4fleet.tunnel import leading
+from ds4fleet.tunnel import selection as tunnels
 
 #: Variables that say how a Mac is reached, besides our own.
 CONNECTION = ("ansible_host", "ansible_port", "ansible_user", "ansible_ssh_private_key_file")

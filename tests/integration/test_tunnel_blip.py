@@ -15,7 +15,7 @@ import pytest
 from ds4agent.tunnel import ssh
 from ds4fleet.inventory.fleet import Fleet
 from ds4fleet.state import STATE_VARIABLE
-from ds4fleet.tunnel import asked, cli, home, view
+from ds4fleet.tunnel import cli, home, selection, view
 from tests.integration.test_tunnel_commands import host_of
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, free_port, wait_until
 
@@ -38,7 +38,9 @@ class Region:
 
     def open(self, form: str) -> int:
         """Opens the tunnel of the first Mac (`host`) or of both; returns the port of its address."""
-        choice = asked.choose(self.fleet, **({"host": "tyo-01"} if form == "host" else {"region": "tokyo"}))
+        choice = selection.choose(
+            self.fleet, **({"host": "tyo-01"} if form == "host" else {"region": "tokyo"})
+        )
         assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
         wait_until(lambda: all(one["state"] == "up" for one in view.everything()[0]), 20)
         return choice.endpoint.port if choice.endpoint else choice.hosts[0].tunnel_port or 0

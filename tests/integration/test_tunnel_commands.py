@@ -26,7 +26,7 @@ from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.state import STATE_VARIABLE, state_dir
-from ds4fleet.tunnel import asked, cli, home, persist, view
+from ds4fleet.tunnel import cli, home, persist, selection, view
 from ds4fleet.tunnel.hold import Job
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port, wait_until
 
@@ -119,7 +119,7 @@ def test_a_tunnel_of_the_same_name_to_another_mac_is_not_mistaken(fleet: Fleet) 
 
 
 def test_a_region_is_one_address_that_survives_the_loss_of_a_mac(fleet: Fleet, macs: list[Sshd]) -> None:
-    choice = asked.choose(fleet, region="tokyo")
+    choice = selection.choose(fleet, region="tokyo")
     assert choice.endpoint is not None
     assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
     _, (endpoint,) = view.everything()
@@ -141,7 +141,7 @@ def test_a_region_is_open_while_one_of_its_macs_is_away(
     """Its address leads to the other one; nobody waits until the lost one has given up."""
     monkeypatch.setattr(cli, "BACKGROUND_WAIT_S", 300.0)
     macs[1].stop()
-    choice = asked.choose(fleet, region="tokyo")
+    choice = selection.choose(fleet, region="tokyo")
     assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
     said = capsys.readouterr().out
     assert "tyo-01: up" in said
@@ -152,7 +152,7 @@ def test_a_region_is_open_while_one_of_its_macs_is_away(
 def test_a_taken_port_is_refused_with_its_holder_before_anything_starts(
     fleet: Fleet, background: bool
 ) -> None:
-    choice = asked.choose(fleet, region="tokyo")
+    choice = selection.choose(fleet, region="tokyo")
     assert choice.endpoint is not None
     for port, name in ((fleet.hosts[0].tunnel_port or 0, "tyo-01"), (choice.endpoint.port, "tokyo")):
         sentence = rf"^{name}: local port {port} is held by .*{os.getpid()}"
@@ -162,7 +162,7 @@ def test_a_taken_port_is_refused_with_its_holder_before_anything_starts(
 
 
 def test_an_endpoint_uses_a_tunnel_that_another_process_holds_and_takes_it_over(fleet: Fleet) -> None:
-    choice = asked.choose(fleet, region="tokyo")
+    choice = selection.choose(fleet, region="tokyo")
     assert choice.endpoint is not None
     assert cli.open_tunnel([fleet.hosts[0]], background=True) == 0
     (first,), _ = view.everything()
@@ -393,29 +393,29 @@ class TestPersistence:
 class TestChoosing:
     def test_one_way_of_choosing_is_asked_for(self, fleet: Fleet) -> None:
         with pytest.raises(OperatorError, match="--host NAME, --region NAME"):
-            asked.choose(fleet)
+            selection.choose(fleet)
         with pytest.raises(OperatorError):
-            asked.choose(fleet, host="tyo-01", region="tokyo")
+            selection.choose(fleet, host="tyo-01", region="tokyo")
 
     def test_unknown_names_are_refused_with_the_nearest(self, fleet: Fleet) -> None:
         with pytest.raises(OperatorError, match="tyo-01"):
-            asked.choose(fleet, host="tyo-1")
+            selection.choose(fleet, host="tyo-1")
 
     def test_the_nearest_region_is_measured(self, fleet: Fleet, macs: list[Sshd]) -> None:
         macs[0].stop()
-        assert asked.nearest_of(fleet) == "tokyo"
-        choice = asked.choose(fleet, nearest_region=True)
+        assert selection.nearest_of(fleet) == "tokyo"
+        choice = selection.choose(fleet, nearest_region=True)
         assert choice.endpoint is not None
         assert choice.endpoint.name == "tokyo"
 
     def test_a_jump_mac_counts_only_where_nobody_serves(self, fleet: Fleet) -> None:
         one, two = fleet.hosts
         jumping = Host(two.name, two.region, {**two.vars, "ds4_jump_to": "tyo-01"})
-        both = asked.choose(Fleet((one, jumping), ("tokyo",)), region="tokyo")
+        both = selection.choose(Fleet((one, jumping), ("tokyo",)), region="tokyo")
         assert [host.name for host in both.hosts] == ["tyo-01"]
-        alone = asked.choose(Fleet((jumping,), ("tokyo",)), region="tokyo")
+        alone = selection.choose(Fleet((jumping,), ("tokyo",)), region="tokyo")
         assert [host.name for host in alone.hosts] == ["tyo-02"]
-        every = asked.choose(Fleet((one, jumping), ("tokyo",)), everything=True)
+        every = selection.choose(Fleet((one, jumping), ("tokyo",)), everything=True)
         assert [host.name for host in every.hosts] == ["tyo-01", "tyo-02"]
 
     def test_a_mac_whose_plan_has_no_engine_is_left_out(self, fleet: Fleet) -> None:
@@ -424,8 +424,8 @@ class TestChoosing:
         planned = {**two.vars, "ds4_tunnel_user": "_ds4tunnel"}
         for more in ({"ds4_role": "stage"}, {"ds4_hardware": {"memory_gb": 64}}, {"ds4_role": "jump"}):
             without = Fleet((one, Host(two.name, two.region, {**planned, **more})), ("tokyo",))
-            assert asked.choose(without, region="tokyo").hosts == (one,)
-            assert asked.choose(without, everything=True).hosts == (one,)
+            assert selection.choose(without, region="tokyo").hosts == (one,)
+            assert selection.choose(without, everything=True).hosts == (one,)
 
     def test_a_region_that_is_named_twice_counts_once(self, fleet: Fleet) -> None:
-        assert asked.choose(fleet, region="tokyo", then="tokyo").hosts == fleet.hosts
+        assert selection.choose(fleet, region="tokyo", then="tokyo").hosts == fleet.hosts

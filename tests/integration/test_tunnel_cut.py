@@ -17,7 +17,7 @@ import pytest
 
 from ds4fleet import state
 from ds4fleet.inventory.fleet import Fleet
-from ds4fleet.tunnel import asked, cli, view
+from ds4fleet.tunnel import cli, selection, view
 from maclab import weights
 from maclab.engine import rig
 from tests.integration.test_tunnel_commands import host_of
@@ -71,10 +71,10 @@ def far(
         stack.callback(cli.stop)
         fleet = Fleet((host_of(mac, free_port()),), ("tokyo",))
         wanted = {"host": "sg-01"} if request.param == "host" else {"region": "tokyo"}
-        choice = asked.choose(fleet, **wanted)
+        choice = selection.choose(fleet, **wanted)
         assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
         wait_until(lambda: all(tunnel["state"] == "up" for tunnel in view.everything()[0]), 20)
-        url = choice.endpoint.url if choice.endpoint else asked.spec_of(choice.hosts[0]).url
+        url = choice.endpoint.url if choice.endpoint else selection.spec_of(choice.hosts[0]).url
         yield Far(engine, url)
 
 

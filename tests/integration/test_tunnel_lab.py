@@ -32,7 +32,7 @@ from ds4fleet.errors import EXIT_MISSING
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.state import STATE_VARIABLE
-from ds4fleet.tunnel import asked, cli, home, view
+from ds4fleet.tunnel import cli, home, selection, view
 from tests.support.tunnel_ends import free_port, wait_until
 
 pytestmark = pytest.mark.lab
@@ -132,7 +132,7 @@ def up(name: str = MAC) -> Callable[[], bool]:
 
 
 def test_every_api_answers_through_the_roles_tunnel_account(tunnel: Host) -> None:
-    server = Server.from_models(tunnel.name, asked.spec_of(tunnel).url, models_of(tunnel))
+    server = Server.from_models(tunnel.name, selection.spec_of(tunnel).url, models_of(tunnel))
     results = list(check.run(server, timeout_s=60))
     assert all(result.ok for result in results), results
     assert snapshot()["no_delay"]
@@ -140,7 +140,7 @@ def test_every_api_answers_through_the_roles_tunnel_account(tunnel: Host) -> Non
 
 def chat(host: Host, stream: bool) -> str:
     """The words of an answer that is always the same; raises when it does not come to its end."""
-    url = f"{asked.spec_of(host).url}/v1"
+    url = f"{selection.spec_of(host).url}/v1"
     client = openai.OpenAI(base_url=url, api_key="ds4", timeout=60, max_retries=0)
     question: Any = [{"role": "user", "content": "Tell me a story."}]
     ask = functools.partial(
@@ -169,7 +169,7 @@ class TestRestrictions:
     ) -> Iterator[tuple[str, str]]:
         """A login with these options, open while the body runs; yields what came on standard output (up to
         the first words of the forced command, or the end) and on standard error."""
-        spec = asked.spec_of(host)
+        spec = selection.spec_of(host)
         words = [
             ssh.SSH, "-F", "/dev/null", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes",
             "-o", f"UserKnownHostsFile={spec.known_hosts}", "-o", f"HostKeyAlias={spec.name}",
@@ -502,7 +502,7 @@ def test_no_request_fails_while_a_region_is_drained_and_restarted_mac_by_mac(
         Host(host.name, host.region, {**with_port(host, free_port()).vars, "ds4_region_port": region_port})
         for host in served
     )
-    choice = asked.choose(Fleet(hosts, ("tokyo",)), region="tokyo")
+    choice = selection.choose(Fleet(hosts, ("tokyo",)), region="tokyo")
     assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
     wait_until(lambda: all(up(host.name)() for host in hosts), 60)
     statuses: list[int | str] = []

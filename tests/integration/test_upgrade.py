@@ -11,7 +11,7 @@ import pytest
 
 from ds4fleet import state
 from ds4fleet.inventory.fleet import Fleet, Host
-from ds4fleet.tunnel import asked, cli, view
+from ds4fleet.tunnel import cli, selection, view
 from tests.support.rollouts import NEWER, OLDER, Clients, Controller, kill
 from tests.support.tunnel_ends import free_port, wait_until
 
@@ -63,7 +63,7 @@ def endpoint(controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyP
         for host in controller.lab.fleet.hosts
         if host.name in MACS
     )
-    choice = asked.choose(Fleet(hosts, ("tokyo", "seoul")), region="tokyo", then="seoul")
+    choice = selection.choose(Fleet(hosts, ("tokyo", "seoul")), region="tokyo", then="seoul")
     assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
     wait_until(lambda: all(one["state"] == "up" for one in view.everything()[0]), 60)
     yield port

@@ -19,7 +19,7 @@ from ds4fleet import state
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.make import make_plan
-from ds4fleet.tunnel import asked, cli, view
+from ds4fleet.tunnel import cli, selection, view
 from ds4fleet.upgrade.journal import HostPhase
 from tests.support.rollouts import NEWER, OLDER, Clients, Controller
 from tests.support.tunnel_ends import free_port, wait_until
@@ -78,7 +78,7 @@ def endpoints(
     )
     fleet = Fleet(hosts, tuple(regions))
     for region in regions:
-        choice = asked.choose(fleet, region=region, then=NEIGHBOURS.get(region, ""))
+        choice = selection.choose(fleet, region=region, then=NEIGHBOURS.get(region, ""))
         assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
     wait_until(lambda: all(one["state"] == "up" for one in view.everything()[0]), 120)
     yield ports

@@ -14,7 +14,7 @@ import yaml
 
 from ds4fleet.inventory import settings
 from ds4fleet.inventory.fleet import ansible_command
-from ds4fleet.plan.asked import ROLES
+from ds4fleet.plan.settings import ROLES
 from ds4fleet.plan.types import STAGES
 
 MODULES = sorted(Path("plugins/modules").glob("ds4_*.py"))

@@ -26,7 +26,7 @@ from ds4fleet.inventory.public_keys import parse_key
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.types import HostPlan
 from ds4fleet.remote import bootstrap
-from ds4fleet.tunnel.asked import spec_of
+from ds4fleet.tunnel.selection import spec_of
 from tests.support.tunnel_ends import SSHD
 from tests.unit import plan_mac as mac
 

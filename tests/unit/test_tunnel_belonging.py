@@ -17,8 +17,8 @@ from ds4fleet.cli import tunnel
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.tunnel import cli, home, persist
-from ds4fleet.tunnel.asked import spec_of
 from ds4fleet.tunnel.hold import Job
+from ds4fleet.tunnel.selection import spec_of
 from tests.support.tunnel_ends import free_port, wait_until
 
 

@@ -17,7 +17,7 @@ from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet import state
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.fleet import Host
-from ds4fleet.tunnel import asked, cli, home
+from ds4fleet.tunnel import cli, home, selection
 
 SPEC = TunnelSpec(
     name="sg-01",
@@ -164,7 +164,9 @@ def host(**settings: object) -> Host:
 
 
 def test_a_spec_is_made_from_the_inventory() -> None:
-    spec = asked.spec_of(host(ansible_port=2222, ansible_ssh_private_key_file="~/.ssh/fleet", ds4_port=8001))
+    spec = selection.spec_of(
+        host(ansible_port=2222, ansible_ssh_private_key_file="~/.ssh/fleet", ds4_port=8001)
+    )
     assert (spec.name, spec.address, spec.ssh_port, spec.local_port) == ("sg-01", "198.51.100.11", 2222, 8301)
     assert spec.remote_port == 8001
     assert spec.key_file == str(Path("~/.ssh/fleet").expanduser())
@@ -174,7 +176,7 @@ def test_a_spec_is_made_from_the_inventory() -> None:
 
 def test_a_host_without_a_local_port_is_refused_in_one_sentence() -> None:
     with pytest.raises(OperatorError, match="ds4_tunnel_port"):
-        asked.spec_of(host(ds4_tunnel_port=0))
+        selection.spec_of(host(ds4_tunnel_port=0))
 
 
 def test_two_hosts_with_one_port_are_refused() -> None:

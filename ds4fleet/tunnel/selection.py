@@ -1,4 +1,4 @@
-"""What `fab tunnel` and the inventory ask for: which tunnels, and which address in front of them."""
+"""Which tunnels `fab tunnel` and the inventory select, and which address stands in front of them."""
 
 from __future__ import annotations
 

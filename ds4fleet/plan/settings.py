@@ -1,4 +1,4 @@
-"""What the inventory asks of a Mac: its variables read and checked, or one clear sentence. Pure.
+"""The settings of a Mac: variables of the inventory, read and checked, or one clear sentence. Pure.
 
 Variables come as Ansible merged them, also as text from -e; what is said here is about the variable alone
 (`make_plan` puts the host's name in front).
@@ -93,8 +93,8 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The variables of the plan, read and checked."""
+class Settings:
+    """The variables that decide a plan, read and checked."""
 
     role: str
     mode: str
@@ -111,10 +111,10 @@ class Asked:
     host: str
 
 
-def asked(read: Reader) -> Asked:
-    """The variables that decide a plan; raises OperatorError for the first that is invalid."""
+def read_settings(read: Reader) -> Settings:
+    """Read the variables that decide a plan. Raises OperatorError for the first that is invalid."""
     read.choice("ds4_root", (Paths.root,))
-    found = Asked(
+    found = Settings(
         role=read.choice("ds4_role", ROLES),
         mode=read.choice("ds4_mode", MODES),
         model=read.text("ds4_model"),
@@ -135,7 +135,7 @@ def asked(read: Reader) -> Asked:
     return found
 
 
-def numbers(read: Reader, found: Asked) -> dict[str, Any]:
+def numbers(read: Reader, found: Settings) -> dict[str, Any]:
     """The variables that `render` reads, numbers as numbers: what comes from -e is text."""
     return {
         "ds4_sessions": found.sessions,
