@@ -82,6 +82,7 @@ class WeightFile:
     urls: list[str]
     kind: str
     header: dict[str, Any]
+    pieces: list[dict[str, Any]] = field(default_factory=list)  # that it is published in: name, bytes, sha256
 
 
 @dataclass(frozen=True)

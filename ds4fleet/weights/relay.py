@@ -178,7 +178,10 @@ def _order(mac: Mac, peers: list[dict[str, Any]], sharing: int) -> dict[str, Any
         "schema": 1,
         "dir": mac.dir,
         "on_volume": mac.on_volume,
-        "files": [{key: item[key] for key in keys} for item in mac.files],
+        "files": [
+            {key: item[key] for key in keys} | ({"pieces": item["pieces"]} if item.get("pieces") else {})
+            for item in mac.files
+        ],
         "peers": peers,
         "chunk_bytes": chunk_mib * MIB,
         "seed_slots": slots,

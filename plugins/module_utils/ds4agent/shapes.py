@@ -371,10 +371,19 @@ class _Wanted(Known):
     path: str
 
 
+class PieceOf(TypedDict):
+    """A part of a file that is published in several, by its name beside the file's own."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
 class Wanted(_Wanted, total=False):
-    """A file of weights of the plan, and where it can be had."""
+    """A file of weights of the plan, and where it can be had. pieces: [] for one that is published whole."""
 
     urls: List[str]
+    pieces: List[PieceOf]
 
 
 class Stamp(TypedDict):

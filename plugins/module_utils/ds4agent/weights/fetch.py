@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..mac.run import locked
-from . import chunks, route, stamp, window
+from . import chunks, pieces, route, stamp, window
 from . import peer as weights_peer
 from .placement import FULL, Placement, PlacementError
 from .progress import Aborted, State
@@ -156,13 +156,24 @@ class Fetch:
             # What an earlier run left may be from anybody.
             refused |= set() if resumed else senders & peers or senders
             resumed = False
-            part.drop(sorted(part.done))
+            part.drop(self._to_drop(wanted, part))
         os.unlink(part.journal.path)
         aside = put_aside(part.path, wanted["path"])
         raise PlacementError(
             "%s is not what was asked for: %s; kept as %s, it is not linked and not served"
             % (wanted["name"], wrong, aside)
         )
+
+    @staticmethod
+    def _to_drop(wanted: Wanted, part: chunks.ChunkedPart) -> list[int]:
+        """Chunks of a file that is wrong as a whole; of its wrong pieces, where it is published in pieces."""
+        found = pieces.wrong(part.path, wanted.get("pieces") or ())
+        bad = {
+            index
+            for start, length, _name in found
+            for index in range(start // part.chunk_bytes, -(-(start + length) // part.chunk_bytes))
+        }
+        return sorted(bad & part.done.keys() if bad else part.done)
 
     def _room(self, wanted: Wanted, part: chunks.ChunkedPart) -> None:
         space = os.statvfs(self.order["dir"])

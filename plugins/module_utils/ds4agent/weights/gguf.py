@@ -28,6 +28,9 @@ MOST_KEYS, MOST_TENSORS, MOST_DIMENSIONS, KEPT_ELEMENTS, NAME_BYTES = 10_000, 10
 #: Data begins at a multiple of this many bytes, a power of two.
 MOST_ALIGNMENT = 1 << 20
 
+#: Names the revision of the weights that a file was made from; so many digits of it tell two apart.
+REVISION, REVISION_DIGITS = "general.source.revision", 8
+
 _SCALARS = {
     0: "<B",
     1: "<b",
@@ -203,7 +206,8 @@ def _size(shape: Iterable[int], kind: int) -> int:
 def objections(header: Header, expected: Mapping[str, Any], size_bytes: int) -> list[str]:
     """Why a file with this header (from parse) is not the one that is `expected`; [] when it is.
 
-    expected: {architecture, tensors, keys: {name: value}}, each optional (a catalogue's header section).
+    expected: {architecture, tensors, keys: {name: value}, revision}, each optional (a catalogue's header
+    section). revision: of the weights that the file was made from, where its header names one.
     """
     found = []
     architecture = header["keys"].get("general.architecture")
@@ -211,6 +215,9 @@ def objections(header: Header, expected: Mapping[str, Any], size_bytes: int) -> 
         found.append("architecture is %s, not %s" % (word(architecture), expected["architecture"]))
     if expected.get("tensors") and header["tensors"] != expected["tensors"]:
         found.append("it has %d tensors, not %d" % (header["tensors"], expected["tensors"]))
+    revision, made_from = expected.get("revision"), header["keys"].get(REVISION)
+    if revision and isinstance(made_from, str) and not revision.startswith(made_from[:REVISION_DIGITS]):
+        found.append("it was made from the revision %s, not %s" % (word(made_from), revision))
     for name, value in sorted((expected.get("keys") or {}).items()):
         if header["keys"].get(name) != value:
             found.append("%s is %s, not %s" % (name, word(header["keys"].get(name)), value))

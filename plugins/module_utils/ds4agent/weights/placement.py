@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..mac import aside as mac_aside
 from ..mac import output
+from . import pieces
 from . import stamp as weights_stamp
 from . import token as weights_token
 from .origin import SourceError
@@ -244,7 +245,8 @@ class Placement:
                 self._progress = {"name": wanted["name"], "source": url}
                 self._progress.update(began_at=time.time(), began_bytes=part.done_bytes)
                 try:
-                    source = Source(url, wanted["bytes"], self.token(), self.pace, patience_s=patience_s)
+                    source = pieces.reader(url, wanted["bytes"], wanted.get("pieces") or (), self._source)
+                    source.patience_s = patience_s
                     source.fetch(part.done_bytes, part.write)
                     return url
                 except SourceError as error:
@@ -253,6 +255,9 @@ class Placement:
                         busy.append(url)
             urls, patience_s = busy if patience_s < PATIENCE_S else [], PATIENCE_S
         return None
+
+    def _source(self, url: str, size_bytes: int) -> Source:
+        return Source(url, size_bytes, self.token(), self.pace)
 
     def _run_upstream(self, wanted: Wanted) -> Placed:
         """The engine's own script; what it leaves is judged like any other file."""

@@ -57,6 +57,19 @@ def feed(
     return done
 
 
+def feed_range(digest: hashlib._Hash, path: str, start: int, length: int) -> None:
+    """Update `digest` with so many bytes of the file from `start` on."""
+    with open(path, "rb", buffering=0) as handle:
+        uncached(handle.fileno())
+        handle.seek(start)
+        while length > 0:
+            piece = handle.read(min(READ_BYTES, length))
+            if not piece:
+                break
+            digest.update(piece)
+            length -= len(piece)
+
+
 def sha256(path: str) -> str:
     """Hex digest of the file."""
     digest = hashlib.sha256()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
-from . import chunks
+from . import chunks, pieces
 from . import peer as weights_peer
 from . import scout as weights_scout
 from .origin import SourceError
@@ -222,7 +222,12 @@ class Route:
         look: Callable[[], None],
     ) -> None:
         try:
-            reader = self.source(source["url"], wanted["bytes"], self.wide)
+            reader = pieces.reader(
+                source["url"],
+                wanted["bytes"],
+                wanted.get("pieces") or (),
+                lambda url, size_bytes: self.source(url, size_bytes, self.wide),
+            )
             reader.wait = self._wait
             # Another source may be there, and the rounds wait for this one.
             reader.patience_s = BRIEF_PATIENCE_S
@@ -237,7 +242,7 @@ class Route:
 
     def _pull_stretch(
         self,
-        reader: Source,
+        reader: Source | pieces.Joined,
         first: int,
         behind: int,
         counted: Counted,

@@ -57,6 +57,10 @@ class Busy(SourceError):
         self.wait_s = wait_s
 
 
+class Missing(SourceError):
+    """It does not have this file."""
+
+
 class _Retry(Exception):
     """Worth another try at the same source, after `wait_s` seconds when the server said so.
 
@@ -225,7 +229,7 @@ class Source:
         if status in (401, 403):
             return self._denied(status, headers, url, request)
         if status in (404, 410):
-            return SourceError("it does not have this file (status %d)" % status)
+            return Missing("it does not have this file (status %d)" % status)
         if status in (408, 425, 429) or status >= 500:
             wait_s = _wait_s(headers)
             if wait_s is not None and wait_s > MAX_RETRY_AFTER_S:

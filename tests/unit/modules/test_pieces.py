@@ -1,0 +1,165 @@
+"""A file that is published in pieces: fetched as one, whatever lies where, and proven piece by piece."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ds4agent.weights import chunks, pieces, placement, progress, transport
+from ds4agent.weights import fetch as weights_fetch
+from ds4agent.weights import stamp as weights_stamp
+
+CHUNK = 4096
+DATA = b"GGUF" + (3).to_bytes(4, "little") + bytes(16) + bytes(range(256)) * 200
+#: The border lies inside a chunk.
+BORDERS = (30_000, 41_000, len(DATA))
+SHA = hashlib.sha256(DATA).hexdigest()
+
+
+def cut(data: bytes = DATA) -> list[tuple[str, bytes]]:
+    return [
+        (f"w.gguf.part{number}", data[begin:end])
+        for number, (begin, end) in enumerate(zip((0, *BORDERS), BORDERS, strict=False), 1)
+    ]
+
+
+PIECES = [
+    {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in cut()
+]
+
+
+class Hub:
+    """Serves `files` by their names in closed ranges; `asked` has (name, first, last) of each."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.asked: list[tuple[str, int, int]] = []
+
+
+@pytest.fixture
+def hub() -> Hub:
+    return Hub()
+
+
+@pytest.fixture
+def base(hub: Hub) -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            name = self.path.rsplit("/", 1)[1]
+            data = hub.files.get(name)
+            if data is None:
+                self.send_error(404)
+                return
+            match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"])
+            assert match
+            first, last = int(match[1]), min(int(match[2]), len(data) - 1)
+            hub.asked.append((name, first, last))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+            self.send_header("Content-Length", str(last + 1 - first))
+            self.end_headers()
+            self.wfile.write(data[first : last + 1])
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/hub"
+    server.shutdown()
+    server.server_close()
+
+
+def wanted(folder: Path, *urls: str) -> dict[str, Any]:
+    path = str(folder / "w.gguf")
+    item = {"name": "w.gguf", "path": path, "bytes": len(DATA), "sha256": SHA, "urls": list(urls)}
+    return {**item, "header": {}, "pieces": PIECES}
+
+
+def joined(base: str) -> pieces.Joined:
+    return pieces.Joined(f"{base}/w.gguf", PIECES, transport.Source)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(0, None), (0, 30_000), (29_999, 30_001), (30_000, 41_000), (100, 50_000), (41_000, None)],
+)
+def test_a_range_comes_from_the_pieces_that_hold_it(hub: Hub, base: str, start: int, end: int | None) -> None:
+    hub.files.update(cut())
+    got = bytearray()
+    joined(base).fetch(start, got.extend, end)
+    assert bytes(got) == DATA[start:end]
+    assert all(name in hub.files for name, _first, _last in hub.asked)
+
+
+def test_a_mirror_that_holds_the_file_whole_serves_as_well(hub: Hub, base: str) -> None:
+    hub.files["w.gguf"] = DATA
+    got = bytearray()
+    joined(base).fetch(10, got.extend, 45_000)
+    assert bytes(got) == DATA[10:45_000]
+
+
+def test_a_source_with_neither_says_so(base: str) -> None:
+    with pytest.raises(transport.SourceError, match=r"status 404\), neither in pieces nor whole"):
+        joined(base).fetch(0, lambda _piece: None)
+
+
+def test_a_file_in_pieces_is_brought_proven_and_takes_the_room_of_itself_alone(
+    hub: Hub, base: str, tmp_path: Path
+) -> None:
+    hub.files.update(cut())
+    place = placement.Placement(str(tmp_path), os.getuid(), os.getgid())
+    item = wanted(tmp_path, f"{base}/w.gguf")
+    result = place.bring(item, place.look(item))
+    assert (result["action"], result["sha256"]) == ("fetched", SHA)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.gguf", "w.gguf.stamp"]
+    assert (tmp_path / "w.gguf").read_bytes() == DATA
+
+
+class Order:
+    def __init__(self, folder: Path, *urls: str) -> None:
+        order = {"id": "1", "dir": str(folder), "files": [wanted(folder, *urls)], "peers": []}
+        order.update(chunk_bytes=CHUNK, seed_slots=1, uid=os.getuid(), gid=os.getgid())
+        self.state = progress.State(str(folder), order)
+        self.fetch = weights_fetch.Fetch(str(folder), order, self.state, wait=lambda _s: None)
+
+
+def test_an_order_of_a_file_in_pieces_is_brought(hub: Hub, base: str, tmp_path: Path) -> None:
+    hub.files.update(cut())
+    Order(tmp_path, f"{base}/w.gguf").fetch.run()
+    assert weights_stamp.read(str(tmp_path / "w.gguf"))[0]["sha256"] == SHA
+
+
+def test_of_one_wrong_piece_only_its_own_chunks_come_again(hub: Hub, base: str, tmp_path: Path) -> None:
+    """What an earlier run left of the second piece is damaged; journal and chunks agree on it."""
+    bad = bytearray(DATA)
+    bad[35_000] ^= 1
+    item = wanted(tmp_path, f"{base}/w.gguf")
+    part = chunks.ChunkedPart(item["path"], chunks.revision_of(item), len(DATA), CHUNK).open()
+    for index in range(part.total):
+        start, length = chunks.span(index, len(DATA), CHUNK)
+        data = bytes(bad[start : start + length])
+        part.commit(index, data, hashlib.sha256(data).hexdigest())
+    part.close()
+    hub.files.update(cut())
+    Order(tmp_path, f"{base}/w.gguf").fetch.run()
+    assert (tmp_path / "w.gguf").read_bytes() == DATA
+    came = sum(last + 1 - first for _name, first, last in hub.asked)
+    assert came <= 11_000 + 2 * CHUNK
+
+
+def test_the_wrong_pieces_of_a_file_are_named(tmp_path: Path) -> None:
+    bad = bytearray(DATA)
+    bad[-1] ^= 1
+    (tmp_path / "w.gguf").write_bytes(bad)
+    assert pieces.wrong(str(tmp_path / "w.gguf"), PIECES) == [(41_000, len(DATA) - 41_000, "w.gguf.part3")]
+    (tmp_path / "w.gguf").write_bytes(DATA)
+    assert pieces.wrong(str(tmp_path / "w.gguf"), PIECES) == []
