@@ -18,6 +18,7 @@ from ds4fleet.catalogue.types import (
     Listed,
     Model,
     ModelFile,
+    Piece,
     Quant,
     Shape,
     Sidecar,
@@ -28,10 +29,13 @@ from ds4fleet.errors import EXIT_USAGE, OperatorError
 T = TypeVar("T")
 
 MODES = ("resident", "streaming", "distributed")
-FILE_KINDS = ("model", "mtp", "dspark", "split")
+FILE_KINDS = ("model", "mtp", "dspark", "split", "vision")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,240}\.gguf\Z")
+_PIECE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,240}\Z")
+#: More parts than any file is published in.
+MOST_PIECES = 64
 
 
 def build(data: Mapping[str, dict[str, Any]], where: Mapping[tuple[str, str], str]) -> Catalogue:
@@ -184,7 +188,7 @@ def _header(entry: _Entry) -> Mapping[str, Any]:
     header = _Entry(
         f"{entry.where}.header",
         entry.get("header", dict, {}),
-        ("architecture", "tensors", "keys", "tensor_types"),
+        ("architecture", "tensors", "keys", "tensor_types", "revision"),
     )
     header.get("keys", dict, {})
     return header.data
@@ -210,7 +214,9 @@ def _files(
 ) -> tuple[ModelFile, ...]:
     files = []
     for number, value in enumerate(entry.get("files", list)):
-        item = _Entry(f"{entry.where}.files[{number}]", value, ("name", "bytes", "sha256", "kind", "url"))
+        item = _Entry(
+            f"{entry.where}.files[{number}]", value, ("name", "bytes", "sha256", "kind", "url", "pieces")
+        )
         name = item.get("name", str)
         if not _FILE.match(name):
             raise item.error(f"has the name {name!r}, which is not a plain .gguf file name")
@@ -225,11 +231,45 @@ def _files(
         if link and not link.startswith(("https://", "http://")):
             raise item.error(f"has url: {link!r}, which does not begin with https://")
         files.append(
-            ModelFile(name, size, digest, kind, repo, revision, transfer_bytes, transfer_sha256, link or None)
+            ModelFile(
+                name=name,
+                bytes=size,
+                sha256=digest,
+                kind=kind,
+                repo=repo,
+                revision=revision,
+                transfer_bytes=transfer_bytes,
+                transfer_sha256=transfer_sha256,
+                link=link or None,
+                pieces=_pieces(item, stand_ins, taken, entry.where, transfer_bytes),
+            )
         )
     if not files:
         raise entry.error("has no files")
     return tuple(files)
+
+
+def _pieces(
+    file: _Entry, stand_ins: Mapping[str, tuple[int, str]], taken: dict[str, str], where: str, size: int
+) -> tuple[Piece, ...]:
+    """The parts that a file is published in; `size` bytes together, as they are transferred."""
+    values = file.get("pieces", list, [])
+    if len(values) > MOST_PIECES:
+        raise file.error(f"has {len(values)} pieces; {MOST_PIECES} are the most")
+    pieces = []
+    for number, value in enumerate(values):
+        item = _Entry(f"{file.where}.pieces[{number}]", value, ("name", "bytes", "sha256"))
+        name = item.get("name", str)
+        if not _PIECE.match(name) or taken.setdefault(name, where) != where:
+            raise item.error(f"has the name {name!r}, which is no plain file name of its own")
+        published = item.positive("bytes"), _sha256(item) or ""
+        length, digest = stand_ins.get(name, published)
+        if not digest:
+            raise item.error("lacks 'sha256'")
+        pieces.append(Piece(name, length, digest))
+    if pieces and sum(piece.bytes for piece in pieces) != size:
+        raise file.error("has pieces whose bytes together are not those of the file")
+    return tuple(pieces)
 
 
 def _targets(entry: _Entry, generations: Mapping[str, Generation]) -> Mapping[str, str]:
@@ -293,6 +333,9 @@ def _model(key: str, value: Any, where: str, known: _Known) -> Model:
         },
         **{name: own[name] for name in ("architecture", "tensors", "tensor_types") if name in own},
     }
+    revision = own.get("revision", family.header.get("revision"))
+    if revision:
+        header["revision"] = revision
     return Model(
         **published,
         quant=quant,

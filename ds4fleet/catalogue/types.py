@@ -97,6 +97,15 @@ class Quant:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A part of a file that is published in several: its name at the source, bytes and sha256."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class ModelFile:
     """One file of a model: `bytes` and `sha256` as published; `transfer_*` differ only under a stand-in.
 
@@ -112,6 +121,8 @@ class ModelFile:
     transfer_bytes: int
     transfer_sha256: str | None
     link: str | None = None
+    #: The parts that it is published in, one behind the other; () for a file that is published whole.
+    pieces: tuple[Piece, ...] = ()
 
     def url(self, endpoint: str) -> str:
         """Where `endpoint` keeps this file: https://host, a mirror or the source, or file:///directory."""
@@ -161,6 +172,8 @@ class Sidecar(Published):
         kinds = {file.kind for file in self.files}
         if "dspark" in kinds and "--dspark" not in flags:
             return "--dspark"
+        if kinds == {"vision"}:
+            return "" if "--vision" in flags else "--vision"
         return "" if {"--mtp", "--mtp-model"} & set(flags) else "--mtp"
 
 

@@ -42,6 +42,7 @@ DECIDED_BY = {
     "--mtp": "ds4_sidecars",
     "--mtp-model": "ds4_sidecars",
     "--dspark": "ds4_sidecars",
+    "--vision": "ds4_sidecars",
 }
 #: Backends beside Metal: on macOS the CPU's can panic the kernel (upstream README, antirez/ds4#483).
 OTHER_BACKENDS = ("--cpu", "--cuda", "--backend")
@@ -85,6 +86,8 @@ def planned(plan: Decided, weights: WeightsPlan, flags: frozenset[str], kv_dir: 
             found.append(["--mtp-model" if "--mtp-model" in flags else "--mtp", item.path])
         if item.kind == "dspark":
             found.append(["--dspark"])
+        if item.kind == "vision":
+            found.append(["--vision", item.path])
     if settings["ds4_cors"]:
         found.append(["--cors"])
     return [[str(word) for word in words] for words in found]

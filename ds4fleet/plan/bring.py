@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from ds4agent.model import Weights
@@ -14,6 +14,7 @@ from ds4fleet.plan import sources
 from ds4fleet.plan.known import Known
 from ds4fleet.plan.types import HostPlan, WeightFile, WeightsPlan
 from ds4fleet.sizing.disk import Disk, beside_what_is_there, plan_disk
+from ds4fleet.sizing.estimate import GIB
 
 
 def with_weights(plan: HostPlan, known: Known, engine: Engine) -> HostPlan:
@@ -57,7 +58,8 @@ def with_disk(plan: HostPlan, known: Known) -> tuple[HostPlan, Disk | None]:
         host=plan.host,
         settings=known.variables,
         observation=known.seen,
-        now_bytes=sum(file.real_bytes for file in plan.weights.files),
+        now_bytes=sum(file.real_bytes for file in plan.weights.files)
+        + _joining_bytes(plan.weights.files, str(known.variables["ds4_weights_method"])),
         kv_budget_mib=known.settings.kv_budget_mib if plan.role in ("serve", "stream") else 0,
         models_dir=known.paths.models,
         kv_dir=known.paths.kv,
@@ -74,6 +76,7 @@ def obstacles(plan: HostPlan, known: Known, disk: Disk | None) -> list[str]:
     present = {file.path for file in weights.files}
     lacking = [file for file in plan.weights.files if file.path not in present]
     need = sum(file.real_bytes * max(0, file.bytes - _there(file, weights)) // file.bytes for file in lacking)
+    need += _joining_bytes(lacking, str(known.variables["ds4_weights_method"]))
     no_room = beside_what_is_there(disk, known.seen, need)
     found = sources.objections(lacking, known.read.names("ds4_weights_sources"))
     return [*found, no_room] if no_room else found
@@ -97,7 +100,19 @@ def _weight_file(
         urls=file.urls(endpoints),
         kind=file.kind,
         header=dict(header),
+        pieces=[asdict(piece) for piece in file.pieces],
     )
+
+
+def _joining_bytes(files: Iterable[WeightFile], method: str) -> int:
+    """Room that download_model.sh takes beside files that it joins from pieces: one more piece, and a GiB.
+
+    What comes by ranges is written where it belongs and takes none.
+    """
+    if method != "upstream":
+        return 0
+    more = [piece["bytes"] * file.real_bytes // file.bytes for file in files for piece in file.pieces[1:]]
+    return max(more) + GIB if more else 0
 
 
 def _there(file: WeightFile, weights: Weights) -> int:

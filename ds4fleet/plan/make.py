@@ -19,7 +19,7 @@ from ds4fleet.components import registry, server, switcher
 from ds4fleet.components.base import Decided, Seen, Targets
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import defaults, names
-from ds4fleet.plan import accounts, advisories, bring, choice, system
+from ds4fleet.plan import accounts, advisories, bring, choice, options, system
 from ds4fleet.plan.engine import with_engine
 from ds4fleet.plan.known import Known, known
 from ds4fleet.plan.settings import numbers
@@ -114,6 +114,7 @@ def _grown(plan: HostPlan, facts: Known) -> Iterator[HostPlan]:
     yield plan
     yield (plan := choice.with_memory(plan, facts, engine, verdict))
     yield (plan := advisories.with_advisories(plan, facts, engine))
+    yield (plan := options.with_options(plan, facts))
     yield (plan := bring.with_weights(plan, facts, engine))
     plan, disk = bring.with_disk(plan, facts)
     yield plan

@@ -31,7 +31,8 @@ import functools
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ds4fleet.catalogue.read import Catalogue, MemoryTraits, Shape, load
+from ds4fleet.catalogue.read import Catalogue, Family, MemoryTraits, Model, Shape, load
+from ds4fleet.sizing import v4, v41
 
 GB = 10**9
 MIB = 1 << 20
@@ -45,8 +46,6 @@ RAW_ROW_CAP = 8192
 LAYER_STATE_BYTES = 1536
 #: One row of 512 F32 that the July engine makes on first use, beside the FFN output.
 LAZY_ROW_BYTES = 2048
-#: Draft rows for which a speculative session keeps logits.
-DRAFT_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,7 @@ class Estimate:
     sidecar_bytes: int  # weights of the sidecar
     required_wired_bytes: int
     required_wired_mib: int
+    reserve_bytes: int = 0  # what the engine itself keeps free beside all this (V4.1)
 
     @property
     def non_weight_bytes(self) -> int:
@@ -115,9 +115,11 @@ def estimate(
         )
     known = catalogue or default_catalogue()
     entry = known.model(model)
-    shape = known.families[entry.family].shape
-    traits = known.generation(generation).memory
+    family = known.families[entry.family]
+    shape, traits = family.shape, known.generation(generation).memory
     side = known.sidecar(sidecar) if sidecar else None
+    if family.layout == "deepseek41":
+        return _of_v41(entry, family, generation, ctx, sessions, side.weights_bytes if side else 0)
     chunk = prefill_chunk_for(traits, entry.family, ctx, prefill_chunk)
 
     buffers = _context_buffers(shape, traits, ctx, chunk)
@@ -146,6 +148,37 @@ def estimate(
         sidecar_bytes=side_weights,
         required_wired_bytes=weights + side_weights + rest,
         required_wired_mib=ceil_mib(weights + side_weights) + ceil_mib(rest),
+    )
+
+
+def _of_v41(entry: Model, family: Family, generation: str, ctx: int, sessions: int, side: int) -> Estimate:
+    """The same for V4.1, whose engine rounds once. A prefill chunk has no part in its arithmetic."""
+    graph = v41.graph(family.shape, ctx)
+    weights = entry.weights_bytes - family.on_disk_bytes
+    fixed = v41.fixed_bytes(weights + side, graph.total_bytes, sessions)
+    window = family.shape.layers * family.shape.window * family.shape.head_dim * F32
+    return Estimate(
+        model=entry.id,
+        generation=generation,
+        ctx=ctx,
+        sessions=sessions,
+        prefill_chunk=graph.prefill_chunk,
+        raw_rows=family.shape.window,
+        compressed_rows=ctx // min(family.shape.kv_owners) + 1,
+        raw_bytes=window,
+        compressed_bytes=graph.state_bytes - window,
+        scratch_bytes=graph.total_bytes - graph.state_bytes,
+        context_buffers_bytes=graph.total_bytes,
+        session_workspace_bytes=0,
+        shared_workspace_bytes=0,
+        workspace_bytes=0,
+        graph_alloc_bytes=graph.total_bytes,
+        indexer_bytes=0,
+        weights_bytes=weights,
+        sidecar_bytes=side,
+        required_wired_bytes=fixed,
+        required_wired_mib=ceil_mib(fixed),
+        reserve_bytes=v41.RESERVE_BYTES,
     )
 
 
@@ -199,15 +232,15 @@ def _workspace(
     # The graph holds no more raw rows than the context; the logged figure, and ds4-control's gate, round them
     # up.
     unused_raw = shape.layers * (buffers.raw_rows - min(buffers.raw_rows, ctx)) * shape.head_dim * F32
-    session = _token_bytes(shape, ratios) + shape.top_k * chunk * F32
-    shared = (_batch_values(shape) * F32) * chunk
+    session = v4.token_bytes(shape, ratios) + shape.top_k * chunk * F32
+    shared = (v4.batch_values(shape) * F32) * chunk
     lazy = lazy_row = 0
     if traits.prefill_stage:
         shared += shape.heads * shape.head_dim * F16 * chunk + shape.layers * LAYER_STATE_BYTES
         lazy, lazy_row = shape.embd * F32 * chunk, LAZY_ROW_BYTES
     graph_alloc = buffers.total_bytes - unused_raw + session + shared
     if draft:
-        session += _draft_bytes(shape, ratios, buffers.raw_rows)
+        session += v4.draft_bytes(shape, ratios, buffers.raw_rows)
     return _Workspace(session + lazy_row, shared + lazy, graph_alloc)
 
 
@@ -232,9 +265,12 @@ def indexer_bound_bytes(top_k: int, ctx: int, chunk: int) -> int:
 
 def kv_payload_bytes(model: str, tokens: int, *, catalogue: Catalogue | None = None) -> int:
     """Bytes of one disk checkpoint of `tokens` tokens (F32 on disk; equal to the bench CSVs'
-    kvcache_bytes)."""
+    kvcache_bytes). Raises ValueError for V4.1."""
     known = catalogue or default_catalogue()
-    shape = known.families[known.model(model).family].shape
+    family = known.families[known.model(model).family]
+    if family.layout != "deepseek4":
+        raise ValueError(f"how {family.title} writes a checkpoint has not been published")
+    shape = family.shape
     total = 52 + 4 * tokens + 4 * shape.vocab + 8 * shape.layers
     for ratio in shape.ratios():
         total += min(shape.window, tokens) * shape.head_dim * F32
@@ -254,52 +290,3 @@ def ceil_mib(size_bytes: int) -> int:
 def default_catalogue() -> Catalogue:
     """The built-in catalogue, read once."""
     return load()
-
-
-def _compressor_values(shape: Shape, ratio: int) -> int:
-    """Values of one compressor's running state (kv or score) of a layer, with the indexer's where it has
-    one."""
-    width = 2 if ratio == 4 else 1
-    values = width * shape.head_dim * width * ratio
-    return values + (width * shape.indexer_dim * width * ratio if ratio == 4 else 0)
-
-
-def _token_bytes(shape: Shape, ratios: tuple[int, ...]) -> int:
-    """The buffers of a single token's decode, which each session has: one F32 per value."""
-    hc = shape.hyper_connections * shape.embd
-    mix = 2 * shape.hyper_connections + shape.hyper_connections**2
-    q, low = shape.heads * shape.head_dim, shape.out_groups * shape.o_lora
-    indexer_q = shape.indexer_heads * shape.indexer_dim
-    compressor = 2 * max(shape.head_dim, shape.indexer_dim)
-    routed = shape.experts_used * (3 * shape.ff + shape.embd) + 2 * shape.experts_used + 2 * shape.experts
-    values = (
-        4 * hc + 2 * mix + 2 * shape.q_lora + 2 * q + 2 * shape.head_dim + 2 * compressor
-        + indexer_q + shape.indexer_heads + low + 9 * shape.embd + 3 * shape.ff + routed
-        + 2 * shape.hyper_connections + shape.vocab
-    )  # fmt: skip
-    values += sum(2 * _compressor_values(shape, ratio) for ratio in ratios if ratio)
-    return values * F32
-
-
-def _batch_values(shape: Shape) -> int:
-    """Values per token of the prefill buffers that all sessions share."""
-    hc = shape.hyper_connections * shape.embd
-    mix = 2 * shape.hyper_connections + shape.hyper_connections**2
-    q, low = shape.heads * shape.head_dim, shape.out_groups * shape.o_lora
-    group = shape.head_dim * (shape.heads // shape.out_groups)
-    compressor = 2 * max(shape.head_dim, shape.indexer_dim)
-    routed = shape.experts_used * (3 * shape.ff + shape.embd) + 2 * shape.experts_used + 2 * shape.experts
-    return (
-        1 + 4 * hc + 2 * mix + 2 * shape.q_lora + 2 * q + 2 * shape.head_dim + 2 * compressor
-        + shape.indexer_heads * (shape.indexer_dim + 1) + low + group + shape.o_lora
-        + 7 * shape.embd + 3 * shape.ff + routed
-    )  # fmt: skip
-
-
-def _draft_bytes(shape: Shape, ratios: tuple[int, ...], raw_rows: int) -> int:
-    """A draft head's own buffers: two copies of the compressor states, its cache, and logits of the draft
-    rows."""
-    values = sum(4 * _compressor_values(shape, ratio) for ratio in ratios if ratio)
-    values += 3 * shape.embd + 6 * shape.hyper_connections * shape.embd
-    values += raw_rows * shape.head_dim + DRAFT_ROWS * shape.vocab
-    return values * F32

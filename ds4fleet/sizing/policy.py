@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +35,45 @@ def stock_limits_mib(mac: Mac) -> tuple[int, int]:
         return mac.stock_limit_mib, mac.stock_limit_mib
     row = step(policy()["stock_share_percent"], mac.memory_gb)
     return int(mac.memory_mib * row["lowest"] / 100), int(mac.memory_mib * row["highest"] / 100)
+
+
+def system_budget_mib(mac: Mac, reserve_mib: int | None = None) -> int:
+    """What is left of the memory beside the system, the desktop and other big applications. The system keeps
+    `reserve_mib`, or what it keeps on a Mac of this size.
+    """
+    rules = policy()
+    left = class_limit_mib(mac) if reserve_mib is None else mac.memory_mib - reserve_mib
+    left -= mac.used_mib + len(mac.other_metal) * int(rules["other_metal"]["mib"])
+    return left - (int(rules["desktop"]["mib"]) if mac.desktop else 0)
+
+
+def largest_fitting(fits: Callable[[int], bool]) -> int:
+    """The largest context (a multiple of 256) that fits; 0 when none does."""
+    low, high = 0, int(policy()["context"]["longest"]) // 256
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle * 256):
+            low = middle
+        else:
+            high = middle - 1
+    return low * 256
+
+
+def streaming_floor_gb(family: str, quant: str) -> int:
+    """GB of memory from which a Mac streams such a model."""
+    least = policy()["streaming"]["least_gb"]
+    return int(least.get(f"{family}-{quant}", least[family]))
+
+
+#: Tokens per second, lowest and highest.
+Rates = tuple[float, float]
+
+
+def streaming_speed(mac: Mac, family: str, quant: str) -> tuple[Rates | None, Rates | None, str]:
+    """(decode, prefill, source) of what was reported of streaming on such Macs, else (None, None, "")."""
+    for row in policy()["streaming"]["speed"]:
+        reported = row["family"] == family and quant in row.get("quants", [quant])
+        if reported and mac.memory_gb >= row["from_gb"]:
+            decode, prefill = ((float(row[key][0]), float(row[key][1])) for key in ("decode", "prefill"))
+            return decode, prefill, str(row["source"])
+    return None, None, ""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ds4fleet.catalogue.read import Catalogue, Model
-from ds4fleet.sizing.policy import policy
+from ds4fleet.sizing.estimate import Estimate
+from ds4fleet.sizing.policy import class_limit_mib, policy, streaming_floor_gb
 from ds4fleet.sizing.types import Mac, Reason, Request
 
 
@@ -100,3 +101,70 @@ def sidecar_rules(case: Case, request: Request, model: Model, known: Catalogue) 
     if missing:
         text = f"the sidecar {sidecar.id} needs an engine with {missing}."
         case.object(Reason("sidecar", text), "leave ds4_sidecars empty, or pin another engine", True)
+
+
+def limit_rule(case: Case, mac: Mac, request: Request) -> None:
+    """Objects to limits and contexts that nobody should set, whatever fits."""
+    rules = policy()
+    if request.wired_limit_mib and request.wired_limit_mib > mac.memory_mib - rules["least_reserve_mib"]:
+        text = (
+            f"a wired limit of {request.wired_limit_mib:,} MiB leaves the system less than"
+            f" {rules['least_reserve_mib']:,} MiB of {mac.memory_mib:,}."
+        )
+        fix = f"set ds4_wired_limit_mib to at most {class_limit_mib(mac):,}, or leave it auto"
+        case.object(Reason("least-reserve", text), fix, hard=True)
+    longest = int(rules["context"]["longest"])
+    if (request.ctx or 0) > longest:
+        text = f"a context of {request.ctx:,} is beyond the {longest:,} that the model was made for."
+        case.object(Reason("context-length", text), f"lower the context to {longest:,}", hard=True)
+
+
+def no_streaming_rule(case: Case, request: Request, known: Catalogue) -> None:
+    """Objects to an engine that cannot stream."""
+    flag = policy()["streaming"]["flag"]
+    if flag not in flags_of(request, known):
+        fix = "pin an engine of July 2026 or later, or use the Mac as a stage"
+        case.object(Reason("no-streaming", f"this engine has no {flag}."), fix, True)
+
+
+def streaming_floor_rule(case: Case, mac: Mac, model: Model) -> None:
+    """Objects to a Mac that is too small to stream this model."""
+    least = streaming_floor_gb(model.family, model.quant)
+    if mac.memory_gb < least:
+        text = f"{model.id} streams from {least} GB of memory on, {mac.name} has {mac.memory_gb} GB."
+        small = mac.memory_gb <= policy()["roles"]["jump_up_to_gb"]
+        fix = "use it as a jump Mac" if small else "use a smaller model here"
+        case.object(Reason("streaming-floor", text), fix, True)
+
+
+# What is said of a request.
+
+
+def what_is_asked(request: Request, need: Estimate) -> str:
+    sessions = f" in each of {need.sessions} sessions" if need.sessions > 1 else ""
+    times = f"{request.instances} times " if request.instances > 1 else ""
+    side = f" and {request.sidecar}" if request.sidecar else ""
+    return f"{times}{request.model}{side} with a context of {need.ctx:,}{sessions}"
+
+
+def others_beside(mac: Mac) -> str:
+    parts = ["the desktop"] if mac.desktop else []
+    parts += list(mac.other_metal)
+    return (" and " + " and ".join(parts)) if parts else ""
+
+
+def warnings_about(mac: Mac, request: Request, required: int, limit: int, refused: bool) -> list[str]:
+    result = []
+    if request.sidecar and request.sessions > 1:
+        result.append(
+            f"the engine does not use {request.sidecar} with several sessions: it only takes memory there"
+        )
+    if not refused and required > limit * policy()["margin"]["comfortable_percent"] / 100:
+        result.append(
+            f"tight: {100 * required / limit:.1f} % of the wired limit, above what is chosen by itself"
+        )
+    if mac.other_metal:
+        result.append(f"{', '.join(mac.other_metal)} also uses the GPU here")
+    if request.override:
+        result.append(f"memory override: {request.override}")
+    return result

@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from ds4fleet.catalogue.read import Catalogue, Model
+from ds4fleet.sizing import admission
 from ds4fleet.sizing.estimate import (
     GIB,
     Estimate,
@@ -17,7 +17,15 @@ from ds4fleet.sizing.estimate import (
     default_catalogue,
     estimate,
 )
-from ds4fleet.sizing.policy import class_limit_mib, policy, step, stock_limits_mib
+from ds4fleet.sizing.policy import (
+    class_limit_mib,
+    largest_fitting,
+    policy,
+    step,
+    stock_limits_mib,
+    streaming_speed,
+    system_budget_mib,
+)
 from ds4fleet.sizing.rules import (
     Case,
     below_floor,
@@ -25,8 +33,14 @@ from ds4fleet.sizing.rules import (
     field_rules,
     fix_for,
     flags_of,
+    limit_rule,
+    no_streaming_rule,
     other_metal_rule,
+    others_beside,
     sidecar_rules,
+    streaming_floor_rule,
+    warnings_about,
+    what_is_asked,
 )
 from ds4fleet.sizing.types import (
     MODES,
@@ -56,6 +70,8 @@ def verdict(mac: Mac, request: Request, *, catalogue: Catalogue | None = None) -
         raise ValueError(f"mode {request.mode!r} is none of {', '.join(MODES)}")
     if request.instances < 1:
         raise ValueError(f"{request.instances} instances: there must be one at least")
+    if known.families[model.family].layout == "deepseek41":
+        return admission.judge(mac, request, model, known)
     if request.mode == "streaming":
         return _streams(mac, request, model, known)
     answer = _resident(mac, request, model, known)
@@ -113,19 +129,16 @@ def streaming_plan(mac: Mac, request: Request, *, catalogue: Catalogue | None = 
     cache_gib = max(int(cache_gib), 1)
     # The engine's own budget has the headroom in it.
     planned = non_routed + cache_gib * GIB + need.non_weight_bytes + (0 if takes_auto else headroom)
-    speed = next(
-        (row for row in rules["speed"] if mac.memory_gb >= row["from_gb"] and row["family"] == model.family),
-        None,
-    )
+    decode, prefill, source = streaming_speed(mac, model.family, model.quant)
     return StreamingPlan(
         cache_gib=cache_gib,
         cache_flag="" if takes_auto else f"{cache_gib}GB",
         planned_mib=ceil_mib(planned),
         non_routed_mib=ceil_mib(non_routed),
         context=ctx,
-        decode_tps=(float(speed["decode"][0]), float(speed["decode"][1])) if speed else None,
-        prefill_tps=(float(speed["prefill"][0]), float(speed["prefill"][1])) if speed else None,
-        speed_source=str(speed["source"]) if speed else "",
+        decode_tps=decode,
+        prefill_tps=prefill,
+        speed_source=source,
         wear=str(rules["wear"]),
     )
 
@@ -141,9 +154,9 @@ def _resident(mac: Mac, request: Request, model: Model, known: Catalogue) -> Ver
     need = _estimate(request, known)
     required = need.required_wired_mib * request.instances
     limit, planned = _limit(mac, request, model, required)
-    budget = _system_budget_mib(mac)
+    budget = system_budget_mib(mac)
     allowed = int(_allowed_mib(mac, request, model, rules["margin"]["refuse_above_percent"]))
-    largest = _largest_context(lambda tokens: _required_mib(replace(request, ctx=tokens), known) <= allowed)
+    largest = largest_fitting(lambda tokens: _required_mib(replace(request, ctx=tokens), known) <= allowed)
     case = Case()
     field_rules(case, mac, request, model)
     engine_rules(case, request, model, known, "resident")
@@ -154,7 +167,7 @@ def _resident(mac: Mac, request: Request, model: Model, known: Catalogue) -> Ver
     if not case.hard:
         ways = _ways_to_fit(request, known, allowed, largest)
         _arithmetic(case, mac, request, need, limit, budget, ways)
-    _limit_rule(case, mac, request)
+    limit_rule(case, mac, request)
     overridden = request.override if case.against and not case.hard and request.override else ""
     refused = bool(case.against) and not overridden
     margin = min(limit, budget) - required
@@ -174,7 +187,7 @@ def _resident(mac: Mac, request: Request, model: Model, known: Catalogue) -> Ver
         first_failure=_first_failure(need, request, limit, mac),
         fix=fix_for(case, refused),
         reasons=tuple(case.against) or (_good(need, request, required, limit, planned),),
-        warnings=tuple(_warnings(mac, request, required, limit, refused)),
+        warnings=tuple(warnings_about(mac, request, required, limit, refused)),
         overridden=overridden,
         estimate=need,
     )
@@ -190,8 +203,8 @@ def _arithmetic(
     hopeless = required > mac.memory_mib
     if required > limit * most / 100:
         text = (
-            f"{_what(request, need)} needs {required:,} MiB wired, {100 * required / limit:.1f} % of the"
-            f" {limit:,} MiB that the GPU may wire here; above {most} % it has not worked."
+            f"{what_is_asked(request, need)} needs {required:,} MiB wired, {100 * required / limit:.1f} % of"
+            f" the {limit:,} MiB that the GPU may wire here; above {most} % it has not worked."
         )
         raised = class_limit_mib(mac)
         if required <= raised * most / 100 and limit < raised:
@@ -203,8 +216,8 @@ def _arithmetic(
         case.object(Reason("wired-limit", text, rules["margin"]["source"]), ways, hopeless)
     elif required > budget:
         text = (
-            f"{_what(request, need)} needs {required:,} MiB, but beside the system"
-            f"{_others(mac)} {mac.name} has {budget:,} MiB."
+            f"{what_is_asked(request, need)} needs {required:,} MiB, but beside the system"
+            f"{others_beside(mac)} {mac.name} has {budget:,} MiB."
         )
         case.object(Reason("system-reserve", text, str(rules["desktop"]["source"])), ways, hopeless)
 
@@ -231,22 +244,6 @@ def _ways_to_fit(request: Request, known: Catalogue, allowed_mib: int, largest: 
     if request.instances > 1 and one_mib <= allowed_mib:
         ways.append(f"run {allowed_mib // one_mib} at a time")
     return ", or ".join(ways)
-
-
-def _limit_rule(case: Case, mac: Mac, request: Request) -> None:
-    """Objects to limits and contexts that nobody should set, whatever fits."""
-    rules = policy()
-    if request.wired_limit_mib and request.wired_limit_mib > mac.memory_mib - rules["least_reserve_mib"]:
-        text = (
-            f"a wired limit of {request.wired_limit_mib:,} MiB leaves the system less than"
-            f" {rules['least_reserve_mib']:,} MiB of {mac.memory_mib:,}."
-        )
-        fix = f"set ds4_wired_limit_mib to at most {class_limit_mib(mac):,}, or leave it auto"
-        case.object(Reason("least-reserve", text), fix, hard=True)
-    longest = int(rules["context"]["longest"])
-    if (request.ctx or 0) > longest:
-        text = f"a context of {request.ctx:,} is beyond the {longest:,} that the model was made for."
-        case.object(Reason("context-length", text), f"lower the context to {longest:,}", hard=True)
 
 
 def _estimate(request: Request, known: Catalogue) -> Estimate:
@@ -280,16 +277,6 @@ def _limit(mac: Mac, request: Request, model: Model, required: int) -> tuple[int
     return class_limit_mib(mac), class_limit_mib(mac)
 
 
-def _system_budget_mib(mac: Mac, reserve_mib: int | None = None) -> int:
-    """What is left of the memory beside the system, the desktop and other big applications. The system keeps
-    `reserve_mib`, or what it keeps on a Mac of this size.
-    """
-    rules = policy()
-    left = class_limit_mib(mac) if reserve_mib is None else mac.memory_mib - reserve_mib
-    left -= mac.used_mib + len(mac.other_metal) * int(rules["other_metal"]["mib"])
-    return left - (int(rules["desktop"]["mib"]) if mac.desktop else 0)
-
-
 def _stock(mac: Mac, model: Model) -> int:
     """The limit that macOS is taken to give where nobody may raise it: where it is not known, at its most
     generous, but for families that nobody has seen work at stock.
@@ -306,32 +293,7 @@ def _allowed_mib(mac: Mac, request: Request, model: Model, percent: float) -> fl
         limit = mac.wired_limit_mib or _stock(mac, model)
     else:
         limit = max(class_limit_mib(mac), stock_limits_mib(mac)[0])
-    return min(limit * percent / 100, _system_budget_mib(mac))
-
-
-def _largest_context(fits: Callable[[int], bool]) -> int:
-    """The largest context (a multiple of 256) that fits; 0 when none does."""
-    low, high = 0, int(policy()["context"]["longest"]) // 256
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fits(middle * 256):
-            low = middle
-        else:
-            high = middle - 1
-    return low * 256
-
-
-def _what(request: Request, need: Estimate) -> str:
-    sessions = f" in each of {need.sessions} sessions" if need.sessions > 1 else ""
-    times = f"{request.instances} times " if request.instances > 1 else ""
-    side = f" and {request.sidecar}" if request.sidecar else ""
-    return f"{times}{request.model}{side} with a context of {need.ctx:,}{sessions}"
-
-
-def _others(mac: Mac) -> str:
-    parts = ["the desktop"] if mac.desktop else []
-    parts += list(mac.other_metal)
-    return (" and " + " and ".join(parts)) if parts else ""
+    return min(limit * percent / 100, system_budget_mib(mac))
 
 
 def _first_failure(need: Estimate, request: Request, limit: int, mac: Mac) -> str:
@@ -354,25 +316,9 @@ def _first_failure(need: Estimate, request: Request, limit: int, mac: Mac) -> st
 
 def _good(need: Estimate, request: Request, required: int, limit: int, planned: int) -> Reason:
     how = f"raised to {planned:,} MiB" if planned else "that macOS gives by itself"
-    text = f"{_what(request, need)} needs {required:,} MiB, {100 * required / limit:.1f} % of a limit {how}."
+    share = 100 * required / limit
+    text = f"{what_is_asked(request, need)} needs {required:,} MiB, {share:.1f} % of a limit {how}."
     return Reason("fits", text)
-
-
-def _warnings(mac: Mac, request: Request, required: int, limit: int, refused: bool) -> list[str]:
-    result = []
-    if request.sidecar and request.sessions > 1:
-        result.append(
-            f"the engine does not use {request.sidecar} with several sessions: it only takes memory there"
-        )
-    if not refused and required > limit * policy()["margin"]["comfortable_percent"] / 100:
-        result.append(
-            f"tight: {100 * required / limit:.1f} % of the wired limit, above what is chosen by itself"
-        )
-    if mac.other_metal:
-        result.append(f"{', '.join(mac.other_metal)} also uses the GPU here")
-    if request.override:
-        result.append(f"memory override: {request.override}")
-    return result
 
 
 # --- streaming ---
@@ -383,19 +329,19 @@ def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verd
     plan = streaming_plan(mac, request, catalogue=known)
     case = Case()
     _streaming_rules(case, mac, request, model, known)
-    budget = max(_system_budget_mib(mac, int(policy()["least_reserve_mib"])), 0)
+    budget = max(system_budget_mib(mac, int(policy()["least_reserve_mib"])), 0)
 
     def planned(tokens: int) -> int:
         return streaming_plan(mac, replace(request, ctx=tokens), catalogue=known).planned_mib
 
     reported = int(rules["contexts"]["largest"])
-    largest = min(_largest_context(lambda tokens: planned(tokens) <= budget), reported)
+    largest = min(largest_fitting(lambda tokens: planned(tokens) <= budget), reported)
     if plan.planned_mib > budget and not case.hard:
         text = f"streaming {model.id} plans {plan.planned_mib:,} MiB, {mac.name} can give {budget:,} MiB."
         useful = policy()["context"]["least_useful"] <= largest < plan.context
         fix = f"lower the context to {largest:,}" if useful else "lower the expert cache"
         case.object(Reason("streaming-memory", text), fix)
-    _limit_rule(case, mac, request)
+    limit_rule(case, mac, request)
     overridden = request.override if case.against and not case.hard and request.override else ""
     refused = bool(case.against) and not overridden
     speed = f"{plan.decode_tps[0]:g} to {plan.decode_tps[1]:g} tokens/s" if plan.decode_tps else "no reports"
@@ -420,7 +366,7 @@ def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verd
         first_failure=str(rules["first_failure"]),
         fix=fix_for(case, refused),
         reasons=tuple(case.against) or (good,),
-        warnings=(*warnings, plan.wear, *_warnings(mac, request, 0, 1, refused)),
+        warnings=(*warnings, plan.wear, *warnings_about(mac, request, 0, 1, refused)),
         overridden=overridden,
         estimate=_estimate(replace(request, ctx=plan.context, sidecar=None), known),
         streaming=plan,
@@ -429,17 +375,10 @@ def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verd
 
 def _streaming_rules(case: Case, mac: Mac, request: Request, model: Model, known: Catalogue) -> None:
     """What speaks against streaming, whatever it needs."""
-    rules = policy()["streaming"]
-    if rules["flag"] not in flags_of(request, known):
-        text = f"this engine has no {rules['flag']}."
-        fix = "pin an engine of July 2026 or later, or use the Mac as a stage"
-        case.object(Reason("no-streaming", text), fix, True)
+    no_streaming_rule(case, request, known)
     engine_rules(case, request, model, known, "streaming")
     if request.sidecar:
         text = "the engine refuses a draft head together with SSD streaming."
         case.object(Reason("sidecar", text, "ds4.c at 54b36ed"), "leave ds4_sidecars empty", True)
-    least = int(rules["least_gb"][model.family])
-    if mac.memory_gb < least:
-        text = f"{model.id} streams from {least} GB of memory on, {mac.name} has {mac.memory_gb} GB."
-        case.object(Reason("streaming-floor", text), "use it as a jump Mac", True)
+    streaming_floor_rule(case, mac, model)
     other_metal_rule(case, mac)

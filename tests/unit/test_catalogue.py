@@ -27,9 +27,9 @@ def extra(tmp_path: Path, text: str) -> list[Path]:
 def test_every_published_model_is_there(catalogue: Catalogue) -> None:
     assert set(catalogue.models) == {
         "flash-q2", "flash-q2-0731", "flash-q2-q4", "flash-q2-q4-0731", "flash-q4", "flash-q4-0731",
-        "flash-mxfp4-0731", "pro-q2", "pro-q2-0813", "pro-q4",
+        "flash-mxfp4-0731", "pro-q2", "pro-q2-0813", "pro-q4", "v41-flash-q2", "v41-flash-q4",
     }  # fmt: skip
-    assert set(catalogue.sidecars) == {"mtp", "dspark", "dspark-0731"}
+    assert set(catalogue.sidecars) == {"mtp", "dspark", "dspark-0731", "v41-vision"}
 
 
 @pytest.mark.parametrize(("old", "new"), [("flash-q2", "flash-q2-0731"), ("pro-q2", "pro-q2-0813")])
@@ -74,7 +74,7 @@ def test_a_file_is_addressed_by_repository_and_revision(catalogue: Catalogue) ->
 
 def test_what_upstream_offers_besides_is_known_by_name_and_target(catalogue: Catalogue) -> None:
     targets = {target for entry in catalogue.listed.values() for target in entry.targets.values()}
-    assert {"glm-antirez-q4", "glm53-q2", "ds41f-q2", "qwen38-q4k", "ds4f-vision-q2"} <= targets
+    assert {"glm-antirez-q4", "glm53-q2", "qwen38-q4k", "ds4f-vision-q2"} <= targets
     assert not set(catalogue.listed) & set(catalogue.models)
 
 
