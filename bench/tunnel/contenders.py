@@ -19,7 +19,7 @@ from typing import Any
 
 from ds4agent.tunnel.endpoint import EndpointSpec
 from ds4agent.tunnel.spec import TunnelSpec
-from ds4fleet.tunnel.hold import Job
+from ds4fleet.tunnel.daemon import Job
 
 WIRE, BASELINE = "no tunnel", "ssh -L"
 TUNNEL, ENDPOINT = "fab tunnel --host", "fab tunnel --region"
@@ -226,7 +226,7 @@ def spec(folder: Path, far: str, ssh_port: int, engine_port: int) -> TunnelSpec:
 
 def _hold(job: Job, port: int) -> Contender:
     process = subprocess.Popen(
-        [sys.executable, "-m", "ds4fleet.tunnel.hold"], stdin=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-m", "ds4fleet.tunnel.daemon"], stdin=subprocess.PIPE, start_new_session=True
     )
     assert process.stdin is not None
     process.stdin.write(json.dumps(job.to_dict()).encode())

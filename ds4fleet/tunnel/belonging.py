@@ -8,7 +8,7 @@ from ds4fleet import state
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.fleet import Fleet
 from ds4fleet.tunnel import home
-from ds4fleet.tunnel.hold import Job
+from ds4fleet.tunnel.daemon import Job
 from ds4fleet.tunnel.selection import region_port
 
 

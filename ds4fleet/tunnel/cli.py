@@ -1,4 +1,4 @@
-"""What `fab tunnel` and `fab tunnel.stop` do: start, ask and stop the process that holds tunnels."""
+"""What `fab tunnel` and `fab tunnel.stop` do: start, ask and stop the tunnel daemon."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.tunnel import belonging, home, persist
-from ds4fleet.tunnel.hold import Holder, Job, Taken
+from ds4fleet.tunnel.daemon import Daemon, Job, Taken
 from ds4fleet.tunnel.selection import spec_of
 from ds4fleet.tunnel.view import everything
 
@@ -191,19 +191,19 @@ def _in_foreground(job: Job) -> int:
     def say(name: str, text: str) -> None:
         console.out.print(f"{time.strftime('%H:%M:%S')} {name}: {console.line(text)}", soft_wrap=True)
 
-    async def hold() -> list[str]:
-        holder = Holder(job, say)
-        running = asyncio.ensure_future(holder.run())
+    async def serve() -> list[str]:
+        daemon = Daemon(job, say)
+        running = asyncio.ensure_future(daemon.run())
         reasons: list[str] = []
         while not running.done():
             await asyncio.wait({running}, timeout=0.2)
-            if not reasons and (reasons := holder.hopeless()):
-                holder.stop()
+            if not reasons and (reasons := daemon.hopeless()):
+                daemon.stop()
         await running
         return reasons
 
     try:
-        reasons = asyncio.run(hold())
+        reasons = asyncio.run(serve())
     except Taken as error:
         raise OperatorError(str(error)) from error
     if reasons:
@@ -216,7 +216,7 @@ def _in_background(job: Job) -> int:
     with log.open("a") as sink:
         before = sink.tell()
         child = subprocess.Popen(
-            [sys.executable, "-m", "ds4fleet.tunnel.hold"],
+            [sys.executable, "-m", "ds4fleet.tunnel.daemon"],
             cwd=CHECKOUT,
             stdin=subprocess.PIPE,
             stdout=sink,

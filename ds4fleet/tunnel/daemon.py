@@ -1,6 +1,6 @@
-"""The process that holds tunnels: in the foreground of `fab tunnel`, or by itself with --background.
+"""The tunnel daemon: keeps tunnels open, in the foreground of `fab tunnel` or by itself with --background.
 
-Run as `python -m ds4fleet.tunnel.hold` with a JSON job (`Job.to_dict`).
+Run as `python -m ds4fleet.tunnel.daemon` with a JSON job (`Job.to_dict`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Taken(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """What one process is to hold: tunnels to hosts, and perhaps one failover address in front of them."""
+    """What one daemon keeps open: tunnels to hosts, and perhaps one failover address in front of them."""
 
     tunnels: tuple[TunnelSpec, ...]
     endpoint: EndpointSpec | None = None
@@ -67,8 +67,8 @@ class Job:
         )
 
 
-class Holder:
-    """Holds the tunnels of a job until it is told to stop (signal, or `stop` on its control socket).
+class Daemon:
+    """Keeps the tunnels of a job open until it is told to stop (signal, or `stop` on its control socket).
 
     say(name, sentence) is called for everything worth telling; the same goes into the tunnel's log.
     A tunnel that another process already holds is left to it; an endpoint uses it all the same, and takes it
@@ -303,21 +303,21 @@ class Holder:
 
 
 def main() -> int:
-    """The background process: reads its job (standard input, or --job FILE) and holds it."""
+    """The background process: reads its job (standard input, or --job FILE) and keeps its tunnels open."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, help="file with the job; default: standard input")
     named = parser.parse_args().job
     job = Job.from_dict(json.loads(named.read_text() if named else sys.stdin.read()))
 
-    async def hold() -> int:
+    async def serve() -> int:
         try:
-            await Holder(job).run()
+            await Daemon(job).run()
         except Taken as error:
             sys.stderr.write(f"{plain.line(error)}\n")
             return 1
         return 0
 
-    return asyncio.run(hold())
+    return asyncio.run(serve())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where tunnels keep their state on the operator's machine: who holds which tunnel, control sockets, logs."""
+"""Where tunnels keep their state on the operator's machine: records of the daemons, control sockets, logs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def socket_path(pid: int) -> Path:
 
 @dataclass(frozen=True)
 class Record:
-    """Who holds a tunnel: the process, its control socket, and what it was started with."""
+    """The tunnel daemon that has a tunnel: the process, its control socket, and what it was started with."""
 
     name: str
     pid: int
@@ -49,7 +49,7 @@ class Record:
     background: bool
 
     def call(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Ask the holding process; None when it does not answer any more."""
+        """Ask the daemon; None when it does not answer any more."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
                 line.settimeout(CALL_TIMEOUT_S)
@@ -81,7 +81,7 @@ def claim(record: Record) -> Claim | None:
 
 
 def held(name: str) -> Record | None:
-    """Who holds the tunnel `name` now; what a dead process left of it, record and control socket, is
+    """The daemon that has the tunnel `name` now. What a dead one left, record and control socket, is
     removed."""
     path = state_dir() / "held" / f"{name}.json"
     known, alive = held_file.look(path)

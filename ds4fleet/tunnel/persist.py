@@ -16,7 +16,7 @@ from ds4fleet.errors import EXIT_MISSING, OperatorError
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.state import STATE_VARIABLE, state_dir
 from ds4fleet.tunnel import home
-from ds4fleet.tunnel.hold import Job
+from ds4fleet.tunnel.daemon import Job
 
 LAUNCHCTL = "/bin/launchctl"
 COMMAND_TIMEOUT_S = 30
@@ -106,7 +106,7 @@ WantedBy=default.target
 
 def unit_for(name: str) -> Unit:
     """The unit of a tunnel on this machine."""
-    argv = [sys.executable, "-m", "ds4fleet.tunnel.hold", "--job", str(job_path(name))]
+    argv = [sys.executable, "-m", "ds4fleet.tunnel.daemon", "--job", str(job_path(name))]
     log = home.log_path("background")
     if sys.platform == "darwin":
         return launch_agent(name, argv, Path.home(), log, os.getuid())

@@ -27,7 +27,7 @@ from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.state import STATE_VARIABLE, state_dir
 from ds4fleet.tunnel import cli, home, persist, selection, view
-from ds4fleet.tunnel.hold import Job
+from ds4fleet.tunnel.daemon import Job
 from tests.support.tunnel_ends import SSHD, Sshd, TinyEngine, accepts, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(not SSHD, reason="no sshd on this machine")
@@ -96,7 +96,7 @@ def test_background_status_attach_stop(fleet: Fleet, capsys: pytest.CaptureFixtu
     pid, ssh_pid = tunnel["pid"], tunnel["ssh_pid"]
     assert cli.stop([host.name]) == 0
     assert not accepts(port)
-    wait_until(lambda: not _alive(pid) and not _alive(ssh_pid), 5, "the end of holder and ssh")
+    wait_until(lambda: not _alive(pid) and not _alive(ssh_pid), 5, "the end of daemon and ssh")
     assert not list(state_dir().glob("*.sock"))
     assert view.logs([host.name]) == 0
     assert "up at" in capsys.readouterr().out
@@ -169,7 +169,7 @@ def test_an_endpoint_uses_a_tunnel_that_another_process_holds_and_takes_it_over(
     assert cli.open_tunnel(choice.hosts, background=True, endpoint=choice.endpoint) == 0
     wait_until(lambda: view.everything()[1][0]["members"][0]["fit"], 10)
     os.kill(first["pid"], signal.SIGKILL)
-    wait_until(lambda: not _alive(first["ssh_pid"]), 5, "ssh of a killed holder to be gone")
+    wait_until(lambda: not _alive(first["ssh_pid"]), 5, "ssh of a killed daemon to be gone")
 
     def taken_over() -> bool:
         tunnels, _ = view.everything()
@@ -333,7 +333,7 @@ class TestPersistence:
                 argv = [
                     sys.executable,
                     "-m",
-                    "ds4fleet.tunnel.hold",
+                    "ds4fleet.tunnel.daemon",
                     "--job",
                     str(persist.job_path("tyo-01")),
                 ]
@@ -346,7 +346,7 @@ class TestPersistence:
         assert cli.open_tunnel([fleet.hosts[0]], keep=True) == 0
         unit = persist.installed("tyo-01")
         assert unit is not None
-        assert "hold" in unit.path.read_text()
+        assert "ds4fleet.tunnel.daemon" in unit.path.read_text()
         assert Job.from_dict(json.loads(persist.job_path("tyo-01").read_text())).tunnels[0].name == "tyo-01"
         assert cli.stop(["tyo-01"], forget=True) == 0
         assert persist.installed("tyo-01") is None

@@ -33,7 +33,7 @@ WRITERS = {
     ("ds4fleet/cli/command_line.py", "check"): "how a verb is written",
     ("ds4fleet/console.py", "write"): "the border",
     ("ds4fleet/console.py", "print_json_line"): "the border for JSON",
-    ("ds4fleet/tunnel/hold.py", "hold"): "a line that plain has seen, into the log of the background",
+    ("ds4fleet/tunnel/daemon.py", "serve"): "a line that plain has seen, into the log of the background",
     (
         "plugins/module_utils/ds4agent/tunnel/jump.py",
         "_log",
@@ -61,7 +61,7 @@ OWN_JSON = {
     "ds4fleet/sizing/speed.py": "data of the package",
     "ds4fleet/agents/jsonc.py": "configuration files of the operator",
     "ds4fleet/tunnel/belonging.py": "jobs of this user",
-    "ds4fleet/tunnel/hold.py": "the job, and the control socket of this user",
+    "ds4fleet/tunnel/daemon.py": "the job, and the control socket of this user",
     "ds4fleet/tunnel/home.py": "records and control sockets of this user",
     "plugins/module_utils/ds4agent/tunnel/jump.py": "its own configuration",
     "ds4fleet/upgrade/play.py": "the record of our own run",

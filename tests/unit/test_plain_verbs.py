@@ -31,8 +31,8 @@ from ds4fleet.fleetview import plans, probe
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.plan import kept
 from ds4fleet.remote import observe
-from ds4fleet.tunnel import cli, hold, home, view
-from ds4fleet.upgrade import look, report, rollout
+from ds4fleet.tunnel import cli, daemon, home, view
+from ds4fleet.upgrade import report, rollout, snapshot
 from ds4fleet.weights import care, listing, stage
 from tests.support.terminal import EVIL, EVIL_LINES, holds, is_safe
 from tests.unit.plan_mac import bare, variables
@@ -159,9 +159,9 @@ def test_plan(shown: Shown, tmp_path: Path) -> None:
 
 
 def test_a_rollout(shown: Shown) -> None:
-    lock = look.Lock(EVIL, EVIL, EVIL)
+    lock = snapshot.Lock(EVIL, EVIL, EVIL)
     version = rollout.Version(EVIL, EVIL, EVIL)
-    seen = look.Look(EVIL, "r", True, lock, EVIL, EVIL, EVIL, True, version)
+    seen = snapshot.Snapshot(EVIL, "r", True, lock, EVIL, EVIL, EVIL, True, version)
     console.out.print(report.show_macs([seen], ""))
     figures = {"tokens_per_s": EVIL, "headroom_mib": EVIL}
     mac = {"host": EVIL, "phase": EVIL, "to": EVIL, "staged_bytes": 0, "outage_s": None, "before": figures}
@@ -188,8 +188,9 @@ class TestTunnels:
         self, shown: Shown, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path))
-        holder = hold.Holder(hold.Job((self.SPEC,)), lambda name, text: console.write(f"{name}: {text}\n"))
-        link = Link(self.SPEC, on_change=holder._changed)
+        job = daemon.Job((self.SPEC,))
+        running = daemon.Daemon(job, lambda name, text: console.write(f"{name}: {text}\n"))
+        link = Link(self.SPEC, on_change=running._changed)
         link._warned(EVIL)
         link._announce(link.state)
         link.machine.reason = EVIL_LINES
@@ -213,7 +214,7 @@ class TestTunnels:
         view.logs(["sg-01"])
         view.status()
         view.status(json=True)
-        cli._report_when_settled(hold.Job((self.SPEC, dataclasses.replace(self.SPEC))), lambda: None)
+        cli._report_when_settled(daemon.Job((self.SPEC, dataclasses.replace(self.SPEC))), lambda: None)
         assert is_safe(said := shown()) and holds(said)
 
 

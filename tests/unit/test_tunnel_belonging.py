@@ -17,7 +17,7 @@ from ds4fleet.cli import tunnel
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.tunnel import cli, home, persist
-from ds4fleet.tunnel.hold import Job
+from ds4fleet.tunnel.daemon import Job
 from ds4fleet.tunnel.selection import spec_of
 from tests.support.tunnel_ends import free_port, wait_until
 
@@ -41,14 +41,14 @@ def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
     def start(job: Job) -> None:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ds4fleet.tunnel.hold"], cwd=CHECKOUT, stdin=subprocess.PIPE, text=True
+            [sys.executable, "-m", "ds4fleet.tunnel.daemon"], cwd=CHECKOUT, stdin=subprocess.PIPE, text=True
         )
         started.append(process)
         assert process.stdin is not None
         process.stdin.write(json.dumps(job.to_dict()))
         process.stdin.close()
         names = {spec.name for spec in job.tunnels} | ({job.endpoint.name} if job.endpoint else set())
-        wait_until(lambda: names <= held(), 30, f"the holder of {names}")
+        wait_until(lambda: names <= held(), 30, f"the daemon of {names}")
 
     yield start
     for process in started:
@@ -125,3 +125,9 @@ def test_the_verb_asks_the_inventory_only_where_no_name_is_given(
         with pytest.raises(SystemExit):
             tunnel.tunnel_stop.body(None, **given)
     assert asked == [fleet, ["gone-01"], ["tokyo"]]
+
+
+def test_a_service_file_of_an_older_release_still_starts_the_daemon(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "ds4fleet.tunnel.hold", "--job", str(tmp_path / "none")]
+    done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
+    assert "FileNotFoundError" in done.stderr  # it reads its job, so it is the daemon
