@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..mac import clear, safe
 from ..mac import output as mac_output
-from .capabilities import TOPICS, flags, is_metal, targets, topics
+from . import parser
+from .capabilities import TOPICS, is_metal, targets, topics
 from .made import TooMuch, gather
 from .release import MARKER, linked_id, list_releases, read_marker, release_id, to_go_back_to
 
@@ -249,16 +250,21 @@ class Engine:
             done = self._run(list(argv), cwd=str(directory), max_bytes=HELP_BYTES, **_as(account))
             return done.stdout + done.stderr if done.returncode == 0 else ""
 
+        def ends(arguments: Sequence[str]) -> int:
+            where: dict[str, Any] = {"cwd": str(directory), "max_bytes": HELP_BYTES, **_as(account)}
+            environment = {**ENVIRONMENT, **parser.ENVIRONMENT}
+            return self._run([server, *arguments], env=environment, **where).returncode
+
         plain = ask(server, "--help")
         by_topic = {topic: ask(server, "--help", topic) for topic in TOPICS}
         own = topics(plain, by_topic)
         found: Capabilities = {
-            "flags": flags(plain, *[by_topic[topic] for topic in own]),
+            "flags": parser.flags(ends, plain, *[by_topic[topic] for topic in own]),
             "topics": own,
             "targets": targets(ask("/bin/sh", str(directory / "download_model.sh"), "--help")),
         }
         if "--model" not in found["flags"]:
-            raise EngineError("ds4-server --help of the new build cannot be understood", plain)
+            raise EngineError("ds4-server of the new build does not take --model FILE --help", plain)
         return found
 
     def has_from_commit(self, release: str, name: str) -> bool:

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, the ds4-fleet authors
 # MIT License (see LICENSE)
-"""What a built engine can do, read from its own help texts: text in, names out."""
+"""What a built engine says of itself, read from its help texts: text in, names out."""
 
 from __future__ import annotations
 
@@ -11,22 +11,7 @@ from collections.abc import Mapping
 #: of them, which is how a topic is told from a word that is ignored.
 TOPICS = ("runtime", "api", "kv-cache", "thinking", "distributed", "steering")
 
-#: Accepted by every release but missing from the help of July 2026 (parser of ds4_server.c compared with it).
-UNDOCUMENTED_FLAGS = ("--chdir",)
-
-_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 _TARGET = re.compile(r"^\s+([a-z0-9][a-z0-9.]*(?:-[a-z0-9.]+)*)(?:\s{2,}|\s*$)")
-
-
-def flags(*texts: str) -> list[str]:
-    """Flags that help texts document, sorted. Only the option column counts: prose names others' flags."""
-    found = set(UNDOCUMENTED_FLAGS)
-    for text in texts:
-        for line in text.splitlines():
-            stripped = line.strip()
-            if stripped.startswith("-"):
-                found.update(_FLAG.findall(re.split(r"\s{2,}", stripped)[0]))
-    return sorted(found)
 
 
 def topics(plain: str, by_topic: Mapping[str, str]) -> list[str]:
