@@ -196,12 +196,12 @@ def odd_files(
     )
     odd = []
     for entry in wanted.files:
-        have = (facts.get("files") or {}).get(entry["path"]) or {}
-        if entry["kind"] != "file" or entry["content"] is None or have.get("kind") != "file":
+        have = (facts.get("files") or {}).get(entry.path) or {}
+        if entry.kind != "file" or entry.content is None or have.get("kind") != "file":
             continue
-        text = str(entry["content"])
+        text = entry.content
         if key not in text and have.get("sha256") != hashlib.sha256(text.encode()).hexdigest():
-            odd.append(entry["path"])
+            odd.append(entry.path)
     return odd
 
 

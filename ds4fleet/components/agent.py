@@ -21,6 +21,7 @@ import ds4agent
 from ds4agent.__main__ import PROGRAMS
 from ds4fleet.components import base
 from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
+from ds4fleet.components.shapes import FileEntry
 from ds4fleet.layout import Paths
 
 #: The Command Line Tools' own Python; /usr/bin/python3 is a stub that opens a dialogue where they are
@@ -59,11 +60,11 @@ def entries(plan: Decided) -> Part:
     """The program wherever a job of ours calls it, and what it came in place of. A plan names it by its
     checksum: the action ds4_files puts the bytes in."""
     root = plan.paths.root
-    gone = [base.entry(old, "absent", recursive=True, stage=LAST) for old in former(root)]
+    gone = [base.gone(old, stage=LAST, recursive=True) for old in former(root)]
     if not (plan.serves or plan.relays or plan.jump):
-        return Part([base.entry(path(root), "absent", stage=STAGE), *gone])
+        return Part([base.gone(path(root), stage=STAGE), *gone])
     folders = [base.folder(place, stage=STAGE) for place in (root, f"{root}/libexec")]
-    program = base.entry(path(root), "file", source="ds4agent", sha256=sha256(), mode="0755", stage=STAGE)
+    program = FileEntry(path(root), "file", mode="0755", stage=STAGE, source="ds4agent", sha256=sha256())
     return Part([*folders, program, *gone])
 
 

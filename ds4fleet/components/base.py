@@ -10,16 +10,12 @@ from typing import Any, Protocol
 
 from ds4agent.model import SCHEMA, Observation
 from ds4agent.tunnel.spec import TunnelSpec
+from ds4fleet.components.shapes import FileEntry, Job
 from ds4fleet.layout import Paths
 from ds4fleet.sizing.disk import Disk, VolumePlan
 
 #: The order in which stages act; `HostPlan.stages` keeps it.
 STAGES = ("accounts", "power", "engine", "storage", "weights", "memory", "service", "tunnel", "verify")
-#: Keys of an entry that a plan as JSON leaves out where they have these values; `whole` puts them back.
-USUAL = {"content": None, "target": None, "validate": None, "mode": None, "owner": "root", "group": "wheel"}
-
-Entry = dict[str, Any]
-Job = dict[str, Any]
 #: What was observed on the Mac; None: nothing is there yet.
 Seen = Observation | None
 #: A Mac of which nothing was observed.
@@ -187,15 +183,9 @@ class Watched:
 
 @dataclass(frozen=True)
 class Part:
-    """What a component puts on a Mac.
+    """What a component puts on a Mac; directories come before what is in them."""
 
-    An entry of files has {path, kind, content, target, owner, group, mode, validate, stage}; kind is file,
-    dir, link or absent, and a file whose content is None must exist while its content is not ours (logs), or
-    has {source, sha256}: the action ds4_files puts it in. Directories come before what is in them. An entry
-    of jobs has {label, plist, state, restart_on, stage}.
-    """
-
-    files: Sequence[Entry] = ()
+    files: Sequence[FileEntry] = ()
     jobs: Sequence[Job] = ()
     users: Sequence[UserPlan] = ()
     server: dict[str, Any] | None = None
@@ -241,15 +231,10 @@ class Component(Protocol):
         """What goes at decommissioning; settings with the role's defaults."""
 
 
-def entry(path: str, kind: str, *, stage: str = "service", **more: Any) -> Entry:
-    """A file, directory, link or absence; root's own unless `more` says otherwise."""
-    return {"path": path, "kind": kind, **USUAL, "stage": stage, **more}
-
-
-def folder(path: str, *, stage: str, owner: str = "root", mode: str = "0755") -> Entry:
+def folder(path: str, *, stage: str, owner: str = "root", mode: str = "0755") -> FileEntry:
     """A directory; the group is the owner's own."""
     group = "wheel" if owner == "root" else owner
-    return entry(path, "dir", stage=stage, owner=owner, group=group, mode=mode)
+    return FileEntry(path, "dir", stage=stage, owner=owner, group=group, mode=mode)
 
 
 def file(
@@ -260,39 +245,38 @@ def file(
     owner: str = "root",
     mode: str = "0644",
     validate: str | None = None,
-) -> Entry:
+) -> FileEntry:
     """A file; without content it only has to exist."""
     group = "wheel" if owner == "root" else owner
-    named = {"owner": owner, "group": group, "mode": mode, "validate": validate}
-    return entry(path, "file", stage=stage, content=content, **named)
+    return FileEntry(
+        path, "file", content, validate=validate, mode=mode, owner=owner, group=group, stage=stage
+    )
+
+
+def gone(path: str, *, stage: str, recursive: bool = False) -> FileEntry:
+    """That nothing is there."""
+    return FileEntry(path, "absent", stage=stage, recursive=recursive)
 
 
 def job(label: str, state: str, restart_on: Sequence[str] = (), *, stage: str = "service") -> Job:
     """A launchd job: started, loaded or absent; restart_on: paths whose change restarts it."""
-    plist = Paths.plist(label)
-    return {"label": label, "plist": plist, "state": state, "restart_on": list(restart_on), "stage": stage}
+    return Job(label, Paths.plist(label), state, tuple(restart_on), stage)
 
 
 def absent(label: str, *paths: str, stage: str) -> Part:
     """A job that a plan has no use for: gone, with its plist and what belongs to it alone."""
-    files = [entry(path, "absent", stage=stage) for path in (Paths.plist(label), *paths)]
+    files = [gone(path, stage=stage) for path in (Paths.plist(label), *paths)]
     return Part(files, [job(label, "absent", stage=stage)])
 
 
-def plist(label: str, *, stage: str, **keys: Any) -> Entry:
+def plist(label: str, *, stage: str, **keys: Any) -> FileEntry:
     """The property list of a launchd job."""
-    content = plistlib.dumps({"Label": label, **keys}, sort_keys=True).decode()
-    return file(Paths.plist(label), content, stage=stage, validate="plist")
+    return file(Paths.plist(label), plist_text(label, **keys), stage=stage, validate="plist")
 
 
-def slim(entry: Mapping[str, Any]) -> Entry:
-    """An entry without the keys that have their usual values."""
-    return {key: value for key, value in entry.items() if key not in USUAL or value != USUAL[key]}
-
-
-def whole(entry: Mapping[str, Any]) -> Entry:
-    """An entry with all its keys."""
-    return {**USUAL, **entry}
+def plist_text(label: str, **keys: Any) -> str:
+    """What is in it."""
+    return plistlib.dumps({"Label": label, **keys}, sort_keys=True).decode()
 
 
 def sha256(text: str) -> str:

@@ -31,4 +31,4 @@ def part(plan: Decided, label: str, program: str, *arguments: str, stage: str) -
         StandardOutPath=log,
     )
     script = scripts.entry(program, plan.paths.root, stage=stage)
-    return Part([script, plist], [base.job(label, "loaded", [plist["path"], program], stage=stage)])
+    return Part([script, plist], [base.job(label, "loaded", [plist.path, program], stage=stage)])

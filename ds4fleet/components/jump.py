@@ -9,6 +9,7 @@ from typing import Any
 
 from ds4fleet.components import agent, base
 from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Targets, Watched
+from ds4fleet.components.shapes import FileEntry
 from ds4fleet.layout import Paths
 
 STAGE = "tunnel"
@@ -95,7 +96,7 @@ def entries(plan: Decided) -> Part:
         base.file(known_hosts_path(root), plan.targets.host_keys, stage=STAGE),
         plist,
     ]
-    restart_on = [settings_path(root), known_hosts_path(root), plist["path"]]
+    restart_on = [settings_path(root), known_hosts_path(root), plist.path]
     jobs = [base.job(LABEL, "started", restart_on, stage=STAGE)] if leads.has_key else []
     return Part(files, jobs)
 
@@ -114,7 +115,7 @@ def removed(settings: Mapping[str, Any]) -> Removed:
     )
 
 
-def _plist(root: str, user: str) -> base.Entry:
+def _plist(root: str, user: str) -> FileEntry:
     return base.plist(
         LABEL,
         stage=STAGE,

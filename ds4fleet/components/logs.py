@@ -47,7 +47,7 @@ def entries(plan: Decided) -> Part:
         # newsyslog makes the next copy's place; ds4-rotate runs as the service user, who may not create it.
         base.file(paths.archive_log, None, stage=STAGE, owner=user, mode="0640"),
     ]
-    return Part(files, [base.job(LABEL_LOGS, "loaded", [plist["path"]], stage=STAGE)])
+    return Part(files, [base.job(LABEL_LOGS, "loaded", [plist.path], stage=STAGE)])
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:

@@ -53,7 +53,7 @@ def entries(plan: Decided) -> Part:
         base.file(SSHD, drop_in, stage=STAGE, validate="sshd"),
         plist,
     ]
-    return Part(files, [base.job(LABEL_FETCH, "loaded", [plist["path"]], stage=STAGE)], [account(user)])
+    return Part(files, [base.job(LABEL_FETCH, "loaded", [plist.path], stage=STAGE)], [account(user)])
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:

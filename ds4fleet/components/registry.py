@@ -64,7 +64,7 @@ def assemble(plan: Decided, components: Sequence[Component] = COMPONENTS) -> Par
     Raises OperatorError for settings that a component cannot carry out.
     """
     parts = [component.entries(plan) for component in components]
-    files = {(entry["stage"], entry["path"]): entry for part in parts for entry in part.files}
+    files = {(entry.stage, entry.path): entry for part in parts for entry in part.files}
     return Part(
         files=list(files.values()),
         jobs=[job for part in parts for job in part.jobs],

@@ -6,6 +6,7 @@ A plan names them by their checksum; the action ds4_files writes their text.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import jinja2
 
 from ds4fleet.components import base
+from ds4fleet.components.shapes import FileEntry
 from ds4fleet.layout import RELEASE_MARKER, ROLE, Paths
 
 #: A boot job tries for so long in one run, which is more than its throttle; a tool that hangs gets longer.
@@ -36,22 +38,19 @@ def text(name: str, root: str) -> str:
     return template(f"{name}.j2", paths=Paths(root), **VALUES[name])
 
 
-def entry(path: str, root: str, *, stage: str) -> base.Entry:
+def entry(path: str, root: str, *, stage: str) -> FileEntry:
     """The script at `path` in the form of a plan's `files`; its name tells which one."""
     name = PurePosixPath(path).name
     checksum = base.sha256(text(name, root))
-    return base.entry(path, "file", stage=stage, source=name, sha256=checksum, mode="0755")
+    return FileEntry(path, "file", mode="0755", stage=stage, source=name, sha256=checksum)
 
 
-def with_content(entry: Mapping[str, Any]) -> base.Entry:
+def with_content(entry: FileEntry) -> FileEntry:
     """An entry with its script's text in it, where it is a script."""
-    full = base.whole(entry)
-    name = full.get("source")
-    if name not in VALUES:
-        return full
-    root = str(PurePosixPath(str(full["path"])).parents[1])
-    rest = {key: value for key, value in full.items() if key not in ("source", "sha256")}
-    return {**rest, "content": text(str(name), root)}
+    if entry.source not in VALUES:
+        return entry
+    root = str(PurePosixPath(entry.path).parents[1])
+    return replace(entry, content=text(entry.source, root), source=None, sha256=None)
 
 
 def template(name: str, **values: Any) -> str:

@@ -49,7 +49,7 @@ def entries(plan: Decided) -> Part:
         return Part(part.files, part.jobs, users)
     server, dropped = _server(plan, plan.engine, plan.weights)
     plist = _plist(paths, user, server)
-    config = _config(plan, plan.engine, plan.weights, server, plist["content"])
+    config = _config(plan, plan.engine, plan.weights, server, plist)
     files = [
         *(base.folder(path, stage=STAGE) for path in (paths.root, paths.libexec, paths.etc)),
         base.folder(paths.run, stage=STAGE, owner=user),
@@ -63,10 +63,12 @@ def entries(plan: Decided) -> Part:
         files.append(base.folder(server["kv_dir"], stage=STAGE, owner=user, mode="0700"))
     files += [
         scripts.entry(paths.start, paths.root, stage=STAGE),
-        plist,
+        base.file(paths.plist(LABEL_SERVER), plist, stage=STAGE, validate="plist"),
         base.file(paths.config, config, stage=STAGE),
     ]
-    jobs = [base.job(LABEL_SERVER, "started", [plist["path"], paths.start, paths.config], stage=STAGE)]
+    jobs = [
+        base.job(LABEL_SERVER, "started", [paths.plist(LABEL_SERVER), paths.start, paths.config], stage=STAGE)
+    ]
     said = [f"this engine has no {flag}; the setting has no effect" for flag in dropped]
     return Part(files, jobs, users, {**server, "config_sha256": base.sha256(config)}, said)
 
@@ -150,10 +152,9 @@ def _kv_identity(plan: Decided, engine: EnginePlan, weights: WeightsPlan) -> str
     return f"{plan.model.family}-{main.sha256[:12]}{abi}"
 
 
-def _plist(paths: Paths, user: str, server: Mapping[str, Any]) -> base.Entry:
-    return base.plist(
+def _plist(paths: Paths, user: str, server: Mapping[str, Any]) -> str:
+    return base.plist_text(
         LABEL_SERVER,
-        stage=STAGE,
         UserName=user,
         GroupName=user,
         ProgramArguments=[paths.start],

@@ -10,6 +10,7 @@ from typing import Any
 
 from ds4fleet.components import agent, base, scripts
 from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
+from ds4fleet.components.shapes import FileEntry
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.layout import LABEL_SERVER, LABEL_WIRED, Paths
 
@@ -51,7 +52,7 @@ def entries(plan: Decided) -> Part:
     )
     files = [base.folder(path, stage=STAGE) for path in _folders(root)]
     # Its code is read at each start; a restart because of a new one would cut a switch off.
-    return Part([*files, plist], [base.job(LABEL_SWITCH, "loaded", [plist["path"]], stage=STAGE)])
+    return Part([*files, plist], [base.job(LABEL_SWITCH, "loaded", [plist.path], stage=STAGE)])
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
@@ -83,9 +84,9 @@ def order(
     replaced = {paths.config, paths.start, paths.plist(LABEL_SERVER), link}
     replaced |= {paths.plist(LABEL_WIRED), paths.wired}
     files = [
-        {key: entry.get(key) for key in ("path", "kind", "content", "target", "owner", "group", "mode")}
-        for entry in map(scripts.with_content, plan["files"])
-        if entry["path"] in replaced
+        {key: getattr(entry, key) for key in ("path", "kind", "content", "target", "owner", "group", "mode")}
+        for entry in map(scripts.with_content, map(FileEntry.from_json, plan["files"]))
+        if entry.path in replaced
     ]
     release = f"releases/{engine['release_id']}"
     files.append({"path": engine["current"], "kind": "link", "target": release})

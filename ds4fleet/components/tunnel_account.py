@@ -28,7 +28,7 @@ def entries(plan: Decided) -> Part:
     keys = _keys(plan)
     if plan.role == "stage":
         gone = (paths.sshd, paths.tunnel_keys, paths.tunnel_wait)
-        return Part([base.entry(path, "absent", stage=STAGE) for path in gone])
+        return Part([base.gone(path, stage=STAGE) for path in gone])
     name, port = str(settings["ds4_tunnel_user"]), int(settings["ds4_port"])
     drop_in = scripts.template(
         "sshd.conf.j2", user=name, port=port, keys_path=paths.tunnel_keys, wait_command=paths.tunnel_wait

@@ -52,7 +52,7 @@ def entries(plan: Decided) -> Part:
         StandardErrorPath="/var/log/ds4/guard.log",
     )
     files = [base.folder(folder(root), stage=STAGE), plist]
-    return Part(files, [base.job(LABEL_GUARD, "started", [plist["path"]], stage=STAGE)])
+    return Part(files, [base.job(LABEL_GUARD, "started", [plist.path], stage=STAGE)])
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:

@@ -9,6 +9,7 @@ from ds4agent.model import WeightsFile
 from ds4agent.weights import stamp
 from ds4fleet.components import base
 from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched, WeightFile
+from ds4fleet.components.shapes import FileEntry
 from ds4fleet.layout import Paths
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def entries(plan: Decided) -> Part:
     link = plan.weights.link if plan.weights else None
     if not link:
         return Part()
-    return Part([base.entry(link["path"], "link", stage="service", target=link["target"])])
+    return Part([FileEntry(link["path"], "link", target=link["target"])])
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:

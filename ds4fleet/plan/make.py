@@ -44,8 +44,8 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
     users = [str(settings[f"ds4_{account}_user"]) for account in ("service", "tunnel", "seed")]
     port = settings["ds4_port"]
     return {
-        "files": _once(watched.files, (entry["path"] for entry in declared.files)),
-        "labels": _once(watched.labels, (job["label"] for job in declared.jobs)),
+        "files": _once(watched.files, (entry.path for entry in declared.files)),
+        "labels": _once(watched.labels, (job.label for job in declared.jobs)),
         "users": users,
         "groups": users,
         "engine_root": paths.engine,

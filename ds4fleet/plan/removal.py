@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ds4fleet.components import base, registry
-from ds4fleet.components.base import Entry, Job
+from ds4fleet.components.shapes import FileEntry, Job
 from ds4fleet.inventory import defaults
 from ds4fleet.layout import LABEL_WIRED
 from ds4fleet.plan.make import read
@@ -20,7 +20,7 @@ class Removal:
     limit is ours to give back. held: who holds the Mac for a rollout."""
 
     jobs: list[Job]
-    files: list[Entry]
+    files: list[FileEntry]
     trees: list[str]
     data: list[str]
     notes: list[str]
@@ -31,7 +31,7 @@ class Removal:
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON-able data."""
-        return asdict(self)
+        return {**asdict(self), "files": [entry.to_json() for entry in self.files]}
 
 
 def removal(variables: Mapping[str, Any], observation: Mapping[str, Any] | None) -> Removal:
@@ -47,7 +47,7 @@ def removal(variables: Mapping[str, Any], observation: Mapping[str, Any] | None)
         # What was observed may be of another release than this one.
         jobs=[base.job(label, "absent") for label in dict.fromkeys([*gone.labels, *jobs])],
         # What is in a directory goes before it.
-        files=[base.slim(base.entry(path, "absent")) for path in sorted(gone.files, reverse=True)],
+        files=[FileEntry(path, "absent") for path in sorted(gone.files, reverse=True)],
         trees=list(gone.trees),
         data=list(gone.data),
         notes=list(gone.notes),

@@ -10,6 +10,7 @@ from typing import Any
 from ds4agent.model import FileFacts, JobFacts
 from ds4fleet.components import base, registry, server
 from ds4fleet.components.base import STAGES, Component, Decided, Part, Seen, Step
+from ds4fleet.components.shapes import FileEntry, Job
 from ds4fleet.plan.types import VerifyPlan
 
 #: Stages whose work changes what the server runs with, so that it has to be proven again.
@@ -85,27 +86,27 @@ def _accounts(part: Part, seen: Seen) -> Iterator[Step]:
             yield Step("accounts", f"correct {', '.join(odd)} of the user {user.name}")
 
 
-def _files(entries: Iterable[base.Entry], seen: Seen) -> Iterator[Step]:
+def _files(entries: Iterable[FileEntry], seen: Seen) -> Iterator[Step]:
     files = (seen or base.NOTHING).files
     told = set()
     for entry in entries:
-        odd = _file_difference(entry, files.get(entry["path"]), seen is None)
+        odd = _file_difference(entry, files.get(entry.path), seen is None)
         # What several stages need is made by the first of them.
         if odd and odd not in told:
             told.add(odd)
-            yield Step(entry["stage"], odd)
+            yield Step(entry.stage, odd)
 
 
-def _jobs(jobs: Iterable[base.Job], seen: Seen) -> Iterator[Step]:
+def _jobs(jobs: Iterable[Job], seen: Seen) -> Iterator[Step]:
     known = (seen or base.NOTHING).jobs
     for job in jobs:
-        odd = _job_difference(job, known.get(job["label"]), seen is None)
+        odd = _job_difference(job, known.get(job.label), seen is None)
         if odd:
-            yield Step(job["stage"], odd)
+            yield Step(job.stage, odd)
 
 
-def _file_difference(entry: base.Entry, have: FileFacts | None, bare: bool) -> str | None:
-    path, kind = entry["path"], entry["kind"]
+def _file_difference(entry: FileEntry, have: FileFacts | None, bare: bool) -> str | None:
+    path, kind = entry.path, entry.kind
     exists = have is not None and have.kind != "absent"
     if kind == "absent":
         return f"remove {path}" if exists else None
@@ -116,19 +117,23 @@ def _file_difference(entry: base.Entry, have: FileFacts | None, bare: bool) -> s
     if have.kind != kind:
         return f"replace {path}: it is a {have.kind}, not a {kind}"
     if kind == "link":
-        return None if have.target == entry["target"] else f"point {path} to {entry['target']}"
-    wanted = entry.get("sha256")
-    if kind == "file" and entry["content"] is not None:
-        wanted = base.sha256(str(entry["content"]))
+        return None if have.target == entry.target else f"point {path} to {entry.target}"
+    wanted = entry.sha256
+    if kind == "file" and entry.content is not None:
+        wanted = base.sha256(entry.content)
     if wanted and have.sha256 != wanted:
         return f"write {path}"
-    live = {"owner": have.owner, "group": have.group, "mode": have.mode}
-    odd = [key for key, value in live.items() if entry.get(key) and value != entry[key]]
+    own = (
+        ("owner", have.owner, entry.owner),
+        ("group", have.group, entry.group),
+        ("mode", have.mode, entry.mode),
+    )
+    odd = [key for key, live, asked in own if asked and live != asked]
     return f"correct {', '.join(odd)} of {path}" if odd else None
 
 
-def _job_difference(job: base.Job, have: JobFacts | None, bare: bool) -> str | None:
-    label, wanted = job["label"], job["state"]
+def _job_difference(job: Job, have: JobFacts | None, bare: bool) -> str | None:
+    label, wanted = job.label, job.state
     loaded = have is not None and bool(have.loaded)
     if wanted == "absent":
         return f"unload the job {label}" if loaded else None

@@ -13,16 +13,14 @@ from typing import Any
 from ds4fleet.components.base import (
     STAGES,
     EnginePlan,
-    Entry,
-    Job,
     JumpPlan,
     ModelChoice,
     Step,
     UserPlan,
     WeightFile,
     WeightsPlan,
-    slim,
 )
+from ds4fleet.components.shapes import FileEntry, Job
 from ds4fleet.sizing.disk import VolumePlan
 
 __all__ = [
@@ -90,7 +88,7 @@ class HostPlan:
     accounts: AccountsPlan = field(default_factory=lambda: AccountsPlan([], []))
     power: dict[str, Any] = field(default_factory=dict)
     server: dict[str, Any] | None = None
-    files: list[Entry] = field(default_factory=list)
+    files: list[FileEntry] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
     verify: VerifyPlan | None = None
     steps: list[Step] = field(default_factory=list)
@@ -115,4 +113,4 @@ class HostPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-able data, keys as named here; entries of files without their usual values."""
-        return {**asdict(replace(self, files=[])), "files": [slim(entry) for entry in self.files]}
+        return {**asdict(replace(self, files=[])), "files": [entry.to_json() for entry in self.files]}

@@ -8,7 +8,9 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ds4agent.model import ModelError
 from ds4fleet.components import agent, scripts
+from ds4fleet.components.shapes import FileEntry
 
 
 class ActionModule(ActionBase):
@@ -21,7 +23,10 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         given = self._task.args.get("files") or []
-        files = [_whole(entry) for entry in given]
+        try:
+            files = [_whole(entry) for entry in given]
+        except ModelError as error:
+            return {"failed": True, "changed": False, "msg": str(error)}
         return self._execute_module(
             "ds4.fleet.ds4_files", module_args={**self._task.args, "files": files}, task_vars=task_vars
         )
@@ -31,5 +36,5 @@ def _whole(entry: dict[str, Any]) -> dict[str, Any]:
     """An entry as the module takes it; one that is of no plan keeps the owner that is there."""
     if "stage" not in entry:
         return entry
-    full = scripts.with_content(entry)
-    return {**full, "packed": agent.packed()} if full.get("source") == "ds4agent" else full
+    full = scripts.with_content(FileEntry.from_json(entry))
+    return {**full.arguments(), **({"packed": agent.packed()} if full.source == "ds4agent" else {})}

@@ -74,7 +74,7 @@ def planned(*specs: TunnelSpec, host_keys: str = "") -> HostPlan:
 
 
 def text_of(made: HostPlan, path: str) -> str:
-    (text,) = [str(entry["content"]) for entry in made.files if entry["path"] == path]
+    (text,) = [str(entry.content) for entry in made.files if entry.path == path]
     return text
 
 
@@ -83,12 +83,12 @@ def written(folder: Path, macs: list[Sshd], port: int) -> tuple[Path, dict[str, 
     known_hosts = "".join(mac.known_hosts.read_text() for mac in macs)
     made = planned(*(mac.spec() for mac in macs), host_keys=known_hosts)
     for entry in map(scripts.with_content, made.files):
-        path = folder / entry["path"].lstrip("/")
-        if entry["kind"] == "dir":
+        path = folder / entry.path.lstrip("/")
+        if entry.kind == "dir":
             path.mkdir(parents=True, exist_ok=True)
-        elif entry["content"] is not None or entry.get("source"):
+        elif entry.content is not None or entry.source:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(agent.archive() if entry.get("source") else entry["content"].encode())
+            path.write_bytes(agent.archive() if entry.source else entry.content.encode())
     settings = folder / "opt/ds4/etc/jump.json"
     told = json.loads(settings.read_text())
     told["port"] = port
@@ -150,14 +150,14 @@ def test_the_job_runs_as_the_tunnel_account_and_is_never_throttled() -> None:
     made = planned()
     job = plistlib.loads(text_of(made, Paths.plist(components_jump.LABEL)).encode())
     assert (job["UserName"], job["ProcessType"], job["KeepAlive"]) == ("_ds4tunnel", "Interactive", True)
-    (loaded,) = [job for job in made.jobs if job["label"] == components_jump.LABEL]
-    assert loaded["state"] == "started" and loaded["restart_on"]
+    (loaded,) = [job for job in made.jobs if job.label == components_jump.LABEL]
+    assert loaded.state == "started" and loaded.restart_on
 
 
 def test_what_is_written_holds_nothing_that_ansible_would_take_for_a_template() -> None:
     """The files' text travels in a variable."""
     for entry in planned().files:
-        assert not re.search(r"\{[{%#]", entry["content"] or ""), entry["path"]
+        assert not re.search(r"\{[{%#]", entry.content or ""), entry.path
 
 
 def test_its_log_does_not_grow_for_ever(tmp_path: Path) -> None:

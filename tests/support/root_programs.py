@@ -13,6 +13,7 @@ from typing import Any
 import ansible.module_utils
 
 from ds4fleet.components import agent, scripts, switcher
+from ds4fleet.components.shapes import FileEntry
 from ds4fleet.fleetview import status
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.layout import CHECKOUT
@@ -122,8 +123,8 @@ class Programs:
 
     def put(self, files: list[dict[str, Any]]) -> str:
         """ds4_files with the programs and scripts that the plan's entries name, as its action gives it."""
-        whole = [scripts.with_content(one) for one in files]
-        filled = [{**one, "packed": agent.packed()} if one.get("source") else one for one in whole]
+        whole = [scripts.with_content(FileEntry.from_json(one)) for one in files]
+        filled = [{**one.arguments(), **({"packed": agent.packed()} if one.source else {})} for one in whole]
         return self.module("ds4_files", files=filled)
 
     def shell(self, script: str) -> str:

@@ -166,21 +166,21 @@ def converged(plan: HostPlan, memory_gb: int, settings: dict[str, Any] | None = 
             }
         )
     for entry in plan.files:
-        if entry["kind"] != "absent" and entry["path"] in looked_at:
-            content = entry["content"]
-            seen["files"][entry["path"]] = {
-                "kind": entry["kind"],
-                "owner": entry["owner"],
-                "group": entry["group"],
-                "mode": entry["mode"],
+        if entry.kind != "absent" and entry.path in looked_at:
+            content = entry.content
+            seen["files"][entry.path] = {
+                "kind": entry.kind,
+                "owner": entry.owner,
+                "group": entry.group,
+                "mode": entry.mode,
                 "sha256": hashlib.sha256(content.encode()).hexdigest()
                 if content is not None
-                else entry.get("sha256"),
-                "target": entry["target"],
+                else entry.sha256,
+                "target": entry.target,
             }
     for job in plan.jobs:
-        seen["jobs"][job["label"]] = {
-            "loaded": job["state"] != "absent",
+        seen["jobs"][job.label] = {
+            "loaded": job.state != "absent",
             "state": "running",
             "pid": 700,
             "runs": 1,

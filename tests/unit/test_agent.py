@@ -57,12 +57,12 @@ def test_two_controllers_make_the_same_bytes() -> None:
 
 def test_it_is_named_by_its_checksum_in_a_plan_and_comes_where_files_are_written() -> None:
     files = make_plan("tyo-01", {"ds4_hardware": {"memory_gb": 128}}).files
-    (program,) = [entry for entry in files if entry.get("source") == "ds4agent"]
-    gone = [entry for entry in files if entry["path"] in agent.former(ROOT)]
-    assert program["content"] is None and program["sha256"] == agent.sha256()
-    assert len(json.dumps(program)) < 400
-    assert {entry["kind"] for entry in gone} == {"absent"}
-    assert {entry["path"] for entry in gone} < set(agent.watched(Paths(ROOT)).files)
+    (program,) = [entry for entry in files if entry.source == "ds4agent"]
+    gone = [entry for entry in files if entry.path in agent.former(ROOT)]
+    assert program.content is None and program.sha256 == agent.sha256()
+    assert len(json.dumps(program.to_json())) < 400
+    assert {entry.kind for entry in gone} == {"absent"}
+    assert {entry.path for entry in gone} < set(agent.watched(Paths(ROOT)).files)
 
 
 class TestWhatRestartsAJob:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,8 @@ import pytest
 from ds4agent.model import Observation, Volume
 from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.components import jump, registry, scripts
-from ds4fleet.components.base import Decided, JumpPlan, Part, Targets, sha256, slim, whole
+from ds4fleet.components.base import Decided, JumpPlan, Part, Targets, sha256
+from ds4fleet.components.shapes import FileEntry
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet
 from ds4fleet.layout import CHECKOUT, LABEL_WIRED, Paths
@@ -70,9 +71,9 @@ class TestLife:
         part = component.entries(plan)
         here = Simulated()
         first = steps(plan, part, Observation.from_json(here.seen()), components=[component])
-        wanted = [entry for entry in part.files if entry["kind"] != "absent"]
+        wanted = [entry for entry in part.files if entry.kind != "absent"]
         assert len({step.what for step in first if step.what.startswith(("make", "write", "link"))}) == len(
-            {entry["path"] for entry in wanted}
+            {entry.path for entry in wanted}
         )
         plan = here.apply(plan, part)
         assert steps(plan, part, Observation.from_json(here.seen()), components=[component]) == []
@@ -102,7 +103,7 @@ class TestLife:
             part = registry.assemble(plan)
             plan = here.apply(plan, part)
             assert steps(plan, part, Observation.from_json(here.seen())) == []
-            assert here.jobs == {job["label"] for job in part.jobs if job["state"] != "absent"}
+            assert here.jobs == {job.label for job in part.jobs if job.state != "absent"}
 
 
 class Simulated:
@@ -118,14 +119,14 @@ class Simulated:
     def apply(self, plan: Decided, part: Part) -> Decided:
         """Does what the stages would; returns the decisions as they are made when all of it is there."""
         for entry in part.files:
-            text = scripts.with_content(entry)["content"]
-            checksum = entry.get("sha256") or (sha256(text) if text is not None else None)
-            if entry["kind"] == "absent":
-                self.files.pop(entry["path"], None)
+            text = scripts.with_content(entry).content
+            checksum = entry.sha256 or (sha256(text) if text is not None else None)
+            if entry.kind == "absent":
+                self.files.pop(entry.path, None)
             else:
-                self.files[entry["path"]] = {**entry, "sha256": checksum}
+                self.files[entry.path] = {**asdict(entry), "sha256": checksum}
         for job in part.jobs:
-            (self.jobs.discard if job["state"] == "absent" else self.jobs.add)(job["label"])
+            (self.jobs.discard if job.state == "absent" else self.jobs.add)(job.label)
         for user in part.users:
             known = {"home": user.home, "shell": user.shell, "hidden": user.hidden, "uid": user.uid or 450}
             self.users[user.name] = {**known, "real_name": user.real_name, "gid": 450}
@@ -215,16 +216,16 @@ class TestRegistry:
             plan = decided(role)
             part, watched = component.entries(plan), component.watched(Paths())
             depending = (f"{Paths().kv}/", f"{Paths().engine}/")
-            paths = {entry["path"] for entry in part.files if not entry["path"].startswith(depending)}
+            paths = {entry.path for entry in part.files if not entry.path.startswith(depending)}
             assert paths <= set(watched.files)
-            assert {job["label"] for job in part.jobs} <= set(watched.labels)
-            assert {entry["stage"] for entry in [*part.files, *part.jobs]} <= set(STAGES)
+            assert {job.label for job in part.jobs} <= set(watched.labels)
+            assert {entry.stage for entry in [*part.files, *part.jobs]} <= set(STAGES)
 
     @pytest.mark.parametrize("role", ROLES)
     @pytest.mark.parametrize("stage", STAGES)
     def test_directories_come_before_what_is_in_them(self, role: str, stage: str) -> None:
-        files = [one for one in registry.assemble(decided(role)).files if one["stage"] == stage]
-        paths = [one["path"] for one in files if one["kind"] != "absent"]
+        files = [one for one in registry.assemble(decided(role)).files if one.stage == stage]
+        paths = [one.path for one in files if one.kind != "absent"]
         for number, path in enumerate(paths):
             assert not [later for later in paths[number:] if path.startswith(f"{later}/")], path
 
@@ -233,7 +234,7 @@ class TestRemoval:
     def test_it_asks_for_no_plan_and_takes_off_jobs_of_another_release_too(self) -> None:
         seen = {**mac.bare(128), "jobs": {"com.ds4fleet.former": {"loaded": True}}}
         gone = removal({"ds4_model": "no-such-model"}, seen)
-        labels = {job["label"]: job["state"] for job in gone.jobs}
+        labels = {job.label: job.state for job in gone.jobs}
         assert set(labels.values()) == {"absent"} and "com.ds4fleet.former" in labels
         assert set(registry.watched(Paths()).labels) <= set(labels)
 
@@ -245,7 +246,7 @@ class TestRemoval:
         gone = removal({}, None)
         kept = {"/opt/ds4/engine", "/var/log/ds4"}
         assert kept <= set(gone.data)
-        always = [*gone.trees, *gone.notes, *(entry["path"] for entry in gone.files)]
+        always = [*gone.trees, *gone.notes, *(entry.path for entry in gone.files)]
         assert not [path for path in always if path.startswith(tuple(kept))]
         assert not [path for path in always if path.startswith(("/opt/ds4/models", "/opt/ds4/kv"))]
 
@@ -261,16 +262,16 @@ class TestSize:
 
     def test_what_is_usual_of_a_file_is_left_out_and_comes_back_where_files_are_written(self) -> None:
         for entry in make_plan("mac-01", mac.variables(128)).files:
-            short = slim(entry)
+            short = entry.to_json()
             assert None not in short.values() and short.get("owner") != "root"
-            assert whole(json.loads(json.dumps(short))) == entry
+            assert FileEntry.from_json(json.loads(json.dumps(short))) == entry
 
     def test_a_script_is_named_by_its_checksum(self) -> None:
         for entry in make_plan("mac-01", mac.variables(128)).files:
-            if entry.get("source") not in (None, "ds4agent"):
-                assert entry["content"] is None
-                text = scripts.with_content(slim(entry))["content"]
-                assert text.startswith("#!/bin/sh") and sha256(text) == entry["sha256"]
+            if entry.source not in (None, "ds4agent"):
+                assert entry.content is None
+                text = scripts.with_content(entry).content
+                assert text is not None and text.startswith("#!/bin/sh") and sha256(text) == entry.sha256
 
 
 class TestJump:
@@ -279,21 +280,21 @@ class TestJump:
 
     def test_its_tunnel_is_kept_once_it_has_its_key(self) -> None:
         without = self.plan(mac.bare(24))
-        assert jump.LABEL not in {job["label"] for job in without.jobs}
+        assert jump.LABEL not in {job.label for job in without.jobs}
         assert "it has no key for hk-01 yet, so it holds no tunnel; run fab jump" in without.warnings
         key = {jump.key_path("/opt/ds4"): {"kind": "file"}}
         having = self.plan(mac.bare(24, files=key))
-        assert {job["label"]: job["state"] for job in having.jobs}[jump.LABEL] == "started"
+        assert {job.label: job.state for job in having.jobs}[jump.LABEL] == "started"
         assert having.jump == JumpPlan("hk-01", ["hk-01"], True)
 
     def test_where_its_targets_are_not_known_what_it_has_stays(self) -> None:
         made = self.plan(mac.bare(24), None)
-        assert not [entry for entry in made.files if "jump" in entry["path"]]
+        assert not [entry for entry in made.files if "jump" in entry.path]
 
     def test_a_mac_that_does_something_else_says_that_it_leads_nowhere(self) -> None:
         made = make_plan("mac-01", mac.variables(128, ds4_role="serve", ds4_jump_to="hk-01"))
         assert "ds4_jump_to has no effect where ds4_role is serve" in made.warnings
-        assert {job["label"]: job["state"] for job in made.jobs}[jump.LABEL] == "absent"
+        assert {job.label: job.state for job in made.jobs}[jump.LABEL] == "absent"
 
     def test_a_mac_of_any_size_that_is_to_lead_somewhere_does(self) -> None:
         assert make_plan("mac-01", mac.variables(128, ds4_jump_to="hk-01")).role == "jump"

@@ -42,7 +42,7 @@ def plan(**given_: Any) -> HostPlan:
 
 
 def content(made: HostPlan, path: str) -> str:
-    return str(next(entry["content"] for entry in made.files if entry["path"] == path))
+    return str(next(entry.content for entry in made.files if entry.path == path))
 
 
 SSHD_DROP_IN = "/etc/ssh/sshd_config.d/050-ds4.conf"
@@ -149,7 +149,7 @@ def test_any_seed_account_is_refused_or_inert(seed: str) -> None:
     made = plan(ds4_seed_user=seed)
     if made.refusals:
         return
-    drop_in = next(entry["content"] for entry in made.files if entry["path"] == peer_fetch.SSHD)
+    drop_in = next(entry.content for entry in made.files if entry.path == peer_fetch.SSHD)
     assert [line.split()[1:] for line in drop_in.splitlines() if line.startswith("Match")] == [["User", seed]]
 
 

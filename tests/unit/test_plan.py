@@ -104,8 +104,8 @@ def test_everything_that_a_plan_writes_is_looked_at() -> None:
         said = mac.variables(size)
         looked_at = watch(said)
         made = make_plan("mac-01", said)
-        assert {entry["path"] for entry in made.files} <= set(looked_at["files"])
-        assert {job["label"] for job in made.jobs} <= set(looked_at["labels"])
+        assert {entry.path for entry in made.files} <= set(looked_at["files"])
+        assert {job.label for job in made.jobs} <= set(looked_at["labels"])
         assert {user.name for user in made.accounts.users} <= set(looked_at["users"])
 
 
@@ -284,7 +284,7 @@ def test_an_override_is_shown_wherever_the_plan_is() -> None:
 
 def test_a_mac_that_serves_is_guarded_and_another_is_not() -> None:
     label = "com.ds4fleet.guard"
-    states = {size: next(job["state"] for job in plan(size).jobs if job["label"] == label) for size in SIZES}
+    states = {size: next(job.state for job in plan(size).jobs if job.label == label) for size in SIZES}
     assert states == {24: "absent", 64: "absent", 96: "started", 128: "started", 192: "started",
                       256: "started", 512: "started"}  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import plistlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -53,8 +53,13 @@ def desired(settings: dict[str, Any] | None = None, **changes: Any) -> dict[str,
         settings={**role_defaults(), **numbers, **(settings or {})},
     )
     made = registry.assemble(replace(plan, **changes))
-    files = [scripts.with_content(one) for one in made.files]
-    return {"files": files, "jobs": made.jobs, "server": made.server, "warnings": made.warnings}
+    files = [scripts.with_content(one).arguments() for one in made.files]
+    return {
+        "files": files,
+        "jobs": [asdict(one) for one in made.jobs],
+        "server": made.server,
+        "warnings": made.warnings,
+    }
 
 
 def entry(result: dict[str, Any], path: str) -> dict[str, Any]:
@@ -119,7 +124,7 @@ class TestServerJob:
         assert desired(memory={"wired_limit_mib": 0})["server"]["config_sha256"] != usual
 
     def test_the_job_restarts_on_its_plist_script_and_configuration(self):
-        assert job(desired(), layout.LABEL_SERVER)["restart_on"] == [
+        assert list(job(desired(), layout.LABEL_SERVER)["restart_on"]) == [
             "/Library/LaunchDaemons/com.ds4fleet.server.plist",
             "/opt/ds4/libexec/ds4-start",
             "/opt/ds4/etc/server.conf",
