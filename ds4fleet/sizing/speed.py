@@ -17,6 +17,8 @@ from typing import Any
 
 #: Published speeds of engines from this month on count for the July generation and later.
 NEW_ENGINE_FROM = "2026-07"
+#: Tokens from which reading a prompt tells of speed.
+LONG_PROMPT = 2_048
 #: What one row may differ from another Mac of the same chip (ds4.md 8: decode within 30 %).
 SPREAD_PERCENT = 30
 
@@ -77,7 +79,7 @@ def expected(chip: str, family: str, quant: str, generation: str, mode: str = "r
     chosen = same or rows
     decode = [float(row["generation_tps"]) for row in chosen]
     # A short prompt's prefill is start-up time, not speed.
-    prefill = [float(row["prefill_tps"]) for row in chosen if row["prefill_tps"] and row["prompt"] != "short"]
+    prefill = [float(row["prefill_tps"]) for row in chosen if row["prefill_tps"] and not _is_short(row)]
     return Speed(
         decode_tps=(min(decode), max(decode)),
         prefill_tps=(min(prefill), max(prefill)) if prefill else None,
@@ -92,11 +94,16 @@ def _single(row: Mapping[str, Any]) -> bool:
 
 def _is(row: Mapping[str, Any], family: str, quant: str, mode: str) -> bool:
     words = re.split(r"[\s(]+", str(row["model"]).lower())
-    if words[0] != family or len(words) < 2:
+    # The catalogue's names have no dot.
+    if words[0].replace(".", "") != family or len(words) < 2:
         return False
     quants = words[1].split("/")
     row_mode = "resident" if str(row["mode"]).startswith("resident") else "streaming"
     return quant in quants and row_mode == mode and "collapses" not in str(row["note"] or "")
+
+
+def _is_short(row: Mapping[str, Any]) -> bool:
+    return bool(row["prompt"] == "short" or (row["prompt_tokens"] or LONG_PROMPT) < LONG_PROMPT)
 
 
 def _is_new(row: Mapping[str, Any]) -> bool:

@@ -50,3 +50,19 @@ def test_an_unpublished_chip_has_no_number() -> None:
 
 def test_every_published_row_has_its_source() -> None:
     assert all(row["source"] for row in reference())
+
+
+def test_v41_has_speeds_of_its_own_and_those_of_unmerged_branches_do_not_count() -> None:
+    streaming = expected("Apple M5 Max", "v41-flash", "q2", "2026-09", mode="streaming")
+    resident = expected("Apple M3 Ultra", "v41-flash", "q4", "2026-09")
+    assert streaming and resident
+    assert streaming.decode_tps == (13.39, 16.4)
+    assert resident.decode_tps == (13.95, 18.22)
+    assert streaming.same_generation and resident.same_generation
+    assert not any("unmerged" in str(row["note"]) for row in reference())
+
+
+def test_a_prompt_of_a_few_hundred_tokens_tells_nothing_of_reading() -> None:
+    found = expected("Apple M3 Ultra", "flash", "q4", "2026-08")
+    assert found and found.prefill_tps
+    assert found.prefill_tps[0] > 250
