@@ -89,6 +89,7 @@ def run(machine: str, *, model: str = "", ctx: str = "", json: bool = False) -> 
         uses = (Use("what was asked", int(ctx)), *USES)
     rows = [decide(mac, chip, chosen, use, known) for use in uses]
     sizes = [(gigabytes, name, size_verdict(gigabytes, chosen, known)) for gigabytes, name in SOLD]
+    models = other_models(mac, known)
     if json:
         console.print_json(
             {
@@ -100,12 +101,15 @@ def run(machine: str, *, model: str = "", ctx: str = "", json: bool = False) -> 
                 "sizes": [
                     {"memory_gb": gigabytes, **_size_row(answer)} for gigabytes, _name, answer in sizes
                 ],
+                "models": [{"model": name, **_size_row(answer)} for name, answer in models],
             }
         )
         return 0
     console.out.print(decision_table(machine, chosen, rows))
     console.out.print()
     console.out.print(sizes_table(chosen, sizes, known))
+    console.out.print()
+    console.out.print(models_table(mac, chip, models, known))
     console.out.print(
         f"\nOwning pays when the Mac is busy on more than {OWN_IF_BUSY_PERCENT} % of the days; no prices are"
         " known here. A rental must give root: the wired limit, volumes and launchd jobs need it. Speeds were"
@@ -129,7 +133,7 @@ def read_machine(text: str) -> tuple[Mac, str]:
 def decide(mac: Mac, chip: str, model: str, use: Use, known: Catalogue | None = None) -> Row:
     """What `use` of `model` comes to on `mac`."""
     catalogue = known or default_catalogue()
-    answer = _best(mac, Request(model, use.context, sessions=use.sessions), catalogue)
+    answer = _best(mac, _request(model, catalogue, use.context, use.sessions), catalogue)
     low, text = _speed(chip, model, answer, catalogue)
     quick = low is None or low >= INTERACTIVE_TPS or not use.interactive
     goes = answer.serves or answer.outcome == STREAMS
@@ -179,7 +183,42 @@ def decision_table(machine: str, model: str, rows: Sequence[Row]) -> Table:
 def size_verdict(memory_gb: int, model: str, known: Catalogue | None = None) -> Verdict:
     """The best that a Mac of this size does with `model`: resident, else streaming, else the refusal."""
     mac = Mac.of_gb(memory_gb, name=f"a Mac with {memory_gb} GB")
-    return _best(mac, Request(model), known or default_catalogue())
+    catalogue = known or default_catalogue()
+    return _best(mac, _request(model, catalogue), catalogue)
+
+
+def other_models(mac: Mac, known: Catalogue) -> list[tuple[str, Verdict]]:
+    """What a Mac does with each model that is published today and served by one Mac."""
+    current = [
+        model.id
+        for model in known.models.values()
+        if not model.superseded_by and {"resident", "streaming"} & set(model.modes)
+    ]
+    return [(name, _best(mac, _request(name, known), known)) for name in current]
+
+
+def models_table(mac: Mac, chip: str, models: Sequence[tuple[str, Verdict]], known: Catalogue) -> Table:
+    """Every model on this Mac."""
+    made = console.table(
+        f"{mac.name} with each model",
+        "Model", "Verdict", "Context by itself", "Largest", "Limit MiB", "Tokens/s",
+    )  # fmt: skip
+    for name, answer in models:
+        goes = answer.serves or answer.outcome == STREAMS
+        made.add_row(
+            name,
+            answer.sentence if goes else f"no: {_short(answer)}",
+            f"{answer.context:,}" if goes else "-",
+            f"{answer.largest_context:,}" if goes else "-",
+            (f"{answer.wired_limit_mib:,}" if answer.wired_limit_mib else "stock") if goes else "-",
+            _speed(chip, name, answer, known)[1] if goes else "-",
+        )
+    return made
+
+
+def _request(model: str, known: Catalogue, ctx: int | None = None, sessions: int = 1) -> Request:
+    """For a Mac that is not there yet: with the newest engine."""
+    return Request(model, ctx, sessions=sessions, generation=known.newest_generation.id)
 
 
 def sizes_table(model: str, sizes: Sequence[tuple[int, str, Verdict]], known: Catalogue) -> Table:
@@ -210,7 +249,9 @@ def _best(mac: Mac, request: Request, known: Catalogue) -> Verdict:
     if resident.serves or request.sessions > 1:
         return resident
     largest = int(policy()["streaming"]["contexts"]["largest"])
-    if request.ctx is not None and request.ctx > largest:
+    # V4.1's engine says itself what it takes; of V4 only what was reported is known to stream.
+    by_reports = known.families[known.model(request.model).family].layout == "deepseek4"
+    if by_reports and request.ctx is not None and request.ctx > largest:
         return resident
     streamed = verdict(mac, replace(request, mode="streaming"), catalogue=known)
     return streamed if streamed.outcome == STREAMS else resident
@@ -231,14 +272,14 @@ def _speed(chip: str, model: str, answer: Verdict, known: Catalogue) -> tuple[fl
 def _instead(mac: Mac, model: str, use: Use, known: Catalogue) -> str:
     """The smallest Mac that serves this use resident, or the other model that this one serves."""
     for gigabytes, _chip in SOLD:
-        request = Request(model, use.context, mode="resident", sessions=use.sessions)
+        request = replace(_request(model, known, use.context, use.sessions), mode="resident")
         if verdict(Mac.of_gb(gigabytes), request, catalogue=known).serves:
             here = f"{gigabytes} GB instead"
             break
     else:
         here = "no single Mac; buy tokens elsewhere"
     other = _default_model(mac)
-    request = Request(other, use.context, mode="resident", sessions=use.sessions)
+    request = replace(_request(other, known, use.context, use.sessions), mode="resident")
     if other != model and verdict(mac, request, catalogue=known).serves:
         return f"{here}, or {other} here"
     return here
@@ -260,6 +301,7 @@ def _short(answer: Verdict) -> str:
         "wired-limit": f"{over:,} MiB over the limit" if over > 0 else f"less than {least:.1f} % left",
         "system-reserve": "nothing left for the system",
         "streaming-floor": "too little memory to stream",
+        "engine-budget": f"{over:,} MiB more than the engine takes",
     }
     return words.get(rule, rule or "no")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ds4fleet.catalogue.engines import Generation
 from ds4fleet.catalogue.read import Catalogue, Model
 from ds4fleet.sizing.estimate import Estimate
 from ds4fleet.sizing.policy import class_limit_mib, policy, streaming_floor_gb
@@ -125,6 +126,19 @@ def no_streaming_rule(case: Case, request: Request, known: Catalogue) -> None:
     if flag not in flags_of(request, known):
         fix = "pin an engine of July 2026 or later, or use the Mac as a stage"
         case.object(Reason("no-streaming", f"this engine has no {flag}."), fix, True)
+
+
+def cache_overrun(mac: Mac, generation: Generation, known: Catalogue) -> int:
+    """How many times the experts that its cache is allowed an engine may hold; 1 on Macs with room for that.
+
+    The advisory counts from its first day on until a commit is known to cure it.
+    """
+    rule = policy()["streaming"]["cache_overrun"]
+    advisory = known.advisories.get(rule["advisory"])
+    if advisory is None or advisory.fixed_by or mac.memory_gb > rule["up_to_gb"]:
+        return 1
+    before = generation.range.before
+    return int(rule["times"]) if not before or before > advisory.range.first else 1
 
 
 def streaming_floor_rule(case: Case, mac: Mac, model: Model) -> None:

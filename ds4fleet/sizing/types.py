@@ -69,8 +69,9 @@ class Reason:
 
 @dataclass(frozen=True)
 class StreamingPlan:
-    """SSD streaming in numbers: GiB of expert cache, MiB in all, and the range of tokens per second
-    reported.
+    """SSD streaming in numbers: GiB of expert cache, MiB in all, and the range of tokens per second reported.
+
+    worst_mib: MiB in all where the engine holds more experts than it is allowed; else as planned.
     """
 
     cache_gib: int
@@ -82,6 +83,7 @@ class StreamingPlan:
     prefill_tps: tuple[float, float] | None
     speed_source: str
     wear: str
+    worst_mib: int = 0
 
 
 @dataclass(frozen=True)

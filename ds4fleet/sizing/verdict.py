@@ -12,6 +12,7 @@ from ds4fleet.catalogue.read import Catalogue, Model
 from ds4fleet.sizing import admission
 from ds4fleet.sizing.estimate import (
     GIB,
+    MIB,
     Estimate,
     ceil_mib,
     default_catalogue,
@@ -29,6 +30,7 @@ from ds4fleet.sizing.policy import (
 from ds4fleet.sizing.rules import (
     Case,
     below_floor,
+    cache_overrun,
     engine_rules,
     field_rules,
     fix_for,
@@ -76,8 +78,26 @@ def verdict(mac: Mac, request: Request, *, catalogue: Catalogue | None = None) -
         return _streams(mac, request, model, known)
     answer = _resident(mac, request, model, known)
     if request.mode == "auto" and answer.outcome == REFUSED and below_floor(mac, model):
-        return replace(answer, outcome=STAGE, wired_limit_mib=0, mode="none")
+        return _staged(mac, request, answer, known)
     return answer
+
+
+def _staged(mac: Mac, request: Request, answer: Verdict, known: Catalogue) -> Verdict:
+    """A Mac that holds no model: it keeps weights for others, and is offered as one that streams."""
+    staged = replace(answer, outcome=STAGE, wired_limit_mib=0, mode="none")
+    if mac.memory_gb < int(policy()["streaming"]["offer_from_gb"]):
+        return staged
+    streamed = verdict(mac, replace(request, mode="streaming", ctx=None), catalogue=known)
+    plan = streamed.streaming
+    if streamed.outcome != STREAMS or plan is None or plan.decode_tps is None:
+        return staged
+    low, high = plan.decode_tps
+    offer = (
+        f"it can serve {request.model} from its SSD (ds4_role: stream): {low:g} to {high:g} tokens/s were"
+        f" reported of such Macs ({plan.speed_source}), with a context of {plan.context:,}; ds4_role: stage"
+        " leaves it as it is"
+    )
+    return replace(staged, streaming=plan, warnings=(*staged.warnings, offer))
 
 
 def auto_context(mac: Mac, request: Request, *, catalogue: Catalogue | None = None) -> int:
@@ -128,7 +148,12 @@ def streaming_plan(mac: Mac, request: Request, *, catalogue: Catalogue | None = 
     cache_gib = request.cache_gib or (auto_gib if takes_auto else min(auto_gib - headroom / GIB, wanted_gib))
     cache_gib = max(int(cache_gib), 1)
     # The engine's own budget has the headroom in it.
-    planned = non_routed + cache_gib * GIB + need.non_weight_bytes + (0 if takes_auto else headroom)
+    beside = non_routed + need.non_weight_bytes + (0 if takes_auto else headroom)
+    times = cache_overrun(mac, known.generation(request.generation), known)
+    if times > 1 and request.cache_gib is None and not takes_auto:
+        left = system_budget_mib(mac, int(policy()["least_reserve_mib"])) * MIB - beside
+        cache_gib = max(min(cache_gib, left // (times * GIB)), 1)
+    planned = beside + cache_gib * GIB
     decode, prefill, source = streaming_speed(mac, model.family, model.quant)
     return StreamingPlan(
         cache_gib=cache_gib,
@@ -140,6 +165,7 @@ def streaming_plan(mac: Mac, request: Request, *, catalogue: Catalogue | None = 
         prefill_tps=prefill,
         speed_source=source,
         wear=str(rules["wear"]),
+        worst_mib=ceil_mib(beside + times * cache_gib * GIB),
     )
 
 
@@ -332,12 +358,17 @@ def _streams(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verd
     budget = max(system_budget_mib(mac, int(policy()["least_reserve_mib"])), 0)
 
     def planned(tokens: int) -> int:
-        return streaming_plan(mac, replace(request, ctx=tokens), catalogue=known).planned_mib
+        return streaming_plan(mac, replace(request, ctx=tokens), catalogue=known).worst_mib
 
     reported = int(rules["contexts"]["largest"])
     largest = min(largest_fitting(lambda tokens: planned(tokens) <= budget), reported)
-    if plan.planned_mib > budget and not case.hard:
+    if plan.worst_mib > budget and not case.hard:
         text = f"streaming {model.id} plans {plan.planned_mib:,} MiB, {mac.name} can give {budget:,} MiB."
+        if plan.planned_mib <= budget:
+            text = (
+                f"streaming {model.id} plans {plan.planned_mib:,} MiB, but this engine can hold twice the"
+                f" {plan.cache_gib} GiB of experts that it is allowed: {plan.worst_mib:,} MiB of {budget:,}."
+            )
         useful = policy()["context"]["least_useful"] <= largest < plan.context
         fix = f"lower the context to {largest:,}" if useful else "lower the expert cache"
         case.object(Reason("streaming-memory", text), fix)

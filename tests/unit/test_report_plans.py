@@ -129,3 +129,29 @@ def test_the_matrix_says_where_owning_and_renting_make_sense() -> None:
 def test_an_unknown_model_is_answered_with_near_names() -> None:
     with pytest.raises(OperatorError, match="did you mean"):
         what_if.run("Mac Studio 128 GB", model="pro-q22")
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "q2", "q4"),
+    [
+        (96, "streams from the SSD", "more than the engine takes"),
+        (128, "streams from the SSD", "more than the engine takes"),
+        (192, "serves with the limit raised to 172,032 MiB", "more than the engine takes"),
+        (256, "serves", "streams from the SSD"),
+        (512, "serves", "serves"),
+    ],
+)
+def test_every_model_is_shown_for_the_machine_v41_too(
+    shown: io.StringIO, memory_gb: int, q2: str, q4: str
+) -> None:
+    assert what_if.run(f"Mac Studio {memory_gb} GB") == 0
+    text = shown.getvalue()
+    found = {name: line(shown, name) for name in ("v41-flash-q2", "v41-flash-q4")}
+    assert "with each model" in text
+    assert q2 in found["v41-flash-q2"]
+    assert q4 in found["v41-flash-q4"]
+
+
+def test_v41_can_be_asked_for_by_itself(shown: io.StringIO) -> None:
+    assert what_if.run("Mac Studio M3 Ultra 512 GB", model="v41-flash-q4", ctx="1048576") == 0
+    assert "322,595" in line(shown, "what was asked")

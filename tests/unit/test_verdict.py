@@ -386,3 +386,34 @@ def test_reports_that_cannot_be_read_are_one_sentence(
     for words in ([], [str(tmp_path / "none.json")]):
         assert main(words) == EXIT_USAGE
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_64_gb_mac_is_offered_to_stream_and_a_smaller_one_is_not() -> None:
+    answer = verdict(Mac.of_gb(64), Request("flash-q2-0731"))
+    assert answer.outcome == "stage"
+    [offer] = [text for text in answer.warnings if "ds4_role: stream" in text]
+    assert "4.9 to 11.7 tokens/s" in offer
+    assert "context of 32,768" in offer
+    assert answer.streaming and answer.streaming.cache_flag == "16GB"
+    for less in (verdict(Mac.of_gb(48), Request("flash-q2-0731")),
+                 verdict(Mac.of_gb(64), Request("flash-q2-0731", generation="2026-05"))):  # fmt: skip
+        assert less.outcome == "stage"
+        assert not any("ds4_role: stream" in text for text in less.warnings)
+
+
+def test_an_engine_that_holds_twice_its_cache_must_fit_all_the_same() -> None:
+    july, august = (
+        streaming_plan(Mac.of_gb(64), Request("flash-q2-0731", generation=one))
+        for one in ("2026-07", "2026-08")
+    )
+    assert july.worst_mib == july.planned_mib
+    assert august.cache_gib == 16, "64 GB have the room for it"
+    assert august.worst_mib == august.planned_mib + 16 * 1024
+    asked = Request("flash-q2-0731", mode="streaming", generation="2026-08", cache_gib=30)
+    refused = verdict(Mac.of_gb(64), asked)
+    assert refused.outcome == "refused"
+    assert "can hold twice the 30 GiB" in refused.why
+    assert verdict(Mac.of_gb(64), replace(asked, generation="2026-07")).outcome == "streams"
+    assert verdict(Mac.of_gb(128), asked).outcome == "streams"
+    busy = streaming_plan(Mac.of_gb(64, used_mib=20 * 1024), Request("flash-q2-0731", generation="2026-08"))
+    assert busy.cache_gib < 16
