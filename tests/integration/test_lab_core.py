@@ -400,7 +400,7 @@ class TestMac:
         wait_for(lambda: sh(lab, "mac-02", log).stdout == "started\nstarted\n")
         lab.reboot("mac-02")
         wait_for(lambda: sh(lab, "mac-02", log).stdout == "started\nstarted\nstopped\nstarted\n")
-        sh(lab, "mac-02", f"launchctl bootout system/org.example.job; rm {DAEMON} /var/log/job.log")
+        remove_job(lab, "mac-02")
 
     def test_reset_makes_another_mac_with_another_host_key(self, lab: Lab) -> None:
         before = lab.known_hosts_path.read_text()
@@ -436,7 +436,7 @@ class TestSleep:
                 mac.power.minute_s = 60.0
                 mac.power.settings.update(sleep=0, womp=1)
             press_a_key(lab, host)
-            sh(lab, host, f"launchctl bootout system/org.example.job; rm -f {DAEMON} /var/log/job.log")
+            remove_job(lab, host)
 
     @pytest.mark.parametrize(
         ("setting", "job"), [("sleep 0", "sleep 1000"), ("sleep 1", "caffeinate -i sleep 1000")]
@@ -509,6 +509,11 @@ def zombies(lab: Lab) -> str:
     return sh(lab, "mac-01", 'for p in /proc/[0-9]*/stat; do read -r line < $p && echo "$line"; done').stdout
 
 
+def remove_job(lab: Lab, host: str) -> None:
+    sh(lab, host, f"launchctl bootout system/org.example.job; rm -f {DAEMON} /var/log/job.log")
+    wait_for(lambda: sh(lab, host, "launchctl print system/org.example.job").returncode == 113)
+
+
 def install_job(lab: Lab, host: str, script: str, **keys: Any) -> None:
     import plistlib
 
@@ -540,6 +545,13 @@ def password_login(lab: Lab, host: str, command: str) -> subprocess.CompletedPro
 
 
 class TestFaults:
+    @pytest.fixture(autouse=True)
+    def whole_again(self, booted: Lab) -> Iterator[None]:
+        yield
+        for name in sh(booted, "mac-01", "ls /.lab/run/faults").stdout.split():
+            booted.fault("mac-01", name, on=False)
+        remove_job(booted, "mac-01")
+
     def test_there_are_at_least_twenty_and_each_is_explained(self) -> None:
         assert len(FAULTS) >= 20
         assert all(len(fault.does) > 10 and fault.source for fault in FAULTS.values())
@@ -576,13 +588,11 @@ class TestFaults:
         lab.fault("mac-01", "slow-bootout", on=False)
 
     def test_bootstrap_error_happens_once(self, lab: Lab) -> None:
+        remove_job(lab, "mac-01")
         lab.fault("mac-01", "bootstrap-error")
-        (lab.root("mac-01") / DAEMON[1:]).unlink(missing_ok=True)
         with pytest.raises(AssertionError, match="Input/output error"):
             install_job(lab, "mac-01", "exec sleep 1000")
         assert sh(lab, "mac-01", f"launchctl bootstrap system {DAEMON}").returncode == 0
-        lab.fault("mac-01", "bootstrap-error", on=False)
-        sh(lab, "mac-01", f"launchctl bootout system/org.example.job; rm {DAEMON}")
 
 
 # ------------------------------------------------------------------------------------------------- links

@@ -282,11 +282,17 @@ def test_a_held_volume_yields_only_to_force(mac: Mac) -> None:
 # --------------------------------------------------------------------------------------- tools and flavour
 
 
-def test_the_tool_chain_appears_when_it_is_installed_and_goes_with_the_fault(mac: Mac) -> None:
-    assert mac.sh("git --version").returncode == 1
-    assert mac.sh("xcode-select -p").returncode == 2
+def install_tools(mac: Mac) -> None:
     label = "Command Line Tools for Xcode 26.5-26.5"
     mac.ok(f"touch {TRIGGER}; softwareupdate -i '{label}'; rm {TRIGGER}")
+
+
+def test_the_tool_chain_appears_when_it_is_installed_and_goes_with_the_fault(mac: Mac) -> None:
+    mac.lab.fault(HOST, "no-command-line-tools")
+    assert mac.sh("git --version").returncode == 1
+    assert mac.sh("xcode-select -p").returncode == 2
+    install_tools(mac)
+    mac.lab.fault(HOST, "no-command-line-tools", on=False)
     assert mac.ok("xcode-select -p") == "/Library/Developer/CommandLineTools\n"
     mac.ok("git --version && make --version && python3 -c 'import urllib.request, ssl, ctypes, subprocess'")
     assert mac.ok("python3 -c 'import sys; print(sys.platform)'") == "darwin\n"
@@ -404,6 +410,8 @@ def test_the_operators_files_are_not_visible(mac: Mac) -> None:
 
 
 def test_ansibles_facts_are_those_of_a_mac(mac: Mac, tmp_path: Path) -> None:
+    if mac.sh("xcode-select -p").returncode:
+        install_tools(mac)
     key = Path(f"{mac.lab.key_path}.pub").read_text().strip()
     mac.ok(
         f"mkdir -p /Users/admin/.ssh && echo '{key}' > /Users/admin/.ssh/authorized_keys && "
