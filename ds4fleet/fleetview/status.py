@@ -75,7 +75,7 @@ def _trouble(server: document.Server) -> str:
     trouble = f"the job is '{server.job[:100]}' but the engine does not answer"
     if server.answer:
         trouble = f"the job is '{server.job[:100]}' but the answer at the engine's port {server.answer}"
-    return trouble + (f" (last exit code {server.last_exit_code})" if server.last_exit_code else "")
+    return trouble + (f"; the last process was {server.ended[:200]}" if server.ended else "")
 
 
 def ask(host: Host) -> Status:

@@ -185,6 +185,7 @@ def converged(plan: HostPlan, memory_gb: int, settings: dict[str, Any] | None = 
             "pid": 700,
             "runs": 1,
             "last_exit_code": None,
+            "last_exit_reason": None,
             "last_signal": None,
             "disabled": False,
         }

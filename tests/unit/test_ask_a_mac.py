@@ -201,7 +201,7 @@ class TestParts:
         found = parts.server(str(tmp_path), 1)
         assert (found.macos, found.booted_at_s, found.wired_limit_mib) == ("26.1", 1795300000, 118784)
         assert (found.release, found.job, found.pid) == ("54b36ed9ba42", "spawn scheduled", 0)
-        assert (found.last_exit_code, found.models, found.answer) == (78, (), "")
+        assert (found.ended, found.models, found.answer) == ("ended with status 78", (), "")
         assert (found.stopped, found.waits, found.notes) == ("swap grows", ("waits",), ("found",))
 
     def test_versions_lock_and_last_switch(self, tmp_path: Path) -> None:

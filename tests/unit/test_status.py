@@ -55,10 +55,11 @@ def test_a_mac_that_cannot_be_asked_is_trouble_and_a_silent_one_is_silent() -> N
     assert (exit_code([older]), exit_code([older, silent])) == (EXIT_FAILED, EXIT_UNREACHABLE)
 
 
-def test_a_job_without_an_answer_is_trouble_with_its_exit_code() -> None:
-    status = said(job="spawn scheduled", models=(), last_exit_code=78)
+def test_a_job_without_an_answer_is_trouble_with_how_its_last_process_ended() -> None:
+    status = said(job="spawn scheduled", models=(), ended="killed by signal 6 (SIGABRT)")
     assert status.trouble == (
-        "the job is 'spawn scheduled' but the engine does not answer (last exit code 78)"
+        "the job is 'spawn scheduled' but the engine does not answer; the last process was killed by signal 6"
+        " (SIGABRT)"
     )
 
 

@@ -186,6 +186,7 @@ class JobFacts(Section):
     runs: Optional[int] = None
     last_exit_code: Optional[int] = None
     last_signal: Optional[int] = None
+    last_exit_reason: Optional[str] = None
     disabled: Optional[bool] = None
 
 

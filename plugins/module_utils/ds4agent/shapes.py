@@ -66,6 +66,7 @@ class JobFacts(TypedDict):
     runs: int
     last_exit_code: Optional[int]
     last_signal: Optional[int]
+    last_exit_reason: Optional[str]
     path: Optional[str]
     program: Optional[str]
     username: Optional[str]

@@ -136,6 +136,7 @@ WHOLE = {
             "pid": 893,
             "runs": 1,
             "last_exit_code": None,
+            "last_exit_reason": None,
             "last_signal": None,
             "disabled": False,
         },

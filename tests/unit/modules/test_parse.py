@@ -125,6 +125,15 @@ class TestLaunchctl:
         job = parse.launchctl_print(lines)
         assert (job["state"], job["last_exit_code"], job["last_signal"]) == (state, code, signal)
 
+    def test_a_reason_of_macos_stands_in_place_of_a_code(self):
+        job = parse.launchctl_print("x = {\n\truns = 153\n\tlast exit reason = OS_REASON_CODESIGNING\n}\n")
+        assert (job["last_exit_reason"], job["last_exit_code"], job["last_signal"]) == (
+            "OS_REASON_CODESIGNING",
+            None,
+            None,
+        )
+        assert parse.launchctl_print("x = {\n\tlast exit code = 0\n}\n")["last_exit_reason"] is None
+
     def test_other_forms_of_a_job_are_read_alike(self):
         old = parse.launchctl_print(recorded("launchctl/print_com.apple.alf_old_macos.txt"))
         assert (old["state"], old["pid"], old["runs"]) == ("running", 8116, 1)

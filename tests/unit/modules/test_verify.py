@@ -88,7 +88,15 @@ class TestProcess:
 
 
 def job(**fields: object) -> dict:
-    return {"pid": None, "runs": 1, "last_exit_code": None, "last_signal": None, "state": "running", **fields}
+    return {
+        "pid": None,
+        "runs": 1,
+        "last_exit_code": None,
+        "last_signal": None,
+        "last_exit_reason": None,
+        "state": "running",
+        **fields,
+    }
 
 
 class TestWatch:
@@ -109,6 +117,15 @@ class TestWatch:
     def test_a_crash_loop_is_seen_by_its_starts(self):
         assert self.failed_after(job(pid=1, runs=1), job(pid=2, runs=2), job(pid=3, runs=3))
 
+    def test_what_macos_will_refuse_again_is_not_waited_for(self):
+        assert self.failed_after(job(last_exit_reason="OS_REASON_CODESIGNING"))
+        assert not self.failed_after(job(last_exit_reason="OS_REASON_CODESIGNING", pid=5))
+        assert not self.failed_after(job(last_exit_reason="JETSAM_REASON_MEMORY_VMPAGESHORTAGE"))
+
+    def test_memory_taken_back_again_and_again_is_a_failure(self):
+        taken = job(last_exit_reason="JETSAM_REASON_MEMORY_VMPAGESHORTAGE")
+        assert self.failed_after(*[taken] * answers.Watch.LOOKS)
+
     def test_a_job_that_is_not_loaded_has_failed(self):
         assert self.failed_after(*[None] * answers.Watch.LOOKS)
 
@@ -125,4 +142,12 @@ class TestWhyDown:
         assert why.splitlines()[0] == "ended with status 1: ds4: metal backend unavailable"
 
     def test_a_kill_is_named(self):
-        assert answers.why_down("", job(last_signal=9)).startswith("killed by signal 9")
+        assert answers.why_down("", job(last_signal=9)).startswith("killed by signal 9 (SIGKILL)")
+
+    def test_a_reason_of_macos_is_named_with_what_it_means(self):
+        why = answers.why_down("", job(last_exit_reason="OS_REASON_CODESIGNING"))
+        assert why.startswith("ended by macOS with OS_REASON_CODESIGNING (its code signature was refused")
+        assert answers.ended(job(last_exit_reason="OS_REASON_NEW")) == "ended by macOS with OS_REASON_NEW"
+
+    def test_what_ended_well_or_never_has_no_reason(self):
+        assert answers.ended(job()) == answers.ended(job(last_exit_code=0)) == ""

@@ -18,6 +18,28 @@ LOG_LINES = 5
 LISTENS_ON = {"localhost": "127.0.0.1", "0.0.0.0": "*"}
 #: ds4-start's exit status for a refusal (EX_CONFIG; launchd's too when it cannot start a job at all).
 REFUSED = 78
+#: What macOS's own reasons for an end mean (`last exit reason` of `launchctl print`), by a word in them. (B)
+REASONS = (
+    ("CODESIGNING", "its code signature was refused: build the engine again"),
+    ("JETSAM", "macOS took its memory back"),
+    ("DYLD", "a library that it needs is missing"),
+    ("EXEC", "it cannot be executed"),
+    ("TCC", "privacy settings forbid what it did"),
+    ("WATCHDOG", "a watchdog of macOS found it stuck"),
+)
+#: Reasons that the next start has too: waiting has no use.
+NEVER = ("CODESIGNING", "DYLD", "EXEC")
+#: The same numbers on macOS and Linux; others differ.
+SIGNALS = {
+    3: "SIGQUIT",
+    4: "SIGILL",
+    5: "SIGTRAP",
+    6: "SIGABRT",
+    8: "SIGFPE",
+    9: "SIGKILL",
+    11: "SIGSEGV",
+    15: "SIGTERM",
+}
 
 
 def models(body: Mapping[str, Any], name: str, context: int) -> list[str]:
@@ -111,15 +133,30 @@ def why_down(log_text: str, job: Mapping[str, Any]) -> str:
     lines = [line for line in log_text.splitlines() if line.strip()]
     if job.get("last_exit_code") == REFUSED and lines and lines[-1].startswith("REFUSE: "):
         return "it refused to start: " + lines[-1][len("REFUSE: ") :]
-    if job.get("last_signal"):
-        ended = "killed by signal %d" % job["last_signal"]
-    elif job.get("last_exit_code") is not None:
-        ended = "ended with status %d" % job["last_exit_code"]
-    else:
-        ended = "state %s" % job.get("state")
+    how = ended(job)
+    if not how and job.get("last_exit_code") == 0:
+        how = "ended with status 0"
+    if not how:
+        how = "state %s" % job.get("state")
     if not lines:
-        return "%s, and its log is empty" % ended
-    return "%s: %s\nThe end of its log:\n%s" % (ended, lines[-1], "\n".join(lines[-LOG_LINES:]))
+        return "%s, and its log is empty" % how
+    return "%s: %s\nThe end of its log:\n%s" % (how, lines[-1], "\n".join(lines[-LOG_LINES:]))
+
+
+def ended(job: Mapping[str, Any]) -> str:
+    """How the last process of a job ended (mac.parse.launchctl_print), in words; "" for well or never.
+
+    launchd gives one of three: a reason of macOS's own, a signal, or an exit status.
+    """
+    reason = job.get("last_exit_reason")
+    if reason:
+        meaning = next((text for word, text in REASONS if word in reason), "")
+        return "ended by macOS with %s%s" % (reason, " (%s)" % meaning if meaning else "")
+    if job.get("last_signal"):
+        number = job["last_signal"]
+        name = SIGNALS.get(number)
+        return "killed by signal %d%s" % (number, " (%s)" % name if name else "")
+    return "ended with status %d" % job["last_exit_code"] if job.get("last_exit_code") else ""
 
 
 class Watch:
@@ -141,6 +178,9 @@ class Watch:
             return self.dead >= self.LOOKS
         if self.first_runs is None:
             self.first_runs = job["runs"]
-        ended = job["last_exit_code"] not in (None, 0) or job["last_signal"] is not None
-        self.dead = self.dead + 1 if job["pid"] is None and ended else 0
+        dead = job["pid"] is None
+        reason = job["last_exit_reason"] or ""
+        if dead and any(word in reason for word in NEVER):
+            return True
+        self.dead = self.dead + 1 if dead and ended(job) else 0
         return self.dead >= self.LOOKS or job["runs"] - self.first_runs >= self.STARTS

@@ -167,6 +167,7 @@ def launchctl_print(text: str) -> JobFacts:
         "runs": _integer(fields.get("runs")) or 0,
         "last_exit_code": int(code.group(0)) if code else None,
         "last_signal": int(signal.group(1)) if signal else None,
+        "last_exit_reason": fields.get("last exit reason", "")[:80] or None,
         "path": fields.get("path"),
         "program": fields.get("program"),
         "username": fields.get("username"),

@@ -53,7 +53,8 @@ class Server:
     release: str = ""
     job: str = ""
     pid: int = 0
-    last_exit_code: int = 0
+    ended: str = ""
+    """How the process before this one, or the last one, ended; "" for one that ended well or never ran."""
     models: tuple[Model, ...] = ()
     answer: str = ""
     stopped: str = ""
@@ -71,7 +72,7 @@ class Server:
             release=_text(value, "release"),
             job=_text(value, "job"),
             pid=_count(value, "pid"),
-            last_exit_code=_count(value, "last_exit_code"),
+            ended=_text(value, "ended"),
             models=tuple(Model(_text(one, "id"), _count(one, "context")) for one in models),
             answer=_text(value, "answer"),
             stopped=_text(value, "stopped"),

@@ -52,7 +52,9 @@ METAL_PROGRAMS = (
     "ds4-bench",
 )
 #: A job that launchctl would not speak about: nothing is known.
-NO_JOB = dict.fromkeys(("loaded", "state", "pid", "runs", "last_exit_code", "last_signal", "disabled"), None)
+NO_JOB = dict.fromkeys(
+    ("loaded", "state", "pid", "runs", "last_exit_code", "last_signal", "last_exit_reason", "disabled"), None
+)
 
 
 def first(wanted: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -220,6 +222,7 @@ class Sections:
             "runs": job.get("runs", 0),
             "last_exit_code": job.get("last_exit_code"),
             "last_signal": job.get("last_signal"),
+            "last_exit_reason": job.get("last_exit_reason"),
             "disabled": disabled.get(label, False),
         }
 

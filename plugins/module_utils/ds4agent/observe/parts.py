@@ -15,8 +15,8 @@ import time
 from typing import Any, Callable
 
 from ..border import bounded_http, bounded_json, plain
+from ..engine import answers, release
 from ..engine import models as engine_models
-from ..engine import release
 from ..mac import parse, safe
 from ..mac.run import argv, run_all
 from ..switch.core import conf_values
@@ -52,7 +52,7 @@ def server(root: str, port: int) -> document.Server:
         release=release.linked_id(root + "/engine", "current") or "",
         job=job["state"] or "",
         pid=job["pid"] or 0,
-        last_exit_code=job["last_exit_code"] or 0,
+        ended=answers.ended(job),
         models=models,
         answer=answer,
         stopped=stopped[-1] if stopped else "",
