@@ -22,6 +22,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(CHECKOUT))
 
 from ds4fleet.cli.lab import fleet_lab  # noqa: E402
+from ds4fleet.components import peer_fetch  # noqa: E402
 from ds4fleet.errors import OperatorError  # noqa: E402
 from ds4fleet.inventory.defaults import role_defaults  # noqa: E402
 from ds4fleet.inventory.fleet import Fleet, ansible_command  # noqa: E402
@@ -31,7 +32,7 @@ from maclab.network import net  # noqa: E402
 
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"
 MODELS = "/opt/ds4/models"
-JOB = f"system/{relay.LABEL_FETCH}"
+JOB = f"system/{peer_fetch.LABEL_FETCH}"
 TIMEOUT_S = 900
 
 
@@ -183,8 +184,8 @@ class Macs:
         """Puts orders where ds4_stage would."""
         for name, order in orders.items():
             with suppress(FileNotFoundError):
-                self.path(name, f"{relay.FOLDER}/status.json").unlink()
-            self.path(name, f"{relay.FOLDER}/order.json").write_text(json.dumps(order))
+                self.path(name, f"{peer_fetch.FOLDER}/status.json").unlink()
+            self.path(name, f"{peer_fetch.FOLDER}/order.json").write_text(json.dumps(order))
 
     def start(self, names: Sequence[str]) -> None:
         """Starts ds4-fetch on all of them at once."""
@@ -199,7 +200,7 @@ class Macs:
     def status(self, name: str) -> dict[str, Any]:
         """What its fetch says of itself."""
         try:
-            said: dict[str, Any] = json.loads(self.path(name, f"{relay.FOLDER}/status.json").read_text())
+            said: dict[str, Any] = json.loads(self.path(name, f"{peer_fetch.FOLDER}/status.json").read_text())
         except (OSError, ValueError):
             return {}
         return said

@@ -34,7 +34,8 @@ from ds4fleet.console import operator_errors, out, print_json, table  # noqa: E4
 from ds4fleet.errors import OperatorError  # noqa: E402
 
 MB = 1_000_000
-#: MB/s of the first Mac's line to the origin where it is slow: 400 MB take more than weights.scout.RELIEF_S.
+#: MB/s of the first Mac's line to the origin where it is slow: 400 MB take more than
+#: weights.source_selection.FAILOVER_S.
 SLOW = 1
 WAYS = ("relay", "killed", "slow", "cut", "noop", "downloads", "aria2", "forward", "play")
 

@@ -65,7 +65,7 @@ done
 
 
 @dataclass(frozen=True)
-class Errand:
+class Transfer:
     """What one Mac is to have from here. files: {name, path (here), bytes, sha256}."""
 
     host: Host
@@ -75,8 +75,8 @@ class Errand:
     files: Sequence[Mapping[str, Any]]
 
 
-def errand(host: Host, order: Mapping[str, Any]) -> Errand | None:
-    """The errand to a Mac with this staging order, None when nothing of it is here."""
+def transfer_to(host: Host, order: Mapping[str, Any]) -> Transfer | None:
+    """The transfer to a Mac with this staging order, None when nothing of it is here."""
     files = []
     for wanted in order["files"]:
         paths = [directory_of(url) for url in wanted["urls"] if url.startswith(PUSHED)]
@@ -85,11 +85,11 @@ def errand(host: Host, order: Mapping[str, Any]) -> Errand | None:
             files.append({**{key: wanted[key] for key in ("name", "bytes", "sha256")}, "path": str(here)})
     if not files:
         return None
-    return Errand(host, str(order["id"]), str(order["push"]), int(order["chunk_bytes"]), files)
+    return Transfer(host, str(order["id"]), str(order["push"]), int(order["chunk_bytes"]), files)
 
 
-def start(errands: Iterable[Errand]) -> Path | None:
-    """Starts the process that runs these errands, detached; returns its log, None when there are none."""
+def start(transfers: Iterable[Transfer]) -> Path | None:
+    """Starts the process that runs these transfers, detached; returns its log, None when there are none."""
     told = [
         {
             "name": one.host.name,
@@ -99,7 +99,7 @@ def start(errands: Iterable[Errand]) -> Path | None:
             "chunk_bytes": one.chunk_bytes,
             "files": [dict(file) for file in one.files],
         }
-        for one in errands
+        for one in transfers
     ]
     if not told:
         return None
@@ -127,7 +127,7 @@ class Whole(seed.Offered):
 
 
 class Session(seed.Seed):
-    """What ds4-seed is on a Mac, for the files of an errand."""
+    """What ds4-seed is on a Mac, for the files of a transfer."""
 
     def __init__(self, offered: Mapping[str, Whole], requests: Any, answers: Any) -> None:
         super().__init__("/nonexistent", requests, answers)
@@ -139,8 +139,8 @@ class Session(seed.Seed):
 
 
 @contextlib.contextmanager
-def seeding(one: Errand) -> Iterator[str]:
-    """Path of a local socket that answers for the files of the errand."""
+def seeding(one: Transfer) -> Iterator[str]:
+    """Path of a local socket that answers for the files of the transfer."""
     offered = {str(file["name"]): Whole(cast("Wanted", file), one.chunk_bytes) for file in one.files}
 
     class Handler(socketserver.StreamRequestHandler):
@@ -161,7 +161,7 @@ def seeding(one: Errand) -> Iterator[str]:
                 server.shutdown()
 
 
-def run(one: Errand, over: threading.Event) -> str:
+def run(one: Transfer, over: threading.Event) -> str:
     """Keeps the way open until the Mac has what it wants; returns how it ended."""
     with claimed(f"push-{one.host.name}-{one.order_id}") as mine:
         if not mine:
@@ -183,7 +183,7 @@ def run(one: Errand, over: threading.Event) -> str:
     return "stopped"
 
 
-def connect(one: Errand, local: str, script: str, over: threading.Event) -> int:
+def connect(one: Transfer, local: str, script: str, over: threading.Event) -> int:
     """One ssh to the Mac, from its beginning to its end; its exit status."""
     options = ["ExitOnForwardFailure=yes", "ServerAliveInterval=5", "ServerAliveCountMax=3", "Compression=no"]
     words = [word for option in options for word in ("-o", option)]
@@ -209,7 +209,7 @@ def connect(one: Errand, local: str, script: str, over: threading.Event) -> int:
         return child.returncode
 
 
-def tell(one: Errand, what: str, sentence: str) -> None:
+def tell(one: Transfer, what: str, sentence: str) -> None:
     """A line of the log."""
     stamp = time.strftime("%F %T")
     print(f"{stamp} {one.host.name} {one.order_id}: {what}: {plain.line(sentence)}", flush=True)
@@ -228,11 +228,11 @@ def claimed(name: str) -> Iterator[bool]:
 
 
 def main() -> None:
-    """The detached process: errands as JSON on standard input, a line per end on standard output."""
+    """The detached process: transfers as JSON on standard input, a line per end on standard output."""
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
-    errands = [
-        Errand(
+    transfers = [
+        Transfer(
             Host(told["name"], "", told["vars"]),
             told["order_id"],
             told["socket"],
@@ -242,11 +242,11 @@ def main() -> None:
         for told in json.load(sys.stdin)
     ]
 
-    def end(one: Errand) -> None:
+    def end(one: Transfer) -> None:
         how = run(one, over)
         tell(one, "end", how)
 
-    threads = [threading.Thread(target=end, args=(one,)) for one in errands]
+    threads = [threading.Thread(target=end, args=(one,)) for one in transfers]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -2,10 +2,10 @@
 
 Macs of a region that are to hold the same files form a chain (a tree of two branches from nine Macs on):
 those that hold them already first, then those that have most of them, then those with the better link. Each
-receives from the one ahead while that one still receives; when it dies, from the next one ahead; at last
-from the source itself. The first one asks those behind it for what they have: a Mac that comes back after a
-power cut fetches nothing twice. Nobody waits for somebody behind, so nobody waits in a circle. The second
-one relieves the first where that one is slow (see weights.scout), unless the wide link has a cap to keep.
+receives from the one ahead while that one still receives; when it dies, from the next one ahead; at last from
+the source itself. The first one asks those behind it for what they have: a Mac that comes back after a power
+cut fetches nothing twice. Nobody waits for somebody behind, so nobody waits in a circle. The second one takes
+the place of a first one that is slow (see weights.source_selection), unless the wide link has a cap.
 """
 
 from __future__ import annotations
@@ -124,15 +124,16 @@ def orders(macs: Sequence[Mac]) -> dict[str, dict[str, Any]]:
             for peer in peers:
                 askers.setdefault(peer["name"], set()).add(mac.public_key)
             order = _order(mac, peers, max(1, wide[mac.region]))
-            order["relief"] = _relief(chain, place) if first is None else {}
+            order["failover"] = _failover(chain, place) if first is None else {}
             result[mac.name] = {"order": order, "keys": [], "may_fetch": place < 2 and not mac.is_complete}
     for name, keys in askers.items():
         result[name]["keys"] = sorted(keys - {""})
     return result
 
 
-def _relief(chain: Sequence[Mac], place: int) -> dict[str, Any]:
-    """Whom the Mac at this place relieves at the source when that one is slow, or who relieves it.
+def _failover(chain: Sequence[Mac], place: int) -> dict[str, Any]:
+    """The Mac whose place at the source the Mac here takes when that one is slow, or the Mac that takes its
+    own.
 
     Two on the wide link could not keep its cap, and what is pushed comes over the controller's link. A cap of
     the first Mac alone is told: it is not slow that gives as much as it may.

@@ -11,7 +11,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from ds4fleet.errors import OperatorError
-from ds4fleet.weights import shelf
+from ds4fleet.weights import store
 
 
 class ActionModule(ActionBase):
@@ -26,7 +26,7 @@ class ActionModule(ActionBase):
         folder = given.pop("report", None)
         values = {name: value for name, value in task_vars.items() if name.startswith("ds4_")}
         try:
-            known, keep = shelf.known_and_kept(host, self._templar.template(values))
+            known, keep = store.known_and_kept(host, self._templar.template(values))
         except OperatorError as error:
             result = {"failed": True, "changed": False, "msg": error.sentence}
         else:

@@ -99,12 +99,13 @@ def _mac(
 
 def _pushed(
     macs: Iterable[relay.Mac], found: Mapping[str, Any], everybody: Mapping[str, Any]
-) -> list[push.Errand]:
+) -> list[push.Transfer]:
     """What these Macs are to have from this machine."""
-    errands = [
-        push.errand(Host(mac.name, mac.region, everybody[mac.name]), found[mac.name]["order"]) for mac in macs
+    transfers = [
+        push.transfer_to(Host(mac.name, mac.region, everybody[mac.name]), found[mac.name]["order"])
+        for mac in macs
     ]
-    return [one for one in errands if one is not None]
+    return [one for one in transfers if one is not None]
 
 
 def _known_hosts(settings: Mapping[str, Any], values: Mapping[str, Any]) -> Path:

@@ -97,11 +97,11 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.ds4agent.mac.launchd import JobError, Launchd
 from ..module_utils.ds4agent.mac.run import locked
-from ..module_utils.ds4agent.weights import shelf
+from ..module_utils.ds4agent.weights import store
 from ..module_utils.ds4agent.weights.fetch import LOCK, LOCK_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from ..module_utils.ds4agent.weights.shelf import Item
+    from ..module_utils.ds4agent.weights.store import Item
 
 SERVER = "com.ds4fleet.server"
 LAUNCHD_TIMEOUT_S = 30
@@ -116,17 +116,17 @@ def verify(
 ) -> tuple[list[dict[str, Any]], bool]:
     """(results, whether a stamp was written or withdrawn)."""
     paths = {item.name: os.path.join(folder, item.name) for item in chosen}
-    wanted = {name: shelf.expected(path, params["known"]) for name, path in paths.items()}
+    wanted = {name: store.expected(path, params["known"]) for name, path in paths.items()}
     total = sum(os.stat(paths[name]).st_size for name in paths if wanted[name])
     serving = Launchd(LAUNCHD_TIMEOUT_S).look(SERVER)
     if serving and serving["pid"]:
-        shelf.give_way()
-    progress = shelf.Progress(total)
+        store.give_way()
+    progress = store.Progress(total)
     results = []
     try:
         for name, path in paths.items():
             progress.values["file"] = name
-            state, why = shelf.prove(path, wanted[name], progress, dry)
+            state, why = store.prove(path, wanted[name], progress, dry)
             results.append(result(name, os.stat(path).st_size, state, why, needed))
     finally:
         progress.end()
@@ -139,11 +139,11 @@ def prune(
     """(results, whether something was deleted)."""
     for name in params["keep"]:
         needed.setdefault(name, []).append("planned")
-    staged = shelf.staged(params["root"])
+    staged = store.staged(params["root"])
     if not params["staged"]:
         for name, why in staged.items():
             needed.setdefault(name, [why])
-    can_go = dict(shelf.needless(chosen, needed, params["known"], params["wrong"]))
+    can_go = dict(store.needless(chosen, needed, params["known"], params["wrong"]))
     results = []
     for item in chosen:
         if item not in can_go:
@@ -151,7 +151,7 @@ def prune(
             results.append(result(item.name, item.bytes, "kept", why, needed))
             continue
         if not dry:
-            shelf.remove(folder, item)
+            store.remove(folder, item)
         why = staged.get(item.name, can_go[item])
         results.append(result(item.name, item.bytes, "free" if dry else "freed", why, needed))
     return results, bool(can_go)
@@ -178,21 +178,21 @@ def main() -> None:
     params, dry = module.params, module.check_mode
     root = params["root"]
     folder = root + "/models"
-    held = shelf.held_by(root)
+    held = store.held_by(root)
     try:
         if params["state"] == "verified":
-            found = [item for item in shelf.items(folder) if item.kind in ("proven", "unproven")]
+            found = [item for item in store.items(folder) if item.kind in ("proven", "unproven")]
             chosen = [item for item in found if not params["names"] or item.name in params["names"]]
-            results, changed = verify(folder, chosen, shelf.users(root), params, dry)
+            results, changed = verify(folder, chosen, store.users(root), params, dry)
         elif dry:
-            results, changed = prune(folder, named(folder, params), shelf.users(root), params, dry)
+            results, changed = prune(folder, named(folder, params), store.users(root), params, dry)
         elif params["safe_mode"]:
             module.fail_json(msg="ds4_safe_mode is true, so nothing is deleted")
         elif held:
             module.fail_json(msg="%s: nothing was deleted" % held)
         else:
             with locked(LOCK, LOCK_TIMEOUT_S):
-                results, changed = prune(folder, named(folder, params), shelf.users(root), params, dry)
+                results, changed = prune(folder, named(folder, params), store.users(root), params, dry)
     except TimeoutError:
         module.fail_json(msg="weights are being brought to %s: nothing was deleted; wait for it" % folder)
     except (OSError, JobError) as error:
@@ -202,7 +202,7 @@ def main() -> None:
 
 def named(folder: str, params: Mapping[str, Any]) -> list[Item]:
     """The items that are asked about."""
-    found = shelf.items(folder) + shelf.kv_items(params["root"])
+    found = store.items(folder) + store.kv_items(params["root"])
     return [item for item in found if not params["names"] or item.name in params["names"]]
 
 

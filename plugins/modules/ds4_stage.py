@@ -111,7 +111,7 @@ from ..module_utils.ds4agent.mac import aside
 from ..module_utils.ds4agent.mac.launchd import JobError, Launchd
 from ..module_utils.ds4agent.mac.run import run_all
 from ..module_utils.ds4agent.mac.safe import replace
-from ..module_utils.ds4agent.weights import chunks, shelf
+from ..module_utils.ds4agent.weights import chunks, store
 from ..module_utils.ds4agent.weights import stamp as weights_stamp
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class Stage:
 
     def unmark_used(self, root: str) -> None:
         """What was staged and is used by now is kept for that reason alone, and can go when it is over."""
-        for name in shelf.users(root):
+        for name in store.users(root):
             self.mark(os.path.join(root, "models", name), "")
 
     def mark(self, path: str, staged_for: str) -> None:

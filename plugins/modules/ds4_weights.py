@@ -125,7 +125,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.ds4agent.engine.build import Engine, EngineError
 from ..module_utils.ds4agent.mac.run import locked
-from ..module_utils.ds4agent.weights.placement import Placement, PlacementError
+from ..module_utils.ds4agent.weights.install import Installer, InstallError
 
 # Not on the volume, which may be full.
 LOCK = "/var/run/ds4-weights.lock"
@@ -134,10 +134,10 @@ SCRIPT = "download_model.sh"
 GIT_TIMEOUT_S = 60
 
 
-def about_script(params: Mapping[str, Any], placement: Placement) -> str:
+def about_script(params: Mapping[str, Any], installer: Installer) -> str:
     """Why the script that root is about to run is not the engine's own, "" when it is or is not needed."""
     release = params["release_dir"]
-    if params["method"] == "direct" or all(placement.look(one) == "proven" for one in params["files"]):
+    if params["method"] == "direct" or all(installer.look(one) == "proven" for one in params["files"]):
         return ""
     with contextlib.suppress(EngineError):
         if Engine(os.path.dirname(os.path.dirname(release)), GIT_TIMEOUT_S).has_from_commit(release, SCRIPT):
@@ -151,9 +151,9 @@ def alone(dry: bool) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if dry else locked(LOCK, LOCK_TIMEOUT_S)
 
 
-def placement_of(params: dict[str, Any]) -> Placement:
+def installer_of(params: dict[str, Any]) -> Installer:
     """Where the weights go and by which way they come."""
-    return Placement(
+    return Installer(
         folder=params["dir"],
         uid=pwd.getpwnam(params["owner"]).pw_uid,
         gid=grp.getgrnam(params["group"]).gr_gid,
@@ -187,27 +187,27 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    placement = placement_of(params)
+    installer = installer_of(params)
     before, after = [], []
     results = []
-    objection = about_script(params, placement)
+    objection = about_script(params, installer)
     if objection and not module.check_mode:
         module.fail_json(msg=objection)
     try:
         with alone(module.check_mode):
             if not module.check_mode:
-                placement.await_volume()
+                installer.await_volume()
             for wanted in params["files"]:
-                state = placement.look(wanted)
+                state = installer.look(wanted)
                 before.append("%s %s\n" % (wanted["name"], state))
                 if module.check_mode and state != "proven":
-                    result = placement.would(wanted, state)
+                    result = installer.would(wanted, state)
                 else:
-                    result = placement.bring(wanted, state)
+                    result = installer.bring(wanted, state)
                 results.append(result)
                 after.append("%s proven\n" % wanted["name"])
-            linked = placement.link(params["link"], dry=module.check_mode) if params["link"] else False
-    except PlacementError as error:
+            linked = installer.link(params["link"], dry=module.check_mode) if params["link"] else False
+    except InstallError as error:
         module.fail_json(msg=str(error), files=results, **error.facts)
     except TimeoutError:
         module.fail_json(msg="another run is bringing weights to %s: wait for it" % params["dir"])

@@ -17,7 +17,7 @@ import pytest
 from ds4agent.mac import run as mac_run
 from ds4agent.observe import document, parts
 from ds4agent.watchdog import guard
-from ds4agent.weights import shelf, stamp
+from ds4agent.weights import stamp, store
 from ds4fleet.components import agent
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
 from ds4fleet.inventory.fleet import Host
@@ -261,8 +261,8 @@ class TestParts:
 
     def test_how_far_a_verification_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "verify.json"
-        monkeypatch.setattr(shelf, "STATUS", str(path))
-        progress = shelf.Progress(10, str(path))
+        monkeypatch.setattr(store, "STATUS", str(path))
+        progress = store.Progress(10, str(path))
         progress.read(4)
         progress.say()
         found = parts.verifying("")

@@ -315,6 +315,6 @@ def test_a_probes_report() -> None:
 def test_the_log_of_what_is_pushed(capsys: pytest.CaptureFixture[str]) -> None:
     from ds4fleet.weights import push
 
-    push.tell(push.Errand(HOST, "1", "/s", 1, ()), "ssh", EVIL_LINES)
+    push.tell(push.Transfer(HOST, "1", "/s", 1, ()), "ssh", EVIL_LINES)
     said = capsys.readouterr().out
     assert is_safe(said) and holds(said) and said.count("\n") == 1 and time.strftime("%F") in said

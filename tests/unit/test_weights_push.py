@@ -45,8 +45,8 @@ def order(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def errand(order: dict[str, Any]) -> push.Errand:
-    made = push.errand(Host("tyo-01", "tokyo", {}), order)
+def transfer(order: dict[str, Any]) -> push.Transfer:
+    made = push.transfer_to(Host("tyo-01", "tokyo", {}), order)
     assert made is not None
     return made
 
@@ -54,19 +54,19 @@ def errand(order: dict[str, Any]) -> push.Errand:
 def test_an_order_names_its_way_only_where_something_is_pushed(order: dict[str, Any], tmp_path: Path) -> None:
     assert order["push"] == f"/tmp/ds4-push-{order['id']}.sock"
     (tmp_path / "w.gguf").unlink()
-    assert push.errand(Host("tyo-01", "tokyo", {}), order) is None
+    assert push.transfer_to(Host("tyo-01", "tokyo", {}), order) is None
     assert push.start([]) is None
 
 
 class TestSeed:
-    def test_a_mac_gets_the_chunks_that_it_asks_for(self, errand: push.Errand, tmp_path: Path) -> None:
+    def test_a_mac_gets_the_chunks_that_it_asks_for(self, transfer: push.Transfer, tmp_path: Path) -> None:
         from ds4agent.weights import chunks
         from ds4agent.weights import peer as weights_peer
         from ds4agent.weights.transport import Pace
 
         part = chunks.ChunkedPart(str(tmp_path / "over-there"), "rev", len(DATA), MIB).open()
         try:
-            with push.seeding(errand) as path:
+            with push.seeding(transfer) as path:
                 peer = weights_peer.Peer("controller", path, Pace(0), lambda: None)
                 peer.ask_have("w.gguf")
                 assert peer.have(part.total)[0] == {0, 1, 2}
@@ -77,11 +77,11 @@ class TestSeed:
         finally:
             part.close()
 
-    def test_it_knows_nothing_but_the_files_of_the_errand(self, errand: push.Errand) -> None:
+    def test_it_knows_nothing_but_the_files_of_the_errand(self, transfer: push.Transfer) -> None:
         from ds4agent.weights import peer as weights_peer
         from ds4agent.weights.transport import Pace, SourceError
 
-        with push.seeding(errand) as path:
+        with push.seeding(transfer) as path:
             peer = weights_peer.Peer("controller", path, Pace(0), lambda: None)
             peer.ask_have("/etc/passwd")
             assert peer.have(3)[0] == set()
@@ -89,9 +89,9 @@ class TestSeed:
         with pytest.raises(SourceError, match="not connected"):
             weights_peer.Peer("controller", path, Pace(0), lambda: None).ask_have("w.gguf")
 
-    def test_a_file_that_was_taken_away_is_absent_and_not_an_error(self, errand: push.Errand) -> None:
-        Path(str(errand.files[0]["path"])).unlink()
-        whole = push.Whole(errand.files[0], MIB)
+    def test_a_file_that_was_taken_away_is_absent_and_not_an_error(self, transfer: push.Transfer) -> None:
+        Path(str(transfer.files[0]["path"])).unlink()
+        whole = push.Whole(transfer.files[0], MIB)
         assert isinstance(whole, seed.Offered) and whole.find(0) is None
 
 
@@ -112,14 +112,14 @@ class TestWay:
         (tmp_path / "status").write_text("0")
         return calls
 
-    def test_what_a_lost_connection_left_is_removed_first(self, errand: push.Errand, ssh: Path) -> None:
-        assert push.run(errand, threading.Event()) == "over"
+    def test_what_a_lost_connection_left_is_removed_first(self, transfer: push.Transfer, ssh: Path) -> None:
+        assert push.run(transfer, threading.Event()) == "over"
         first, second = ssh.read_text().splitlines()
-        assert f"/bin/rm -f {errand.socket}" in first
-        assert f"'-R', '{errand.socket}:" in second and "ExitOnForwardFailure=yes" in second
+        assert f"/bin/rm -f {transfer.socket}" in first
+        assert f"'-R', '{transfer.socket}:" in second and "ExitOnForwardFailure=yes" in second
 
     def test_a_lost_connection_is_made_again(
-        self, errand: push.Errand, ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, transfer: push.Transfer, ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Pauses(threading.Event):
             def wait(self, timeout: float | None = None) -> bool:
@@ -127,23 +127,23 @@ class TestWay:
                 return super().wait(0.01)
 
         (tmp_path / "status").write_text("255")
-        assert push.run(errand, Pauses()) == "over"
+        assert push.run(transfer, Pauses()) == "over"
         assert "/bin/rm -f" in ssh.read_text().splitlines()[-2]
 
     def test_a_mac_that_cannot_be_reached_is_given_up_in_the_end(
-        self, errand: push.Errand, ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, transfer: push.Transfer, ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "status").write_text("255")
         monkeypatch.setattr(push, "PATIENCE_S", 0)
-        assert push.run(errand, threading.Event()) == "given up: ssh ended with status 255"
+        assert push.run(transfer, threading.Event()) == "given up: ssh ended with status 255"
 
-    def test_a_second_process_leaves_it_to_the_first(self, errand: push.Errand, ssh: Path) -> None:
-        with push.claimed(f"push-tyo-01-{errand.order_id}") as mine:
-            assert mine and push.run(errand, threading.Event()) == "another process is at it"
+    def test_a_second_process_leaves_it_to_the_first(self, transfer: push.Transfer, ssh: Path) -> None:
+        with push.claimed(f"push-tyo-01-{transfer.order_id}") as mine:
+            assert mine and push.run(transfer, threading.Event()) == "another process is at it"
             # Who it is stays to be read.
             (held,) = (push.state_dir() / "held").glob("push-*")
             assert json.loads(held.read_text()) == {"pid": os.getpid()}
-        assert push.run(errand, threading.Event()) == "over"
+        assert push.run(transfer, threading.Event()) == "over"
 
 
 @pytest.mark.parametrize("state", ["done", "failed", "aborted"])

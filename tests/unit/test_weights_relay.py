@@ -84,15 +84,15 @@ def test_when_the_first_of_a_tree_dies_one_mac_goes_to_the_source() -> None:
 
 
 def test_the_second_of_a_chain_relieves_a_slow_first_one() -> None:
-    def relief(*macs: relay.Mac) -> dict[str, dict[str, Any]]:
+    def failover(*macs: relay.Mac) -> dict[str, dict[str, Any]]:
         parts = relay.orders(macs).items()
-        return {name: part["order"]["relief"] for name, part in parts if part["order"]["relief"]}
+        return {name: part["order"]["failover"] for name, part in parts if part["order"]["failover"]}
 
     capped = mac("a", settings={"ds4_weights_rate_limit_mbps": 50})
-    assert relief(capped, mac("b"), mac("c")) == {"a": {"by": "b"}, "b": {"of": "a", "cap_mbps": 50}}
+    assert failover(capped, mac("b"), mac("c")) == {"a": {"by": "b"}, "b": {"of": "a", "cap_mbps": 50}}
     held = frozenset(["w.gguf"])
     seeds = [mac("c", held=held, settings={"ds4_weights_rate_limit_mbps": 50}), mac("d", held=held)]
-    assert relief(mac("a"), mac("b"), *seeds) == {"a": {"of": "c", "cap_mbps": 0}}
+    assert failover(mac("a"), mac("b"), *seeds) == {"a": {"of": "c", "cap_mbps": 0}}
 
 
 @pytest.mark.parametrize("settings", [{"ds4_stage_region_rate_mbps": 100}, {"ds4_seed_across_regions": True}])
@@ -100,7 +100,7 @@ def test_where_the_wide_link_has_a_cap_or_another_region_helps_nobody_is_relieve
     settings: dict[str, Any],
 ) -> None:
     orders = relay.orders([mac(name, settings=settings) for name in "ab"])
-    assert [part["order"]["relief"] for part in orders.values()] == [{}, {}]
+    assert [part["order"]["failover"] for part in orders.values()] == [{}, {}]
 
 
 def test_nobody_waits_for_somebody_behind() -> None:

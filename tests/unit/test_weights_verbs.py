@@ -12,7 +12,7 @@ from ds4fleet import console
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.remote import observe
-from ds4fleet.weights import care, listing, shelf, stage
+from ds4fleet.weights import care, listing, stage, store
 
 SAID = {
     "state": "fetching",
@@ -214,11 +214,11 @@ class TestPrune:
 
 def test_a_mac_is_held_against_the_catalogue_and_its_own_plan() -> None:
     hardware = {"form": "Mac Studio", "chip": "Apple M3 Ultra", "memory_gb": 512, "storage_gb": 4000}
-    known, kept = shelf.known_and_kept("tyo-01", {"ds4_hardware": hardware, "ds4_model": "flash-q2"})
+    known, kept = store.known_and_kept("tyo-01", {"ds4_hardware": hardware, "ds4_model": "flash-q2"})
     assert len(kept) == 1 and set(kept) < set(known)
     assert known[kept[0]]["bytes"] == 86720111488 and known[kept[0]]["header"]["architecture"] == "deepseek4"
 
 
 def test_where_no_plan_can_be_made_nothing_counts_as_needless() -> None:
     with pytest.raises(OperatorError, match="tyo-01: what it needs is not known"):
-        shelf.known_and_kept("tyo-01", {"ds4_model": "flash-q9", "ds4_hardware": {"memory_gb": 512}})
+        store.known_and_kept("tyo-01", {"ds4_model": "flash-q9", "ds4_hardware": {"memory_gb": 512}})

@@ -461,7 +461,7 @@ class FetchOrder(_FetchOrder, total=False):
     on_volume: bool
     token_file: str
     push: str
-    relief: Dict[str, Any]
+    failover: Dict[str, Any]
 
 
 # --- the memory watchdog ---

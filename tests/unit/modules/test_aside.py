@@ -8,7 +8,7 @@ import pytest
 
 from ds4agent.mac import aside as mac_aside
 from ds4agent.weights import fetch as weights_fetch
-from ds4agent.weights import placement as weights_placement
+from ds4agent.weights import install as weights_install
 from ds4agent.weights import progress, stamp
 
 DATA = b"GGUF" + (3).to_bytes(4, "little") + bytes(16) + bytes(range(256)) * 9000
@@ -36,8 +36,8 @@ def wanted(place: Path, data: bytes = DATA, *urls: str) -> dict:
     return {**entry, "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def placement(place: Path, **more: object) -> weights_placement.Placement:
-    return weights_placement.Placement(str(place), os.getuid(), os.getgid(), **more)
+def installer(place: Path, **more: object) -> weights_install.Installer:
+    return weights_install.Installer(str(place), os.getuid(), os.getgid(), **more)
 
 
 class TestThePlace:
@@ -92,7 +92,7 @@ class TestTakingOver:
     def test_a_file_of_the_plan_is_proven_on_its_way_and_nothing_is_fetched(self, place):
         aside = mounted(place)
         item = wanted(place, DATA, "http://127.0.0.1:1/never")
-        result = placement(place).bring(item, "missing")
+        result = installer(place).bring(item, "missing")
         assert (result["action"], result["fetched_bytes"]) == ("adopted", 0)
         assert (result["hashed_bytes"], result["source"]) == (len(DATA), str(aside))
         assert (place / NAME).read_bytes() == DATA and stamp.read(item["path"])[1]
@@ -102,14 +102,14 @@ class TestTakingOver:
     def test_what_else_lay_there_stays(self, place):
         (place / "mine.gguf").touch()
         aside = mounted(place)
-        placement(place).bring(wanted(place), "missing")
+        installer(place).bring(wanted(place), "missing")
         assert [path.name for path in aside.iterdir()] == ["mine.gguf"]
 
     def test_a_file_that_is_not_what_it_should_be_stays_and_is_not_served(self, place):
         aside = mounted(place)
         other = wanted(place, DATA[:-1] + b"x")
-        with pytest.raises(weights_placement.PlacementError, match="could not be fetched"):
-            placement(place).bring(other, "missing")
+        with pytest.raises(weights_install.InstallError, match="could not be fetched"):
+            installer(place).bring(other, "missing")
         assert (aside / NAME).read_bytes() == DATA and list(place.iterdir()) == []
 
     def test_a_cut_costs_what_was_under_way_and_nothing_else(self, place, monkeypatch):
@@ -125,11 +125,11 @@ class TestTakingOver:
             return real(descriptor, data)
 
         monkeypatch.setattr(os, "write", write)
-        with pytest.raises(weights_placement.PlacementError, match="cannot be taken over"):
-            placement(place).bring(wanted(place), "missing")
+        with pytest.raises(weights_install.InstallError, match="cannot be taken over"):
+            installer(place).bring(wanted(place), "missing")
         assert (aside / NAME).read_bytes() == DATA and not (place / NAME).exists()
         monkeypatch.setattr(os, "write", real)
-        assert placement(place).bring(wanted(place), "missing")["action"] == "adopted"
+        assert installer(place).bring(wanted(place), "missing")["action"] == "adopted"
         assert (place / NAME).read_bytes() == DATA
 
     def test_without_room_it_is_said_what_to_do_and_nothing_is_lost(self, place, monkeypatch):
@@ -141,9 +141,9 @@ class TestTakingOver:
 
         monkeypatch.setattr(os, "statvfs", lambda path: Full if path == str(place) else real(path))
         with pytest.raises(
-            weights_placement.PlacementError, match=r"lies in .*before-volume and needs .*another disk"
+            weights_install.InstallError, match=r"lies in .*before-volume and needs .*another disk"
         ):
-            placement(place).bring(wanted(place), "missing")
+            installer(place).bring(wanted(place), "missing")
         assert (aside / NAME).read_bytes() == DATA
 
     @pytest.mark.parametrize("kind", ["link", "fifo", "directory", "shorter"])
@@ -161,7 +161,7 @@ class TestTakingOver:
         mounted(place)
         size = Path("/etc/passwd").stat().st_size if kind == "link" else len(DATA)
         assert mac_aside.find(str(place), NAME, size) == (None, None)
-        assert placement(place).take_over(wanted(place)) is None
+        assert installer(place).take_over(wanted(place)) is None
 
 
 class TestStaging:
@@ -193,14 +193,14 @@ class TestStaging:
     def test_a_run_soon_after_boot_looks_when_the_volume_is_there(self, place, monkeypatch):
         waits = []
         monkeypatch.setattr(os.path, "ismount", lambda path: len(waits) >= 2)
-        placement(place, on_volume=True).await_volume(waits.append)
-        placement(place).await_volume(waits.append)
+        installer(place, on_volume=True).await_volume(waits.append)
+        installer(place).await_volume(waits.append)
         assert waits == [1, 1]
 
     def test_a_volume_that_never_comes_is_the_reason(self, place, monkeypatch):
         monkeypatch.setattr(os.path, "ismount", lambda path: False)
-        with pytest.raises(weights_placement.PlacementError, match="is not mounted; nothing was fetched"):
+        with pytest.raises(weights_install.InstallError, match="is not mounted; nothing was fetched"):
             self.fetch(place, on_volume=True).run()
-        with pytest.raises(weights_placement.PlacementError, match="is not mounted; nothing is looked for"):
-            placement(place, on_volume=True).await_volume(lambda _seconds: None)
+        with pytest.raises(weights_install.InstallError, match="is not mounted; nothing is looked for"):
+            installer(place, on_volume=True).await_volume(lambda _seconds: None)
         assert [path.name for path in place.iterdir()] == [NAME]

@@ -13,7 +13,7 @@ from typing import Callable, Optional
 
 import pytest
 
-from ds4agent.weights import origin, placement, transport
+from ds4agent.weights import install, origin, transport
 from ds4agent.weights import token as weights_token
 
 DATA = bytes(number * 7 % 251 for number in range(200_000))
@@ -175,7 +175,7 @@ class TestTheToken:
         fetched = Fetched(hub.url + "/file", token=token)
         assert fetched.why.startswith("its token has line ends, blanks or letters") and hub.asked == []
         assert "hf_s" not in fetched.why and token not in fetched.why
-        place = placement.Placement(str(tmp_path), 0, 0)
+        place = install.Installer(str(tmp_path), 0, 0)
         place.token = lambda: token
         wanted = {"name": "f", "bytes": len(DATA), "urls": [hub.url + "/file", plain.url + "/file"]}
         refusals: dict[str, str] = {}
@@ -364,7 +364,7 @@ class TestBusy:
 
         monkeypatch.setattr(transport.Source, "__init__", patched)
         self.after(plain, 8, 429)
-        place = placement.Placement(str(tmp_path), 0, 0)
+        place = install.Installer(str(tmp_path), 0, 0)
         got: list[bytes] = []
 
         class Part:

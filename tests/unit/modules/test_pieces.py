@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ds4agent.weights import chunks, pieces, placement, progress, transport
+from ds4agent.weights import chunks, install, pieces, progress, transport
 from ds4agent.weights import fetch as weights_fetch
 from ds4agent.weights import stamp as weights_stamp
 
@@ -116,7 +116,7 @@ def test_a_file_in_pieces_is_brought_proven_and_takes_the_room_of_itself_alone(
     hub: Hub, base: str, tmp_path: Path
 ) -> None:
     hub.files.update(cut())
-    place = placement.Placement(str(tmp_path), os.getuid(), os.getgid())
+    place = install.Installer(str(tmp_path), os.getuid(), os.getgid())
     item = wanted(tmp_path, f"{base}/w.gguf")
     result = place.bring(item, place.look(item))
     assert (result["action"], result["sha256"]) == ("fetched", SHA)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ds4agent.weights import placement, progress
+from ds4agent.weights import install, progress
 from ds4agent.weights import route as weights_route
 from tests.unit.modules.test_weights import DATA, HEADER
 
@@ -48,7 +48,7 @@ def test_a_controller_that_is_away_is_waited_for_longer_than_a_source(route, mon
             return [0]
 
     monkeypatch.setattr(weights_route, "MAX_ROUNDS_PUSHED", 7)
-    with pytest.raises(placement.PlacementError, match="not connected: No such file"):
+    with pytest.raises(install.InstallError, match="not connected: No such file"):
         route.complete({"name": "w.gguf", "bytes": 1, "urls": URLS[:1]}, Part(), set())
     assert route.dialled.count("controller") == 7
 
@@ -57,6 +57,6 @@ def test_what_is_only_pushed_is_not_looked_for_on_the_mac_itself(tmp_path):
     (tmp_path / "source.gguf").write_bytes(DATA)
     item = {"name": "w.gguf", "path": str(tmp_path / "w.gguf"), "bytes": len(DATA), "header": HEADER}
     item.update(sha256=hashlib.sha256(DATA).hexdigest(), urls=["file://%s/source.gguf" % tmp_path])
-    place = placement.Placement(str(tmp_path), 0, 0)
-    with pytest.raises(placement.PlacementError, match="it is pushed by `fab stage`"):
+    place = install.Installer(str(tmp_path), 0, 0)
+    with pytest.raises(install.InstallError, match="it is pushed by `fab stage`"):
         place.bring(item, place.look(item))

@@ -8,7 +8,7 @@ from typing import Any, Callable
 import pytest
 
 from ds4agent.weights import fetch as weights_fetch
-from ds4agent.weights import placement, progress, transport
+from ds4agent.weights import install, progress, transport
 
 DATA = b"GGUF" + (3).to_bytes(4, "little") + bytes(16) + bytes(range(256)) * 64
 
@@ -85,14 +85,14 @@ def test_the_time_that_it_names_is_waited(tmp_path: Path) -> None:
 
 def test_it_is_given_up_in_the_end_with_its_reason(tmp_path: Path) -> None:
     run = Run(tmp_path, "https://hub/a", a=busy(10**6))
-    with pytest.raises(placement.PlacementError, match="hub: it is asked too often"):
+    with pytest.raises(install.InstallError, match="hub: it is asked too often"):
         run.run()
     assert transport.PATIENCE_S <= sum(run.slept) < 2 * transport.PATIENCE_S
 
 
 def test_a_source_that_lacks_the_file_is_not_waited_for_as_long(tmp_path: Path) -> None:
     run = Run(tmp_path, "https://hub/a", a=lacks)
-    with pytest.raises(placement.PlacementError, match="does not have this file"):
+    with pytest.raises(install.InstallError, match="does not have this file"):
         run.run()
     assert sum(run.slept) < 30
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ds4agent.weights import shelf, stamp
+from ds4agent.weights import stamp, store
 from tests.support.collection import module
 from tests.unit.modules.test_weights import DATA, HEADER
 
@@ -30,11 +30,11 @@ def put(root: Path, name: str, data: bytes = b"x", stamped: bool = False) -> str
 
 
 def needless(root: Path, *keep: str, known: tuple[str, ...] = (), wrong: bool = False) -> dict[str, str]:
-    needed = shelf.users(str(root))
+    needed = store.users(str(root))
     for name in keep:
         needed.setdefault(name, []).append("planned")
-    found = shelf.items(str(root / "models"))
-    return {item.name: why for item, why in shelf.needless(found, needed, known, wrong)}
+    found = store.items(str(root / "models"))
+    return {item.name: why for item, why in store.needless(found, needed, known, wrong)}
 
 
 class TestWhatIsThere:
@@ -54,7 +54,7 @@ class TestWhatIsThere:
             "b.gguf.orig",
         ):
             put(root, name)
-        found = {item.name: item for item in shelf.items(str(root / "models"))}
+        found = {item.name: item for item in store.items(str(root / "models"))}
         assert {name: item.kind for name, item in found.items()} == {
             "a.gguf": "proven",
             "b.gguf": "unproven",
@@ -70,16 +70,16 @@ class TestWhatIsThere:
 
     def test_a_link_is_not_ours(self, root):
         (root / "models" / "a.gguf").symlink_to("/etc/hosts")
-        assert shelf.items(str(root / "models")) == []
+        assert store.items(str(root / "models")) == []
 
     def test_a_part_counts_what_it_takes_and_not_what_it_will(self, root):
         os.truncate(put(root, "a.gguf.part.01.relay"), 1 << 30)
-        (part,) = shelf.items(str(root / "models"))
+        (part,) = store.items(str(root / "models"))
         assert part.bytes < 1 << 20
 
     def test_a_mac_without_the_directory_has_nothing(self, tmp_path):
-        assert shelf.items(str(tmp_path / "models")) == []
-        assert shelf.users(str(tmp_path)) == {}
+        assert store.items(str(tmp_path / "models")) == []
+        assert store.users(str(tmp_path)) == {}
 
 
 class TestEntries:
@@ -99,12 +99,12 @@ class TestEntries:
         return root / "kv"
 
     def test_those_of_now_and_before_stay_and_the_others_can_go(self, root, kv):
-        found = {item.name: item for item in shelf.kv_items(str(root))}
+        found = {item.name: item for item in store.kv_items(str(root))}
         assert set(found) == {f"kv/{name}" for name in (self.NOW, self.BEFORE, self.LONG_AGO)}
         assert all(item.bytes > 0 for item in found.values())
-        ((item, why),) = shelf.needless(found.values(), shelf.users(str(root)), (), False)
+        ((item, why),) = store.needless(found.values(), store.users(str(root)), (), False)
         assert item.name == f"kv/{self.LONG_AGO}" and why
-        shelf.remove(str(root / "models"), item)
+        store.remove(str(root / "models"), item)
         assert sorted(path.name for path in kv.iterdir()) == sorted((self.NOW, self.BEFORE, "somebody's"))
 
     def test_what_is_no_entry_in_them_neither_stops_nor_counts(self, root):
@@ -115,13 +115,13 @@ class TestEntries:
         (folder / "b.kv").symlink_to("nowhere")
         (folder / "c.kv").mkdir()
         (folder / "d.kv").write_bytes(b"x" * 4096)
-        (found,) = shelf.kv_items(str(root))
+        (found,) = store.kv_items(str(root))
         assert found.bytes == (folder / "d.kv").stat().st_blocks * 512
-        shelf.remove(str(root / "models"), found)
+        store.remove(str(root / "models"), found)
         assert not folder.exists()
 
     def test_a_mac_without_them_has_nothing(self, tmp_path):
-        assert shelf.kv_items(str(tmp_path)) == []
+        assert store.kv_items(str(tmp_path)) == []
 
 
 class TestWhoNeedsIt:
@@ -134,7 +134,7 @@ class TestWhoNeedsIt:
         before = {"path": "/e/server.conf", "kind": "file", "content": "weights=ee /m/e.gguf\n"}
         (root / "var/switch/previous.json").write_text(json.dumps({"files": [before]}))
         (root / "var/stage/order.json").write_text(json.dumps({"files": [{"name": "f.gguf"}]}))
-        assert shelf.users(str(root)) == {
+        assert store.users(str(root)) == {
             "a.gguf": ["served"],
             "b.gguf": ["configured", "current release"],
             "mtp.gguf": ["configured"],
@@ -145,7 +145,7 @@ class TestWhoNeedsIt:
 
     def test_the_copy_is_found_where_it_is_now(self, root):
         (root / "var" / "server.running.conf").write_text("weights=aa /m/a.gguf\nkv_dir=/k/flash-1\n")
-        assert shelf.users(str(root)) == {"a.gguf": ["served"], "kv/flash-1": ["served"]}
+        assert store.users(str(root)) == {"a.gguf": ["served"], "kv/flash-1": ["served"]}
 
     @pytest.mark.parametrize("kind", ["fifo", "dangling link", "directory", "endless"])
     def test_what_the_service_user_puts_in_its_place_stops_nobody(self, root, kind):
@@ -161,13 +161,13 @@ class TestWhoNeedsIt:
         else:
             path.touch()
             os.truncate(path, 1 << 40)
-        assert shelf.users(str(root)) == {"b.gguf": ["configured"]}
+        assert store.users(str(root)) == {"b.gguf": ["configured"]}
 
     def test_a_rollout_that_has_the_mac_is_named(self, root):
-        assert shelf.held_by(str(root)) == ""
+        assert store.held_by(str(root)) == ""
         lock = {"run_id": "r1", "owner": "eva", "since": "noon"}
         (root / "var/switch/lock.json").write_text(json.dumps(lock))
-        assert shelf.held_by(str(root)) == "rollout r1 of eva has this Mac since noon"
+        assert store.held_by(str(root)) == "rollout r1 of eva has this Mac since noon"
 
 
 class TestWhatCanGo:
@@ -205,7 +205,7 @@ class TestWhatCanGo:
         params = {"keep": [], "known": {}, "wrong": False, "root": str(root)}
 
         def pruned(staged):
-            chosen, needed = shelf.items(str(root / "models")), shelf.users(str(root))
+            chosen, needed = store.items(str(root / "models")), store.users(str(root))
             given = {**params, "staged": staged}
             found, _changed = module("ds4_shelf").prune(str(root / "models"), chosen, needed, given, True)
             return {one["name"]: (one["state"], one["why"]) for one in found}
@@ -218,8 +218,8 @@ class TestWhatCanGo:
         put(root, "a.gguf", stamped=True)
         put(root, "a.gguf.manifest")
         put(root, "b.gguf", stamped=True)
-        (item,) = [item for item in shelf.items(str(root / "models")) if item.name == "a.gguf"]
-        shelf.remove(str(root / "models"), item)
+        (item,) = [item for item in store.items(str(root / "models")) if item.name == "a.gguf"]
+        store.remove(str(root / "models"), item)
         assert sorted(path.name for path in (root / "models").iterdir()) == ["b.gguf", "b.gguf.stamp"]
 
 
@@ -246,23 +246,23 @@ class TestMarks:
             module("ds4_stage").Stage(str(root), str(root / "keys"), dry) for dry in (True, False)
         )
         rehearsal.unmark_used(str(root))
-        assert rehearsal.changed and shelf.staged(str(root)).keys() == {"used.gguf", "waiting.gguf"}
+        assert rehearsal.changed and store.staged(str(root)).keys() == {"used.gguf", "waiting.gguf"}
         real.unmark_used(str(root))
-        assert shelf.staged(str(root)) == {"waiting.gguf": "staged for flash-q4"}
+        assert store.staged(str(root)) == {"waiting.gguf": "staged for flash-q4"}
 
 
 class TestProvenAnew:
     @pytest.fixture
     def progress(self, tmp_path):
-        return shelf.Progress(len(DATA), path=str(tmp_path / "status"), clock=iter(range(99)).__next__)
+        return store.Progress(len(DATA), path=str(tmp_path / "status"), clock=iter(range(99)).__next__)
 
     def prove(self, root, progress, wanted=GOOD, data=DATA, **options):
         path = put(root, "a.gguf", data, stamped=True)
-        return path, shelf.prove(path, wanted, progress, **options)
+        return path, store.prove(path, wanted, progress, **options)
 
     def test_a_good_file_gets_a_new_stamp(self, root, progress):
         path = put(root, "a.gguf", DATA)
-        assert shelf.prove(path, GOOD, progress) == ("proven", "")
+        assert store.prove(path, GOOD, progress) == ("proven", "")
         assert stamp.read(path)[1]
         assert progress.values["done_bytes"] == len(DATA)
 
@@ -291,10 +291,10 @@ class TestProvenAnew:
     def test_without_the_catalogue_the_stamp_says_what_it_should_be(self, root):
         path = put(root, "a.gguf", DATA, stamped=True)
         Path(path).write_bytes(DATA[:-1] + b"X")
-        assert shelf.expected(path, {})["sha256"] == GOOD["sha256"]
-        assert shelf.expected(path, {"a.gguf": {"sha256": None}})["sha256"] == GOOD["sha256"]
-        assert shelf.expected(path, {"a.gguf": GOOD}) is GOOD
-        assert shelf.expected(put(root, "b.gguf"), {}) is None
+        assert store.expected(path, {})["sha256"] == GOOD["sha256"]
+        assert store.expected(path, {"a.gguf": {"sha256": None}})["sha256"] == GOOD["sha256"]
+        assert store.expected(path, {"a.gguf": GOOD}) is GOOD
+        assert store.expected(put(root, "b.gguf"), {}) is None
 
     def test_what_nobody_described_is_not_judged(self, root, progress):
         path, (state, _why) = self.prove(root, progress, wanted=None)
@@ -305,7 +305,7 @@ class TestProvenAnew:
         assert state == "unread" and progress.values["done_bytes"] == 0
 
     def test_progress_can_be_read_while_it_goes_on_and_is_gone_at_the_end(self, tmp_path):
-        progress = shelf.Progress(100, path=str(tmp_path / "status"), clock=iter(range(0, 99, 2)).__next__)
+        progress = store.Progress(100, path=str(tmp_path / "status"), clock=iter(range(0, 99, 2)).__next__)
         progress.read(40)
         said = json.loads((tmp_path / "status").read_text())
         assert (said["done_bytes"], said["total_bytes"]) == (40, 100)

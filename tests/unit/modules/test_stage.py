@@ -15,11 +15,10 @@ from typing import Any, Optional
 
 import pytest
 
-from ds4agent.weights import chunks, progress, proof, transport, window
+from ds4agent.weights import chunks, progress, proof, source_selection, transport, window
 from ds4agent.weights import fetch as weights_fetch
 from ds4agent.weights import peer as weights_peer
 from ds4agent.weights import route as weights_route
-from ds4agent.weights import scout as weights_scout
 from ds4agent.weights import seed as weights_seed
 from ds4agent.weights import stamp as weights_stamp
 
@@ -62,7 +61,7 @@ class Origin:
 def origin(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Origin]]:
     Origin.data, Origin.sent, Origin.breaks_after, Origin.delay_s = DATA, 0, None, 0.0
     monkeypatch.setattr(weights_route, "ROUND_S", 0.01)
-    monkeypatch.setattr(weights_scout, "RETRY_S", 0.3)
+    monkeypatch.setattr(source_selection, "RETRY_S", 0.3)
     yield Origin
 
 
@@ -175,8 +174,8 @@ def peer(name: str, wait: bool = True) -> dict[str, Any]:
 
 
 def chain(macs: dict[str, Mac]) -> None:
-    macs["a"].order([peer("b", False), peer("c", False)], relief={"by": "b"})
-    macs["b"].order([peer("a"), peer("c", False)], relief={"of": "a"})
+    macs["a"].order([peer("b", False), peer("c", False)], failover={"by": "b"})
+    macs["b"].order([peer("a"), peer("c", False)], failover={"of": "a"})
     macs["c"].order([peer("b"), peer("a")])
 
 
@@ -354,15 +353,15 @@ def test_a_disk_that_never_keeps_what_it_was_given_gets_no_file_in_place(
 def test_a_slow_mac_is_routed_around_and_left_alone_where_the_way_around_is_no_better(
     macs: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights_scout, "MIN_LEAD", 2)
+    monkeypatch.setattr(source_selection, "MIN_LEAD", 2)
     in_place(macs["a"], macs["b"])
     macs["b"].slow_s = 3.0  # far apart, as this machine may be busy
     macs["c"].order([peer("b"), peer("a")])
     macs["c"].run(macs)
     assert macs["c"].is_proven() and macs["c"].state.values["from"]["a"] > len(DATA) // 2
-    # The other way round: a look at the slower one costs a trial and no more.
+    # The other way round: a look at the slower one costs a measurement and no more.
     macs["c"].file.unlink()
-    monkeypatch.setattr(weights_scout, "RETRY_S", 0.15)
+    monkeypatch.setattr(source_selection, "RETRY_S", 0.15)
     macs["b"].slow_s, macs["a"].slow_s = 0.08, 1.5
     macs["c"].run(macs)
     assert macs["c"].is_proven() and macs["c"].state.values["from"]["b"] > len(DATA) // 2
@@ -379,14 +378,14 @@ class SlowLine(Origin):
 
 
 @pytest.fixture
-def relieved(macs: dict[str, Mac], monkeypatch: pytest.MonkeyPatch) -> dict[str, Mac]:
-    """A chain of which the second Mac may relieve the first one after looking for 0.3 s."""
-    monkeypatch.setattr(weights_scout, "MIN_LEAD", 2)
-    monkeypatch.setattr(weights_scout, "RELIEF_S", 1)
+def failing_over(macs: dict[str, Mac], monkeypatch: pytest.MonkeyPatch) -> dict[str, Mac]:
+    """A chain of which the second Mac may fail over after looking for 0.3 s."""
+    monkeypatch.setattr(source_selection, "MIN_LEAD", 2)
+    monkeypatch.setattr(source_selection, "FAILOVER_S", 1)
     monkeypatch.setattr(weights_route, "RANGE_BYTES", 4 * CHUNK)
     Origin.delay_s = 0.01
-    macs["a"].order([peer("b", False), peer("c", False)], relief={"by": "b"}, **SMALL)
-    macs["b"].order([peer("a"), peer("c", False)], relief={"of": "a", "cap_mbps": 0}, **SMALL)
+    macs["a"].order([peer("b", False), peer("c", False)], failover={"by": "b"}, **SMALL)
+    macs["b"].order([peer("a"), peer("c", False)], failover={"of": "a", "cap_mbps": 0}, **SMALL)
     macs["c"].order([peer("b"), peer("a")], **SMALL)
     return macs
 
@@ -399,37 +398,38 @@ def work(macs: dict[str, Mac], *names: str) -> None:
         assert macs[name].is_proven()
 
 
-def test_a_first_mac_with_a_slow_line_is_relieved_and_both_together_fetch_one_copy(
-    relieved: dict[str, Mac],
+def test_the_second_mac_fails_over_from_a_slow_line_and_both_together_fetch_one_copy(
+    failing_over: dict[str, Mac],
 ) -> None:
-    relieved["a"].line = SlowLine
-    work(relieved, *"abc")
-    came = {name: mac.state.values["from"] for name, mac in relieved.items()}
+    failing_over["a"].line = SlowLine
+    work(failing_over, *"abc")
+    came = {name: mac.state.values["from"] for name, mac in failing_over.items()}
     assert came["b"]["origin"] > 0 and came["a"]["b"] > 0 and "origin" not in came["c"]
     # Each took from the other what that one had fetched. Where they met, some of it was on its way to both.
     assert came["a"]["origin"] + came["b"]["origin"] < 1.5 * len(DATA)
 
 
-def test_a_first_mac_that_sends_slower_than_the_source_is_passed(relieved: dict[str, Mac]) -> None:
-    in_place(relieved["a"])
-    relieved["a"].order([], **SMALL)
-    relieved["a"].slow_s = 0.12
-    work(relieved, "b")
-    assert relieved["b"].state.values["from"]["origin"] > 0
+def test_a_first_mac_that_sends_slower_than_the_source_is_passed(failing_over: dict[str, Mac]) -> None:
+    in_place(failing_over["a"])
+    failing_over["a"].order([], **SMALL)
+    failing_over["a"].slow_s = 0.12
+    work(failing_over, "b")
+    assert failing_over["b"].state.values["from"]["origin"] > 0
 
 
-class Look:
-    """A second Mac's scout by a clock of its own: the first Mac has as much as this one and gets no more."""
+class Second:
+    """A second Mac's source selection by a clock of its own: the first Mac has as much as this one and gets
+    no more."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 0.0
-        order = {"id": "1", "files": [], "peers": [peer("a")], "relief": {"of": "a", "cap_mbps": 0}}
+        order = {"id": "1", "files": [], "peers": [peer("a")], "failover": {"of": "a", "cap_mbps": 0}}
         state = progress.State(str(folder), order)
         self.route = weights_route.Route(order, state, None, None, clock=lambda: self.now_s)
         self.part = chunks.ChunkedPart(str(folder / "f"), "r", 4000 * CHUNK, CHUNK)
         self.wanted = {"name": "f", "urls": ["https://origin/f"]}
         self.source = {"name": "origin", "url": "https://origin/f"}
-        monkeypatch.setattr(weights_scout, "RETRY_S", 20)
+        monkeypatch.setattr(source_selection, "RETRY_S", 20)
         monkeypatch.setattr(self.route, "connect", lambda _target: self)
         self.asked, self.state = True, "fetching"
 
@@ -444,7 +444,7 @@ class Look:
 
     def left_after(self, source: dict[str, Any], rate: float, seconds: int) -> Optional[int]:
         """The second at which the source is left that gives so many chunks a second; None when it is kept."""
-        scout = weights_scout.Scout(self.route, source, self.wanted, self.part, set())
+        selection = source_selection.SourceSelection(self.route, source, self.wanted, self.part, set())
         fetched = 0.0
         for second in range(1, seconds + 1):
             self.now_s += 1
@@ -453,8 +453,8 @@ class Look:
                 self.part.done[len(self.part.done)] = "0" * 64
                 fetched -= 1
             try:
-                scout.look()
-            except weights_scout.Better:
+                selection.look()
+            except source_selection.Better:
                 return second
         return None
 
@@ -462,110 +462,116 @@ class Look:
 def test_the_source_is_tried_once_and_left_where_it_gives_little_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = Look(tmp_path, monkeypatch)
-    assert look.left_after(peer("a"), 1.0, 60) == 20 and look.route.relief.going
-    assert look.left_after(look.source, 1.4, 60) == 20 and not look.route.rests("a")
-    look.route.relief.end()
-    assert look.left_after(peer("a"), 1.0, weights_scout.AGAIN_S - 60) is None
+    second = Second(tmp_path, monkeypatch)
+    assert second.left_after(peer("a"), 1.0, 60) == 20 and second.route.failover.going
+    assert second.left_after(second.source, 1.4, 60) == 20 and not second.route.rests("a")
+    second.route.failover.end()
+    assert second.left_after(peer("a"), 1.0, source_selection.AGAIN_S - 60) is None
 
 
 def test_the_source_is_kept_where_it_gives_clearly_more_and_tried_again_only_when_it_would(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = Look(tmp_path, monkeypatch)
-    assert look.left_after(peer("a"), 1.0, 60) == 20
-    assert look.left_after(look.source, 2.0, 200) is None and look.route.rests("a")
-    look.route.relief.end()
-    assert look.left_after(peer("a"), 1.4, 200) is None
-    assert look.left_after(peer("a"), 1.0, 60) == 20
+    second = Second(tmp_path, monkeypatch)
+    assert second.left_after(peer("a"), 1.0, 60) == 20
+    assert second.left_after(second.source, 2.0, 200) is None and second.route.rests("a")
+    second.route.failover.end()
+    assert second.left_after(peer("a"), 1.4, 200) is None
+    assert second.left_after(peer("a"), 1.0, 60) == 20
 
 
 def test_where_chunks_come_slowly_it_takes_longer_to_say_how_slowly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = Look(tmp_path, monkeypatch)
-    assert look.left_after(peer("a"), 0.08, 200) == 60
-    assert Look(tmp_path, monkeypatch).left_after(peer("a"), 0.0, 200) == 80
+    second = Second(tmp_path, monkeypatch)
+    assert second.left_after(peer("a"), 0.08, 200) == 60
+    assert Second(tmp_path, monkeypatch).left_after(peer("a"), 0.0, 200) == 80
 
 
-def test_at_the_end_of_a_file_nobody_is_relieved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    look = Look(tmp_path, monkeypatch)
+def test_at_the_end_of_a_file_there_is_no_failover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second = Second(tmp_path, monkeypatch)
     # What is left takes less than five minutes.
-    assert look.left_after(peer("a"), 13.0, 100) is None
+    assert second.left_after(peer("a"), 13.0, 100) is None
 
 
 @pytest.mark.parametrize(
     "order",
-    [{"relief": {"of": "a", "cap_mbps": 0.2}}, {"rate_limit_mbps": 0.2, "relief": {"of": "a"}}, {}],
+    [{"failover": {"of": "a", "cap_mbps": 0.2}}, {"rate_limit_mbps": 0.2, "failover": {"of": "a"}}, {}],
     ids=["the cap of the first", "its own cap", "not the second"],
 )
-def test_who_may_give_no_more_is_not_slow(relieved: dict[str, Mac], order: dict[str, Any]) -> None:
-    relieved["a"].line = SlowLine
-    state = relieved["b"].state = progress.State(str(relieved["b"].var), {"id": "1", "files": []})
-    relieved["b"].order([peer("a")], **order, **SMALL)
-    given = json.loads((relieved["b"].var / "order.json").read_text())
+def test_who_may_give_no_more_is_not_slow(failing_over: dict[str, Mac], order: dict[str, Any]) -> None:
+    failing_over["a"].line = SlowLine
+    state = failing_over["b"].state = progress.State(str(failing_over["b"].var), {"id": "1", "files": []})
+    failing_over["b"].order([peer("a")], **order, **SMALL)
+    given = json.loads((failing_over["b"].var / "order.json").read_text())
     route = weights_route.Route(given, state, None, None)
     (wanted,) = given["files"]
     part = chunks.ChunkedPart(wanted["path"], "r", len(DATA), CHUNK // 4).open()
-    scout = weights_scout.Scout(route, given["peers"][0], wanted, part, set())
-    scout.rate, scout.is_sure = 2.0, True
-    assert scout._target() is None
+    selection = source_selection.SourceSelection(route, given["peers"][0], wanted, part, set())
+    selection.rate, selection.is_sure = 2.0, True
+    assert selection._target() is None
     # With neither a cap nor another one in its way it would look.
-    free = weights_route.Route({**given, "rate_limit_mbps": 0, "relief": {"of": "a"}}, state, None, None)
-    other = weights_scout.Scout(free, given["peers"][0], wanted, part, set())
+    free = weights_route.Route({**given, "rate_limit_mbps": 0, "failover": {"of": "a"}}, state, None, None)
+    other = source_selection.SourceSelection(free, given["peers"][0], wanted, part, set())
     other.rate, other.is_sure = 2.0, True
     assert other._target() == peer("a")
     part.close()
 
 
 def test_a_first_mac_that_still_hashes_what_it_found_is_not_slow(
-    relieved: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
+    failing_over: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on, asked, decide = threading.Event(), [], weights_scout.Scout._decide
-    monkeypatch.setattr(weights_scout.Scout, "_decide", lambda *given: (decide(*given), asked.append(given)))
-    adopt = weights_fetch.Placement.adopt
-    monkeypatch.setattr(weights_fetch.Placement, "adopt", lambda *given: (go_on.wait(20), adopt(*given))[1])
-    relieved["a"].file.write_bytes(DATA)
+    go_on, asked, decide = threading.Event(), [], source_selection.SourceSelection._decide
+    monkeypatch.setattr(
+        source_selection.SourceSelection, "_decide", lambda *given: (decide(*given), asked.append(given))
+    )
+    adopt = weights_fetch.Installer.adopt
+    monkeypatch.setattr(weights_fetch.Installer, "adopt", lambda *given: (go_on.wait(20), adopt(*given))[1])
+    failing_over["a"].file.write_bytes(DATA)
     for name in "ab":
-        relieved[name].start(relieved)
+        failing_over[name].start(failing_over)
     until(lambda: asked)
     go_on.set()
     for name in "ab":
-        relieved[name].join()
-    assert relieved["b"].is_proven() and Origin.sent == 0
+        failing_over[name].join()
+    assert failing_over["b"].is_proven() and Origin.sent == 0
 
 
 def test_a_first_mac_that_is_paused_is_not_slow(
-    relieved: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
+    failing_over: dict[str, Mac], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, decide = [], weights_scout.Scout._decide
-    monkeypatch.setattr(weights_scout.Scout, "_decide", lambda *given: (decide(*given), asked.append(given)))
-    (relieved["a"].var / "control").write_text("pause")
+    asked, decide = [], source_selection.SourceSelection._decide
+    monkeypatch.setattr(
+        source_selection.SourceSelection, "_decide", lambda *given: (decide(*given), asked.append(given))
+    )
+    (failing_over["a"].var / "control").write_text("pause")
     for name in "ab":
-        relieved[name].start(relieved)
+        failing_over[name].start(failing_over)
     until(lambda: asked)
-    assert Origin.sent == 0 and relieved["b"].state.values["source"] == "a"
-    (relieved["a"].var / "control").write_text("run")
+    assert Origin.sent == 0 and failing_over["b"].state.values["source"] == "a"
+    (failing_over["a"].var / "control").write_text("run")
     for name in "ab":
-        relieved[name].join()
+        failing_over[name].join()
 
 
-def test_a_second_mac_whose_first_one_dies_in_its_relief_fetches_the_rest(relieved: dict[str, Mac]) -> None:
-    relieved["a"].line = SlowLine
-    relieved["b"].start(relieved)
-    relieved["a"].start(relieved)
+def test_the_second_mac_fetches_the_rest_when_the_first_dies_in_the_failover(
+    failing_over: dict[str, Mac],
+) -> None:
+    failing_over["a"].line = SlowLine
+    failing_over["b"].start(failing_over)
+    failing_over["a"].start(failing_over)
     until(lambda: Origin.sent > 6 * CHUNK)
-    relieved["a"].is_off = True
-    (relieved["a"].var / "control").write_text("abort")
-    relieved["b"].join()
-    assert relieved["b"].is_proven()
+    failing_over["a"].is_off = True
+    (failing_over["a"].var / "control").write_text("abort")
+    failing_over["b"].join()
+    assert failing_over["b"].is_proven()
     # The first one comes back and takes from the second what it lacks.
-    assert relieved["a"].thread
-    relieved["a"].thread.join(30)
-    (relieved["a"].var / "control").write_text("run")
-    relieved["a"].is_off, relieved["a"].error = False, None
+    assert failing_over["a"].thread
+    failing_over["a"].thread.join(30)
+    (failing_over["a"].var / "control").write_text("run")
+    failing_over["a"].is_off, failing_over["a"].error = False, None
     before = Origin.sent
-    work(relieved, "a")
+    work(failing_over, "a")
     assert Origin.sent == before
 
 
@@ -792,11 +798,11 @@ def test_no_trouble_ever_leaves_a_wrong_file_in_place(
 ) -> None:
     rng, disk = random.Random(seed), BadDisk(monkeypatch)
     chain(macs)
-    # So that the second one relieves the first in some of the attempts.
+    # So that the second one fails over in some of the attempts.
     for module, name, value in (
-        (weights_scout, "RETRY_S", 0.1),
-        (weights_scout, "MIN_LEAD", 2),
-        (weights_scout, "RELIEF_S", 0.1),
+        (source_selection, "RETRY_S", 0.1),
+        (source_selection, "MIN_LEAD", 2),
+        (source_selection, "FAILOVER_S", 0.1),
         (weights_route, "RANGE_BYTES", 2 * CHUNK),
     ):
         monkeypatch.setattr(module, name, value)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ds4agent.weights import gguf as weights_gguf
+from ds4agent.weights import install, transport
 from ds4agent.weights import part as weights_part
-from ds4agent.weights import placement, transport
 from ds4agent.weights import stamp as weights_stamp
 
 MIB = 1024 * 1024
@@ -106,8 +106,8 @@ def url(mood: Mood) -> Iterator[str]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> placement.Placement:
-    return placement.Placement(str(tmp_path), os.getuid(), os.getgid())
+def place(tmp_path: Path) -> install.Installer:
+    return install.Installer(str(tmp_path), os.getuid(), os.getgid())
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def wanted(folder: Path, *urls: str, data: bytes = DATA, **other: object) -> dic
     return {**entry, "sha256": hashlib.sha256(data).hexdigest(), "header": HEADER, **other}
 
 
-def bring(place: placement.Placement, item: dict) -> dict:
+def bring(place: install.Installer, item: dict) -> dict:
     return place.bring(item, place.look(item))
 
 
@@ -225,7 +225,7 @@ class TestFetching:
     )
     def test_a_refusal_names_the_source_and_the_reason(self, place, tmp_path, url, mood, statuses, why):
         mood.statuses = statuses
-        with pytest.raises(placement.PlacementError, match=why):
+        with pytest.raises(install.InstallError, match=why):
             bring(place, wanted(tmp_path, url))
 
     def test_a_token_that_cannot_be_sent_in_clear_is_not_asked_for_again(self, place, tmp_path, url, mood):
@@ -233,14 +233,14 @@ class TestFetching:
         Path(place.token_file).write_text("HF_TOKEN=hf_secret\n")
         Path(place.token_file).chmod(0o600)
         mood.statuses = [(403, {"X-Error-Code": "GatedRepo"})]
-        with pytest.raises(placement.PlacementError, match=r"wants a token .* over https alone") as error:
+        with pytest.raises(install.InstallError, match=r"wants a token .* over https alone") as error:
             bring(place, wanted(tmp_path, url))
         assert "hf_secret" not in str(error.value)
         assert mood.statuses == [] and len(mood.log) == 1
 
     def test_another_size_at_the_source_is_refused_before_it_is_fetched(self, place, tmp_path, url, mood):
         item = wanted(tmp_path, url, bytes=len(DATA) + 5)
-        with pytest.raises(placement.PlacementError, match=f"its file has {len(DATA)} bytes"):
+        with pytest.raises(install.InstallError, match=f"its file has {len(DATA)} bytes"):
             bring(place, item)
 
     @pytest.mark.parametrize(("scheme", "sent"), [("https", "Bearer t"), ("http", None)])
@@ -261,8 +261,8 @@ class TestFetching:
         token = tmp_path / "token"
         token.write_text("secret")
         token.chmod(0o644)
-        place = placement.Placement(str(tmp_path), os.getuid(), os.getgid(), token_file=str(token))
-        with pytest.raises(placement.PlacementError, match="mode 0600"):
+        place = install.Installer(str(tmp_path), os.getuid(), os.getgid(), token_file=str(token))
+        with pytest.raises(install.InstallError, match="mode 0600"):
             bring(place, wanted(tmp_path, url))
 
     def test_a_rate_cap_waits_as_long_as_the_bytes_would_take(self):
@@ -287,7 +287,7 @@ class TestFullDisk:
 
         monkeypatch.setattr(os, "write", write)
         item = wanted(tmp_path, url)
-        with pytest.raises(placement.PlacementError, match="is full: 2097152 of 3145728 bytes"):
+        with pytest.raises(install.InstallError, match="is full: 2097152 of 3145728 bytes"):
             bring(place, item)
         monkeypatch.setattr(os, "write", real)
         assert bring(place, item)["fetched_bytes"] == len(DATA) - 2 * MIB
@@ -310,14 +310,14 @@ class TestFullDisk:
         monkeypatch.setattr(os, "write", write)
         monkeypatch.setattr(weights_part.Part, "sync", sync)
         item = wanted(tmp_path, url)
-        with pytest.raises(placement.PlacementError, match="is full: 1048576 of 3145728 bytes"):
+        with pytest.raises(install.InstallError, match="is full: 1048576 of 3145728 bytes"):
             bring(place, item)
         monkeypatch.setattr(os, "write", real_write)
         full.clear()
         assert bring(place, item)["fetched_bytes"] == len(DATA) - MIB
 
     def test_a_file_that_cannot_fit_is_refused_before_the_first_byte(self, place, tmp_path, url, mood):
-        with pytest.raises(placement.PlacementError, match="nothing was fetched"):
+        with pytest.raises(install.InstallError, match="nothing was fetched"):
             bring(place, wanted(tmp_path, url, bytes=1 << 60))
         assert mood.log == []
 
@@ -337,7 +337,7 @@ class TestFullDisk:
 
     def test_a_fetch_that_got_nothing_leaves_nothing(self, place, tmp_path, url, mood):
         mood.statuses = [(404, {})]
-        with pytest.raises(placement.PlacementError):
+        with pytest.raises(install.InstallError):
             bring(place, wanted(tmp_path, url))
         assert list(tmp_path.iterdir()) == []
 
@@ -366,7 +366,7 @@ class TestProof:
     def test_wrong_bytes_are_kept_aside_and_never_in_place(self, place, tmp_path, url, mood):
         mood.data = DATA[:-1] + b"X"
         item = wanted(tmp_path, url)
-        with pytest.raises(placement.PlacementError, match="sha256 is .* kept as .*file.gguf.sha-mismatch"):
+        with pytest.raises(install.InstallError, match="sha256 is .* kept as .*file.gguf.sha-mismatch"):
             bring(place, item)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["file.gguf.sha-mismatch"]
 
@@ -396,7 +396,7 @@ class TestProof:
     def test_another_model_under_the_same_name_is_refused_by_its_header(self, place, tmp_path, url, mood):
         mood.data = other = gguf(3 * MIB, layers=61)
         item = wanted(tmp_path, url, data=other)
-        with pytest.raises(placement.PlacementError, match="deepseek4.block_count is 61, not 43"):
+        with pytest.raises(install.InstallError, match="deepseek4.block_count is 61, not 43"):
             bring(place, item)
 
     def test_a_file_without_published_hash_is_stamped_with_its_own(self, place, tmp_path, url):
@@ -449,13 +449,13 @@ class TestLink:
 
 
 class TestUpstreamScript:
-    def make(self, tmp_path: Path, body: str) -> placement.Placement:
+    def make(self, tmp_path: Path, body: str) -> install.Installer:
         release = tmp_path / "release"
         release.mkdir()
         (release / "download_model.sh").write_text("#!/bin/sh\n" + body)
         models = tmp_path / "models"
         models.mkdir()
-        return placement.Placement(
+        return install.Installer(
             str(models), os.getuid(), os.getgid(), "upstream", "q2-imatrix", str(release), 0, None, 30
         )
 
@@ -468,7 +468,7 @@ class TestUpstreamScript:
 
     def test_wrong_content_is_put_aside(self, tmp_path):
         place = self.make(tmp_path, 'echo hello > "$DS4_GGUF_DIR/file.gguf"\n')
-        with pytest.raises(placement.PlacementError, match="6 bytes"):
+        with pytest.raises(install.InstallError, match="6 bytes"):
             bring(place, wanted(tmp_path / "models"))
         assert (tmp_path / "models" / "file.gguf.sha-mismatch").exists()
 
@@ -476,5 +476,5 @@ class TestUpstreamScript:
         place = self.make(
             tmp_path, 'echo "Large GGUF downloads require the official Hugging Face CLI."; exit 1\n'
         )
-        with pytest.raises(placement.PlacementError, match="status 1 .*Hugging Face CLI"):
+        with pytest.raises(install.InstallError, match="status 1 .*Hugging Face CLI"):
             bring(place, wanted(tmp_path / "models"))

@@ -21,8 +21,8 @@ from ..mac import parse, safe
 from ..mac.run import argv, run_all
 from ..switch.core import conf_values
 from ..switch.state import Places, read_json, text_of
-from ..weights import shelf
 from ..weights import stamp as weights_stamp
+from ..weights import store
 from . import document
 
 LABEL = "com.ds4fleet.server"
@@ -120,8 +120,8 @@ def _before(state: dict[str, Any] | None) -> document.Version | None:
 
 def weights(root: str) -> document.Weights:
     """The directory of weights, and who needs what is in it."""
-    folder, needed, found = root + "/models", shelf.users(root), []
-    for item in shelf.items(folder)[: document.MAX_FILES]:
+    folder, needed, found = root + "/models", store.users(root), []
+    for item in store.items(folder)[: document.MAX_FILES]:
         path = os.path.join(folder, item.name)
         try:
             size = os.stat(path).st_size
@@ -145,7 +145,7 @@ def staging(_root: str) -> document.Progress:
 
 def verifying(_root: str) -> document.Progress:
     """How far the verification of weights is."""
-    return _progress(shelf.STATUS)
+    return _progress(store.STATUS)
 
 
 def _progress(path: str) -> document.Progress:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ..mac.run import locked
 from . import chunks, pieces, route, stamp, window
 from . import peer as weights_peer
-from .placement import FULL, Placement, PlacementError
+from .install import FULL, Installer, InstallError
 from .progress import Aborted, State
 from .proof import MISMATCH, judge, put_aside
 from .transport import Source
@@ -31,7 +31,7 @@ FOLDER = "/opt/ds4/var/stage"
 #: Held by ds4_weights too: nobody else writes into the directory meanwhile.
 LOCK = "/var/run/ds4-weights.lock"
 LOCK_TIMEOUT_S = 5
-#: Trials of the whole against the catalogue.
+#: How often the whole is checked against the catalogue.
 MAX_PROOFS = 4
 #: So long the volume may take to be mounted.
 VOLUME_S = 900
@@ -56,8 +56,8 @@ class Fetch:
         source = source or Source
         self.wait = wait
         self.lent = os.path.join(folder, TOKEN)
-        self.placement = Placement(folder=order["dir"], uid=0, gid=0)
-        self.placement.uid, self.placement.gid = order.get("uid", 0), order.get("gid", 0)
+        self.installer = Installer(folder=order["dir"], uid=0, gid=0)
+        self.installer.uid, self.installer.gid = order.get("uid", 0), order.get("gid", 0)
         self.route = route.Route(
             order,
             state,
@@ -67,7 +67,7 @@ class Fetch:
         )
 
     def run(self) -> None:
-        """All files of the order; raises PlacementError, Aborted."""
+        """All files of the order; raises InstallError, Aborted."""
         self._await_volume()
         for wanted in self.order["files"]:
             self.state.values["file"] = wanted["name"]
@@ -89,22 +89,22 @@ class Fetch:
                 raise Aborted
             self.state.values["reason"] = "waits for the volume of %s" % self.order["dir"]
             self.wait(1)
-        raise PlacementError("the volume of %s is not mounted; nothing was fetched" % self.order["dir"])
+        raise InstallError("the volume of %s is not mounted; nothing was fetched" % self.order["dir"])
 
     def _token(self) -> str:
-        self.placement.token_file = self.lent if os.path.exists(self.lent) else self.order.get("token_file")
-        return self.placement.token()
+        self.installer.token_file = self.lent if os.path.exists(self.lent) else self.order.get("token_file")
+        return self.installer.token()
 
     def _bring(self, wanted: Wanted) -> None:
-        look = self.placement.look(wanted)
+        look = self.installer.look(wanted)
         if look == "unproven":
             self.state.values["state"] = "proving"
-            adopted, hashed = self.placement.adopt(wanted)
+            adopted, hashed = self.installer.adopt(wanted)
             self.state.values["hashed_bytes"] += hashed
             look = "proven" if adopted else "missing"
         if look == "missing":
             self.state.values["state"] = "proving"
-            taken = self.placement.take_over(wanted)
+            taken = self.installer.take_over(wanted)
             self.state.values["hashed_bytes"] += taken["hashed_bytes"] if taken else 0
             look = "proven" if taken else look
         if look == "proven":
@@ -119,7 +119,7 @@ class Fetch:
             if error.errno not in FULL:
                 raise
             sentence = "%s is full: %d of %d bytes of %s are there and are kept"
-            raise PlacementError(
+            raise InstallError(
                 sentence % (self.order["dir"], part.done_bytes, wanted["bytes"], wanted["name"])
             ) from None
         finally:
@@ -132,12 +132,12 @@ class Fetch:
         for _trial in range(MAX_PROOFS):
             try:
                 senders = self.route.complete(wanted, part, refused)
-            except PlacementError as error:
+            except InstallError as error:
                 if not wrong:
                     raise
                 # What came before is the reason; that nobody else has the file only follows from it.
                 sentence = "%s is not what was asked for: %s; no other source has it (%s)"
-                raise PlacementError(sentence % (wanted["name"], wrong, error)) from None
+                raise InstallError(sentence % (wanted["name"], wrong, error)) from None
             self.state.values["state"] = "proving"
             digest = part.whole.hexdigest()
             # The disk has the last word: what was hashed on its way in may have been damaged since.
@@ -150,7 +150,7 @@ class Fetch:
             wrong = judge(part.path, wanted, digest)
             if not wrong:
                 part.place()
-                self.placement.settle(wanted["path"], digest)
+                self.installer.settle(wanted["path"], digest)
                 return
             # Received as they were sent: whoever sent them has a wrong file, a peer sooner than a source.
             # What an earlier run left may be from anybody.
@@ -159,7 +159,7 @@ class Fetch:
             part.drop(self._to_drop(wanted, part))
         os.unlink(part.journal.path)
         aside = put_aside(part.path, wanted["path"])
-        raise PlacementError(
+        raise InstallError(
             "%s is not what was asked for: %s; kept as %s, it is not linked and not served"
             % (wanted["name"], wrong, aside)
         )
@@ -184,7 +184,7 @@ class Fetch:
             os.unlink(aside)
             free += wanted["bytes"]
         if need > free:
-            raise PlacementError(
+            raise InstallError(
                 "%s has %d bytes free, %s still needs %d: make room or raise the quota; nothing was fetched"
                 % (self.order["dir"], free, wanted["name"], need)
             )
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] = ()) -> None:
             ended = {"state": "done", "source": "", "reason": ""}
         except Aborted:
             ended = {"state": "aborted", "reason": "aborted by the operator"}
-        except (PlacementError, TimeoutError, ValueError) as error:
+        except (InstallError, TimeoutError, ValueError) as error:
             ended = {"state": "failed", "error": str(error)}
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, TOKEN))

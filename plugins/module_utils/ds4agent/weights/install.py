@@ -35,7 +35,7 @@ TAIL_LINES, TAIL_BYTES = 10, 65536
 ENVIRONMENT = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C", "LC_ALL": "C", "HOME": "/var/root"}
 
 
-class PlacementError(Exception):
+class InstallError(Exception):
     """One sentence for the operator, and facts for the module's result."""
 
     def __init__(self, sentence: str, **facts: Any) -> None:
@@ -43,11 +43,11 @@ class PlacementError(Exception):
         self.facts = facts
 
 
-class NoRoom(PlacementError):
+class NoRoom(InstallError):
     """The volume or its quota is full."""
 
 
-class Placement:
+class Installer:
     """Everything about one directory of weights."""
 
     def __init__(
@@ -79,13 +79,13 @@ class Placement:
     def await_volume(self, wait: Callable[[float], object] = time.sleep) -> None:
         """Soon after boot the volume may be on its way, and would hide what is put in its place meanwhile.
 
-        PlacementError when it does not come.
+        InstallError when it does not come.
         """
         for _second in range(VOLUME_S):
             if not self.on_volume or os.path.ismount(self.folder):
                 return
             wait(1)
-        raise PlacementError(
+        raise InstallError(
             "the volume of %s is not mounted; nothing is looked for or put in its place" % self.folder
         )
 
@@ -110,7 +110,7 @@ class Placement:
             stamp, _valid = weights_stamp.read(wanted["path"])
             return _result(wanted, "kept", stamp["sha256"] if stamp else None)
         if not os.path.isdir(self.folder):
-            raise PlacementError("weights directory %s does not exist: is its volume mounted?" % self.folder)
+            raise InstallError("weights directory %s does not exist: is its volume mounted?" % self.folder)
         hashed_bytes = 0
         if state == "unproven":
             adopted, hashed_bytes = self.adopt(wanted)
@@ -152,7 +152,7 @@ class Placement:
         except (NoRoom, OSError) as error:
             if isinstance(error, OSError) and error.errno not in FULL:
                 sentence = "%s cannot be taken over from %s: %s"
-                raise PlacementError(sentence % (wanted["name"], folder, error.strerror)) from None
+                raise InstallError(sentence % (wanted["name"], folder, error.strerror)) from None
             sentence = (
                 "%s has no room for %s, which lies in %s and needs %d bytes: make room, or move that file to"
                 " another disk and name that in ds4_weights_sources"
@@ -195,7 +195,7 @@ class Placement:
             fetched = part.done_bytes - start
         except OSError as error:
             if error.errno not in FULL:
-                raise PlacementError("%s cannot be written: %s" % (part.path, error.strerror)) from None
+                raise InstallError("%s cannot be written: %s" % (part.path, error.strerror)) from None
             # On a full disk closing gives up the end of the part; what is said is what is left.
             part.close()
             raise NoRoom(
@@ -206,7 +206,7 @@ class Placement:
             part.close()
             self._clear_status()
         if part.done_bytes < wanted["bytes"]:
-            raise PlacementError(
+            raise InstallError(
                 "%s could not be fetched, %d of %d bytes are kept for the next run: %s"
                 % (
                     wanted["name"],
@@ -274,11 +274,11 @@ class Placement:
             stderr=subprocess.STDOUT,
         )
         if done.cut:
-            raise PlacementError("download_model.sh took longer than %d s; it resumes" % self.timeout_s)
+            raise InstallError("download_model.sh took longer than %d s; it resumes" % self.timeout_s)
         tail = " / ".join(done.stdout.strip().splitlines()[-TAIL_LINES:])
         path = wanted["path"]
         if not os.path.isfile(path):
-            raise PlacementError(
+            raise InstallError(
                 "download_model.sh %s ended with status %d and without %s: %s"
                 % (target_name, done.returncode, wanted["name"], tail)
             )
@@ -302,7 +302,7 @@ class Placement:
         if dry:
             return True
         if not os.path.isdir(os.path.dirname(path)):
-            raise PlacementError("%s cannot be linked: its release is not built" % path)
+            raise InstallError("%s cannot be linked: its release is not built" % path)
         temporary = path + ".new"
         if os.path.lexists(temporary):
             os.unlink(temporary)
@@ -325,14 +325,14 @@ class Placement:
     def token(self) -> str:
         """What the token file holds, as it is or as HF_TOKEN=…; "" without one.
 
-        PlacementError when others can read it.
+        InstallError when others can read it.
         """
         if not self.token_file:
             return ""
         try:
             return weights_token.read(self.token_file)
         except ValueError as error:
-            raise PlacementError(str(error)) from None
+            raise InstallError(str(error)) from None
 
     def settle(self, path: str, digest: str) -> None:
         """Owner, mode and stamp of a file that was just proven."""
@@ -341,8 +341,8 @@ class Placement:
         weights_stamp.write(path, digest)
         flush_folder(os.path.dirname(path))
 
-    def _refuse(self, wanted: Wanted, aside: str, wrong: str, source: str | None) -> PlacementError:
-        return PlacementError(
+    def _refuse(self, wanted: Wanted, aside: str, wrong: str, source: str | None) -> InstallError:
+        return InstallError(
             "%s from %s is not what was asked for: %s; kept as %s, it is not linked and not served"
             % (wanted["name"], source, wrong, aside),
             aside=aside,

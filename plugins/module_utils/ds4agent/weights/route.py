@@ -4,7 +4,7 @@
 
 The order names the sources from the nearest to the farthest: peers ahead in the chain, peers behind it, the
 first Mac of another region, the source itself. A source that failed rests for a while. Meanwhile the work
-goes on with the next one, and weights.scout looks in the background for a better one.
+goes on with the next one, and weights.source_selection looks in the background for a better one.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
-from . import chunks, pieces
+from . import chunks, pieces, source_selection
 from . import peer as weights_peer
-from . import scout as weights_scout
+from .install import FULL, InstallError
 from .origin import SourceError
-from .placement import FULL, PlacementError
 from .progress import Aborted, Counted, Held, State
 from .transport import (
     BRIEF_PATIENCE_S,
@@ -72,14 +71,14 @@ class Route:
             "wide": True,
         }
         self.resting: dict[str, float] = {}
-        #: (name left for a trial, chunks a second that it gave, name on trial)
-        self.trial: tuple[str, float, str] | None = None
-        self.relief = weights_scout.Relief(order.get("relief") or {})
+        #: (source that was left, its chunks a second, source that is measured)
+        self.measurement: tuple[str, float, str] | None = None
+        self.failover = source_selection.Failover(order.get("failover") or {})
 
     def complete(self, wanted: Wanted, part: chunks.ChunkedPart, refused: set[str]) -> set[str]:
-        """Fetch what is missing; returns the names of those who sent it. PlacementError when nobody does."""
+        """Fetch what is missing; returns the names of the senders. InstallError when there is none."""
         senders, rounds, why, fresh, waited_s = set(), 0, {}, not part.done, 0
-        self.relief.end()
+        self.failover.end()
         most = MAX_ROUNDS_PUSHED if self.pushed in self.sources(wanted) else MAX_ROUNDS
         while part.missing():
             self._hold()
@@ -87,8 +86,8 @@ class Route:
             before, tried, busy_s = len(part.done), set(refused), 0
             while part.missing():
                 # Those behind us can only have something when this is not the first attempt, or when one
-                # of them relieves us.
-                with_behind = not fresh or rounds > 0 or self.relief.elsewhere
+                # of them has taken our place at the origin.
+                with_behind = not fresh or rounds > 0 or self.failover.elsewhere
                 source = self._choose(wanted, tried, with_behind)
                 if source is None:
                     break
@@ -97,7 +96,7 @@ class Route:
                 self.state.values["source"] = name
                 try:
                     self._pull(source, wanted, part, refused)
-                except weights_scout.Better:
+                except source_selection.Better:
                     tried = set(refused)
                 except (SourceError, OSError) as error:
                     if isinstance(error, OSError) and error.errno in FULL:
@@ -106,7 +105,7 @@ class Route:
                     if isinstance(error, Busy):
                         busy_s = max(busy_s, error.wait_s, min(ROUND_S * 2**rounds, MAX_WAIT_S))
                     self.rest(name)
-                    self._end_trial_of(name)
+                    self._end_measurement_of(name)
                 except Held:
                     break
                 finally:
@@ -117,7 +116,7 @@ class Route:
             rounds = 0 if held or len(part.done) > before else rounds + 1
             waited_s = waited_s if rounds else 0
             if rounds >= most and not (busy_s and waited_s < PATIENCE_S):
-                raise PlacementError(
+                raise InstallError(
                     "%s could not be fetched, %d of %d bytes are kept for the next run: %s"
                     % (
                         wanted["name"],
@@ -148,34 +147,34 @@ class Route:
 
     def rest(self, name: str, seconds: float | None = None) -> None:
         """Leave this one alone for a while."""
-        self.resting[name] = self.clock() + (weights_scout.RETRY_S if seconds is None else seconds)
+        self.resting[name] = self.clock() + (source_selection.RETRY_S if seconds is None else seconds)
 
     def rests(self, name: str) -> bool:
         return self.resting.get(name, 0) > self.clock()
 
-    def _end_trial_of(self, name: str) -> None:
-        """It failed: whoever was left for it may be taken again."""
-        if self.trial and self.trial[2] == name:
-            self.resting.pop(self.trial[0], None)
-            self.trial = None
+    def _end_measurement_of(self, name: str) -> None:
+        """It failed: the source that was left for it may be used again."""
+        if self.measurement and self.measurement[2] == name:
+            self.resting.pop(self.measurement[0], None)
+            self.measurement = None
 
     def _choose(self, wanted: Wanted, barred: Collection[str], with_behind: object) -> Sender | None:
         for source in self.sources(wanted):
             behind = not source.get("wait", True)
             if source["name"] in barred or self.rests(source["name"]) or (behind and not with_behind):
                 continue
-            if self.relief.going and "url" not in source:
+            if self.failover.going and "url" not in source:
                 continue
             return source
         return None
 
     def _pull(self, source: Sender, wanted: Wanted, part: chunks.ChunkedPart, refused: set[str]) -> None:
-        scout = weights_scout.Scout(self, source, wanted, part, refused)
+        selection = source_selection.SourceSelection(self, source, wanted, part, refused)
         counted = Counted(part, self.state, source["name"])
 
         def look() -> None:
             self.state.check()
-            scout.look()
+            selection.look()
 
         try:
             if "url" in source:
@@ -183,7 +182,7 @@ class Route:
             else:
                 self._pull_peer(source, wanted, counted, part, look)
         finally:
-            scout.close()
+            selection.close()
 
     def _pull_peer(
         self,
@@ -193,12 +192,12 @@ class Route:
         part: chunks.ChunkedPart,
         look: Callable[[], None],
     ) -> None:
-        self.relief.end()
+        self.failover.end()
         peer = self.connect(source, look)
         try:
             indices = part.missing()
             if not source["wait"]:
-                # Somebody behind us in the chain: what he has is there already, and he waits for the rest.
+                # A Mac behind us in the chain: what it has is there already, and it waits for the rest.
                 peer.ask_have(wanted["name"])
                 have, _at_work = peer.have(part.total)
                 indices = [index for index in indices if index in have]
@@ -234,10 +233,10 @@ class Route:
             for first, behind in self._stretches(part):
                 self._pull_stretch(reader, first, behind, counted, part, look)
         finally:
-            if self.relief.going:
-                self.trial = None
-                self.resting.pop(self.relief.of, None)
-                self.relief.end()
+            if self.failover.going:
+                self.measurement = None
+                self.resting.pop(self.failover.of, None)
+                self.failover.end()
                 self.state.values["reason"] = ""
 
     def _pull_stretch(
@@ -266,8 +265,8 @@ class Route:
                 index += 1
                 # Between chunks, so that nothing of one is thrown away.
                 look()
-                if index < behind and index in self.relief.elsewhere:
-                    raise weights_scout.Better
+                if index < behind and index in self.failover.elsewhere:
+                    raise source_selection.Better
 
         reader.fetch(start, take, last_start + length)
 
@@ -276,10 +275,10 @@ class Route:
         comes from the beginning, and less where less is left: where they meet they fetch the same."""
         most = max(1, RANGE_BYTES // part.chunk_bytes)
         while True:
-            left = [index for index in part.missing() if index not in self.relief.elsewhere]
+            left = [index for index in part.missing() if index not in self.failover.elsewhere]
             if not left:
                 return
-            if self.relief.going and not self.relief.doubles:
+            if self.failover.going and not self.failover.doubles:
                 first, behind = chunks.runs(left)[-1]
                 yield max(first, behind - max(1, min(most, len(left) // 8))), behind
             else:

@@ -1,16 +1,16 @@
 # Copyright: (c) 2026, the ds4-fleet authors
 # MIT License (see LICENSE)
-"""While chunks come from one source: whether another one is to be preferred.
+"""Source selection: while chunks come from one source, whether another one is to be preferred.
 
-A better source that was away is asked in the background whether it is back, so that looking costs no time.
-The same way a slow peer is found out: when the one ahead of it has much that is missing here, that one is
-tried, and what both gave in the same time decides.
+A better source that was away is asked in the background whether it is back, so that this costs no time.
+A slow peer is found by a measurement: when the peer ahead of it has much that is missing here, that one is
+used for a while, and the two rates decide.
 
-Ahead of the first Mac of a chain is only the source. When it is slow, the second one relieves it: it tries
-the source, and goes on there when that gives clearly more. It takes from the end of the file what the first
-one lacks, while the first one comes from the beginning and leaves to it what it has, so that both together
-fetch one copy. Only where the first one has all of it, and sends slower than the source, is anything fetched
-twice.
+Ahead of the first Mac of a chain is only the origin. When the first Mac is slow, the second one fails over:
+it measures the origin, and goes on there when that gives clearly more. It takes from the end of the file what
+the first Mac lacks. The first Mac comes from the beginning and leaves out what the second one has, so both
+together fetch one copy. Anything is fetched twice only where the first Mac has all of it and sends slower
+than the origin.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: A source that failed rests so long, and other sources are looked at as often.
 RETRY_S = 20
-#: What a trial has settled is not tried again for so long.
+#: What a measurement has settled is not measured again for so long.
 SETTLED_S = 300
 #: Chunks that the next one ahead must have and this Mac must lack before it is tried in the place of a peer.
 MIN_LEAD = 8
@@ -38,9 +38,9 @@ FASTER = 1.5
 ENOUGH, LOOKS = 4, 4
 #: Chunks by which one that was away may be behind when it is taken back.
 LEVEL = 2
-#: At its present rate the rest must take so long before the first Mac of a chain may be relieved.
-RELIEF_S = 300
-#: After a trial of the source that brought nothing it is not tried again for so long.
+#: At its present rate the rest must take so long before the second Mac of a chain may fail over.
+FAILOVER_S = 300
+#: After a measurement of the origin that brought nothing it is not measured again for so long.
 AGAIN_S = 1800
 
 
@@ -48,17 +48,18 @@ class Better(Exception):
     """Another source is to be used from here on."""
 
 
-class Relief:
-    """The first two Macs of a chain, when both go to the source; by the order's `relief`.
+class Failover:
+    """The first two Macs of a chain, when both go to the source; by the order's `failover`.
 
-    `of`: whom this Mac relieves, whose cap is `cap_mbps` (0 for none). `by`: who relieves this one.
+    `of`: the Mac whose place this one takes, with its cap `cap_mbps` (0 for none). `by`: the Mac that takes
+    the place of this one.
     """
 
     def __init__(self, order: Mapping[str, Any]) -> None:
         self.of = order.get("of", "")
         self.by = order.get("by", "")
         self.cap_bytes_per_s = order.get("cap_mbps", 0) * 1000000 / 8
-        #: Whether this Mac relieves the first one now, and whether it fetches what that one has.
+        #: Whether this Mac is in the place of the first one now, and whether it fetches what that one has.
         self.going = self.doubles = False
         #: Chunks that the other one has: it fetched them, or will hand them on.
         self.elsewhere: frozenset[int] = frozenset()
@@ -79,7 +80,7 @@ class Relief:
         return now_s >= self.not_before and (url not in self.known or FASTER * rate < self.known[url])
 
 
-class Scout:
+class SourceSelection:
     """Looks around while chunks of `wanted` come from `source` into `part`."""
 
     def __init__(
@@ -117,9 +118,9 @@ class Scout:
             state = self.peer.state
         except SourceError:
             self.route.rest(target["name"])
-            if target["name"] in (self.route.relief.of, self.route.relief.by):
+            if target["name"] in (self.route.failover.of, self.route.failover.by):
                 # What it has cannot be had from it.
-                self.route.relief.end()
+                self.route.failover.end()
             self.close()
             return
         self.close()
@@ -141,23 +142,23 @@ class Scout:
             self.began = self.looked
 
     def _judge(self) -> None:
-        """The end of a trial: stay, or go back to whom was left for it."""
-        if not self.is_sure or not self.route.trial or self.route.trial[2] != self.source["name"]:
+        """The end of a measurement: stay, or go back to the source that was left for it."""
+        if not self.is_sure or not self.route.measurement or self.route.measurement[2] != self.source["name"]:
             return
-        (left, before, name), self.route.trial = self.route.trial, None
-        relief = self.route.relief
+        (left, before, name), self.route.measurement = self.route.measurement, None
+        failover = self.route.failover
         if self.rate > FASTER * before:
             self.route.rest(left, SETTLED_S)
-            if relief.going:
-                relief.known[name], relief.not_before = self.rate, 0.0
+            if failover.going:
+                failover.known[name], failover.not_before = self.rate, 0.0
             return
-        if not relief.going:
+        if not failover.going:
             self.route.rest(name, SETTLED_S)
         self.route.resting.pop(left, None)
         raise Better
 
     def _target(self) -> Sender | None:
-        """Whom to look at: one that is to be preferred, else the next one ahead."""
+        """The source to look at: one that is to be preferred, else the next one ahead."""
         sources = self.route.sources(self.wanted)
         place = sources.index(self.source)
         usable = [
@@ -175,12 +176,12 @@ class Scout:
 
     def _other(self, sources: Sequence[Sender]) -> Sender | None:
         """The other one of the first two of the chain, where it matters what it has."""
-        relief = self.route.relief
+        failover = self.route.failover
         if "url" in self.source:
-            name = relief.of if relief.going else relief.by
+            name = failover.of if failover.going else failover.by
         else:
-            name = relief.of if self._may_be_slow(sources) else ""
-        there = name not in self.refused and (relief.going or not self.route.rests(name))
+            name = failover.of if self._may_be_slow(sources) else ""
+        there = name not in self.refused and (failover.going or not self.route.rests(name))
         return next((one for one in sources if one["name"] == name), None) if name and there else None
 
     def _far(self, sources: Sequence[Sender]) -> Sender | None:
@@ -196,44 +197,44 @@ class Scout:
 
     def _may_be_slow(self, sources: Sequence[Sender]) -> bool:
         """Whether this is the first of the chain and the source could give much more than it does."""
-        relief, far, left = self.route.relief, self._far(sources), len(self.part.missing())
-        if not self.is_sure or self.source["name"] != relief.of or far is None:
+        failover, far, left = self.route.failover, self._far(sources), len(self.part.missing())
+        if not self.is_sure or self.source["name"] != failover.of or far is None:
             return False
-        if left < max(MIN_LEAD, RELIEF_S * self.rate):
+        if left < max(MIN_LEAD, FAILOVER_S * self.rate):
             return False
-        caps = [cap for cap in (self.route.near.bytes_per_s, relief.cap_bytes_per_s) if cap]
+        caps = [cap for cap in (self.route.near.bytes_per_s, failover.cap_bytes_per_s) if cap]
         if caps and FASTER * self.rate * self.part.chunk_bytes >= min(caps):
             # As fast as it is allowed to be.
             return False
-        return relief.is_worth_it(self.rate, far["name"], self.route.clock())
+        return failover.is_worth_it(self.rate, far["name"], self.route.clock())
 
-    def _relieve(self, have: set[int]) -> None:
+    def _fail_over(self, have: set[int]) -> None:
         route, far = self.route, self._far(self.route.sources(self.wanted))
         if far is None:
             return
         name = self.source["name"]
-        route.relief.begin(have, self.part.missing(), route.clock() + AGAIN_S)
-        route.trial = (name, self.rate, far["name"])
+        route.failover.begin(have, self.part.missing(), route.clock() + AGAIN_S)
+        route.measurement = (name, self.rate, far["name"])
         route.rest(name, (LOOKS + 1) * RETRY_S)
         route.state.values["reason"] = "tries the source, %s gives little" % name
         raise Better
 
     def _decide(self, target: Sender, have: set[int], at_work: bool, state: str) -> None:
         route, sources = self.route, self.route.sources(self.wanted)
-        relief, name = route.relief, target["name"]
-        if name == relief.by:
-            relief.elsewhere = frozenset(index for index in have if index not in self.part.done)
+        failover, name = route.failover, target["name"]
+        if name == failover.by:
+            failover.elsewhere = frozenset(index for index in have if index not in self.part.done)
             return
-        if relief.going:
-            if not relief.doubles:
-                relief.elsewhere = frozenset(have)
+        if failover.going:
+            if not failover.doubles:
+                failover.elsewhere = frozenset(have)
             elif not route.rests(name):
                 raise Better
             return
         if target == self.source:
             # One that is paused, or still hashes what it found, is not slow.
             if state == "fetching" or have.issuperset(self.part.missing()):
-                self._relieve(have)
+                self._fail_over(have)
             return
         lead = sum(index not in self.part.done for index in have)
         if sources.index(target) < sources.index(self.source):
@@ -242,7 +243,7 @@ class Scout:
             if level or ("url" in self.source and at_work):
                 raise Better
         elif lead >= max(MIN_LEAD, self.gained):
-            route.trial = (self.source["name"], self.rate, name)
-            # Longer than the trial takes.
+            route.measurement = (self.source["name"], self.rate, name)
+            # Longer than the measurement takes.
             route.rest(self.source["name"], (LOOKS + 1) * RETRY_S)
             raise Better
