@@ -121,7 +121,7 @@ def report(
             f"({macos.get('build')}), {observation.get('observed_at')}. "
         )
         + (
-            "With trials on a volume, a daemon and a user."
+            "With write probes on a volume, a daemon and a user."
             if write
             else "Read-only; `-e ds4_probe_write=true` asks the rest."
         ),

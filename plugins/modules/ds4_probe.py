@@ -1,27 +1,28 @@
 #!/usr/bin/python
 # Copyright (c) 2026 ds4-fleet contributors
 # MIT License (see LICENSE)
-"""Ask a real Mac what no recording could tell, and hold every parser against its outputs."""
+"""Probe a real Mac: what the recordings leave open, and every parser against the real outputs."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: ds4_probe
-short_description: Ask a Mac the questions that stay open without one
+short_description: Probe a real Mac for what the recordings leave open
 version_added: "0.1.0"
 description:
-  - Runs each command that ds4-fleet parses and holds the parser against the real output; asks what the
-    references leave open. The result names differ only where this Mac differs from what is assumed.
-  - Changes nothing unless O(write) is true; then it makes and removes one volume of 64 MB, one throw-away
-    daemon and, where macOS lets it be deleted again, one user. What could not be removed is in RV(left).
+  - Runs each command that ds4-fleet parses and holds the parser against the real output. Read probes find
+    what the references leave open. The result names differ only where this Mac differs from what is assumed.
+  - Changes nothing unless O(write) is true. Then write probes run. They make and remove a 64 MB volume, one
+    throw-away daemon and, where macOS lets it be deleted again, one user. What could not be removed is in
+    RV(left).
 options:
   write:
-    description: Whether trials may change the Mac for a moment.
+    description: Whether write probes run, which change the Mac for a moment.
     type: bool
     default: false
   operator:
-    description: Account of the ssh session, for the trials of what it may do without sudo; empty asks sudo.
+    description: Account of the ssh session, for the write probes of its rights without sudo; empty asks sudo.
     type: str
     default: ""
   weights:
@@ -30,7 +31,7 @@ options:
     default: /opt/ds4/models
 attributes:
   check_mode:
-    description: Leaves the trials out, whatever O(write) says.
+    description: Leaves the write probes out, whatever O(write) says.
     support: full
   diff_mode:
     description: Leaves nothing changed.
@@ -39,7 +40,7 @@ author: ds4-fleet contributors (@ds4-fleet)
 """
 
 EXAMPLES = r"""
-- name: Ask what no recording could tell
+- name: Run the read probes
   ds4.fleet.ds4_probe:
     write: false
 """
@@ -82,7 +83,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.ds4agent.mac import parse
 from ..module_utils.ds4agent.mac.run import Result, argv, run_all
-from ..module_utils.ds4agent.observe import questions, trials
+from ..module_utils.ds4agent.observe import read_probes, write_probes
 
 #: softwareupdate asks Apple's servers.
 SLOW_S = 180
@@ -146,64 +147,66 @@ def _rate(size_bytes: int, started: float) -> int:
 
 def probe(operator: str, write: bool, weights: str) -> dict[str, Any]:
     """The whole probe; returns the module's result."""
-    told = trials.Told()
-    results = run_all(questions.commands(operator), timeout_s=SLOW_S)
+    found = write_probes.Found()
+    results = run_all(read_probes.commands(operator), timeout_s=SLOW_S)
     results["localtime"] = localtime()
-    told.results.update(results)
-    told.answers.update(questions.read_only_answers(results))
+    found.results.update(results)
+    found.answers.update(read_probes.read_only_answers(results))
     limit_mib = int(parse.sysctl(results["sysctl"].out).get("iogpu.wired_limit_mb") or 0)
 
-    asked = run_all({"metal": [sys.executable, "-c", trials.METAL_SCRIPT]})["metal"]
-    answers, findings, why = questions.metal(asked.out, limit_mib)
-    told.answers.update(answers)
-    told.findings.update(findings)
+    asked = run_all({"metal": [sys.executable, "-c", write_probes.METAL_SCRIPT]})["metal"]
+    answers, findings, why = read_probes.metal(asked.out, limit_mib)
+    found.answers.update(answers)
+    found.findings.update(findings)
     if why:
-        told.unanswered["stock_limit_mib"] = why
+        found.unanswered["stock_limit_mib"] = why
     elif not answers:
-        told.unanswered["stock_limit_mib"] = (
+        found.unanswered["stock_limit_mib"] = (
             "the limit is set to %d MiB: probe before the first run" % limit_mib
         )
-    told.findings["python"] = platform.python_version()
-    told.findings["rsync"] = (results["rsync"].out.splitlines() or [""])[0]
-    told.findings.update(speeds())
-    told.findings["read_nocache_mb_s"], why = read_speed(weights)
+    found.findings["python"] = platform.python_version()
+    found.findings["rsync"] = (results["rsync"].out.splitlines() or [""])[0]
+    found.findings.update(speeds())
+    found.findings["read_nocache_mb_s"], why = read_speed(weights)
     if why:
-        told.unanswered["read_nocache_mb_s"] = why
-    told.unanswered["fstab_at_boot"] = (
+        found.unanswered["read_nocache_mb_s"] = why
+    found.unanswered["fstab_at_boot"] = (
         "needs a reboot: put the volume into /etc/fstab without noauto, boot out the job "
         "com.ds4fleet.mounts, reboot, look at `mount`"
     )
     if write:
-        with_trials(told, results, operator, limit_mib)
+        with_write_probes(found, results, operator, limit_mib)
     return {
-        "answers": told.answers,
-        "findings": told.findings,
-        "unanswered": told.unanswered,
-        "parsers": questions.check(told.results),
-        "left": told.left,
+        "answers": found.answers,
+        "findings": found.findings,
+        "unanswered": found.unanswered,
+        "parsers": read_probes.check(found.results),
+        "left": found.left,
     }
 
 
-def with_trials(told: trials.Told, results: Mapping[str, Result], operator: str, limit_mib: int) -> None:
+def with_write_probes(
+    found: write_probes.Found, results: Mapping[str, Result], operator: str, limit_mib: int
+) -> None:
     boot = parse.volume_info(results["boot"].out)["container"] or ""
-    # launchd opens the daemon's output as root, the daemon needs none of it: nobody else looks in.
+    # launchd opens the daemon's output as root, the daemon needs none of it: no other account may read it.
     folder = tempfile.mkdtemp(prefix="ds4-probe-", dir="/private/var/tmp")
     try:
         steps: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("volume", lambda: trials.volume(told, boot, operator, folder)),
-            ("daemon", lambda: trials.daemon(told, folder, limit_mib)),
-            ("user", lambda: trials.user(told, trials.has_full_disk_access())),
+            ("volume", lambda: write_probes.volume(found, boot, operator, folder)),
+            ("daemon", lambda: write_probes.daemon(found, folder, limit_mib)),
+            ("user", lambda: write_probes.user(found, write_probes.has_full_disk_access())),
         )
-        for name, trial in steps:
+        for name, probe in steps:
             try:
-                trial()
+                probe()
             except (parse.ParseError, OSError) as error:
-                # What an odd Mac says is a finding; the other trials go on.
-                told.unanswered[name] = "%s: %s" % (type(error).__name__, error)
+                # What an odd Mac says is a finding; the other probes go on.
+                found.unanswered[name] = "%s: %s" % (type(error).__name__, error)
     finally:
         points = [name for name in ("1", "2") if os.path.ismount(os.path.join(folder, name))]
         if points:
-            told.left.append("a volume mounted below %s" % folder)
+            found.left.append("a volume mounted below %s" % folder)
         else:
             shutil.rmtree(folder)
 

@@ -250,7 +250,7 @@ def playbook(tmp_path: Path) -> Iterator[Path]:
     tasks_of_it = [
         {"name": "Something changes", "evil": {}, "register": "found"},
         {"name": "It is told", "ansible.builtin.debug": {"var": "found.out"}},
-        {"name": "Told {{ found.out }}", "ansible.builtin.debug": {"msg": "{{ item }}"}, "loop": [out]},
+        {"name": "Found {{ found.out }}", "ansible.builtin.debug": {"msg": "{{ item }}"}, "loop": [out]},
         {"name": "Something fails", "evil": {"fails": True}},
     ]
     interpreter = {"ansible_python_interpreter": sys.executable}

@@ -83,8 +83,8 @@ def test_every_assumption_of_the_lab_is_read_by_the_lab_and_asked_by_the_probe()
         (CHECKOUT / "plugins" / path).read_text()
         for path in (
             "modules/ds4_probe.py",
-            "module_utils/ds4agent/observe/questions.py",
-            "module_utils/ds4agent/observe/trials.py",
+            "module_utils/ds4agent/observe/read_probes.py",
+            "module_utils/ds4agent/observe/write_probes.py",
         )
     )
     for field in dataclasses.fields(Quirks):

@@ -28,8 +28,8 @@ SOURCES = [
 #: Where a word is the name of something, not a word of a sentence.
 NAMES = {
     "ds4fleet/inventory/names.py": "an account of macOS",
-    "plugins/module_utils/ds4agent/observe/questions.py": "an account of macOS",
-    "plugins/module_utils/ds4agent/observe/trials.py": "an account of macOS",
+    "plugins/module_utils/ds4agent/observe/read_probes.py": "an account of macOS",
+    "plugins/module_utils/ds4agent/observe/write_probes.py": "an account of macOS",
 }
 
 

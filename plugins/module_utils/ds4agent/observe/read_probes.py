@@ -1,6 +1,6 @@
 # Copyright (c) 2026 ds4-fleet contributors
 # MIT License (see LICENSE)
-"""What a probe of a Mac asks, and what the outputs say: commands as data, answers as pure functions.
+"""Read probes of a Mac and what their outputs say: commands as data, answers as pure functions.
 
 Two kinds. CHECKS hold every parser against the real output of its command. Answers settle what no recording
 tells; their names are those of the lab's assumptions (Quirks in maclab/machine/model.py), so that the lab can
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NO_DISK = "disk99s99"
 NO_KEY = "Ds4NoSuchKey"
-#: A volume's quota that a trial fills: small, and still more than a file system's own needs.
+#: A volume's quota that a write probe fills: small, and still more than a file system's own needs.
 QUOTA_BYTES = 64000000
 #: A job of macOS itself that every Mac has which is reached over ssh.
 SSHD = "com.openssh.sshd"

@@ -1,9 +1,9 @@
 # Copyright (c) 2026 ds4-fleet contributors
 # MIT License (see LICENSE)
-"""Trials of a probe that change the Mac and put it back: one small volume, one throw-away daemon, one user.
+"""Write probes, which change the Mac and put it back: one small volume, one throw-away daemon, one user.
 
-Each trial refuses to begin when something of its name is there already, undoes what it did however it ends,
-and says what it could not undo.
+Each write probe refuses to begin when something of its name is there already. It undoes what it did, however
+it ends, and says what it could not undo.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..mac import parse
 from ..mac.run import argv, poll, run, run_all
-from . import questions
+from . import read_probes
 
 if TYPE_CHECKING:
     from ..mac.run import Result
@@ -52,8 +52,8 @@ except (OSError, AttributeError) as error:
 """
 
 
-class Told:
-    """What the trials found: answers, findings, results for the parsers' checks, and what is left behind."""
+class Found:
+    """What the probes found: answers, findings, results for the parsers' checks, and what is left behind."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}
@@ -78,121 +78,121 @@ def _volumes() -> dict[str, str]:
     return {volume["name"]: volume["device"] for c in containers for volume in c["volumes"]}
 
 
-def volume(told: Told, container: str, operator: str, folder: str) -> None:
+def volume(found: Found, container: str, operator: str, folder: str) -> None:
     """One volume of 64 MB below `folder`, filled, renamed, mounted and deleted."""
     taken = {VOLUME, RENAMED} & set(_volumes())
     if taken:
-        told.unanswered["volume"] = "a volume %s is there already: delete it first" % taken.pop()
+        found.unanswered["volume"] = "a volume %s is there already: delete it first" % taken.pop()
         return
     try:
-        _volume(told, container, folder)
-        _as_operator(told, container, operator)
+        _volume(found, container, folder)
+        _as_operator(found, container, operator)
     finally:
         for name in (VOLUME, RENAMED):
-            _delete(told, name)
+            _delete(found, name)
 
 
-def _delete(told: Told, name: str) -> None:
+def _delete(found: Found, name: str) -> None:
     device = _volumes().get(name)
     if device is None:
         return
     run("diskutil", "unmount", "force", device)
     # mds, fseventsd and shells let go within seconds (nix-installer).
     if not poll(lambda: run("diskutil", "apfs", "deleteVolume", device).ok, DELETE_WAIT_S, 0.5):
-        told.left.append("the volume %s (%s)" % (name, device))
+        found.left.append("the volume %s (%s)" % (name, device))
 
 
-def _volume(told: Told, container: str, folder: str) -> None:
-    quota = "%dB" % questions.QUOTA_BYTES
+def _volume(found: Found, container: str, folder: str) -> None:
+    quota = "%dB" % read_probes.QUOTA_BYTES
     made = run("diskutil", "apfs", "addVolume", container, "APFS", VOLUME, "-quota", quota, "-nomount")
-    told.results["add volume"] = made
-    told.findings["nomount_lines"] = questions.lines_without_numbers(made.out)
+    found.results["add volume"] = made
+    found.findings["nomount_lines"] = read_probes.lines_without_numbers(made.out)
     device = parse.added_device(made.out) or _volumes().get(VOLUME)
     if device is None:
-        told.unanswered["volume"] = made.sentence()
+        found.unanswered["volume"] = made.sentence()
         return
     first, second = os.path.join(folder, "1"), os.path.join(folder, "2")
     for path in (first, second):
         os.mkdir(path)
     mounted = run("diskutil", "mount", "-mountPoint", first, device)
     if not os.path.ismount(first):
-        told.unanswered["volume"] = mounted.sentence()
+        found.unanswered["volume"] = mounted.sentence()
         return
     again = run("diskutil", "mount", "-mountPoint", second, device)
-    told.answers["mount_elsewhere_rc"] = again.rc
-    told.findings["mount_elsewhere_moves"] = os.path.ismount(second)
+    found.answers["mount_elsewhere_rc"] = again.rc
+    found.findings["mount_elsewhere_moves"] = os.path.ismount(second)
     point = second if os.path.ismount(second) else first
-    told.findings["enable_ownership_rc"] = run("diskutil", "enableOwnership", device).rc
-    _fill(told, point)
+    found.findings["enable_ownership_rc"] = run("diskutil", "enableOwnership", device).rc
+    _fill(found, point)
     with open(os.path.join(point, "held"), "wb"):
-        told.results["busy"] = run("diskutil", "unmount", device)
+        found.results["busy"] = run("diskutil", "unmount", device)
     renamed = run("diskutil", "rename", device, RENAMED)
-    text = questions.rename_text(renamed.out, device, RENAMED)
+    text = read_probes.rename_text(renamed.out, device, RENAMED)
     if renamed.ok and text:
-        told.answers["rename_text"] = text
+        found.answers["rename_text"] = text
 
 
-def _fill(told: Told, point: str) -> None:
-    df = questions.df_size(run("df", "-k", point).out, questions.QUOTA_BYTES)
+def _fill(found: Found, point: str) -> None:
+    df = read_probes.df_size(run("df", "-k", point).out, read_probes.QUOTA_BYTES)
     if df:
-        told.answers["df_quota_size"] = df
+        found.answers["df_quota_size"] = df
     stat = os.statvfs(point)
-    told.findings["statvfs_quota_volume_bytes"] = stat.f_frsize * stat.f_blocks
+    found.findings["statvfs_quota_volume_bytes"] = stat.f_frsize * stat.f_blocks
     path, block, written = os.path.join(point, "fill"), b"\xa5" * (1 << 20), 0
-    told.findings["quota_errno"] = None
+    found.findings["quota_errno"] = None
     try:
         with open(path, "wb", buffering=0) as stream:
-            while written < 2 * questions.QUOTA_BYTES:
+            while written < 2 * read_probes.QUOTA_BYTES:
                 written += stream.write(block)
             os.fsync(stream.fileno())
     except OSError as error:
-        told.findings["quota_errno"] = errno.errorcode.get(error.errno or 0, str(error.errno))
-    told.findings["quota_written_bytes"] = written
+        found.findings["quota_errno"] = errno.errorcode.get(error.errno or 0, str(error.errno))
+    found.findings["quota_written_bytes"] = written
     if os.path.exists(path):
         os.unlink(path)
 
 
-def _as_operator(told: Told, container: str, operator: str) -> None:
+def _as_operator(found: Found, container: str, operator: str) -> None:
     """An administrator without sudo: may he, and to whom does the new root belong?"""
-    _delete(told, RENAMED)
+    _delete(found, RENAMED)
     command = argv("diskutil", "apfs", "addVolume", container, "APFS", VOLUME)
     made = run_all({"it": argv("sudo", "-n", "-u", operator) + command})["it"]
-    told.findings["operator_adds_volume_rc"] = made.rc
+    found.findings["operator_adds_volume_rc"] = made.rc
     device = parse.added_device(made.out)
     point = parse.volume_info(run("diskutil", "info", "-plist", device).out)["mount_point"] if device else ""
     if point:
         root = os.stat(point)
-        told.findings["operator_owns_new_root"] = root.st_uid != 0
-        told.findings["new_root_mode"] = "%04o" % (root.st_mode & 0o7777)
+        found.findings["operator_owns_new_root"] = root.st_uid != 0
+        found.findings["new_root_mode"] = "%04o" % (root.st_mode & 0o7777)
 
 
 # ------------------------------------------------------------------------------------------------ a daemon
 
 
-def daemon(told: Told, folder: str, wired_limit_mib: int) -> None:
+def daemon(found: Found, folder: str, wired_limit_mib: int) -> None:
     """A job that asks Metal as a daemon does; then the same with a UserName that does not exist."""
     if os.path.exists(PLIST):
-        told.unanswered["daemon"] = "%s is there already: remove it first" % PLIST
+        found.unanswered["daemon"] = "%s is there already: remove it first" % PLIST
         return
     output = os.path.join(folder, "metal.json")
     try:
-        told.findings["bootstrap_rc"] = _bootstrap("nobody", output).rc
+        found.findings["bootstrap_rc"] = _bootstrap("nobody", output).rc
         poll(lambda: os.path.exists(output) and os.path.getsize(output) > 0, DAEMON_WAIT_S)
         said = _read(output)
-        _answers, findings, why = questions.metal(said, wired_limit_mib)
-        told.findings.update({"daemon_" + name: value for name, value in findings.items()})
+        _answers, findings, why = read_probes.metal(said, wired_limit_mib)
+        found.findings.update({"daemon_" + name: value for name, value in findings.items()})
         if why:
-            told.unanswered["daemon_metal_device"] = why
-        told.findings["bootout_wait_rc"] = run("launchctl", "bootout", "--wait", "system/" + LABEL).rc
+            found.unanswered["daemon_metal_device"] = why
+        found.findings["bootout_wait_rc"] = run("launchctl", "bootout", "--wait", "system/" + LABEL).rc
         _gone()
         bad = _bootstrap("_ds4nobody", output)
-        told.answers["bad_username_bootstrap_rc"] = bad.rc
+        found.answers["bad_username_bootstrap_rc"] = bad.rc
         poll(lambda: _last_exit() is not None, LAST_EXIT_WAIT_S)
-        told.findings["bad_username_last_exit"] = _last_exit()
+        found.findings["bad_username_last_exit"] = _last_exit()
     finally:
         run("launchctl", "bootout", "system/" + LABEL)
         if not _gone():
-            told.left.append("the job " + LABEL)
+            found.left.append("the job " + LABEL)
         if os.path.exists(PLIST):
             os.unlink(PLIST)
 
@@ -230,16 +230,16 @@ def _read(path: str) -> str:
 # -------------------------------------------------------------------------------------------------- a user
 
 
-def user(told: Told, allowed: bool) -> None:
+def user(found: Found, allowed: bool) -> None:
     """Directory questions. allowed: whether this session has Full Disk Access.
 
     A user is only made when it can be deleted again; without the access macOS refuses that even to root.
     """
-    told.findings["full_disk_access"] = allowed
+    found.findings["full_disk_access"] = allowed
     if allowed:
-        told.unanswered["home_guarded"] = "this session has Full Disk Access, which nothing is refused to"
-        told.unanswered["remote_login_refusal_rc"] = told.unanswered["home_guarded"]
-        _user(told)
+        found.unanswered["home_guarded"] = "this session has Full Disk Access, which nothing is refused to"
+        found.unanswered["remote_login_refusal_rc"] = found.unanswered["home_guarded"]
+        _user(found)
         return
     home = parse.dscl_read(run("dscl", ".", "-read", "/Users/nobody", "NFSHomeDirectory").out)
     again = run(
@@ -250,23 +250,23 @@ def user(told: Told, allowed: bool) -> None:
         "NFSHomeDirectory",
         home.get("NFSHomeDirectory", "/var/empty"),
     )
-    told.answers["home_guarded"] = not again.ok
+    found.answers["home_guarded"] = not again.ok
     # It is on, or this session would not be: the worst case leaves it on.
     refused = run("systemsetup", "-setremotelogin", "on")
     if "Full Disk Access" in refused.out + refused.err:
-        told.answers["remote_login_refusal_rc"] = refused.rc
-    told.unanswered["user_creation_rc"] = (
+        found.answers["remote_login_refusal_rc"] = refused.rc
+    found.unanswered["user_creation_rc"] = (
         "without Full Disk Access macOS would not let the temporary user be deleted again"
     )
 
 
-def _user(told: Told) -> None:
+def _user(found: Found) -> None:
     path = "/Users/" + USER
     if "UniqueID" in parse.dscl_read(run("dscl", ".", "-read", path, "UniqueID").out):
-        told.unanswered["user_creation_rc"] = "the user %s is there already: delete it first" % USER
+        found.unanswered["user_creation_rc"] = "the user %s is there already: delete it first" % USER
         return
     if USER_ID in parse.dscl_list(run("dscl", ".", "-list", "/Users", "UniqueID").out).values():
-        told.unanswered["user_creation_rc"] = "the user id %d is taken" % USER_ID
+        found.unanswered["user_creation_rc"] = "the user id %d is taken" % USER_ID
         return
     statuses = [run("dscl", ".", "-create", path).rc]
     try:
@@ -278,7 +278,7 @@ def _user(told: Told) -> None:
             ("IsHidden", 1),
         ):
             statuses.append(run("dscl", ".", "-create", path, key, value).rc)
-        told.findings["user_creation_rc"] = max(statuses)
+        found.findings["user_creation_rc"] = max(statuses)
     finally:
         if not poll(lambda: run("dscl", ".", "-delete", path).ok, DELETE_WAIT_S, 1):
-            told.left.append("the user " + USER)
+            found.left.append("the user " + USER)

@@ -10,7 +10,7 @@ from . import apis
 
 #: The engine takes heads up to this size.
 HEAD_LIMIT_BYTES = 64 << 10
-#: Told by an endpoint of ours: so many engines ended while they had the request.
+#: Found by an endpoint of ours: so many engines ended while they had the request.
 DIED = "Ds4-Fleet-Died"
 _END = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")

@@ -359,7 +359,7 @@ class Link:
         if "PTY allocation request failed" in line:
             self.terminal = False  # the next round goes without
             self._say("the account gives no terminal: streamed tokens may wait for a round trip")
-        # Told to end, ssh says so (OpenSSH 10); that is no news.
+        # Found to end, ssh says so (OpenSSH 10); that is no news.
         if self.machine.state is not State.STOPPED:
             self._say(f"ssh: {line}")
 
