@@ -233,7 +233,9 @@ class _Asked:
 
     def streams_with(self, ctx: int) -> Verdict:
         need, fixed = self.need(ctx), self.streaming_mib(ctx)
-        limit = self.limit(fixed)
+        limit = self.limit(
+            fixed + ceil_mib(self.experts(int(self.request.cache_gib or 0)) * self.expert_bytes)
+        )
         budget = self.budget_mib(limit.mib)
         plan = self.streaming_plan(need.ctx, fixed, budget, limit.mib)
         largest = largest_fitting(lambda tokens: self.streaming_mib(tokens) <= budget)

@@ -24,7 +24,7 @@ ASIDE = {
     "the outcome says nothing about memory": 3,
     "not upstream ds4 on a Mac": 4,
     "the cause was the software, not memory": 1,
-    "not a model of the catalogue": 3,
+    "not a model of the catalogue": 2,
     "the memory is not given": 1,
     "several Macs together": 4,
 }
@@ -35,10 +35,10 @@ def at(memory_gb: int, limit_mib: int) -> Mac:
     return Mac.of_gb(memory_gb, wired_limit_mib=limit_mib, may_raise=False)
 
 
-def test_at_least_97_percent_of_the_reports_that_say_enough_agree() -> None:
+def test_at_least_98_percent_of_the_reports_that_say_enough_agree() -> None:
     agree, differ, aside = judge_all(REPORTS)
-    assert len(agree) / (len(agree) + len(differ)) >= 0.97, [one.label for one in differ]
-    assert len(agree) >= 28
+    assert len(agree) / (len(agree) + len(differ)) >= 0.98, [one.label for one in differ]
+    assert len(agree) >= 30
 
 
 def test_each_report_that_is_put_aside_is_so_for_a_known_reason() -> None:
@@ -315,6 +315,30 @@ def test_streaming_beyond_what_was_reported_is_said() -> None:
         ({"machine": "M5 Max", "ram_gb": 128, "model": "glm-5.3-flash q2", "outcome": "OOM",
           "note": "planned 108.01 GiB"}, None),
         ({"machine": "2x M4 Max", "ram_gb": 128, "model": "flash q4", "outcome": "works"}, None),
+        ({"machine": "MacBook Pro M5 Max", "ram_gb": 128, "model": "v4.1-flash q2", "ctx": 32768,
+          "flags": "--ssd-streaming --ssd-streaming-cache-experts 82GB", "outcome": "works"}, True),
+        ({"machine": "MacBook Pro M5 Max", "ram_gb": 128, "model": "v4.1-flash q2", "ctx": 32768,
+          "flags": "resident, stock limit", "outcome": "refused at start"}, True),
+        ({"machine": "Mac Studio M3 Ultra", "ram_gb": 512, "model": "v4.1-flash q4", "ctx": 131072,
+          "outcome": "works", "note": "wired 294.79 GiB"}, True),
+        ({"machine": "Mac Studio M3 Ultra", "ram_gb": 256, "model": "v4.1-flash q2", "ctx": 115000,
+          "flags": "resident", "outcome": "works"}, True),
+        ({"machine": "M4 Max", "ram_gb": 64, "model": "v4.1-flash q2", "flags": "--ssd-streaming",
+          "outcome": "refuses to start"}, True),
+        ({"machine": "Mac Studio", "ram_gb": 96, "model": "DeepSeek V4.1 Flash Q2",
+          "flags": "--ssd-streaming", "outcome": "works"}, True),
+        ({"machine": "M5 Max", "ram_gb": 128, "model": "v4.1-flash-1017 q2", "flags": "--ssd-streaming",
+          "outcome": "works"}, None),
+        ({"machine": "M5 Max", "ram_gb": 128, "model": "v4.1-flash", "outcome": "works"}, None),
+        ({"machine": "M5 Max", "ram_gb": 128, "model": "v4.1-flash q2", "flags": "--ssd-streaming",
+          "outcome": "works", "url": "https://github.com/dongnh311/ds4/issues/3"}, None),
+        ({"machine": "M1 Max", "ram_gb": 64, "model": "flash q2", "outcome": "works",
+          "url": "https://github.com/ivanfioravanti/ds4-metal/issues/9"}, None),
+        ({"machine": "Mac Studio", "ram_gb": 96, "model": "flash q2", "ctx": 32768, "outcome": "works",
+          "url": "https://github.com/notatestuser/ds4-control/issues/5"}, True),
+        ({"machine": "DGX Spark", "ram_gb": 128, "model": "flash q2", "outcome": "works"}, None),
+        ({"machine": "M1 Max", "ram_gb": 32, "model": "flash q2", "outcome": "freezes under load",
+          "flags": "84cc882 --ssd-streaming --ssd-streaming-cache-experts 8GB"}, True),
     ],
 )  # fmt: skip
 def test_reports_beyond_the_sample_are_judged_by_the_same_rules(
