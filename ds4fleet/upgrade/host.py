@@ -14,8 +14,8 @@ from typing import Any
 from ds4fleet.upgrade.codes import Code, RolloutError
 from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase
 
-#: Runs the module ds4_switch on the Mac with these arguments; raises HostLost when it does not answer and
-#: HostRefused when it says no.
+#: Runs ds4_switch on the Mac with these arguments, or ds4_switch_info without arguments; raises HostLost
+#: when it does not answer and HostRefused when it says no.
 Call = Callable[..., Mapping[str, Any]]
 #: Why a Mac went back that says nothing against the new version.
 _NOT_THE_VERSIONS_FAULT = ("cut", "told", "unconfirmed")
@@ -67,7 +67,7 @@ def _switched(
 ) -> Mapping[str, Any]:
     """The Mac's report once its switch waits for our word or has ended."""
     run_id = journal.rollout().run_id
-    report = call(state="report")
+    report = call()
     found = report.get("journal") or {}
     mine = found.get("run_id") == run_id
     if report["active"] and not mine:

@@ -18,8 +18,8 @@ from ds4fleet.weights import push, relay
 
 
 class ActionModule(ActionBase):
-    """`register`: name of the variable that holds each Mac's answer of ds4_stage (state prepared); without it
-    only says who takes part. Returns `macs`: {name: {order, keys, may_fetch, known_hosts}}."""
+    """`register`: name of the variable that holds each Mac's answer of ds4_stage_info; without it only says
+    who takes part. Returns `macs`: {name: {order, keys, may_fetch, known_hosts}}."""
 
     TRANSFERS_FILES = False
     _VALID_ARGS = frozenset(("register",))

@@ -34,7 +34,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         args = dict(self._task.args)
-        folder, state = args.pop("rollout", None), args.get("state", "report")
+        folder, state = args.pop("rollout", None), args.get("state")
         host = task_vars["inventory_hostname"]
         given = {name: value for name, value in task_vars.items() if name.startswith("ds4_")}
         settings = {**role_defaults(), **self._templar.template(given)}
@@ -60,8 +60,9 @@ class ActionModule(ActionBase):
         run_id = journal.rollout().run_id
 
         def call(**given: Any) -> dict[str, Any]:
+            module = "ds4.fleet.ds4_switch" if given else "ds4.fleet.ds4_switch_info"
             try:
-                result = self._execute_module("ds4.fleet.ds4_switch", module_args=given, task_vars=task_vars)
+                result = self._execute_module(module, module_args=given, task_vars=task_vars)
             except AnsibleConnectionFailure as error:
                 raise upgrade_host.HostLost(str(error)) from None
             if result.get("unreachable"):

@@ -1,30 +1,30 @@
 #!/usr/bin/python
 # Copyright: (c) 2026, the ds4-fleet authors
 # MIT License (see LICENSE)
-"""Give a Mac its part in a staging run, and ask how it goes."""
+"""Give a Mac its part in a staging run."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: ds4_stage
-short_description: Orders, keys and state of the detached fetch of weights
+short_description: Give a Mac orders and keys for the detached fetch of weights
 description:
   - The work itself is done by C(ds4-fetch) under launchd, and by C(ds4-seed) behind ssh on the Macs that
-    already have something; this module makes keys, writes orders and reads the status.
+    already have something; this module makes keys and writes orders.
+  - M(ds4.fleet.ds4_stage_info) says how far the fetch is, and what the Mac holds.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
 options:
   state:
     description:
-      - C(prepared) makes the Mac's key and says what is there. C(ordered) writes order, host keys and the
-        keys that may ask. C(marked) says in the stamps of I(files) what they are staged for. Both take the
-        mark from what is in use by now.
+      - C(prepared) makes the Mac's key. C(ordered) writes order, host keys and the keys that may ask.
+        C(marked) says in the stamps of I(files) what they are staged for. Both take the mark from what is in
+        use by now.
       - C(started) makes sure that the fetch works on the order, and leaves one alone that does. C(paused),
-        C(resumed) and C(aborted) tell it so. C(looked) returns the status. C(closed) takes back the keys and
-        the order.
+        C(resumed) and C(aborted) tell it so. C(closed) takes back the keys and the order.
     type: str
-    choices: [prepared, ordered, marked, started, looked, paused, resumed, aborted, closed]
+    choices: [prepared, ordered, marked, started, paused, resumed, aborted, closed]
     required: true
   folder:
     description: Where order, status and keys are.
@@ -35,7 +35,7 @@ options:
     type: path
     default: /etc/ssh/ds4_seed_keys
   files:
-    description: Files of the plan, to say which are in place, for I(state=prepared) and I(state=marked).
+    description: Files of the plan, for I(state=marked).
     type: list
     elements: dict
     default: []
@@ -74,57 +74,35 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Ask how it goes
+- name: Pause the fetch
   ds4.fleet.ds4_stage:
-    state: looked
+    state: paused
 """
 
 RETURN = r"""
-status:
-  description: What the fetch says of itself; empty when there is none.
-  type: dict
-  returned: success
-public_key:
-  description: The Mac's public key for this.
-  type: str
-  returned: prepared
-held:
-  description: Names of files that are in place and proven.
-  type: list
-  elements: str
-  returned: prepared
-part_bytes:
-  description: Bytes of the others that are there.
-  type: int
-  returned: prepared
+# Nothing besides what every module returns.
 """
 
 import json
 import os
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.ds4agent.mac import aside
 from ..module_utils.ds4agent.mac.launchd import JobError, Launchd
 from ..module_utils.ds4agent.mac.run import run_all
 from ..module_utils.ds4agent.mac.safe import replace
-from ..module_utils.ds4agent.weights import chunks, store
+from ..module_utils.ds4agent.weights import store, transfer
 from ..module_utils.ds4agent.weights import stamp as weights_stamp
 
 if TYPE_CHECKING:
-    from ..module_utils.ds4agent.shapes import FetchOrder, JobOrder, Wanted
+    from ..module_utils.ds4agent.shapes import FetchOrder, JobOrder
 
 KEYGEN = "/usr/bin/ssh-keygen"
 LABEL = "com.ds4fleet.fetch"
 PLIST = "/Library/LaunchDaemons/com.ds4fleet.fetch.plist"
 LAUNCHD_TIMEOUT_S = 30
-#: A status that old was written by a fetch that is no more: launchd starts it again, or it cannot start.
-SILENT_S = 10
-LOST_S = 120
-LOG = "/var/log/ds4-fetch.log"
 TOKEN = "token.env"
 WORDS = {"paused": "pause", "resumed": "run", "aborted": "abort"}
 
@@ -153,42 +131,22 @@ class Stage:
         if not self.dry:
             replace(path, text.encode(), mode, 0, 0)
 
-    def read(self, name: str) -> dict[str, Any]:
-        try:
-            with open(self.path(name)) as handle:
-                found = json.load(handle)
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
     def status(self) -> dict[str, Any]:
-        """What the fetch said last, as long as it is about the order that is there."""
-        order, status = self.read("order.json"), self.read("status.json")
-        if not order:
-            return {}
-        if status.get("id") != order.get("id"):
-            status = {"state": "", "updated_at": os.stat(self.path("order.json")).st_mtime}
-        silent_s = time.time() - status["updated_at"]
-        if status["state"] in ("done", "failed", "aborted") or silent_s <= SILENT_S:
-            return status
-        if silent_s <= LOST_S:
-            return dict(status, state="stopped")
-        error = "ds4-fetch is silent for %d s; see %s on the Mac" % (silent_s, LOG)
-        return dict(status, state="failed", error=error)
+        return transfer.status(self.folder)
 
-    def public_key(self) -> str:
-        """The Mac's key for this, made here; only its public part leaves."""
+    def prepare(self) -> None:
+        """Make the Mac's key; only its public part ever leaves."""
         path = self.path("key")
         if not os.path.exists(path):
             self.changed = True
             if self.dry:
-                return ""
+                return
             command = [KEYGEN, "-q", "-t", "ed25519", "-N", "", "-C", "ds4-stage", "-f", path]
             result = run_all({"it": command})["it"]
             if not result.ok:
                 raise ValueError(result.sentence())
-        with open(path + ".pub") as handle:
-            return handle.read().strip()
+        if not transfer.public_key(self.folder):
+            raise ValueError("%s has no public half; delete it, and the next run makes a new one" % path)
 
     def order(self, order: FetchOrder, keys: Iterable[str], known_hosts: str, token: str = "") -> None:
         slots = self.path("slots")
@@ -206,7 +164,7 @@ class Stage:
 
     def start(self) -> None:
         """Leave a fetch alone that works on this order; start one otherwise."""
-        order, status = self.read("order.json"), self.status()
+        order, status = transfer.read(self.path("order.json")), self.status()
         if status.get("state") in ("done", "paused", "fetching", "proving", "starting"):
             return
         self.changed = True
@@ -237,41 +195,13 @@ class Stage:
                     os.unlink(self.path(name))
 
 
-def present(files: Iterable[Wanted]) -> tuple[list[str], int]:
-    """(names that are proven, bytes that are there of the others)."""
-    held, part_bytes = [], 0
-    for wanted in files:
-        if weights_stamp.is_proven(wanted["path"], wanted["bytes"], wanted.get("sha256")):
-            held.append(wanted["name"])
-            continue
-        part = chunks.part_path(wanted["path"], chunks.revision_of(wanted))
-        if os.path.exists(wanted["path"]):
-            # Adopted once it is proven, which is faster than any line.
-            part_bytes += os.stat(wanted["path"]).st_size
-        elif set_aside(wanted):
-            part_bytes += wanted["bytes"]
-        elif os.path.exists(part):
-            part_bytes += os.stat(part).st_blocks * 512
-    return held, part_bytes
-
-
-def set_aside(wanted: Wanted) -> bool:
-    """Whether a file of this name and size lay here before the volume: it is taken over once it is proven."""
-    folder, name = os.path.split(wanted["path"])
-    _folder, descriptor = aside.find(folder, name, wanted["bytes"])
-    if descriptor is None:
-        return False
-    os.close(descriptor)
-    return True
-
-
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {
                 "type": "str",
                 "required": True,
-                "choices": ["prepared", "ordered", "marked", "started", "looked", *WORDS, "closed"],
+                "choices": ["prepared", "ordered", "marked", "started", *WORDS, "closed"],
             },
             "folder": {"type": "path", "default": "/opt/ds4/var/stage"},
             "keys_path": {"type": "path", "default": "/etc/ssh/ds4_seed_keys", "no_log": False},
@@ -288,11 +218,9 @@ def main() -> None:
     )
     params, state = module.params, module.params["state"]
     stage = Stage(params["folder"], params["keys_path"], module.check_mode)
-    more = {}
     try:
         if state == "prepared":
-            held, part_bytes = present(params["files"])
-            more = {"public_key": stage.public_key(), "held": held, "part_bytes": part_bytes}
+            stage.prepare()
         elif state == "marked":
             stage.unmark_used(params["root"])
             for wanted in params["files"]:
@@ -308,7 +236,7 @@ def main() -> None:
             stage.put(stage.path("control"), WORDS[state])
     except (JobError, ValueError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=stage.changed, status=stage.status(), **more)
+    module.exit_json(changed=stage.changed)
 
 
 if __name__ == "__main__":

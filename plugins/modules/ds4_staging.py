@@ -17,8 +17,8 @@ author: ds4-fleet contributors (@ds4-fleet)
 options:
   register:
     description:
-      - Name of the variable that holds, on each Mac, the answer of M(ds4.fleet.ds4_stage) to
-        C(state=prepared). Without it the result only says which Macs take part.
+      - Name of the variable that holds, on each Mac, the answer of M(ds4.fleet.ds4_stage_info). Without it
+        the result only says which Macs take part.
     type: str
 attributes:
   check_mode:

@@ -13,12 +13,12 @@ description:
   - The switch itself is done on the Mac by ds4-switch under launchd. It survives a lost connection and a
     power cut, and returns to the last good version by itself unless it is confirmed in time.
   - This module only hands over orders, follows the journal with a deadline and gives the controller's word.
+    M(ds4.fleet.ds4_switch_info) only looks.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
 options:
   state:
     description:
-      - V(report) tells how far the last switch is and who holds the lock.
       - V(locked) takes the lock of this Mac for I(run_id), V(unlocked) gives it back.
       - V(switched) hands over I(order) and waits until it waits for the controller's word, or has ended.
       - V(followed) waits so for a switch that is under way.
@@ -26,8 +26,8 @@ options:
         with I(run_id), V(aborted) leaves a switch of another run alone.
       - V(rolled_back) orders the version before the last confirmed switch and waits as V(switched) does.
     type: str
-    choices: [report, locked, unlocked, switched, followed, confirmed, aborted, rolled_back]
-    default: report
+    choices: [locked, unlocked, switched, followed, confirmed, aborted, rolled_back]
+    required: true
   root:
     description: Root of all that is ours on the Mac.
     type: path
@@ -57,16 +57,13 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Reports and changes nothing.
+    description: Says how far the last switch is, and changes nothing.
   diff_mode:
     description: The journal in the result says what was done.
     support: none
 """
 
 EXAMPLES = r"""
-- name: See how far the last switch is
-  ds4.fleet.ds4_switch:
-
 - name: Go back to the version before
   ds4.fleet.ds4_switch:
     state: rolled_back
@@ -86,6 +83,10 @@ active:
   description: Whether a switch is under way.
   type: bool
   returned: always
+can_roll_back:
+  description: Whether the version before the last confirmed switch is known.
+  type: bool
+  returned: always
 outage_s:
   description: Seconds for which the last switch had no server.
   type: float
@@ -102,6 +103,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.ds4agent.mac import run
 from ..module_utils.ds4agent.switch import core
 from ..module_utils.ds4agent.switch import state as switch_state
+from ..module_utils.ds4agent.switch.report import report
 
 if TYPE_CHECKING:
     from ..module_utils.ds4agent.shapes import State, SwitchOrder
@@ -115,20 +117,6 @@ TAKEN_UP_S = 45
 
 class Refusal(Exception):
     """One sentence."""
-
-
-def report(places: Places) -> dict[str, Any]:
-    """What RETURN describes."""
-    journal = switch_state.read_json(places.journal)
-    found: dict[str, Any] = {
-        "journal": {key: value for key, value in journal.items() if key != "order"} if journal else None,
-        "lock": switch_state.read_json(places.lock),
-        "active": core.is_active(journal),
-        "can_roll_back": os.path.exists(places.previous),
-    }
-    if journal:
-        found["outage_s"] = core.outage_s(journal["events"])
-    return found
 
 
 def lock(places: Places, params: Mapping[str, Any]) -> bool:
@@ -235,8 +223,6 @@ def back(places: Places, params: Mapping[str, Any]) -> SwitchOrder:
 def work(places: Places, params: Mapping[str, Any]) -> bool:
     """Whether something was changed."""
     state = params["state"]
-    if state == "report":
-        return False
     os.makedirs(places.var, mode=0o755, exist_ok=True)
     if state == "locked":
         return lock(places, params)
@@ -263,9 +249,8 @@ def main() -> None:
         argument_spec={
             "state": {
                 "type": "str",
-                "default": "report",
+                "required": True,
                 "choices": [
-                    "report",
                     "locked",
                     "unlocked",
                     "switched",

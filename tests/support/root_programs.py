@@ -166,19 +166,21 @@ class Programs:
         return found
 
     def stage(self) -> None:
-        for state in ("prepared", "marked", "looked", "paused", "resumed", "closed"):
+        for state in ("prepared", "marked", "paused", "resumed", "closed"):
             self.module("ds4_stage", state=state, files=self.plan["weights"]["files"], root=ROOT)
+        self.module("ds4_stage_info", files=self.plan["weights"]["files"])
 
     def fetch(self) -> None:
         self.module("ds4_stage", state="ordered", order=self.order(), keys=["ssh-ed25519 AAAA x"], root=ROOT)
         self.program(*agent.argv(ROOT, "fetch"))
-        status = json.loads(self.module("ds4_stage", state="looked"))["status"]
+        status = json.loads(self.module("ds4_stage_info"))["status"]
         assert status["state"] == "done", self.said
         self.module("ds4_stage", state="closed")
 
     def lock(self) -> None:
-        for state in ("report", "locked", "unlocked"):
+        for state in ("locked", "unlocked"):
             self.module("ds4_switch", state=state, run_id="hostile", owner="test")
+        self.module("ds4_switch_info")
 
     def switch(self) -> None:
         """To what is served already, which clones its KV directory; nobody confirms, so it goes back."""

@@ -72,7 +72,7 @@ OWN_JSON = {
     "plugins/action/ds4_plan.py": "a copy of what is in memory",
     "plugins/module_utils/ds4agent/watchdog/guard.py": "its own state",
     "plugins/modules/ds4_info.py": "root's own files",
-    "plugins/modules/ds4_stage.py": "root's own files",
+    "plugins/module_utils/ds4agent/weights/transfer.py": "root's own files",
     "plugins/module_utils/ds4agent/weights/chunks.py": "root's own journal",
     "plugins/module_utils/ds4agent/weights/fetch.py": "root's own order",
     "plugins/module_utils/ds4agent/border/bounded_json.py": "the border",

@@ -45,7 +45,10 @@ HOST = Host("tyo-01", "tokyo", HARDWARE)
 
 
 class Mac:
-    """Answers as ds4_switch does; `ends`: in which phase each attempt is found; `lost`: calls that fail."""
+    """Answers as ds4_switch and ds4_switch_info do.
+
+    ends: in which phase each attempt is found. lost: calls that fail.
+    """
 
     def __init__(self, *ends: str, lost: tuple[str, ...] = (), **figures: Any) -> None:
         self.ends = list(ends)
@@ -57,7 +60,7 @@ class Mac:
     def begin(self, attempt: int) -> Mapping[str, Any]:
         return self(state="switched", order=f"run.{attempt}")
 
-    def __call__(self, *, state: str, order: str = "") -> Mapping[str, Any]:
+    def __call__(self, *, state: str = "asked", order: str = "") -> Mapping[str, Any]:
         if state == "switched":
             if "no" in self.lost:
                 raise HostRefused("ds4-switch does not start")
@@ -172,7 +175,7 @@ class TestOneMac:
 
 
 class TestCuts:
-    @pytest.mark.parametrize("call", ["report", "switched", "confirmed"])
+    @pytest.mark.parametrize("call", ["asked", "switched", "confirmed"])
     def test_a_lost_link_pauses_and_the_rerun_finishes_without_a_second_switch(
         self, journal: Journal, call: str
     ) -> None:
