@@ -14,6 +14,8 @@ description:
     that step.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes.action
 options:
   user:
     description: Account that is to administer the Mac. Needed without O(step).
@@ -55,9 +57,6 @@ attributes:
   diff_mode:
     description: Shows a step as its sentence.
     support: partial
-  action:
-    description: This is an action plugin; there is no module of this name to run on the Mac.
-    support: full
 """
 
 EXAMPLES = r"""

@@ -16,6 +16,8 @@ description:
   - A build that fails or is cut off leaves the release that serves untouched.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes
 options:
   repo:
     description: Where the history comes from. Needed unless I(state=pruned).
@@ -65,9 +67,6 @@ attributes:
   check_mode:
     support: full
     description: A commit that is not in the mirror yet cannot be checked without a fetch.
-  diff_mode:
-    description: Shows what is changed.
-    support: full
 """
 
 EXAMPLES = r"""

@@ -14,6 +14,8 @@ description:
   - Everything is checked before the first change; an entry that fails its check changes nothing at all.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes
 options:
   files:
     description: The entries of the plan.
@@ -70,13 +72,6 @@ options:
       stage:
         description: The stage that the entry belongs to, as the plan says; not used here.
         type: str
-attributes:
-  check_mode:
-    description: Says what would be changed, and changes nothing.
-    support: full
-  diff_mode:
-    description: Shows what is changed.
-    support: full
 """
 
 EXAMPLES = r"""

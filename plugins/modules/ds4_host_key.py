@@ -14,6 +14,8 @@ description:
   - Checks the host's variables first.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes.action
 options:
   known_hosts:
     description: File on the controller in the format of OpenSSH. Made where it is missing.
@@ -33,9 +35,6 @@ attributes:
   diff_mode:
     support: full
     description: Shows the recorded lines.
-  action:
-    description: This is an action plugin; there is no module of this name to run on the Mac.
-    support: full
 """
 
 EXAMPLES = r"""

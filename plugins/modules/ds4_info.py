@@ -14,6 +14,8 @@ description:
   - In a playbook the action plugin of the same name fills in the lists from the host's variables.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes.info
 options:
   files:
     description: Paths to describe, with the SHA-256 of files up to 4 MiB.
@@ -55,13 +57,6 @@ options:
     description: Where ds4-switch keeps the lock of a rollout and its journal.
     type: str
     default: /opt/ds4/var/switch
-attributes:
-  check_mode:
-    support: full
-    description: The module only reads.
-  diff_mode:
-    support: none
-    description: The module changes nothing.
 """
 
 EXAMPLES = r"""

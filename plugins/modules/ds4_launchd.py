@@ -17,6 +17,8 @@ description:
     for the drain time, and those that are left then are told by the endpoints of their tunnels.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes
 options:
   jobs:
     description: Jobs in the order in which they are handled.
@@ -81,13 +83,6 @@ options:
     description: Seconds for bootstrap to succeed once the old instance is gone.
     type: int
     default: 30
-attributes:
-  check_mode:
-    description: Says what would be changed, and changes nothing.
-    support: full
-  diff_mode:
-    description: Shows what is changed.
-    support: full
 """
 
 EXAMPLES = r"""

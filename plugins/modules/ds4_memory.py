@@ -13,6 +13,8 @@ description:
   - A limit is never lowered under a running engine; RV(postponed) says so, and the next run without one does.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes
 options:
   wired_limit_mib:
     description: The limit in MiB. V(0) is macOS's own policy.
@@ -22,13 +24,6 @@ options:
     description: The launchd job of the engine.
     type: str
     default: com.ds4fleet.server
-attributes:
-  check_mode:
-    description: Says what would be changed, and changes nothing.
-    support: full
-  diff_mode:
-    description: Shows what is changed.
-    support: full
 """
 
 EXAMPLES = r"""

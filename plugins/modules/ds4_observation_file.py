@@ -13,6 +13,8 @@ description:
   - A Mac on which no module can run yet leaves the file as it was.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes.action
 options:
   folder:
     description:
@@ -26,9 +28,6 @@ attributes:
   diff_mode:
     description: Changes nothing on the Mac.
     support: none
-  action:
-    description: This is an action plugin; there is no module of this name to run on the Mac.
-    support: full
 """
 
 EXAMPLES = r"""

@@ -15,6 +15,9 @@ description:
   - It is one task because Ansible starts a process of the controller for each task of each Mac.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes.info
+  - ds4.fleet.attributes.action
 options:
   observation:
     description:
@@ -32,16 +35,6 @@ options:
       - The C(release) that M(ds4.fleet.ds4_engine) returned; goes with O(observation). A plan that is made
         again with it knows the flags of the engine that was just built.
     type: dict
-attributes:
-  check_mode:
-    description: Changes nothing in any mode.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
-  action:
-    description: This is an action plugin; there is no module of this name to run on the Mac.
-    support: full
 """
 
 EXAMPLES = r"""

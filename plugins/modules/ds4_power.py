@@ -13,6 +13,8 @@ description:
   - A setting that this kind of Mac does not have is reported in RV(unknown) and left.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes
 options:
   settings:
     description: Settings of C(pmset) by name.
@@ -30,13 +32,6 @@ options:
     description: Time zone such as V(Asia/Tokyo). Empty leaves the Mac's.
     type: str
     default: ""
-attributes:
-  check_mode:
-    description: Says what would be changed, and changes nothing.
-    support: full
-  diff_mode:
-    description: Shows what is changed.
-    support: full
 """
 
 EXAMPLES = r"""

@@ -14,19 +14,14 @@ description:
   - A volume that is mounted below a path is an error and stays.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes
 options:
   paths:
     description: What is to be gone; a path that leads to nothing is fine.
     type: list
     elements: path
     required: true
-attributes:
-  check_mode:
-    description: Says what would be changed, and changes nothing.
-    support: full
-  diff_mode:
-    description: Shows what is changed.
-    support: full
 """
 
 EXAMPLES = r"""

@@ -14,6 +14,9 @@ description:
   - A served file is never touched, whatever is found out about it.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.options.root
+  - ds4.fleet.options.safe_mode
 options:
   state:
     description:
@@ -25,10 +28,6 @@ options:
     type: str
     choices: [verified, pruned]
     required: true
-  root:
-    description: Root of all that is ours on the Mac.
-    type: path
-    default: /opt/ds4
   known:
     description: What the catalogue says by file name, each C(bytes), C(sha256) and C(header).
     type: dict
@@ -51,14 +50,10 @@ options:
     description: Whether files go too that were staged and that nothing else needs yet, for I(state=pruned).
     type: bool
     default: false
-  safe_mode:
-    description: Refuse to delete; check mode still says what could go.
-    type: bool
-    default: true
 attributes:
   check_mode:
     support: full
-    description: Says what would be read or deleted.
+    description: Says what would be read or deleted, whatever O(safe_mode) is.
   diff_mode:
     description: The list of files in the result says what was done to each.
     support: none

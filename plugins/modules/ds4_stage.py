@@ -15,6 +15,11 @@ description:
   - M(ds4.fleet.ds4_stage_info) says how far the fetch is, and what the Mac holds.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes
+  - ds4.fleet.options.root
+  - ds4.fleet.options.stage
+  - ds4.fleet.options.weights
 options:
   state:
     description:
@@ -26,27 +31,16 @@ options:
     type: str
     choices: [prepared, ordered, marked, started, paused, resumed, aborted, closed]
     required: true
-  folder:
-    description: Where order, status and keys are.
-    type: path
-    default: /opt/ds4/var/stage
   keys_path:
     description: File with the keys of those who may ask, for sshd.
     type: path
     default: /etc/ssh/ds4_seed_keys
   files:
-    description: Files of the plan, for I(state=marked).
-    type: list
-    elements: dict
     default: []
   staged_for:
     description: Id of the model that they are for, for I(state=marked).
     type: str
     default: ""
-  root:
-    description: Root of all that is ours on the Mac.
-    type: path
-    default: /opt/ds4
   order:
     description: The order, for I(state=ordered).
     type: dict
@@ -65,9 +59,6 @@ options:
     type: str
     default: ""
 attributes:
-  check_mode:
-    description: Says what would be changed, and changes nothing.
-    support: full
   diff_mode:
     description: Shows no differences.
     support: none

@@ -14,23 +14,13 @@ description:
   - M(ds4.fleet.ds4_stage) gives the orders.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes.info
+  - ds4.fleet.options.stage
+  - ds4.fleet.options.weights
 options:
-  folder:
-    description: Where order, status and keys are.
-    type: path
-    default: /opt/ds4/var/stage
   files:
-    description: Files of the plan, to say which are in place.
-    type: list
-    elements: dict
     default: []
-attributes:
-  check_mode:
-    description: The module only reads.
-    support: full
-  diff_mode:
-    description: The module changes nothing.
-    support: none
 """
 
 EXAMPLES = r"""

@@ -14,6 +14,8 @@ description:
   - Starts the process that sends weights from this machine, where a Mac is to have them from here.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes.action
 options:
   register:
     description:
@@ -27,9 +29,6 @@ attributes:
   diff_mode:
     description: Changes nothing on a Mac.
     support: none
-  action:
-    description: This is an action plugin; there is no module of this name to run on the Mac.
-    support: full
 """
 
 EXAMPLES = r"""

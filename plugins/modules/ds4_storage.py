@@ -19,6 +19,9 @@ description:
   - An existing volume with another quota is reported in RV(differences) and never made anew.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes
+  - ds4.fleet.options.safe_mode
 options:
   volumes:
     description: The volumes of the plan.
@@ -68,17 +71,6 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  safe_mode:
-    description: Refuse whatever destroys data.
-    type: bool
-    default: true
-attributes:
-  check_mode:
-    description: Says what would be changed, and changes nothing.
-    support: full
-  diff_mode:
-    description: Shows what is changed.
-    support: full
 """
 
 EXAMPLES = r"""

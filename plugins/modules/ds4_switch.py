@@ -16,6 +16,8 @@ description:
     M(ds4.fleet.ds4_switch_info) only looks.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.options.root
 options:
   state:
     description:
@@ -28,10 +30,6 @@ options:
     type: str
     choices: [locked, unlocked, switched, followed, confirmed, aborted, rolled_back]
     required: true
-  root:
-    description: Root of all that is ours on the Mac.
-    type: path
-    default: /opt/ds4
   run_id:
     description: The rollout.
     type: str

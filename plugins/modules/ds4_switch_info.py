@@ -13,18 +13,9 @@ description:
   - Reads what ds4-switch and M(ds4.fleet.ds4_switch) wrote down.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
-options:
-  root:
-    description: Root of all that is ours on the Mac.
-    type: path
-    default: /opt/ds4
-attributes:
-  check_mode:
-    description: The module only reads.
-    support: full
-  diff_mode:
-    description: The module changes nothing.
-    support: none
+extends_documentation_fragment:
+  - ds4.fleet.attributes.info
+  - ds4.fleet.options.root
 """
 
 EXAMPLES = r"""

@@ -18,6 +18,8 @@ description:
   - Reads every record again after writing; what macOS refuses to change in an existing one is an error.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes
 options:
   groups:
     description: Groups; each needs a V(name) and may have a V(gid).
@@ -73,13 +75,6 @@ options:
     type: str
     choices: [present, absent]
     default: present
-attributes:
-  check_mode:
-    description: Says what would be changed, and changes nothing.
-    support: full
-  diff_mode:
-    description: Shows what is changed.
-    support: full
 """
 
 EXAMPLES = r"""

@@ -18,6 +18,8 @@ description:
   - Changes nothing on the Mac.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes.info
 options:
   state:
     description: What to prove.
@@ -44,9 +46,6 @@ attributes:
   check_mode:
     support: full
     description: Proves nothing, because nothing was started.
-  diff_mode:
-    description: Changes nothing.
-    support: none
 """
 
 EXAMPLES = r"""

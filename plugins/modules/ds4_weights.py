@@ -17,13 +17,11 @@ description:
     linked and never served.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
+extends_documentation_fragment:
+  - ds4.fleet.attributes
+  - ds4.fleet.options.weights
 options:
   files:
-    description:
-      - Files as the plan lists them, each with C(name), C(path), C(bytes), C(sha256) (null where none is
-        published), C(urls) in the order to try, and C(header), what its GGUF header must say.
-    type: list
-    elements: dict
     required: true
   dir:
     description: Directory of the files; parts are kept there too, so that a rename puts them in place.
@@ -66,13 +64,6 @@ options:
     description: Seconds that download_model.sh may take.
     type: int
     default: 86400
-attributes:
-  check_mode:
-    description: Says what would be changed, and changes nothing.
-    support: full
-  diff_mode:
-    description: Shows what is changed.
-    support: full
 """
 
 EXAMPLES = r"""
