@@ -147,9 +147,12 @@ class Stage:
                 os.close(os.open(os.path.join(slots, str(number)), os.O_CREAT | os.O_RDONLY, 0o644))
         self.put(self.path("known_hosts"), known_hosts)
         self.put(self.keys_path, "".join("restrict %s\n" % key for key in keys))
-        if self.status().get("state") in ("failed", "aborted") and not self.dry:
+        state = self.status().get("state")
+        if state in ("failed", "aborted") and not self.dry:
             os.unlink(self.path("status.json"))
-        if token and self.status().get("state") != "done":
+        # Another order that is done and was not closed says nothing about this one.
+        is_done = state == "done" and transfer.read(self.path("order.json")).get("id") == order["id"]
+        if token and not is_done:
             self.put(self.path(TOKEN), "HF_TOKEN=%s\n" % token, 0o600)
         self.put(self.path("order.json"), json.dumps(order, sort_keys=True))
 
