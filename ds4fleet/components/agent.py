@@ -20,7 +20,7 @@ from typing import Any
 import ds4agent
 from ds4agent.__main__ import PROGRAMS
 from ds4fleet.components import base
-from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
+from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
 from ds4fleet.components.shapes import FileEntry
 from ds4fleet.layout import Paths
 
@@ -51,7 +51,7 @@ def former(root: str) -> list[str]:
     return [f"{root}/libexec/{name}" for name in (*programs, "lib", "ds4_tunnel")]
 
 
-def watched(paths: Paths) -> Watched:
+def watched(paths: Paths, named: Named) -> Watched:
     """With what earlier releases had in its place."""
     return Watched((paths.root, paths.libexec, path(paths.root), *former(paths.root)))
 

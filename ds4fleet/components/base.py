@@ -174,6 +174,17 @@ class Decided:
 
 
 @dataclass(frozen=True)
+class Named:
+    """What the settings of a host may lead a plan to name on its Mac, whatever that turns out to be.
+
+    releases: ids of the engine's. kv: names of directories of KV entries.
+    """
+
+    releases: tuple[str, ...] = ()
+    kv: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Watched:
     """Paths and labels to observe on every Mac; directories before what is in them."""
 
@@ -218,7 +229,7 @@ class Removed:
 class Component(Protocol):
     """One thing that we put on a Mac; a module of this package is one."""
 
-    def watched(self, paths: Paths) -> Watched:
+    def watched(self, paths: Paths, named: Named) -> Watched:
         """What any plan may write, and what an earlier release or another role left."""
 
     def entries(self, plan: Decided) -> Part:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ds4fleet.components.base import NOTHING, Decided, Part, Removed, Seen, Step, Watched
+from ds4fleet.components.base import NOTHING, Decided, Named, Part, Removed, Seen, Step, Watched
 from ds4fleet.layout import Paths
 
 STAGE = "engine"
 
 
-def watched(paths: Paths) -> Watched:
+def watched(paths: Paths, named: Named) -> Watched:
     return Watched()
 
 

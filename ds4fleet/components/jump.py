@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ds4fleet.components import agent, base
-from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Targets, Watched
+from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Targets, Watched
 from ds4fleet.components.shapes import FileEntry
 from ds4fleet.layout import Paths
 
@@ -68,7 +68,7 @@ def has_key(root: str, seen: Seen) -> bool:
     return key is not None and key.kind == "file"
 
 
-def watched(paths: Paths) -> Watched:
+def watched(paths: Paths, named: Named) -> Watched:
     root = paths.root
     folders = (root, paths.libexec, paths.etc, folder(root), paths.run, f"{paths.run}/tmp", paths.logs)
     files = (settings_path(root), known_hosts_path(root), LOG, Paths.plist(LABEL))

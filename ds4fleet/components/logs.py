@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ds4fleet.components import base, scripts
-from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
+from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
 from ds4fleet.layout import LABEL_LOGS, Paths
 
 STAGE = "service"
@@ -17,7 +17,7 @@ ROTATE_KEEP = 7
 ROTATE_MINUTES = (11, 41)
 
 
-def watched(paths: Paths) -> Watched:
+def watched(paths: Paths, named: Named) -> Watched:
     folders = (paths.root, paths.libexec, paths.logs)
     files = (paths.rotate, paths.newsyslog, paths.archive_log, paths.plist(LABEL_LOGS))
     return Watched((*folders, *files), (LABEL_LOGS,))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ds4agent.model import Root, Volume
 from ds4fleet.components import base, boot_job
-from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
+from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
 from ds4fleet.layout import LABEL_MOUNTS, Paths
 from ds4fleet.sizing.disk import Disk, VolumePlan
 
@@ -16,7 +16,7 @@ STAGE = "storage"
 VOLUME_ROOT = Root(owner="root", group="wheel", mode="0755")
 
 
-def watched(paths: Paths) -> Watched:
+def watched(paths: Paths, named: Named) -> Watched:
     own = (paths.mounts, paths.volumes, paths.boot_state("mounts"), paths.plist(LABEL_MOUNTS))
     return Watched((*boot_job.folders(paths), *own), (LABEL_MOUNTS,))
 

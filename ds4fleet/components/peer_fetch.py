@@ -8,7 +8,7 @@ from typing import Any
 
 from ds4agent.mac import accounts
 from ds4fleet.components import agent, base, scripts
-from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, UserPlan, Watched
+from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, UserPlan, Watched
 from ds4fleet.layout import Paths
 
 LABEL_FETCH = "com.ds4fleet.fetch"
@@ -22,7 +22,7 @@ LOG = "/var/log/ds4-fetch.log"
 STAGE = "storage"
 
 
-def watched(paths: Paths) -> Watched:
+def watched(paths: Paths, named: Named) -> Watched:
     return Watched((*_folders(paths.root), SSHD, Paths.plist(LABEL_FETCH)), (LABEL_FETCH,))
 
 

@@ -25,6 +25,7 @@ from ds4fleet.components import (
 from ds4fleet.components.base import (
     Component,
     Decided,
+    Named,
     Part,
     Removed,
     Seen,
@@ -52,9 +53,9 @@ COMPONENTS: tuple[Component, ...] = (
 )
 
 
-def watched(paths: Paths) -> Watched:
+def watched(paths: Paths, named: Named) -> Watched:
     """What to observe on every Mac: each path and label once."""
-    parts = [component.watched(paths) for component in COMPONENTS]
+    parts = [component.watched(paths, named) for component in COMPONENTS]
     return Watched(_once(part.files for part in parts), _once(part.labels for part in parts))
 
 

@@ -10,6 +10,7 @@ from ds4fleet.components import base, command_line, scripts
 from ds4fleet.components.base import (
     Decided,
     EnginePlan,
+    Named,
     Part,
     Removed,
     Seen,
@@ -33,10 +34,11 @@ OPEN_FILES = 4096
 NOTED = ("/var/run/ds4-verify.json", "/var/run/ds4-user.lock")
 
 
-def watched(paths: Paths) -> Watched:
+def watched(paths: Paths, named: Named) -> Watched:
     folders = (paths.root, paths.libexec, paths.etc, paths.run, f"{paths.run}/tmp", paths.var, paths.logs)
     files = (paths.running_config, paths.log, paths.config, paths.start, paths.plist(LABEL_SERVER))
-    return Watched((*folders, *files), (LABEL_SERVER,))
+    kept = (f"{paths.kv}/{name}" for name in named.kv)
+    return Watched((*folders, *files, *kept), (LABEL_SERVER,))
 
 
 def entries(plan: Decided) -> Part:
@@ -148,8 +150,12 @@ def _kv_identity(plan: Decided, engine: EnginePlan, weights: WeightsPlan) -> str
     main = next((item for item in weights.files if item.kind == "model"), None)
     if main is None or main.sha256 is None or plan.model is None:
         return ""
-    abi = f"-abi{engine.payload_abi}" if engine.payload_abi else ""
-    return f"{plan.model.family}-{main.sha256[:12]}{abi}"
+    return kv_name(plan.model.family, main.sha256, engine.payload_abi)
+
+
+def kv_name(family: str, sha256: str, payload_abi: int) -> str:
+    """The name of the directory with KV entries of such weights and such a form."""
+    return f"{family}-{sha256[:12]}" + (f"-abi{payload_abi}" if payload_abi else "")
 
 
 def _plist(paths: Paths, user: str, server: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ds4fleet.components import agent, base, scripts
-from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
+from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
 from ds4fleet.components.shapes import FileEntry
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.layout import LABEL_SERVER, LABEL_WIRED, Paths
@@ -27,7 +27,7 @@ def _folders(root: str) -> tuple[str, ...]:
     return (root, f"{root}/libexec", f"{root}/var", folder(root))
 
 
-def watched(paths: Paths) -> Watched:
+def watched(paths: Paths, named: Named) -> Watched:
     """With the note that a Mac is drained: an upgrade must not meet that."""
     files = (*_folders(paths.root), f"{folder(paths.root)}/drain.json", Paths.plist(LABEL_SWITCH))
     return Watched(files, (LABEL_SWITCH,))

@@ -8,7 +8,7 @@ from typing import Any
 from ds4agent.mac import accounts
 from ds4fleet.access import users
 from ds4fleet.components import base, scripts
-from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, UserPlan, Watched
+from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, UserPlan, Watched
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.public_keys import parse_key
 from ds4fleet.layout import Paths
@@ -18,7 +18,7 @@ STAGE = "tunnel"
 SHELL = "/bin/sh"
 
 
-def watched(paths: Paths) -> Watched:
+def watched(paths: Paths, named: Named) -> Watched:
     return Watched((paths.root, paths.libexec, paths.tunnel_wait, paths.sshd, paths.tunnel_keys))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ds4fleet.components import agent, base
-from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
+from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
 from ds4fleet.layout import LABEL_SERVER, Paths
 
 STAGE = "service"
@@ -25,7 +25,7 @@ def stopped_path(root: str) -> str:
     return f"{folder(root)}/stopped"
 
 
-def watched(paths: Paths) -> Watched:
+def watched(paths: Paths, named: Named) -> Watched:
     own = (folder(paths.root), stopped_path(paths.root), Paths.plist(LABEL_GUARD))
     return Watched(own, (LABEL_GUARD,))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ds4agent.model import WeightsFile
 from ds4agent.weights import stamp
 from ds4fleet.components import base
-from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched, WeightFile
+from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched, WeightFile
 from ds4fleet.components.shapes import FileEntry
 from ds4fleet.layout import Paths
 
@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 STAGE = "weights"
 
 
-def watched(paths: Paths) -> Watched:
-    return Watched()
+def watched(paths: Paths, named: Named) -> Watched:
+    return Watched(tuple(link(f"{paths.engine}/releases/{release}") for release in named.releases))
+
+
+def link(release_dir: str) -> str:
+    """The link by which a release finds the weights."""
+    return f"{release_dir}/ds4flash.gguf"
 
 
 def entries(plan: Decided) -> Part:
-    link = plan.weights.link if plan.weights else None
-    if not link:
+    wanted = plan.weights.link if plan.weights else None
+    if not wanted:
         return Part()
-    return Part([FileEntry(link["path"], "link", target=link["target"])])
+    return Part([FileEntry(wanted["path"], "link", target=wanted["target"])])
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:

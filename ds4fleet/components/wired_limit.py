@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ds4fleet.components import base, boot_job
-from ds4fleet.components.base import Decided, Part, Removed, Seen, Step, Watched
+from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
 from ds4fleet.layout import LABEL_WIRED, Paths
 
 STAGE = "memory"
 
 
-def watched(paths: Paths) -> Watched:
+def watched(paths: Paths, named: Named) -> Watched:
     own = (paths.wired, paths.boot_state("wired"), paths.plist(LABEL_WIRED))
     return Watched((*boot_job.folders(paths), *own), (LABEL_WIRED,))
 

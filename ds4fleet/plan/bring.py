@@ -8,6 +8,7 @@ from typing import Any
 
 from ds4agent.model import Weights
 from ds4fleet.catalogue.read import Engine, ModelFile
+from ds4fleet.components import weights as placed
 from ds4fleet.components.base import NOTHING
 from ds4fleet.errors import OperatorError
 from ds4fleet.plan import sources
@@ -42,7 +43,7 @@ def with_weights(plan: HostPlan, known: Known, engine: Engine) -> HostPlan:
             " set ds4_weights_method: direct"
         )
     main = next((file.path for file in files if file.kind == "model"), None)
-    link = {"path": f"{plan.engine.release_dir}/ds4flash.gguf", "target": main} if main else None
+    link = {"path": placed.link(plan.engine.release_dir), "target": main} if main else None
     there = (known.seen or NOTHING).weights.files
     marked = {one.path for one in there if one.stamp and one.stamp.staged_for == model.id}
     unmarked = [file.path for file in files if file.path not in marked]

@@ -127,6 +127,11 @@ def _declared_role(known: Known) -> str:
     return "jump" if role == "auto" and mode == "auto" and leads else role
 
 
+def models_of_auto() -> list[str]:
+    """Every model that `ds4_model: auto` comes to on a Mac of some size."""
+    return [row["model"] for row in policy()["roles"]["models"]]
+
+
 def _auto_models(known: Known, engine: Engine) -> list[str]:
     """What `ds4_model: auto` tries, best first: the model of this size, then those of smaller Macs."""
     traits = known.catalogue.generation(engine.generation)

@@ -7,15 +7,14 @@ Refusals are sentences that say what is wrong and what to do; a plan with refusa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 from ds4agent.model import ModelError, Observation
 from ds4fleet import layout
 from ds4fleet.catalogue.read import Catalogue
-from ds4fleet.components import registry, server, switcher
+from ds4fleet.components import registry, server
 from ds4fleet.components.base import Decided, Seen, Targets
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import defaults, names
@@ -29,31 +28,6 @@ from ds4fleet.sizing.disk import Disk
 
 #: Ids above it mean nobody.
 LAST_UID = 2**31 - 2
-
-
-def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ds4_info for a host: every path, user and label that any plan for it can need.
-
-    The plan from the declared hardware is looked at too, in addition to what any plan may leave behind.
-    Malformed variables are not judged here.
-    """
-    settings = {**defaults.role_defaults(), **variables}
-    declared = make_plan("", variables)
-    paths = layout.Paths(str(settings["ds4_root"]))
-    watched = registry.watched(paths)
-    users = [str(settings[f"ds4_{account}_user"]) for account in ("service", "tunnel", "seed")]
-    port = settings["ds4_port"]
-    return {
-        "files": _once(watched.files, (entry.path for entry in declared.files)),
-        "labels": _once(watched.labels, (job.label for job in declared.jobs)),
-        "users": users,
-        "groups": users,
-        "engine_root": paths.engine,
-        "switch_dir": switcher.folder(paths.root),
-        "models_dir": paths.models,
-        "port": int(port) if str(port).isdigit() else 0,
-        "running_config": paths.running_config,
-    }
 
 
 def make_plan(
@@ -179,7 +153,3 @@ def _verify(plan: HostPlan, facts: Known) -> VerifyPlan | None:
         ready_s=read.number("ds4_verify_ready_s", least=1),
         headroom_mib=read.number("ds4_min_headroom_mib", least=0),
     )
-
-
-def _once(*parts: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(chain.from_iterable(parts)))

@@ -12,7 +12,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 from ds4fleet.inventory import settings
-from ds4fleet.plan.make import watch
+from ds4fleet.plan.watch import watch
 from ds4fleet.remote import bootstrap
 
 

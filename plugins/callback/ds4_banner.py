@@ -39,7 +39,8 @@ from ansible.plugins.callback import CallbackBase
 from ds4agent.border import plain
 from ds4fleet import ansible_output
 from ds4fleet.inventory import settings
-from ds4fleet.plan.make import watch
+from ds4fleet.plan.make import make_plan
+from ds4fleet.plan.watch import watch
 
 #: Of a Mac that serves, and with a time zone: its plan needs most of what any plan does.
 EXAMPLE = {"ds4_hardware": {"memory_gb": 128, "storage_gb": 2000}, "ds4_timezone": "UTC"}
@@ -157,6 +158,7 @@ class CallbackModule(CallbackBase):
         catalogue, the role's defaults, its specs and its templates again."""
         settings.mistakes("", EXAMPLE, lambda _options, _values: ())
         watch(EXAMPLE)
+        make_plan("", EXAMPLE)
         # A fork that collects garbage would copy every page of this process on its way through it.
         os.register_at_fork(after_in_child=gc.freeze)
 

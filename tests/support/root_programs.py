@@ -17,7 +17,8 @@ from ds4fleet.components.shapes import FileEntry
 from ds4fleet.fleetview import status
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.layout import CHECKOUT
-from ds4fleet.plan.make import make_plan, watch
+from ds4fleet.plan.make import make_plan
+from ds4fleet.plan.watch import watch
 from ds4fleet.remote import observe
 from ds4fleet.upgrade import snapshot
 from ds4fleet.weights import listing, relay

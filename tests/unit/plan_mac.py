@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from ds4fleet.plan.make import watch
 from ds4fleet.plan.types import HostPlan
+from ds4fleet.plan.watch import watch
 
 GB = 10**9
 CLASSES = {

@@ -14,6 +14,7 @@ import pytest
 
 from ds4agent.__main__ import PROGRAMS
 from ds4fleet.components import agent
+from ds4fleet.components.base import Named
 from ds4fleet.layout import Paths
 from ds4fleet.plan.make import make_plan
 
@@ -62,7 +63,7 @@ def test_it_is_named_by_its_checksum_in_a_plan_and_comes_where_files_are_written
     assert program.content is None and program.sha256 == agent.sha256()
     assert len(json.dumps(program.to_json())) < 400
     assert {entry.kind for entry in gone} == {"absent"}
-    assert {entry.path for entry in gone} < set(agent.watched(Paths(ROOT)).files)
+    assert {entry.path for entry in gone} < set(agent.watched(Paths(ROOT), Named()).files)
 
 
 class TestWhatRestartsAJob:

@@ -12,15 +12,16 @@ import pytest
 from ds4agent.model import Observation, Volume
 from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.components import jump, registry, scripts
-from ds4fleet.components.base import Decided, JumpPlan, Part, Targets, sha256
+from ds4fleet.components.base import Decided, JumpPlan, Named, Part, Targets, sha256
 from ds4fleet.components.shapes import FileEntry
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet
 from ds4fleet.layout import CHECKOUT, LABEL_WIRED, Paths
-from ds4fleet.plan.make import make_plan, watch
+from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.removal import removal
 from ds4fleet.plan.steps import steps
 from ds4fleet.plan.types import STAGES
+from ds4fleet.plan.watch import watch
 from ds4fleet.sizing.disk import Disk
 from tests.unit import plan_mac as mac
 
@@ -214,10 +215,10 @@ class TestRegistry:
         component = COMPONENTS[name]
         for role in ROLES:
             plan = decided(role)
-            part, watched = component.entries(plan), component.watched(Paths())
-            depending = (f"{Paths().kv}/", f"{Paths().engine}/")
-            paths = {entry.path for entry in part.files if not entry.path.startswith(depending)}
-            assert paths <= set(watched.files)
+            part, kept = component.entries(plan), registry.assemble(plan).server
+            releases = (plan.engine.release_id,) if plan.engine else ()
+            watched = component.watched(Paths(), Named(releases, (kept["kv_identity"],) if kept else ()))
+            assert {entry.path for entry in part.files} <= set(watched.files)
             assert {job.label for job in part.jobs} <= set(watched.labels)
             assert {entry.stage for entry in [*part.files, *part.jobs]} <= set(STAGES)
 
@@ -236,7 +237,7 @@ class TestRemoval:
         gone = removal({"ds4_model": "no-such-model"}, seen)
         labels = {job.label: job.state for job in gone.jobs}
         assert set(labels.values()) == {"absent"} and "com.ds4fleet.former" in labels
-        assert set(registry.watched(Paths()).labels) <= set(labels)
+        assert set(registry.watched(Paths(), Named()).labels) <= set(labels)
 
     def test_the_wired_limit_of_somebody_else_stays(self) -> None:
         assert not removal({}, mac.bare(128)).wired_limit

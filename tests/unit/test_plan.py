@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ds4fleet.catalogue.read import load
 from ds4fleet.inventory.settings import specs
-from ds4fleet.plan.make import make_plan, watch
+from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.types import STAGES, HostPlan, JumpPlan
+from ds4fleet.plan.watch import watch
 
 _spec = importlib.util.spec_from_file_location("plan_mac", Path(__file__).with_name("plan_mac.py"))
 assert _spec and _spec.loader
@@ -107,6 +109,45 @@ def test_everything_that_a_plan_writes_is_looked_at() -> None:
         assert {entry.path for entry in made.files} <= set(looked_at["files"])
         assert {job.label for job in made.jobs} <= set(looked_at["labels"])
         assert {user.name for user in made.accounts.users} <= set(looked_at["users"])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"ds4_model": "flash-q2-0731"},
+        {"ds4_engine_commit": "0123456789ab" + "0" * 28},
+        {"ds4_engine_commit": "0123456789ab" + "0" * 28, "ds4_model": "flash-q2"},
+        {"ds4_role": "stage"},
+        {"ds4_sidecars": "mtp"},
+    ],
+    ids=str,
+)
+def test_it_is_looked_at_whatever_the_mac_turns_out_to_be(more: dict[str, Any]) -> None:
+    """The hardware is declared for the plan before there is a Mac; what is observed wins."""
+    undeclared = {"ds4_region": "tokyo", **more}
+    for size in SIZES:
+        looked_at = watch(undeclared)
+        assert looked_at == watch({**mac.variables(24), **more})
+        made = make_plan("mac-01", undeclared, mac.bare(size))
+        assert {entry.path for entry in made.files} <= set(looked_at["files"])
+        assert {job.label for job in made.jobs} <= set(looked_at["labels"])
+
+
+def test_what_an_unknown_engine_turns_out_to_be_is_looked_at() -> None:
+    commit = "0123456789ab" + "0" * 28
+    said = mac.variables(128, ds4_engine_commit=commit)
+    for generation in load().generations.values():
+        release = {
+            "id": commit[:12],
+            "commit": commit,
+            "path": f"/opt/ds4/engine/releases/{commit[:12]}",
+            "complete": True,
+            "capabilities": {"flags": list(generation.flags), "topics": [], "targets": []},
+        }
+        seen = mac.bare(128, engine={"current": None, "previous": None, "releases": [release]})
+        made = make_plan("mac-01", said, seen)
+        assert {entry.path for entry in made.files} <= set(watch(said)["files"]), generation.id
 
 
 def test_stages_come_in_the_order_in_which_they_act() -> None:

@@ -11,7 +11,7 @@ import pytest
 from ds4agent.mac import volumes
 from ds4fleet import layout
 from ds4fleet.components import boot_job, command_line, registry, scripts
-from ds4fleet.components.base import Decided, EnginePlan, ModelChoice, WeightFile, WeightsPlan
+from ds4fleet.components.base import Decided, EnginePlan, ModelChoice, Named, WeightFile, WeightsPlan
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.sizing.disk import Disk, VolumePlan
@@ -266,8 +266,8 @@ class TestRolesThatDoNotServe:
 
 
 def test_everything_that_is_written_is_watched():
-    watched = registry.watched(layout.Paths())
     result = desired()
-    paths = {item["path"] for item in result["files"]} - {result["server"]["kv_dir"], LINK["path"]}
-    assert paths <= set(watched.files)
+    named = Named((COMMIT[:12],), (result["server"]["kv_identity"],))
+    watched = registry.watched(layout.Paths(), named)
+    assert {item["path"] for item in result["files"]} <= set(watched.files)
     assert {item["label"] for item in result["jobs"]} == set(watched.labels)
