@@ -18,6 +18,7 @@ from ds4fleet.remote import playbook
 from ds4fleet.upgrade import controller_lock
 from ds4fleet.upgrade.codes import Code
 from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase, write_atomically
+from ds4fleet.upgrade.order import VARIABLE, RolloutOrder
 
 
 def owner() -> str:
@@ -27,18 +28,9 @@ def owner() -> str:
 
 def write_run(journal: Journal, *, take_over: bool = False) -> Path:
     """The variables of the playbook, as a file that it also runs by itself with."""
-    planned = journal.rollout()
-    run = {
-        "folder": str(journal.folder),
-        "run_id": planned.run_id,
-        "kind": planned.kind,
-        "owner": owner(),
-        "take_over": take_over,
-        "hosts": list(planned.hosts),
-        "waves": [len(wave.hosts) for wave in planned.waves],
-    }
+    order = journal.rollout().order(owner=owner(), folder=str(journal.folder), take_over=take_over)
     path = journal.folder / "run.json"
-    write_atomically(path, json_module.dumps({**journal.asked(), "__ds4_rollout": run}, indent=1))
+    write_atomically(path, json_module.dumps(order.variables(journal.asked()), indent=1))
     return path
 
 
@@ -83,9 +75,11 @@ def call_off_from(
     run: Path, *, json: bool, lock: int | None = None, record: Path | None = None, run_id: str = ""
 ) -> int:
     """The same for the Macs and the run that a file of variables names; the playbook's exit status."""
-    hosts = json_module.loads(run.read_text())["__ds4_rollout"]["hosts"]
+    order = RolloutOrder.from_json(json_module.loads(run.read_text()).get(VARIABLE))
     arguments = ("--tags", "call_off")
-    return ansible("upgrade", hosts, run, *arguments, json=json, lock=lock, record=record, run_id=run_id)
+    return ansible(
+        "upgrade", order.hosts, run, *arguments, json=json, lock=lock, record=record, run_id=run_id
+    )
 
 
 def ansible(

@@ -14,6 +14,7 @@ from typing import Any
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.upgrade.codes import Code, RolloutError
+from ds4fleet.upgrade.order import RolloutOrder
 
 #: The share of a region that is switched at once, wave by wave; the last entry repeats until none is left.
 DEFAULT_WAVES: tuple[int | str, ...] = (1, "25%", "100%")
@@ -98,6 +99,18 @@ class Rollout:
     def hosts(self) -> tuple[str, ...]:
         """All Macs of the rollout in the order in which they are switched."""
         return tuple(host for wave in self.waves for host in wave.hosts)
+
+    def order(self, *, owner: str, folder: str, take_over: bool = False) -> RolloutOrder:
+        """What the playbook gets of it. folder: where plan and journal are."""
+        return RolloutOrder(
+            run_id=self.run_id,
+            owner=owner,
+            hosts=self.hosts,
+            waves=tuple(len(wave.hosts) for wave in self.waves),
+            kind=self.kind,
+            folder=folder,
+            take_over=take_over,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

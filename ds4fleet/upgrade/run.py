@@ -21,6 +21,7 @@ from ds4fleet.upgrade import journal as journals
 from ds4fleet.upgrade import report as reports
 from ds4fleet.upgrade.codes import Code, RolloutError
 from ds4fleet.upgrade.journal import ENDED, UNFINISHED, HostPhase, Journal, RunPhase, latest
+from ds4fleet.upgrade.order import RolloutOrder
 from ds4fleet.upgrade.rollout import Rollout
 from ds4fleet.upgrade.snapshot import Lock
 
@@ -289,8 +290,7 @@ def _release(locks: Mapping[str, Lock | None], root: Path, lock: int, *, yes: bo
         if not console.confirm(question, yes=yes):
             raise OperatorError(f"{', '.join(hosts)} stay with {owners[run_id]}.")
         path = root / "take_over.json"
-        run = {"run_id": run_id, "hosts": hosts, "owner": play.owner()}
-        path.write_text(dumps({"__ds4_rollout": run}))
+        path.write_text(dumps(RolloutOrder(run_id, play.owner(), tuple(hosts)).variables({})))
         if play.call_off_from(path, json=json, lock=lock):
             raise OperatorError(
                 f"{', '.join(hosts)} could not be taken over from {owners[run_id]}; see above."

@@ -1,12 +1,12 @@
 # Copyright (c) 2026 ds4-fleet contributors
 # MIT License (see LICENSE)
-"""Run the module ds4_probe and hold what it found against what the lab assumes."""
+"""Observe a Mac, run the module ds4_probe and hold what it found against what the lab assumes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
+from ansible_collections.ds4.fleet.plugins.action.ds4_info import ActionModule as ObserveAction
 
 try:
     from ds4fleet.fleetview import probe
@@ -22,17 +22,20 @@ except ModuleNotFoundError as error:
 NO_LAB = "the probe compares a Mac with what the lab assumes: run playbooks/probe.yml from a checkout"
 
 
-class ActionModule(ActionBase):
-    """Wants ds4_info to have run. Adds facts, report and differences to the module's result."""
+class ActionModule(ObserveAction):
+    """Observes the Mac and runs the module. Adds facts, report and differences to the module's result."""
 
-    TRANSFERS_FILES = False
+    _VALID_ARGS = frozenset(("write",))
+    own_lists = False
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
         host = task_vars["inventory_hostname"]
         if not HAS_LAB:
             return {"failed": True, "msg": f"{host}: {NO_LAB}"}
-        observation = self._templar.template(task_vars["__ds4_observation"])
+        seen = super().run(tmp, task_vars)
+        observation = seen.get("observation")
+        if seen.get("failed") or seen.get("unreachable"):
+            return seen
         if not observation:
             return {"failed": True, "msg": f"{host} can run no module yet: run playbooks/bootstrap.yml first"}
         write = bool(self._task.args.get("write")) and not self._task.check_mode
@@ -41,7 +44,7 @@ class ActionModule(ActionBase):
         )
         if result.get("failed") or "answers" not in result:
             return result
-        hardware = self._templar.template(task_vars.get("ds4_hardware") or {})
+        hardware = self.settings.get("ds4_hardware") or {}
         found = probe.differences(host, hardware, observation, result)
         result["differences"] = [one.sentence for one in found]
         result["facts"] = probe.facts(observation, result)

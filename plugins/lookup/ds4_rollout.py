@@ -28,7 +28,9 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
 
+from ds4agent.model import ModelError
 from ds4fleet.upgrade import codes, controller_lock
+from ds4fleet.upgrade.order import RolloutOrder
 
 
 class LookupModule(LookupBase):
@@ -36,10 +38,13 @@ class LookupModule(LookupBase):
         (planned,) = terms
         try:
             controller_lock.join()
-            if planned.get("folder") and os.environ.get(controller_lock.RUN_VARIABLE) != planned["run_id"]:
-                controller_lock.hold_until_exit(
-                    Path(planned["folder"]).parent, planned["run_id"], planned["owner"]
-                )
+            if not planned:
+                return []
+            order = RolloutOrder.from_json(planned)
+            if order.folder and os.environ.get(controller_lock.RUN_VARIABLE) != order.run_id:
+                controller_lock.hold_until_exit(Path(order.folder).parent, order.run_id, order.owner)
+        except ModelError as error:
+            raise AnsibleError(str(error)) from None
         except codes.RolloutError as error:
             raise AnsibleError(error.sentence) from None
-        return list(planned.get("hosts", []))
+        return list(order.hosts)

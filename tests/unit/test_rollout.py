@@ -378,7 +378,7 @@ class TestCodes:
     def test_every_code_is_used(self) -> None:
         texts = "".join(path.read_text() for path in Path("ds4fleet/upgrade").glob("*.py"))
         texts += Path("ds4fleet/upgrade/rollout.py").read_text().partition("REMEDY: ")[2].partition("}\n")[2]
-        texts += Path("plugins/action/ds4_switch.py").read_text()
+        texts += Path("plugins/action/ds4_rollout.py").read_text()
         unused = [code for code in Code if f"Code.{code.name}" not in texts]
         assert unused == []
 
