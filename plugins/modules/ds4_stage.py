@@ -71,7 +71,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-# Nothing besides what every module returns.
+status:
+  description: What the fetch says of itself by then; empty when there is none.
+  type: dict
+  returned: success
 """
 
 import json
@@ -230,7 +233,7 @@ def main() -> None:
             stage.put(stage.path("control"), WORDS[state])
     except (JobError, ValueError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=stage.changed)
+    module.exit_json(changed=stage.changed, status=stage.status())
 
 
 if __name__ == "__main__":
