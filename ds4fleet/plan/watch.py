@@ -12,7 +12,7 @@ from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import defaults
 from ds4fleet.layout import Paths
 from ds4fleet.plan import choice
-from ds4fleet.plan.asked import Reader
+from ds4fleet.plan.settings import Reader
 
 
 def watch(variables: Mapping[str, Any]) -> dict[str, Any]:

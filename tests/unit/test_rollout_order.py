@@ -19,14 +19,14 @@ from ds4fleet.layout import CHECKOUT
 from ds4fleet.upgrade import play, rollout
 from ds4fleet.upgrade.journal import HostPhase, Journal
 from ds4fleet.upgrade.order import VARIABLE, RolloutOrder
-from ds4fleet.upgrade.rollout import Rollout, Situation, Version
+from ds4fleet.upgrade.rollout import HostState, Rollout, Version
 
 OLD, NEW = Version("flash-q2", "a" * 64, "1" * 40), Version("flash-q2-0731", "b" * 64, "2" * 40)
 NAMES = ("here", "there", "far")
 
 
 def planned() -> Rollout:
-    macs = [Situation(name, "tokyo", True, True, OLD, NEW) for name in NAMES]
+    macs = [HostState(name, "tokyo", True, True, OLD, NEW) for name in NAMES]
     return rollout.plan_rollout(macs, run_id="run", now=datetime.now(UTC))
 
 
