@@ -24,11 +24,10 @@ NOTHING = Observation(schema=SCHEMA)
 
 @dataclass(frozen=True)
 class Step:
-    """One difference between the plan and the Mac. `destructive` steps need `ds4_safe_mode: false`."""
+    """One difference between the plan and the Mac."""
 
     stage: str
     what: str
-    destructive: bool = False
 
 
 @dataclass(frozen=True)
