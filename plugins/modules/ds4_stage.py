@@ -87,8 +87,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.ds4agent.mac.launchd import JobError, Launchd
 from ..module_utils.ds4agent.mac.run import run_all
 from ..module_utils.ds4agent.mac.safe import replace
-from ..module_utils.ds4agent.weights import store, transfer
 from ..module_utils.ds4agent.weights import stamp as weights_stamp
+from ..module_utils.ds4agent.weights import store, transfer
 
 if TYPE_CHECKING:
     from ..module_utils.ds4agent.shapes import FetchOrder, JobOrder

@@ -22,7 +22,7 @@ PLANNERS = {
     "ds4fleet/cli/twin.py": "what a Mac has otherwise than planned",
     "ds4fleet/plan/kept.py": "fab plan",
     "ds4fleet/upgrade/host_state.py": "what a rollout is planned with",
-    "ds4fleet/weights/shelf.py": "weights that a Mac's plan has",
+    "ds4fleet/weights/store.py": "weights that a Mac's plan has",
     "plugins/action/ds4_plan.py": "the first task of a run",
     "plugins/callback/ds4_banner.py": "of no Mac, before Ansible forks: what every plan reads is read once",
 }
