@@ -123,6 +123,7 @@ def propose(
             "the sha256, without which nothing is staged: put in the publisher's, or add --hash for a file"
             " of this machine."
         )
+    unknown += _twins(found, header, family, catalogue)
     file: dict[str, Any] = {"name": found.name, "bytes": found.size_bytes, "sha256": found.sha256}
     entry: dict[str, Any] = {"name": model_id, "family": family.id, "quant": kind}
     if found.repo:
@@ -138,6 +139,26 @@ def propose(
     entry["modes"] = list(like[0].modes) if like else ["resident"]
     _check(model_id, entry)
     return entry, unknown
+
+
+def _twins(found: Found, header: Header, family: Family, catalogue: Catalogue) -> list[str]:
+    """What is to be known where files of the catalogue have its size, as those of other releases often do."""
+    same = [
+        model
+        for model in catalogue.models.values()
+        if model.family == family.id and [file.bytes for file in model.files] == [found.size_bytes]
+    ]
+    if not same or (found.sha256 and all(found.sha256 != model.files[0].sha256 for model in same)):
+        return []
+    equal = next((model.id for model in same if found.sha256 == model.files[0].sha256), None)
+    if equal:
+        return [f"why it is added: by its sha256 it is {equal}, which the catalogue has."]
+    revision = header["keys"].get(gguf.REVISION)
+    named = [str(model.header.get("revision", "")) for model in same]
+    if isinstance(revision, str) and all(named) and not any(gguf.is_revision(revision, one) for one in named):
+        return []
+    names = " or ".join(model.id for model in same)
+    return [f"whether it is {names}: it has the size of that, and only the sha256 tells."]
 
 
 def _check(model_id: str, entry: Mapping[str, Any]) -> None:

@@ -92,6 +92,44 @@ class TestEntry:
             add.propose(found(head()), "My Model", CATALOGUE)
 
 
+V41_SIZE = 365_713_686_528
+V41_SHA = "1ce6a8f8806205c13330d7ca287bd198331dc5ca35ccc5d8a9a92a188a6f6f42"
+
+
+def v41(revision: str = "") -> bytes:
+    """The begin of a V4.1 file, whose tensors stand behind the first MiB."""
+    keys: dict[str, Any] = {"general.architecture": "deepseek41", **VOCABULARY}
+    if revision:
+        keys = {"general.source.revision": revision, **keys}
+    return composer.encode(keys, [composer.Tensor("token_embd.weight", composer.F16)], SIZE)
+
+
+class TestSameSize:
+    """Releases often have the same size; the sha256 or the revision in the header tells them apart."""
+
+    def test_the_same_sha256_is_the_same_file(self) -> None:
+        entry, unknown = propose(v41(), V41_SIZE, sha256=V41_SHA)
+        assert (entry["family"], entry["quant"], entry["modes"]) == (
+            "v41-flash",
+            "q2",
+            ["resident", "streaming"],
+        )
+        assert "by its sha256 it is v41-flash-q2" in unknown
+
+    def test_another_sha256_is_another_file(self) -> None:
+        _entry, unknown = propose(v41(), V41_SIZE, sha256="0" * 64)
+        assert "v41-flash-q2" not in unknown
+
+    @pytest.mark.parametrize(("revision", "told"), [("", True), ("df42c109", True), ("0123456789", False)])
+    def test_without_a_sha256_the_revision_in_the_header_tells(self, revision: str, told: bool) -> None:
+        _entry, unknown = propose(v41(revision), V41_SIZE)
+        assert ("whether it is v41-flash-q2" in unknown) is told
+
+    def test_0731_has_the_size_of_what_it_replaced(self) -> None:
+        _entry, unknown = propose(head(), 86_720_111_488)
+        assert "whether it is flash-q2 or flash-q2-0731" in unknown
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("data", "why"),

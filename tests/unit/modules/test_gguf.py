@@ -105,3 +105,22 @@ def test_a_header_as_long_as_one_may_be_takes_little_memory_and_time():
     bytes_of, words_of = struct.pack("<IQ", 0, 64_000_000), struct.pack("<IQ", STRING, 1 << 40)
     found = bounded.run(HOSTILE, [(ARRAY, bytes_of.hex()), (ARRAY, words_of.hex())])
     assert found == ["", "header is longer than 67108864 bytes"]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (None, False),
+        ("df42c109", False),
+        ("df42c109f1defefcbfcedbe7d905718a12266e40", False),
+        ("0a1b2c3d", True),
+    ],
+)
+def test_a_file_of_other_weights_is_told_by_the_revision_in_its_header(said, told):
+    pairs = [pair("general.architecture", STRING, text("deepseek41"))]
+    if said:
+        pairs.append(pair("general.source.revision", STRING, text(said)))
+    expected = {"architecture": "deepseek41", "revision": "df42c109f1defefcbfcedbe7d905718a12266e40"}
+    found = gguf.objections(gguf.parse(file(*pairs)), expected, 10_000)
+    assert bool(found) is told
+    assert not told or "it was made from the revision 0a1b2c3d" in found[0]
