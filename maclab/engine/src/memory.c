@@ -65,19 +65,21 @@ context_memory context_estimate(shape_id shape, int ctx_size, int prefill_chunk,
     return m;
 }
 
-/* Scratch that a long prompt makes the indexer grow to, as an upper bound. */
+/* What a long prompt makes the indexer's two buffers grow to, as an upper bound: each keeps the most that a chunk
+   wanted of it. */
 uint64_t indexer_bound(shape_id shape, uint32_t cap, int prompt_tokens) {
     if (cap == 0 || prompt_tokens <= 0) return 0;
     const uint64_t n = (uint64_t)prompt_tokens, top_k = (uint64_t)facts[shape].top_k;
     const uint64_t full_end = n / cap * cap, tail = n - full_end;
-    uint64_t most = 0;
+    uint64_t sorting = 0, chosen = 0;
     const uint64_t ends[2] = {full_end, n}, tokens[2] = {cap, tail};
     for (int i = 0; i < 2; i++) {
         if (ends[i] == 0 || tokens[i] == 0 || ends[i] / 4 <= top_k) continue;
-        const uint64_t bytes = 2 * (ends[i] / 4) * tokens[i] * 4 + top_k * tokens[i] * 4;
-        if (bytes > most) most = bytes;
+        const uint64_t wide = 2 * (ends[i] / 4) * tokens[i] * 4, rows = top_k * tokens[i] * 4;
+        if (wide > sorting) sorting = wide;
+        if (rows > chosen) chosen = rows;
     }
-    return most;
+    return sorting + chosen;
 }
 
 uint64_t kv_payload_bytes(shape_id shape, int tokens) {
