@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -13,7 +14,7 @@ from ds4agent.model import Observation, Volume
 from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.components import jump, registry, scripts
 from ds4fleet.components.base import Decided, JumpPlan, Named, Part, Targets, sha256
-from ds4fleet.components.shapes import FileEntry
+from ds4fleet.components.shapes import FileEntry, Job
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet
 from ds4fleet.layout import CHECKOUT, LABEL_WIRED, Paths
@@ -299,3 +300,10 @@ class TestJump:
 
     def test_a_mac_of_any_size_that_is_to_lead_somewhere_does(self) -> None:
         assert make_plan("mac-01", mac.variables(128, ds4_jump_to="hk-01")).role == "jump"
+
+
+def test_every_file_and_job_of_a_plan_is_read_back_from_its_json() -> None:
+    file = FileEntry("/opt/ds4/x", "file", content="x", mode="0644", stage="storage")
+    assert FileEntry.from_json(json.loads(json.dumps(file.to_json()))) == file
+    job = Job("com.ds4fleet.x", "/Library/LaunchDaemons/x.plist", "loaded", ("/opt/ds4/x",), "service")
+    assert Job.from_json(json.loads(json.dumps(dataclasses.asdict(job)))) == job

@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import functools
+import types
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -19,6 +20,8 @@ from . import plain
 Kind = TypeVar("Kind")
 Reader = Callable[[Any], Any]
 
+#: `Optional[str]`, and `str | None` as newer Pythons have it.
+_UNIONS = (Union, getattr(types, "UnionType", Union))
 _WORDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 SHOWN_LETTERS = 60
 
@@ -68,7 +71,7 @@ def _reader(kind: Any) -> Reader:
     if dataclasses.is_dataclass(kind):
         return _of_dataclass(kind)
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Union:
+    if origin in _UNIONS:
         return _of_union(arguments)
     if origin is tuple and arguments[1:] == (...,):
         return _of_tuple(_reader(arguments[0]))
