@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ds4agent.upgrade_state import ENDED
 from ds4fleet import held_file
 from ds4fleet.upgrade.codes import Code, RolloutError
-from ds4fleet.upgrade.journal import ENDED, Journal
+from ds4fleet.upgrade.journal import Journal
 
 #: Names, in the environment of a playbook, the run that holds the controller's lock for it.
 RUN_VARIABLE = "DS4_ROLLOUT"

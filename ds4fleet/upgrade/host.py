@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from ds4agent.upgrade_state import UpgradeState
 from ds4fleet.upgrade.codes import Code, RolloutError
-from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase
+from ds4fleet.upgrade.journal import Journal
 
 #: Runs ds4_switch on the Mac with these arguments, or ds4_switch_info without arguments; raises HostLost
 #: when it does not answer and HostRefused when it says no.
@@ -20,7 +21,7 @@ Call = Callable[..., Mapping[str, Any]]
 #: Why a Mac went back that says nothing against the new version.
 _NOT_THE_VERSIONS_FAULT = ("cut", "told", "unconfirmed")
 #: Phases of a run in which nothing more may be begun.
-_HALTED = (RunPhase.PAUSED, RunPhase.ABORTED, RunPhase.FAILED)
+_HALTED = (UpgradeState.PAUSED, UpgradeState.ABORTED, UpgradeState.FAILED)
 
 
 class HostLost(Exception):
@@ -47,18 +48,20 @@ def switch(
     progress = journal.progress()
     if progress.phase in _HALTED:
         raise RolloutError(_code(progress.reason), f"this rollout is {progress.phase}")
-    if progress.of(host) == HostPhase.DONE:
+    if progress.of(host) == UpgradeState.DONE:
         return {"changed": False, **progress.values.get(host, {})}
     accepted = bool(progress.values.get(host, {}).get("accepted"))
     try:
         report = _switched(journal, host, begin, call)
         return _conclude(journal, host, report, call, accepted)
     except HostLost as error:
-        _stop(journal, RunPhase.PAUSED, Code.HOST_LOST, host, HostPhase.LOST, str(error))
+        _stop(journal, UpgradeState.PAUSED, Code.HOST_LOST, host, UpgradeState.LOST, str(error))
         raise RolloutError(Code.HOST_LOST, f"{host} does not answer") from error
     except HostRefused as error:
-        code, phase = (Code.HOST_LOST, HostPhase.LOST) if error.active else (Code.REFUSED, HostPhase.STAGED)
-        _stop(journal, RunPhase.PAUSED, code, host, phase, str(error))
+        code, phase = (
+            (Code.HOST_LOST, UpgradeState.LOST) if error.active else (Code.REFUSED, UpgradeState.STAGED)
+        )
+        _stop(journal, UpgradeState.PAUSED, code, host, phase, str(error))
         raise RolloutError(code, f"{host}: {error}") from error
 
 
@@ -72,13 +75,13 @@ def _switched(
     mine = found.get("run_id") == run_id
     if report["active"] and not mine:
         why = f"{host} is being switched by run {found.get('run_id')}"
-        _note(journal, phase=RunPhase.PAUSED, reason=f"{Code.LOCKED}: {why}")
+        _note(journal, phase=UpgradeState.PAUSED, reason=f"{Code.LOCKED}: {why}")
         raise RolloutError(Code.LOCKED, why)
     if report["active"]:
         return call(state="followed")
-    if mine and found["phase"] == "confirmed":
+    if mine and found["phase"] == UpgradeState.CONFIRMED:
         return report
-    if mine and found["phase"] == "reverted":
+    if mine and found["phase"] == UpgradeState.REVERTED:
         if found.get("cause") not in _NOT_THE_VERSIONS_FAULT:
             return report
         _note(journal, host=host, attempts=[_attempt(report)])
@@ -86,7 +89,7 @@ def _switched(
     _note(
         journal,
         host=host,
-        host_phase=HostPhase.SWITCHING,
+        host_phase=UpgradeState.SWITCHING,
         attempt=int(number[1]) + 1 if number else 1,
         why="",
     )
@@ -97,12 +100,12 @@ def _conclude(
     journal: Journal, host: str, report: Mapping[str, Any], call: Call, accepted: bool
 ) -> dict[str, Any]:
     found = report["journal"]
-    if found["phase"] == "holding":
-        if journal.progress().phase == RunPhase.ABORTED:
+    if found["phase"] == UpgradeState.HOLDING:
+        if journal.progress().phase == UpgradeState.ABORTED:
             report = call(state="aborted")
         elif found["verdict"] != "pass" and not accepted:
             why, code = found["reason"], Code.GATE_INCONCLUSIVE
-            _stop(journal, RunPhase.PAUSED, code, host, HostPhase.SWITCHING, why)
+            _stop(journal, UpgradeState.PAUSED, code, host, UpgradeState.SWITCHING, why)
             raise RolloutError(code, f"{host}: {why}")
         else:
             report = call(state="confirmed")
@@ -113,19 +116,21 @@ def _conclude(
         "after": found.get("after"),
         "attempts": [_attempt(report)],
     }
-    if found["phase"] == "confirmed":
-        _note(journal, host=host, host_phase=HostPhase.DONE, why="", **values)
+    if found["phase"] == UpgradeState.CONFIRMED:
+        _note(journal, host=host, host_phase=UpgradeState.DONE, why="", **values)
         return {"changed": True, **values}
-    if found["phase"] == "cancelled":
-        _stop(journal, RunPhase.PAUSED, Code.REFUSED, host, HostPhase.STAGED, found["reason"], **values)
+    if found["phase"] == UpgradeState.CANCELLED:
+        _stop(
+            journal, UpgradeState.PAUSED, Code.REFUSED, host, UpgradeState.STAGED, found["reason"], **values
+        )
         raise RolloutError(Code.REFUSED, f"{host}: {found['reason']}")
-    if found["phase"] == "reverted" and found.get("cause") in _NOT_THE_VERSIONS_FAULT:
-        phase = HostPhase.REVERTED if found.get("cause") == "told" else HostPhase.LOST
-        _stop(journal, RunPhase.PAUSED, Code.HOST_LOST, host, phase, found["reason"], **values)
+    if found["phase"] == UpgradeState.REVERTED and found.get("cause") in _NOT_THE_VERSIONS_FAULT:
+        phase = UpgradeState.REVERTED if found.get("cause") == "told" else UpgradeState.LOST
+        _stop(journal, UpgradeState.PAUSED, Code.HOST_LOST, host, phase, found["reason"], **values)
         raise RolloutError(Code.HOST_LOST, f"{host} went back: {found['reason']}")
-    stuck = found["phase"] == "stuck"
-    code, phase = (Code.STUCK, HostPhase.STUCK) if stuck else (Code.GATE_FAILED, HostPhase.REVERTED)
-    _stop(journal, RunPhase.FAILED, code, host, phase, found["reason"], **values)
+    stuck = found["phase"] == UpgradeState.STUCK
+    code, phase = (Code.STUCK, UpgradeState.STUCK) if stuck else (Code.GATE_FAILED, UpgradeState.REVERTED)
+    _stop(journal, UpgradeState.FAILED, code, host, phase, found["reason"], **values)
     raise RolloutError(code, f"{host}: {found['reason']}")
 
 
@@ -136,7 +141,13 @@ def _attempt(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stop(
-    journal: Journal, phase: RunPhase, code: Code, host: str, host_phase: HostPhase, why: str, **values: Any
+    journal: Journal,
+    phase: UpgradeState,
+    code: Code,
+    host: str,
+    host_phase: UpgradeState,
+    why: str,
+    **values: Any,
 ) -> None:
     _note(journal, host=host, host_phase=host_phase, why=why, **values)
     _note(journal, phase=phase, reason=f"{code}: {host}: {why}")

@@ -8,54 +8,24 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from ds4agent.upgrade_state import ENDED, UpgradeState
 from ds4fleet.upgrade.rollout import Rollout, stamp
-
-
-class HostPhase(StrEnum):
-    """How far a Mac is in a rollout."""
-
-    PENDING = "pending"
-    STAGED = "staged"
-    SWITCHING = "switching"
-    DONE = "done"
-    REVERTED = "reverted"
-    LOST = "lost"
-    STUCK = "stuck"
-
-
-class RunPhase(StrEnum):
-    """How far a rollout is."""
-
-    PLANNED = "planned"
-    STAGING = "staging"
-    SWITCHING = "switching"
-    PAUSED = "paused"
-    FAILED = "failed"
-    ABORTED = "aborted"
-    PROMOTED = "promoted"
-
-
-#: Phases of a run that another one must not start beside.
-UNFINISHED = (RunPhase.PLANNED, RunPhase.STAGING, RunPhase.SWITCHING, RunPhase.PAUSED)
-#: Phases after which nothing more happens by itself.
-ENDED = frozenset({RunPhase.FAILED, RunPhase.ABORTED, RunPhase.PROMOTED})
 
 
 @dataclass
 class Progress:
     """A journal read back: the last word on the run and on each Mac."""
 
-    phase: RunPhase = RunPhase.PLANNED
+    phase: UpgradeState = UpgradeState.PLANNED
     reason: str = ""
-    hosts: dict[str, HostPhase] = field(default_factory=dict)
+    hosts: dict[str, UpgradeState] = field(default_factory=dict)
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def of(self, host: str) -> HostPhase:
-        return self.hosts.get(host, HostPhase.PENDING)
+    def of(self, host: str) -> UpgradeState:
+        return self.hosts.get(host, UpgradeState.PENDING)
 
 
 class Journal:
@@ -107,7 +77,7 @@ class Journal:
         return fold(self.entries())
 
 
-_BEFORE_SWITCHES = frozenset({HostPhase.PENDING, HostPhase.STAGED})
+_BEFORE_SWITCHES = frozenset({UpgradeState.PENDING, UpgradeState.STAGED})
 _OWN_KEYS = frozenset({"at", "host", "host_phase", "phase", "reason"})
 
 
@@ -117,13 +87,13 @@ def fold(entries: Iterable[Mapping[str, Any]]) -> Progress:
     for entry in entries:
         # An end is an end: what a Mac still reports about itself afterwards does not reopen the run.
         if "phase" in entry and progress.phase not in ENDED:
-            progress.phase = RunPhase(entry["phase"])
+            progress.phase = UpgradeState(entry["phase"])
             progress.reason = str(entry.get("reason", ""))
         host = entry.get("host")
         if host and "host_phase" in entry:
-            progress.hosts[host] = HostPhase(entry["host_phase"])
-            if progress.phase == RunPhase.STAGING and progress.hosts[host] not in _BEFORE_SWITCHES:
-                progress.phase = RunPhase.SWITCHING
+            progress.hosts[host] = UpgradeState(entry["host_phase"])
+            if progress.phase == UpgradeState.STAGING and progress.hosts[host] not in _BEFORE_SWITCHES:
+                progress.phase = UpgradeState.SWITCHING
         if host:
             extra = {key: value for key, value in entry.items() if key not in _OWN_KEYS}
             progress.values.setdefault(host, {}).update(extra)

@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ds4agent.upgrade_state import UpgradeState
 from ds4fleet import console
 from ds4fleet.errors import OperatorError
 from ds4fleet.remote import playbook
 from ds4fleet.upgrade import controller_lock
 from ds4fleet.upgrade.codes import Code
-from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase, write_atomically
+from ds4fleet.upgrade.journal import Journal, write_atomically
 from ds4fleet.upgrade.order import VARIABLE, RolloutOrder
 
 
@@ -34,25 +35,25 @@ def write_run(journal: Journal, *, take_over: bool = False) -> Path:
     return path
 
 
-def go(journal: Journal, lock: int, *, take_over: bool, json: bool) -> RunPhase:
+def go(journal: Journal, lock: int, *, take_over: bool, json: bool) -> UpgradeState:
     """Runs the rollout from where it is; returns the phase that it came to, as the journal has it."""
     planned = journal.rollout()
     variables = write_run(journal, take_over=take_over)
-    journal.append(datetime.now(UTC), phase=RunPhase.STAGING)
+    journal.append(datetime.now(UTC), phase=UpgradeState.STAGING)
     record = journal.folder / "ansible.json"
     record.unlink(missing_ok=True)
     name = "upgrade" if planned.kind == "upgrade" else "rollback"
     ansible(name, planned.hosts, variables, json=json, lock=lock, record=record, run_id=planned.run_id)
     progress = journal.progress()
-    if progress.phase in (RunPhase.STAGING, RunPhase.SWITCHING):
+    if progress.phase in (UpgradeState.STAGING, UpgradeState.SWITCHING):
         why = "; ".join(f"{host}: {one}" for host, one in stopped(record).items())
         staged = planned.kind == "rollback" or all(
-            progress.of(host) != HostPhase.PENDING for host in planned.hosts
+            progress.of(host) != UpgradeState.PENDING for host in planned.hosts
         )
         code = Code.HOST_LOST if staged else Code.STAGE_FAILED
         reason = f"{code}: {why or 'the playbook ended early, see above'}"
-        journal.append(datetime.now(UTC), phase=RunPhase.PAUSED, reason=reason)
-    if journal.progress().phase in (RunPhase.FAILED, RunPhase.ABORTED):
+        journal.append(datetime.now(UTC), phase=UpgradeState.PAUSED, reason=reason)
+    if journal.progress().phase in (UpgradeState.FAILED, UpgradeState.ABORTED):
         call_off(journal, json=json, lock=lock)
     return journal.progress().phase
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from rich.table import Table
 
+from ds4agent.upgrade_state import ENDED, UpgradeState
 from ds4fleet import console
 from ds4fleet.upgrade import codes
 from ds4fleet.upgrade.codes import Code
 from ds4fleet.upgrade.controller_lock import Holder
-from ds4fleet.upgrade.journal import ENDED, HostPhase, Journal
+from ds4fleet.upgrade.journal import Journal
 from ds4fleet.upgrade.rollout import Rollout
 from ds4fleet.upgrade.snapshot import Snapshot
 
@@ -103,7 +104,7 @@ def report(journal: Journal) -> dict[str, Any]:
                 "before": values.get("before"),
                 "after": values.get("after"),
                 "attempts": max(len(attempts), int(values.get("attempt", 0))),
-                "reverts": sum(one["phase"] == "reverted" for one in attempts),
+                "reverts": sum(one["phase"] == UpgradeState.REVERTED for one in attempts),
                 "why": values.get("why", ""),
             }
         )
@@ -232,7 +233,7 @@ def show_history(records: Sequence[Mapping[str, Any]]) -> Table:
             record["kind"],
             ", ".join(sorted({mac["to"] for mac in macs})),
             str(len(macs)),
-            str(sum(mac["phase"] == HostPhase.DONE for mac in macs)),
+            str(sum(mac["phase"] == UpgradeState.DONE for mac in macs)),
             str(record["reverts"]),
             figure(max((mac["outage_s"] or 0.0 for mac in macs), default=0.0)),
             record["phase"] + (f" ({record['reason'].partition(':')[0]})" if record["reason"] else ""),

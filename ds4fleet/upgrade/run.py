@@ -11,6 +11,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
+from ds4agent.upgrade_state import ENDED, UNFINISHED, UpgradeState
 from ds4fleet import console
 from ds4fleet.catalogue.read import load
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
@@ -20,7 +21,7 @@ from ds4fleet.upgrade import controller_lock, host_state, play, rollout, snapsho
 from ds4fleet.upgrade import journal as journals
 from ds4fleet.upgrade import report as reports
 from ds4fleet.upgrade.codes import Code, RolloutError
-from ds4fleet.upgrade.journal import ENDED, UNFINISHED, HostPhase, Journal, RunPhase, latest
+from ds4fleet.upgrade.journal import Journal, latest
 from ds4fleet.upgrade.order import RolloutOrder
 from ds4fleet.upgrade.rollout import Rollout
 from ds4fleet.upgrade.snapshot import Lock
@@ -127,9 +128,9 @@ def resume(*, take_over: bool = False, json: bool = False, root: Path = ROLLOUTS
     with controller_lock.controller_lock(
         root, journal.folder.name, play.owner(), take_over=take_over
     ) as lock:
-        if progress.phase == RunPhase.PAUSED and progress.reason.startswith(Code.GATE_INCONCLUSIVE):
+        if progress.phase == UpgradeState.PAUSED and progress.reason.startswith(Code.GATE_INCONCLUSIVE):
             for host, phase in progress.hosts.items():
-                if phase == HostPhase.SWITCHING:
+                if phase == UpgradeState.SWITCHING:
                     journal.append(datetime.now(UTC), host=host, accepted=True)
         return _go(journal, lock, take_over=take_over, json=json)
 
@@ -140,8 +141,10 @@ def pause(*, json: bool = False, root: Path = ROLLOUTS) -> int:
     phase = journal.progress().phase
     if phase not in UNFINISHED:
         raise OperatorError(f"rollout {journal.folder.name} has ended: {phase}")
-    if phase != RunPhase.PAUSED:
-        journal.append(datetime.now(UTC), phase=RunPhase.PAUSED, reason=f"{Code.PAUSED}: by {play.owner()}")
+    if phase != UpgradeState.PAUSED:
+        journal.append(
+            datetime.now(UTC), phase=UpgradeState.PAUSED, reason=f"{Code.PAUSED}: by {play.owner()}"
+        )
     if json:
         console.print_json(reports.report(journal))
     else:
@@ -164,12 +167,14 @@ def abort(
     journal = _last(root)
     progress = journal.progress()
     if progress.phase in UNFINISHED:
-        journal.append(datetime.now(UTC), phase=RunPhase.ABORTED, reason=f"{Code.ABORTED}: by {play.owner()}")
+        journal.append(
+            datetime.now(UTC), phase=UpgradeState.ABORTED, reason=f"{Code.ABORTED}: by {play.owner()}"
+        )
     elif not json:
         console.out.print(f"Rollout {journal.folder.name} has ended; what it still holds is given back.")
     held = controller_lock.holder(root)
     alive = held is not None and held.alive and held.run_id == journal.folder.name
-    if alive and any(progress.of(host) == HostPhase.PENDING for host in journal.rollout().hosts):
+    if alive and any(progress.of(host) == UpgradeState.PENDING for host in journal.rollout().hosts):
         # Nobody waits for hours until weights of an aborted rollout have come.
         play.ansible("stage", journal.rollout().hosts, {"ds4_stage_action": "abort"}, json=json)
     if alive:
@@ -259,10 +264,10 @@ def _start(
 def _go(journal: Journal, lock: int, *, take_over: bool, json: bool) -> int:
     phase = play.go(journal, lock, take_over=take_over, json=json)
     _finish(journal, json=json)
-    if phase == RunPhase.PROMOTED:
+    if phase == UpgradeState.PROMOTED:
         _say_what_to_write_down(journal, json=json)
         return 0
-    return EXIT_REFUSED if phase == RunPhase.PAUSED else EXIT_FAILED
+    return EXIT_REFUSED if phase == UpgradeState.PAUSED else EXIT_FAILED
 
 
 def _say_what_to_write_down(journal: Journal, *, json: bool) -> None:
@@ -308,7 +313,7 @@ def _abort_others(limit: str, root: Path, *, yes: bool, json: bool) -> int:
         last = latest(root)
         if last is not None and last.progress().phase in UNFINISHED:
             last.append(
-                datetime.now(UTC), phase=RunPhase.ABORTED, reason=f"{Code.ABORTED}: by {play.owner()}"
+                datetime.now(UTC), phase=UpgradeState.ABORTED, reason=f"{Code.ABORTED}: by {play.owner()}"
             )
             _finish(last, json=json)
     if not json:
@@ -360,7 +365,7 @@ def _give_up_what_never_began(root: Path, *, json: bool) -> bool:
     if not json:
         console.out.print(f"Rollout {held.run_id} was cut off before it had a plan; its lock is given back.")
     elif latest(root) is None:
-        console.print_json({"run_id": held.run_id, "phase": RunPhase.ABORTED})
+        console.print_json({"run_id": held.run_id, "phase": UpgradeState.ABORTED})
     return True
 
 

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from ds4agent.border import bounded_json
+from ds4agent.upgrade_state import UNFINISHED
 from ds4fleet import console
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
@@ -137,7 +138,7 @@ def prune(
 
 def _refuse(report: Report, agreed: Mapping[str, Any]) -> None:
     last = journal.latest(upgrade.ROLLOUTS)
-    if last is not None and last.progress().phase in journal.UNFINISHED:
+    if last is not None and last.progress().phase in UNFINISHED:
         macs_of_it = set(last.rollout().hosts) & set(agreed)
         if macs_of_it:
             raise OperatorError(

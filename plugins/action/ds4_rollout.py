@@ -14,11 +14,12 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 from ds4agent.model import ModelError
+from ds4agent.upgrade_state import UpgradeState
 from ds4fleet.components import switcher
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.upgrade import codes, report
 from ds4fleet.upgrade import host as upgrade_host
-from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase
+from ds4fleet.upgrade.journal import Journal
 from ds4fleet.upgrade.order import RolloutOrder
 
 #: Steps that a module carries out: the arguments that it takes from the order.
@@ -29,8 +30,8 @@ ON_THE_MAC = {
 }
 #: Steps that are only written down, as what.
 NOTED: dict[str, dict[str, Any]] = {
-    "staged": {"host_phase": HostPhase.STAGED},
-    "promoted": {"phase": RunPhase.PROMOTED},
+    "staged": {"host_phase": UpgradeState.STAGED},
+    "promoted": {"phase": UpgradeState.PROMOTED},
 }
 #: Steps that switch the Mac, and write down how far they are.
 SWITCHED = ("upgraded", "taken_back")
@@ -72,11 +73,11 @@ class ActionModule(ActionBase):
         )
         if state == "locked" and result.get("failed") and order.folder and not self._task.check_mode:
             reason = f"{codes.Code.LOCKED}: {host}: {result.get('msg')}"
-            Journal(Path(order.folder)).append(datetime.now(UTC), phase=RunPhase.PAUSED, reason=reason)
+            Journal(Path(order.folder)).append(datetime.now(UTC), phase=UpgradeState.PAUSED, reason=reason)
         return result
 
     def _noted(self, journal: Journal, state: str, host: str) -> dict[str, Any]:
-        if state != "staged" or journal.progress().of(host) == HostPhase.PENDING:
+        if state != "staged" or journal.progress().of(host) == UpgradeState.PENDING:
             about = {"host": host} if state == "staged" else {}
             journal.append(datetime.now(UTC), **about, **NOTED[state])
             report.write(journal)

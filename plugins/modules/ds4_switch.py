@@ -102,6 +102,7 @@ from ..module_utils.ds4agent.mac import run
 from ..module_utils.ds4agent.switch import core
 from ..module_utils.ds4agent.switch import state as switch_state
 from ..module_utils.ds4agent.switch.report import report
+from ..module_utils.ds4agent.upgrade_state import UpgradeState
 
 if TYPE_CHECKING:
     from ..module_utils.ds4agent.shapes import State, SwitchOrder
@@ -178,7 +179,7 @@ def wait(places: Places, order_id: str, wait_s: float, ended: bool = False) -> N
         journal = switch_state.read_json(places.journal)
         if journal is None or journal["id"] != order_id:
             return True
-        return not core.is_active(journal) or (not ended and journal["phase"] == "holding")
+        return not core.is_active(journal) or (not ended and journal["phase"] == UpgradeState.HOLDING)
 
     if not run.poll(there, wait_s, POLL_S):
         raise Refusal("the switch has not come to an end within %d s" % wait_s)

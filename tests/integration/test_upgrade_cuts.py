@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from ds4agent.upgrade_state import UpgradeState
 from ds4fleet.inventory.fleet import ansible_command
 from ds4fleet.layout import CHECKOUT
-from ds4fleet.upgrade import journal
 from tests.support.rollouts import NEWER, Controller, kill
 from tests.support.tunnel_ends import wait_until
 
@@ -82,7 +82,7 @@ def test_whatever_is_cut_off_ends_on_one_version(
     ]
     record_property("cuts", "; ".join(cuts))
     for _time in range(4):
-        done = controller.runs > runs and controller.last.progress().phase == journal.RunPhase.PROMOTED
+        done = controller.runs > runs and controller.last.progress().phase == UpgradeState.PROMOTED
         if done:
             break
         said = controller.fab(*again(controller, begin, runs), ends=None)
@@ -96,7 +96,7 @@ def test_whatever_is_cut_off_ends_on_one_version(
         assert before[name] in marks and controller.kv_dir(name) != before[name], cuts
         assert "lock.json" not in controller.lab.exec(name, "/bin/ls", "/opt/ds4/var/switch"), cuts
         # What the journals say is so.
-        assert controller.last.progress().of(name) == journal.HostPhase.DONE
+        assert controller.last.progress().of(name) == UpgradeState.DONE
         assert controller.phase(name) == "confirmed"
         assert controller.other(name) != model, cuts
         previous = controller.lab.exec(name, "/bin/cat", "/opt/ds4/var/switch/previous.json")
@@ -206,7 +206,7 @@ def cut_off(
     open_macs = [
         name
         for name in MACS
-        if controller.runs == runs or controller.last.progress().of(name) != journal.HostPhase.DONE
+        if controller.runs == runs or controller.last.progress().of(name) != UpgradeState.DONE
     ]
     victim = chance.choice(open_macs or list(MACS))
     if not open_macs:

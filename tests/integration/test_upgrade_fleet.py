@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
+from ds4agent.upgrade_state import UpgradeState
 from ds4fleet import state
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.make import make_plan
 from ds4fleet.tunnel import cli, selection, view
-from ds4fleet.upgrade.journal import HostPhase
 from tests.support.rollouts import NEWER, OLDER, Clients, Controller
 from tests.support.tunnel_ends import free_port, wait_until
 
@@ -104,7 +104,7 @@ def test_no_request_of_any_region_fails(
     assert not clients.failed, clients.failed
     assert len(clients.ends) > 20 * len(macs)
     assert {mac["host"] for mac in macs} == {host.name for host in serving}
-    assert {mac["phase"] for mac in macs} == {HostPhase.DONE}
+    assert {mac["phase"] for mac in macs} == {UpgradeState.DONE}
     # Region by region in that order, each Mac switched once.
     regions = {host.name: host.region for host in serving}
     assert list(dict.fromkeys(regions[mac["host"]] for mac in macs)) == order

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from ds4agent.upgrade_state import UpgradeState
 from ds4fleet.catalogue import read
-from ds4fleet.upgrade import controller_lock, journal
+from ds4fleet.upgrade import controller_lock
 from maclab import weights
 from tests.support.rollouts import NEWER, OLDER, Controller
 from tests.support.tunnel_ends import wait_until
@@ -216,7 +217,7 @@ def pause_after_the_first(controller: Controller) -> Any:
 @pytest.fixture
 def paused(controller: Controller, request: pytest.FixtureRequest) -> None:
     """A rollout that has been paused between the first Mac and the second."""
-    if not controller.runs or controller.last.progress().phase is not journal.RunPhase.PAUSED:
+    if not controller.runs or controller.last.progress().phase is not UpgradeState.PAUSED:
         request.getfixturevalue("calm")
         pause_after_the_first(controller)
 
@@ -320,7 +321,7 @@ LOCK_ONLY = ("playbooks/upgrade.yml", "--tags", "lock", "-e")
 @pytest.fixture
 def planned(controller: Controller, request: pytest.FixtureRequest) -> Path:
     """A plan that nobody has begun, as the playbook takes it."""
-    begun = controller.runs and controller.last.progress().phase is journal.RunPhase.PLANNED
+    begun = controller.runs and controller.last.progress().phase is UpgradeState.PLANNED
     if not begun or set(locks(controller).values()) != {None}:
         request.getfixturevalue("calm")
         controller.fab("upgrade", "--limit", LIMIT, "--model", OLDER, "--plan-only")

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from ds4agent.upgrade_state import ENDED
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.upgrade import journal
 from maclab import engine
@@ -84,7 +85,7 @@ class Controller:
 
     def settle(self) -> None:
         """Ends a rollout that another test left before its end, if there is one."""
-        if self.runs and self.last.progress().phase not in journal.ENDED:
+        if self.runs and self.last.progress().phase not in ENDED:
             self.fab("upgrade", "--abort")
 
     def all_on(self, model: str) -> None:

@@ -19,10 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ds4agent.upgrade_state import UpgradeState
 from ds4fleet.errors import OperatorError
 from ds4fleet.upgrade import codes, controller_lock, rollout
 from ds4fleet.upgrade.codes import Code, RolloutError
-from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase, history
+from ds4fleet.upgrade.journal import Journal, history
 from ds4fleet.upgrade.rollout import HostState, Version
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -195,21 +196,21 @@ class TestJournal:
         assert journal.rollout() == planned([mac("a"), mac("b")])
 
     def test_the_last_word_on_a_mac_counts_and_its_values_add_up(self, journal: Journal) -> None:
-        journal.append(NOW, host="a", host_phase=HostPhase.SWITCHING, attempt=1)
-        journal.append(NOW, host="a", host_phase=HostPhase.DONE, outage_s=2.5)
-        journal.append(NOW, phase=RunPhase.PAUSED, reason="host-lost: b")
+        journal.append(NOW, host="a", host_phase=UpgradeState.SWITCHING, attempt=1)
+        journal.append(NOW, host="a", host_phase=UpgradeState.DONE, outage_s=2.5)
+        journal.append(NOW, phase=UpgradeState.PAUSED, reason="host-lost: b")
         progress = journal.progress()
-        assert progress.of("a") == HostPhase.DONE and progress.of("b") == HostPhase.PENDING
+        assert progress.of("a") == UpgradeState.DONE and progress.of("b") == UpgradeState.PENDING
         assert progress.values["a"] == {"attempt": 1, "outage_s": 2.5}
-        assert (progress.phase, progress.reason) == (RunPhase.PAUSED, "host-lost: b")
+        assert (progress.phase, progress.reason) == (UpgradeState.PAUSED, "host-lost: b")
 
     def test_a_line_that_a_crash_cut_short_counts_for_nothing_anywhere(self, journal: Journal) -> None:
-        journal.append(NOW, host="a", host_phase=HostPhase.STAGED)
+        journal.append(NOW, host="a", host_phase=UpgradeState.STAGED)
         whole = journal.path.read_bytes()
         for length in range(len(whole), 0, -7):
             journal.path.write_bytes(whole[:length])
-            journal.append(NOW, host="b", host_phase=HostPhase.DONE)
-            assert journal.progress().of("b") == HostPhase.DONE
+            journal.append(NOW, host="b", host_phase=UpgradeState.DONE)
+            assert journal.progress().of("b") == UpgradeState.DONE
 
     def test_runs_are_listed_newest_first(self, tmp_path: Path) -> None:
         for run in ("20260102T0Z", "20260101T0Z"):
@@ -217,19 +218,19 @@ class TestJournal:
         assert [one.folder.name for one in history(tmp_path)] == ["20260102T0Z", "20260101T0Z"]
 
     def test_what_a_mac_still_reports_does_not_reopen_a_run_that_has_ended(self, journal: Journal) -> None:
-        journal.append(NOW, phase=RunPhase.ABORTED, reason="aborted: by ada")
-        journal.append(NOW, host="a", host_phase=HostPhase.REVERTED)
-        journal.append(NOW, phase=RunPhase.PAUSED, reason="host-lost: a")
+        journal.append(NOW, phase=UpgradeState.ABORTED, reason="aborted: by ada")
+        journal.append(NOW, host="a", host_phase=UpgradeState.REVERTED)
+        journal.append(NOW, phase=UpgradeState.PAUSED, reason="host-lost: a")
         progress = journal.progress()
-        assert (progress.phase, progress.reason) == (RunPhase.ABORTED, "aborted: by ada")
-        assert progress.of("a") == HostPhase.REVERTED
+        assert (progress.phase, progress.reason) == (UpgradeState.ABORTED, "aborted: by ada")
+        assert progress.of("a") == UpgradeState.REVERTED
 
     def test_a_run_is_staging_until_its_first_switch(self, journal: Journal) -> None:
-        journal.append(NOW, phase=RunPhase.STAGING)
-        journal.append(NOW, host="a", host_phase=HostPhase.STAGED)
-        assert journal.progress().phase == RunPhase.STAGING
-        journal.append(NOW, host="a", host_phase=HostPhase.SWITCHING)
-        assert journal.progress().phase == RunPhase.SWITCHING
+        journal.append(NOW, phase=UpgradeState.STAGING)
+        journal.append(NOW, host="a", host_phase=UpgradeState.STAGED)
+        assert journal.progress().phase == UpgradeState.STAGING
+        journal.append(NOW, host="a", host_phase=UpgradeState.SWITCHING)
+        assert journal.progress().phase == UpgradeState.SWITCHING
 
 
 class TestControllersLock:

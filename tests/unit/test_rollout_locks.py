@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
+from ds4agent.upgrade_state import ENDED, UpgradeState
 from ds4fleet import held_file
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.upgrade import controller_lock, play, run
 from ds4fleet.upgrade.codes import RolloutError
-from ds4fleet.upgrade.journal import ENDED, HostPhase, Journal, RunPhase
+from ds4fleet.upgrade.journal import Journal
 from ds4fleet.upgrade.rollout import Rollout, Version, Wave
 from tests.support.tunnel_ends import wait_until
 
@@ -267,13 +268,13 @@ class TestAbortAfterAKill:
         "phases",
         [
             [],
-            [{"phase": RunPhase.STAGING}],
-            [{"phase": RunPhase.STAGING}, {"host": "tyo-01", "host_phase": HostPhase.STAGED}],
-            [{"phase": RunPhase.STAGING}, {"host": "tyo-01", "host_phase": HostPhase.SWITCHING}],
-            [{"phase": RunPhase.PAUSED, "reason": "paused: by ada"}],
-            [{"phase": RunPhase.FAILED}],
-            [{"phase": RunPhase.ABORTED}],
-            [{"phase": RunPhase.PROMOTED}],
+            [{"phase": UpgradeState.STAGING}],
+            [{"phase": UpgradeState.STAGING}, {"host": "tyo-01", "host_phase": UpgradeState.STAGED}],
+            [{"phase": UpgradeState.STAGING}, {"host": "tyo-01", "host_phase": UpgradeState.SWITCHING}],
+            [{"phase": UpgradeState.PAUSED, "reason": "paused: by ada"}],
+            [{"phase": UpgradeState.FAILED}],
+            [{"phase": UpgradeState.ABORTED}],
+            [{"phase": UpgradeState.PROMOTED}],
         ],
         ids=["planned", "staging", "staged", "switching", "paused", "failed", "aborted", "promoted"],
     )
@@ -310,7 +311,7 @@ class TestAbortAfterAKill:
 
     @pytest.mark.parametrize("phase", sorted(ENDED))
     def test_one_that_has_ended_keeps_nobody_out_without_an_abort(
-        self, tmp_path: Path, phase: RunPhase, started: Callable[..., subprocess.Popen[str]]
+        self, tmp_path: Path, phase: UpgradeState, started: Callable[..., subprocess.Popen[str]]
     ) -> None:
         self.journal(tmp_path, {"phase": phase})
         started(DIE, tmp_path, "run1").wait(30)
@@ -319,7 +320,7 @@ class TestAbortAfterAKill:
     def test_one_in_progress_is_still_nobodys_to_take_silently(
         self, tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
     ) -> None:
-        self.journal(tmp_path, {"phase": RunPhase.STAGING})
+        self.journal(tmp_path, {"phase": UpgradeState.STAGING})
         started(DIE, tmp_path, "run1").wait(30)
         assert "is gone without having ended" in refusal(tmp_path)
         with controller_lock.controller_lock(tmp_path, "run2", "bob@here", take_over=True):
@@ -333,7 +334,7 @@ class TestAbortAfterAKill:
         started: Callable[..., subprocess.Popen[str]],
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        self.journal(tmp_path, {"phase": RunPhase.STAGING})
+        self.journal(tmp_path, {"phase": UpgradeState.STAGING})
         started(DIE, tmp_path, "run1").wait(30)
         started(
             "import os, signal, sys\n"
@@ -355,7 +356,7 @@ class TestAbortAfterAKill:
         called_off: list[tuple[str, bool]],
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        self.journal(tmp_path, {"phase": RunPhase.FAILED})
+        self.journal(tmp_path, {"phase": UpgradeState.FAILED})
         with controller_lock.controller_lock(tmp_path, "run2", "bob@here"):
             assert run.abort(root=tmp_path) == 0 and called_off == [("run1", False)]
             held = controller_lock.holder(tmp_path)

@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from ds4agent.model import ModelError
+from ds4agent.upgrade_state import UpgradeState
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.upgrade import play, rollout
-from ds4fleet.upgrade.journal import HostPhase, Journal
+from ds4fleet.upgrade.journal import Journal
 from ds4fleet.upgrade.order import VARIABLE, RolloutOrder
 from ds4fleet.upgrade.rollout import HostState, Rollout, Version
 
@@ -102,7 +103,7 @@ class TestSteps:
         order = read(play.write_run(journal)).to_json()
         done = self.run(tmp_path, order, "staged", "staged")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert journal.progress().hosts == {"here": HostPhase.STAGED}
+        assert journal.progress().hosts == {"here": UpgradeState.STAGED}
         assert len(journal.entries()) == 1
 
     def test_of_another_releases_order_do_nothing(self, journal: Journal, tmp_path: Path) -> None:

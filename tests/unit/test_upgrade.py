@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ds4agent import upgrade_state
 from ds4agent.model import Observation
 from ds4agent.observe import document
+from ds4agent.upgrade_state import UpgradeState
 from ds4fleet.catalogue.read import load
 from ds4fleet.components import switcher
 from ds4fleet.errors import OperatorError
@@ -25,7 +27,7 @@ from ds4fleet.upgrade import host as upgrade_host
 from ds4fleet.upgrade import host_state, report, rollout, run, snapshot
 from ds4fleet.upgrade.codes import Code, RolloutError
 from ds4fleet.upgrade.host import HostLost, HostRefused
-from ds4fleet.upgrade.journal import HostPhase, Journal, RunPhase
+from ds4fleet.upgrade.journal import Journal
 from ds4fleet.upgrade.rollout import HostState, Rollout, Version
 
 OLD, NEW = Version("flash-q2", "a" * 64, "1" * 40), Version("flash-q2-0731", "b" * 64, "2" * 40)
@@ -111,7 +113,7 @@ def stopped(journal: Journal, mac: Mac) -> Code:
 class TestOneMac:
     def test_a_passed_gate_is_confirmed_and_written_down(self, journal: Journal) -> None:
         assert go(journal, Mac("holding"))["outage_s"] == 2.0
-        assert journal.progress().of("a") == HostPhase.DONE
+        assert journal.progress().of("a") == UpgradeState.DONE
 
     def test_a_mac_that_is_done_is_not_even_asked(self, journal: Journal) -> None:
         mac = Mac("holding")
@@ -122,21 +124,21 @@ class TestOneMac:
     def test_a_failed_gate_ends_the_rollout(self, journal: Journal) -> None:
         assert stopped(journal, Mac("reverted", cause="failed", reason="too slow")) == Code.GATE_FAILED
         progress = journal.progress()
-        assert (progress.phase, progress.of("a")) == (RunPhase.FAILED, HostPhase.REVERTED)
+        assert (progress.phase, progress.of("a")) == (UpgradeState.FAILED, UpgradeState.REVERTED)
         with pytest.raises(RolloutError):
             upgrade_host.switch(journal, "b", Mac("holding").begin, Mac("holding"))
 
     def test_an_unclear_gate_waits_for_a_person_and_then_goes_on(self, journal: Journal) -> None:
         mac = Mac("holding", verdict="inconclusive", reason="not measured")
         assert stopped(journal, mac) == Code.GATE_INCONCLUSIVE
-        assert journal.progress().phase == RunPhase.PAUSED
+        assert journal.progress().phase == UpgradeState.PAUSED
         journal.append(datetime.now(UTC), host="a", accepted=True)
-        journal.append(datetime.now(UTC), phase=RunPhase.SWITCHING)
+        journal.append(datetime.now(UTC), phase=UpgradeState.SWITCHING)
         assert go(journal, mac)["changed"]
         assert mac.orders == ["run.1"]
 
     def test_nothing_is_touched_while_paused(self, journal: Journal) -> None:
-        journal.append(datetime.now(UTC), phase=RunPhase.PAUSED, reason="asked for")
+        journal.append(datetime.now(UTC), phase=UpgradeState.PAUSED, reason="asked for")
         mac = Mac("holding")
         stopped(journal, mac)
         assert mac.orders == []
@@ -149,29 +151,29 @@ class TestOneMac:
 
     def test_a_mac_that_could_not_begin_is_not_counted_against_the_version(self, journal: Journal) -> None:
         assert stopped(journal, Mac("cancelled", reason="nothing serves")) == Code.REFUSED
-        assert journal.progress().of("a") == HostPhase.STAGED
+        assert journal.progress().of("a") == UpgradeState.STAGED
 
     def test_a_mac_that_says_no_is_asked_again_after_it_was_mended(self, journal: Journal) -> None:
         assert stopped(journal, Mac(lost=("no",))) == Code.REFUSED
         progress = journal.progress()
-        assert (progress.phase, progress.of("a")) == (RunPhase.PAUSED, HostPhase.STAGED)
+        assert (progress.phase, progress.of("a")) == (UpgradeState.PAUSED, UpgradeState.STAGED)
         assert "does not start" in progress.reason
 
     def test_neither_version_serving_is_told_apart_from_a_way_back(self, journal: Journal) -> None:
         assert stopped(journal, Mac("stuck", reason="neither")) == Code.STUCK
-        assert journal.progress().of("a") == HostPhase.STUCK
+        assert journal.progress().of("a") == UpgradeState.STUCK
 
     def test_an_abort_meanwhile_is_no_confirmation(self, journal: Journal) -> None:
         """Said by another process while this one waited for the Mac."""
 
         class Aborted(Mac):
             def begin(self, attempt: int) -> Mapping[str, Any]:
-                journal.append(datetime.now(UTC), phase=RunPhase.ABORTED, reason="aborted: by ada")
+                journal.append(datetime.now(UTC), phase=UpgradeState.ABORTED, reason="aborted: by ada")
                 return super().begin(attempt)
 
         stopped(journal, Aborted("holding"))
         progress = journal.progress()
-        assert (progress.phase, progress.of("a")) == (RunPhase.ABORTED, HostPhase.REVERTED)
+        assert (progress.phase, progress.of("a")) == (UpgradeState.ABORTED, UpgradeState.REVERTED)
 
 
 class TestCuts:
@@ -181,9 +183,9 @@ class TestCuts:
     ) -> None:
         mac = Mac("holding", lost=(call,))
         assert stopped(journal, mac) == Code.HOST_LOST
-        journal.append(datetime.now(UTC), phase=RunPhase.SWITCHING)
+        journal.append(datetime.now(UTC), phase=UpgradeState.SWITCHING)
         go(journal, mac)
-        assert journal.progress().of("a") == HostPhase.DONE
+        assert journal.progress().of("a") == UpgradeState.DONE
         assert mac.orders == ["run.1"]
 
     @pytest.mark.parametrize("cause", ["cut", "unconfirmed", "told"])
@@ -203,7 +205,7 @@ class TestCuts:
         mac = Mac()
         mac.found("run.1", "confirmed")
         go(journal, mac)
-        assert journal.progress().of("a") == HostPhase.DONE
+        assert journal.progress().of("a") == UpgradeState.DONE
 
 
 class TestReport:
@@ -219,7 +221,7 @@ class TestReport:
         mac = Mac("holding")
         mac.found("run.1", "reverted")
         mac.journal = {**(mac.journal or {}), "cause": "cut"}
-        journal.append(datetime.now(UTC), phase=RunPhase.STAGING)
+        journal.append(datetime.now(UTC), phase=UpgradeState.STAGING)
         go(journal, mac)
         (first, _second) = report.report(journal)["hosts"]
         assert (first["outage_s"], first["reverts"], first["attempts"]) == (4.0, 1, 2)
@@ -419,3 +421,11 @@ def test_a_version_that_cannot_be_meant_is_refused_before_a_mac_is_asked(
     with pytest.raises(OperatorError, match=words):
         run.upgrade(**asked, limit="tyo-01", root=tmp_path)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_state_of_an_upgrade_belongs_to_a_rollout_a_mac_or_a_version_switch() -> None:
+    owned = {*upgrade_state.OF_A_RUN, *upgrade_state.OF_A_MAC, *upgrade_state.OF_A_SWITCH}
+    assert owned == set(UpgradeState)
+    # As files, tables and JSON have it, also where an interpreter of a Mac formats it.
+    assert f"{UpgradeState.HOLDING} {UpgradeState.HOLDING!s}" == "holding holding"
+    assert json.dumps({UpgradeState.DONE: UpgradeState.DONE}) == '{"done": "done"}'

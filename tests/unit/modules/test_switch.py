@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ds4agent import upgrade_state
 from ds4agent.switch import core, state
 
 SETTINGS = dict(core.SETTINGS)
@@ -50,11 +51,11 @@ def journal(phase, **more):
 
 
 class TestAfterACut:
-    @pytest.mark.parametrize("phase", core.HARMLESS)
+    @pytest.mark.parametrize("phase", upgrade_state.HARMLESS)
     def test_what_touched_nothing_is_called_off(self, phase):
         assert core.next_act(journal(phase), {"id": "run.1"}, NOW)[0] == "cancel"
 
-    @pytest.mark.parametrize("phase", core.TOUCHED + ("reverting",))
+    @pytest.mark.parametrize("phase", (*upgrade_state.TOUCHED, "reverting"))
     def test_everything_else_goes_back(self, phase):
         act, reason = core.next_act(journal(phase), {"id": "run.1"}, NOW)
         assert act == "revert" and reason
@@ -62,15 +63,15 @@ class TestAfterACut:
     def test_the_reason_of_a_return_survives_a_cut_in_the_return(self):
         assert core.next_act(journal("reverting", reason="too slow"), None, NOW) == ("revert", "too slow")
 
-    @pytest.mark.parametrize("phase", core.ENDED)
+    @pytest.mark.parametrize("phase", upgrade_state.SETTLED)
     def test_an_order_is_carried_out_once(self, phase):
         assert core.next_act(journal(phase), {"id": "run.1"}, NOW)[0] == "idle"
         assert core.next_act(journal(phase), {"id": "run.2"}, NOW)[0] == "begin"
 
     def test_a_new_order_waits_until_the_old_one_is_mended(self):
-        for phase in core.PHASES:
+        for phase in upgrade_state.OF_A_SWITCH:
             act = core.next_act(journal(phase), {"id": "other.1"}, NOW)[0]
-            assert (act == "begin") == (phase in core.ENDED)
+            assert (act == "begin") == (phase in upgrade_state.SETTLED)
 
     def test_a_confirmed_switch_clears_up_before_anything_else(self):
         begun = journal("confirmed", settled=False)

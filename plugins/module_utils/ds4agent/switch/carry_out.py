@@ -18,6 +18,7 @@ from ..engine import serving
 from ..mac import clear
 from ..mac import run as mac_run
 from ..mac.launchd import JobError, Launchd, pid_of
+from ..upgrade_state import UpgradeState
 from . import core, gate
 from . import drain as switch_drain
 from . import state as switch_state
@@ -70,7 +71,7 @@ class Switch:
 
     # The journal.
 
-    def enter(self, phase: str, **more: Any) -> None:
+    def enter(self, phase: UpgradeState, **more: Any) -> None:
         """Write a phase down before its first act."""
         self.journal["phase"] = phase
         self.journal.update(more)
@@ -126,7 +127,7 @@ class Switch:
             "after": None,
             "events": [],
         }
-        self.enter("armed")
+        self.enter(UpgradeState.ARMED)
         try:
             switch_state.forget_saved(self.places, order["id"])
             wrong = core.problem(order)
@@ -155,12 +156,12 @@ class Switch:
         if core.problem(order) is None:
             switch_state.forget_prepared(order["target"]["files"])
         switch_state.end_drain(self.places)
-        self.enter("cancelled", reason=reason)
+        self.enter(UpgradeState.CANCELLED, reason=reason)
 
     # Before anything is touched.
 
     def _drain(self) -> switch_drain.Drain:
-        self.enter("draining")
+        self.enter(UpgradeState.DRAINING)
         drain = self._close_intake()
         left = drain.finish(self._obey)
         self.note("drained", seconds=drain.seconds(), in_flight=left)
@@ -185,7 +186,7 @@ class Switch:
 
     def _measure(self) -> State:
         """Figures of the version that serves, and its STATE: all that is needed to come back to it."""
-        self.enter("baseline")
+        self.enter(UpgradeState.BASELINE)
         order = self.journal["order"]
         state = gate.state_now(order, POLL_S)
         for folder in {state["kv_dir"], order["target"]["kv_dir"]} - {""}:
@@ -221,7 +222,7 @@ class Switch:
     # The switch itself.
 
     def _stop(self, swap: switch_swap.Swap, before: State) -> None:
-        self.enter("stopping")
+        self.enter(UpgradeState.STOPPING)
         self._down(swap)
         folder = swap.state["kv_dir"]
         if folder and folder == before["kv_dir"]:
@@ -238,7 +239,7 @@ class Switch:
     def _start(self, swap: switch_swap.Swap, before: State) -> None:
         swap.start()
         self.mark("begun")
-        self.enter("starting")
+        self.enter(UpgradeState.STARTING)
         if before["kv_dir"] != swap.state["kv_dir"]:
             switch_state.drop_orphans(before["kv_dir"])
         # While it loads: what was removed must not come back with a power cut once this version is confirmed.
@@ -250,7 +251,7 @@ class Switch:
         self.note("up")
 
     def _gate(self) -> None:
-        self.enter("gating")
+        self.enter(UpgradeState.GATING)
         settings = self.journal["order"]["settings"]
         proof = self.journal["order"]["target"]["proof"]
         after = self.journal["after"] = gate.figures(proof, POLL_S)
@@ -269,14 +270,14 @@ class Switch:
         """Returns once the controller has confirmed."""
         settings = self.journal["order"]["settings"]
         _phase, deadline = core.after_gate(self.journal["verdict"])
-        self.enter("holding", deadline_s=settings[deadline])
+        self.enter(UpgradeState.HOLDING, deadline_s=settings[deadline])
         began = time.monotonic()
         while True:
             answer = switch_state.read_json(self.places.answer)
             phase, reason = core.while_holding(
                 self.journal["id"], answer, time.monotonic() - began, settings[deadline]
             )
-            if phase == "confirmed":
+            if phase == UpgradeState.CONFIRMED:
                 return
             if phase:
                 raise SwitchError(reason, "told" if answer else "unconfirmed")
@@ -285,11 +286,11 @@ class Switch:
     def _obey(self) -> None:
         answer = switch_state.read_json(self.places.answer)
         phase, reason = core.while_holding(self.journal["id"], answer, 0, 1)
-        if phase == "reverting":
+        if phase == UpgradeState.REVERTING:
             raise SwitchError(reason, "told")
 
     def _confirm(self) -> None:
-        self.enter("confirmed", settled=False)
+        self.enter(UpgradeState.CONFIRMED, settled=False)
         self._settle()
 
     def _settle(self) -> None:
@@ -316,7 +317,7 @@ class Switch:
     # Rollback.
 
     def _revert(self, reason: str, cause: str) -> None:
-        self.enter("reverting", reason=reason, cause=cause)
+        self.enter(UpgradeState.REVERTING, reason=reason, cause=cause)
         for way in range(1, WAYS_BACK + 1):
             try:
                 state = cast("State | None", switch_state.read_json(self.places.saved(self.journal["id"])))
@@ -328,9 +329,9 @@ class Switch:
                     self.note("rollback failed", why=str(error))
                     continue
                 switch_state.end_drain(self.places)
-                self.enter("stuck", reason="%s; the rollback failed: %s" % (reason, error))
+                self.enter(UpgradeState.STUCK, reason="%s; the rollback failed: %s" % (reason, error))
             else:
-                self.enter("reverted", back=figures)
+                self.enter(UpgradeState.REVERTED, back=figures)
                 switch_state.remove(self.places.saved(self.journal["id"]))
                 return
 

@@ -19,17 +19,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..upgrade_state import HARMLESS, SETTLED, UpgradeState
+
 if TYPE_CHECKING:
     from typing import TypeGuard
 
     from ..shapes import Figures, Proof, Server
-
-#: In the order in which a switch goes through them. Before `stopping` nothing but new work was turned away.
-HARMLESS = ("armed", "draining", "baseline")
-TOUCHED = ("stopping", "starting", "gating", "holding")
-#: cancelled: nothing was touched. stuck: neither the new version nor the old one serves.
-ENDED = ("confirmed", "reverted", "cancelled", "stuck")
-PHASES = HARMLESS + TOUCHED + ("reverting",) + ENDED
 
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 
@@ -51,7 +46,7 @@ def is_active(journal: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]
     """Whether a switch is under way, cut off or not; a confirmed one is until it has cleared up."""
     if not journal:
         return False
-    return journal["phase"] not in ENDED or not journal.get("settled", True)
+    return journal["phase"] not in SETTLED or not journal.get("settled", True)
 
 
 def next_act(
@@ -64,11 +59,11 @@ def next_act(
     """
     if is_active(journal):
         phase = journal["phase"]
-        if phase == "confirmed":
+        if phase == UpgradeState.CONFIRMED:
             return "settle", ""
         if phase in HARMLESS:
             return "cancel", "it was cut off while %s" % phase
-        if phase == "reverting":
+        if phase == UpgradeState.REVERTING:
             return "revert", journal.get("reason") or "a return was cut off"
         return "revert", "it was cut off while %s" % phase
     if order and (journal is None or order["id"] != journal["id"]):
@@ -93,27 +88,27 @@ def judge(before: Figures | None, after: Figures, settings: Mapping[str, Any]) -
     return PASS, "%.1f tokens/s, %.1f before" % (new, old)
 
 
-def after_gate(verdict: str) -> tuple[str, str | None]:
+def after_gate(verdict: str) -> tuple[UpgradeState, str | None]:
     """(next phase, name of the setting with the deadline for the controller's word)."""
     if verdict == FAIL:
-        return "reverting", None
-    return "holding", "hold_s" if verdict == PASS else "pause_s"
+        return UpgradeState.REVERTING, None
+    return UpgradeState.HOLDING, "hold_s" if verdict == PASS else "pause_s"
 
 
 def while_holding(
     order_id: str, answer: Mapping[str, Any] | None, waited_s: float, deadline_s: float
-) -> tuple[str | None, str]:
+) -> tuple[UpgradeState | None, str]:
     """(next phase or None, reason): the controller's answer, or the dead man's switch.
 
     answer: {id, act: confirm|abort} or None; one for another order counts for nothing.
     """
     act = answer["act"] if answer and answer.get("id") == order_id else None
     if act == "confirm":
-        return "confirmed", ""
+        return UpgradeState.CONFIRMED, ""
     if act == "abort":
-        return "reverting", "the controller said so"
+        return UpgradeState.REVERTING, "the controller said so"
     if waited_s >= deadline_s:
-        return "reverting", "it was not confirmed within %d s" % deadline_s
+        return UpgradeState.REVERTING, "it was not confirmed within %d s" % deadline_s
     return None, ""
 
 
