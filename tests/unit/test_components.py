@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ds4agent.border import shaped
 from ds4agent.model import Observation, Volume
 from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.components import jump, registry, scripts
@@ -267,6 +268,11 @@ class TestSize:
             short = entry.to_json()
             assert None not in short.values() and short.get("owner") != "root"
             assert FileEntry.from_json(json.loads(json.dumps(short))) == entry
+
+    def test_an_entry_is_read_by_a_program_that_read_nothing_before(self) -> None:
+        shaped._reader.cache_clear()
+        entry = FileEntry.from_json({"path": "/opt/ds4", "kind": "dir", "mode": "0755"})
+        assert (entry.mode, entry.content) == ("0755", None)
 
     def test_a_script_is_named_by_its_checksum(self) -> None:
         for entry in make_plan("mac-01", mac.variables(128)).files:

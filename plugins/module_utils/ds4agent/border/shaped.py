@@ -24,6 +24,8 @@ Reader = Callable[[Any], Any]
 _UNIONS = (Union, getattr(types, "UnionType", Union))
 _WORDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 SHOWN_LETTERS = 60
+#: `X | None` has a type of its own from Python 3.10 on.
+_UNIONS = (Union, getattr(types, "UnionType", Union))
 
 
 class ModelError(ValueError):
