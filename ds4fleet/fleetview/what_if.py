@@ -137,7 +137,10 @@ def decide(mac: Mac, chip: str, model: str, use: Use, known: Catalogue | None = 
     low, text = _speed(chip, model, answer, catalogue)
     quick = low is None or low >= INTERACTIVE_TPS or not use.interactive
     goes = answer.serves or answer.outcome == STREAMS
-    if goes and quick:
+    if goes and low is None and answer.outcome == STREAMS and use.interactive:
+        own, rent = "no: its speed is not known", "to try whether the speed is enough"
+        neither = _instead(mac, model, use, catalogue)
+    elif goes and quick:
         own, rent = "if busy most days", "to try, or for weeks"
         neither = "-"
     elif goes:
@@ -248,10 +251,11 @@ def _best(mac: Mac, request: Request, known: Catalogue) -> Verdict:
     resident = verdict(mac, replace(request, mode="resident"), catalogue=known)
     if resident.serves or request.sessions > 1:
         return resident
+    if known.families[known.model(request.model).family].layout == "deepseek41":
+        # Its engine says itself what it takes.
+        return verdict(mac, request, catalogue=known)
     largest = int(policy()["streaming"]["contexts"]["largest"])
-    # V4.1's engine says itself what it takes; of V4 only what was reported is known to stream.
-    by_reports = known.families[known.model(request.model).family].layout == "deepseek4"
-    if by_reports and request.ctx is not None and request.ctx > largest:
+    if request.ctx is not None and request.ctx > largest:
         return resident
     streamed = verdict(mac, replace(request, mode="streaming"), catalogue=known)
     return streamed if streamed.outcome == STREAMS else resident

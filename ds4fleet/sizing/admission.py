@@ -56,13 +56,7 @@ def judge(mac: Mac, request: Request, model: Model, known: Catalogue) -> Verdict
     resident = asked.resident()
     if request.mode == "resident" or resident.outcome != REFUSED:
         return resident
-    streamed = asked.streaming()
-    return streamed if streamed.outcome != REFUSED else _nearer(resident, streamed)
-
-
-def _nearer(resident: Verdict, streamed: Verdict) -> Verdict:
-    """Of two refusals the one that says most: why the smaller need was too much."""
-    return resident if streamed.binding == "the engine" else streamed
+    return asked.streaming()
 
 
 @dataclass(frozen=True)

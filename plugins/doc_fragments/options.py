@@ -28,7 +28,8 @@ options:
   files:
     description:
       - Files as the plan lists them, each with C(name), C(path), C(bytes), C(sha256) (null where none is
-        published), C(urls) in the order to try, and C(header), what its GGUF header must say.
+        published), C(urls) in the order to try, C(header), what its GGUF header must say, and C(pieces), with
+        C(name), C(bytes) and C(sha256) each, for a file that is published in several.
     type: list
     elements: dict
 """

@@ -134,9 +134,9 @@ def test_an_unknown_model_is_answered_with_near_names() -> None:
 @pytest.mark.parametrize(
     ("memory_gb", "q2", "q4"),
     [
-        (96, "streams from the SSD", "more than the engine takes"),
-        (128, "streams from the SSD", "more than the engine takes"),
-        (192, "serves with the limit raised to 172,032 MiB", "more than the engine takes"),
+        (96, "streams from the SSD", "too little memory to stream"),
+        (128, "streams from the SSD", "too little memory to stream"),
+        (192, "serves with the limit raised to 172,032 MiB", "too little memory to stream"),
         (256, "serves", "streams from the SSD"),
         (512, "serves", "serves"),
     ],
@@ -155,3 +155,10 @@ def test_every_model_is_shown_for_the_machine_v41_too(
 def test_v41_can_be_asked_for_by_itself(shown: io.StringIO) -> None:
     assert what_if.run("Mac Studio M3 Ultra 512 GB", model="v41-flash-q4", ctx="1048576") == 0
     assert "322,595" in line(shown, "what was asked")
+
+
+def test_a_speed_that_nobody_reported_is_no_reason_to_own() -> None:
+    mac, chip = what_if.read_machine("Mac Studio 96 GB")
+    row = what_if.decide(mac, chip, "v41-flash-q2", what_if.USES[0])
+    assert (row.tokens_per_s, row.own) == ("not known", "no: its speed is not known")
+    assert row.neither == "192 GB instead, or flash-q2-0731 here"

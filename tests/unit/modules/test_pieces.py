@@ -163,3 +163,13 @@ def test_the_wrong_pieces_of_a_file_are_named(tmp_path: Path) -> None:
     assert pieces.wrong(str(tmp_path / "w.gguf"), PIECES) == [(41_000, len(DATA) - 41_000, "w.gguf.part3")]
     (tmp_path / "w.gguf").write_bytes(DATA)
     assert pieces.wrong(str(tmp_path / "w.gguf"), PIECES) == []
+
+
+def test_a_wrong_piece_at_the_source_is_named(hub: Hub, base: str, tmp_path: Path) -> None:
+    hub.files.update(cut())
+    hub.files["w.gguf.part2"] = bytes(len(hub.files["w.gguf.part2"]))
+    place = install.Installer(str(tmp_path), os.getuid(), os.getgid())
+    item = wanted(tmp_path, f"{base}/w.gguf")
+    with pytest.raises(install.InstallError, match=r"of its pieces: w\.gguf\.part2\)"):
+        place.bring(item, place.look(item))
+    assert not (tmp_path / "w.gguf").exists()

@@ -158,6 +158,7 @@ class Fetch:
             resumed = False
             part.drop(self._to_drop(wanted, part))
         os.unlink(part.journal.path)
+        wrong += pieces.told(part.path, wanted.get("pieces") or ())
         aside = put_aside(part.path, wanted["path"])
         raise InstallError(
             "%s is not what was asked for: %s; kept as %s, it is not linked and not served"

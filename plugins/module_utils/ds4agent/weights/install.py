@@ -219,6 +219,7 @@ class Installer:
         wrong = judge(part.path, wanted, digest)
         if wrong:
             part.discard_journal()
+            wrong += pieces.told(part.path, wanted.get("pieces") or ())
             raise self._refuse(wanted, put_aside(part.path, wanted["path"]), wrong, url)
         part.place(wanted["path"])
         self.settle(wanted["path"], digest)

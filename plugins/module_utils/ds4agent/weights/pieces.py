@@ -83,6 +83,12 @@ def spans(pieces: Sequence[PieceOf]) -> Iterator[tuple[int, PieceOf]]:
         begin += piece["bytes"]
 
 
+def told(path: str, pieces: Sequence[PieceOf]) -> str:
+    """Which pieces of a wrong file are wrong, for the end of a sentence; "" for one that is not in pieces."""
+    names = [name for _start, _length, name in wrong(path, pieces)]
+    return " (of its pieces: %s)" % ", ".join(names) if names else ""
+
+
 def wrong(path: str, pieces: Sequence[PieceOf]) -> list[tuple[int, int, str]]:
     """(first byte, length, name) of the pieces of the file `path` that are not what was published."""
     found = []
