@@ -46,7 +46,7 @@ def plain(text: str, *, recap: bool = False) -> str:
 def _codes(names: tuple[str, ...]) -> tuple[str, str] | None:
     """(pattern of what begins a colour, what ends it), None where Ansible colours nothing."""
     around = [stringc(_MARK, getattr(constants, name)).split(_MARK) for name in names]
-    begins = {re.escape(begin) for begin, *_ in around if begin}
+    begins = {re.escape(begin) for begin, *_rest in around if begin}
     return ("|".join(sorted(begins)), around[0][1]) if begins else None
 
 

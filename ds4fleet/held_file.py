@@ -106,7 +106,7 @@ def hold(path: Path, record: Mapping[str, Any]) -> Held:
 def take(path: Path, record: Mapping[str, Any], patience_s: float) -> Held | None:
     """Holds the file unless a living process does, or goes on to take one in its folder."""
     with contextlib.suppress(TimeoutError), turn(path.parent, patience_s):
-        _, alive = look(path)
+        _record, alive = look(path)
         return None if alive else hold(path, record)
     return None
 

@@ -17,8 +17,7 @@ from ds4fleet import yaml_text
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, unknown_name
 from ds4fleet.inventory.names import USER
-from ds4fleet.inventory.public_keys import PublicKey as PublicKey
-from ds4fleet.inventory.public_keys import parse_key as parse_key
+from ds4fleet.inventory.public_keys import PublicKey, parse_key
 from ds4fleet.layout import CHECKOUT
 
 #: Another inventory than the checkout's has its own: a file that Ansible reads with it.

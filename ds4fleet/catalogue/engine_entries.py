@@ -124,7 +124,9 @@ def _kv(entry: Entry) -> KvRules:
     usual = KvRules()
     kv = Entry(f"{entry.where}.kv", entry.get("kv", dict, {}), tuple(KvRules.__dataclass_fields__))
     bits = kv.get("quant_bits", list, list(usual.quant_bits))
-    if not bits or not all(type(item) is int and item > 0 for item in bits):
+    if not bits or not all(
+        isinstance(item, int) and not isinstance(item, bool) and item > 0 for item in bits
+    ):
         raise kv.error(f"has quant_bits: {bits!r}, which must be whole numbers above 0")
     return KvRules(
         quant_bits=tuple(bits),

@@ -159,7 +159,7 @@ def models(endpoint: str) -> list[str]:
 
 
 def _place(endpoint: str) -> tuple[str, int]:
-    host, _, port = endpoint.removeprefix("http://").rpartition(":")
+    host, _colon, port = endpoint.removeprefix("http://").rpartition(":")
     return host, int(port)
 
 

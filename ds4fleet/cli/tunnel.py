@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @verb(name="open", default=True)
 def tunnel_open(
-    _: Context,
+    _context: Context,
     host: str = "",
     region: str = "",
     then: str = "",
@@ -36,7 +36,7 @@ def tunnel_open(
 
 @verb(name="status")
 def tunnel_status(
-    _: Context, host: str = "", region: str = "", json: bool = False, watch: bool = False
+    _context: Context, host: str = "", region: str = "", json: bool = False, watch: bool = False
 ) -> None:
     """Every tunnel of yours: state, endpoint, health; --watch follows it, --json for scripts"""
     from ds4fleet.tunnel import view
@@ -46,7 +46,7 @@ def tunnel_status(
 
 
 @verb(name="stop")
-def tunnel_stop(_: Context, host: str = "", region: str = "", forget: bool = False) -> None:
+def tunnel_stop(_context: Context, host: str = "", region: str = "", forget: bool = False) -> None:
     """End tunnels: --host, --region, or all of this inventory; --forget removes what --persist installed"""
     from ds4fleet.inventory.fleet import Fleet
     from ds4fleet.tunnel import cli
@@ -57,7 +57,9 @@ def tunnel_stop(_: Context, host: str = "", region: str = "", forget: bool = Fal
 
 
 @verb(name="logs")
-def tunnel_logs(_: Context, host: str = "", region: str = "", lines: int = 40, follow: bool = False) -> None:
+def tunnel_logs(
+    _context: Context, host: str = "", region: str = "", lines: int = 40, follow: bool = False
+) -> None:
     """What happened to tunnels: --host, --region, or all; --follow"""
     from ds4fleet.tunnel import view
     from ds4fleet.tunnel.selection import names_in
@@ -66,7 +68,7 @@ def tunnel_logs(_: Context, host: str = "", region: str = "", lines: int = 40, f
 
 
 @verb()
-def nearest(_: Context, region: str = "", json: bool = False) -> None:
+def nearest(_context: Context, region: str = "", json: bool = False) -> None:
     """Regions by the round trip to their Macs, measured now and in parallel"""
     from ds4fleet.inventory.fleet import Fleet
     from ds4fleet.tunnel import view
@@ -75,7 +77,7 @@ def nearest(_: Context, region: str = "", json: bool = False) -> None:
 
 
 @verb()
-def jump(_: Context, host: str = "", limit: str = "", yes: bool = False) -> None:
+def jump(_context: Context, host: str = "", limit: str = "", yes: bool = False) -> None:
     """Make jump Macs (ds4_jump_to) hold a tunnel to the Macs that serve, under launchd"""
     from ds4fleet.tunnel import jump_setup
 
@@ -84,7 +86,7 @@ def jump(_: Context, host: str = "", limit: str = "", yes: bool = False) -> None
 
 @verb()
 def agents(
-    _: Context,
+    _context: Context,
     client: str = "",
     host: str = "",
     region: str = "",
@@ -103,7 +105,7 @@ tunnel = Collection("tunnel", tunnel_open, tunnel_status, tunnel_stop, tunnel_lo
 
 @verb(words={"add": 1, "remove": 1, "list": 0})
 def access(
-    _: Context,
+    _context: Context,
     words: list[str],
     key: str = "",
     host: str = "",

@@ -65,7 +65,7 @@ def differences(
     """Where the Mac differs from the lab. told: the result of the module ds4_probe."""
     found = [
         Difference(name.strip(), *_halves(values), QUIRKS)
-        for name, _, values in (
+        for name, _kind, values in (
             line.partition(":") for line in stock.bare(host, "", hardware).assume(dict(told["answers"]))
         )
     ]
@@ -94,7 +94,7 @@ def differences(
 
 
 def _halves(values: str) -> tuple[str, str]:
-    assumed, _, found = values.strip().removeprefix("assumed ").partition(", found ")
+    assumed, _word, found = values.strip().removeprefix("assumed ").partition(", found ")
     return assumed, found
 
 

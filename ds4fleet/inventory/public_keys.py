@@ -54,8 +54,8 @@ def parse_key(text: str) -> PublicKey:
     line = text.strip(" \t\r\n").replace("\t", " ")
     if not line.isprintable() or len(line) > LONGEST:
         raise ValueError("this is not one line of printable text")
-    kind, _, rest = line.partition(" ")
-    body, _, comment = rest.strip(" ").partition(" ")
+    kind, _blank, rest = line.partition(" ")
+    body, _blank, comment = rest.strip(" ").partition(" ")
     if not body or kind not in KEY_TYPES:
         raise ValueError(
             "this is not a public key as ssh-keygen writes it (type, base64, comment; no options before it)"

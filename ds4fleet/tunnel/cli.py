@@ -266,7 +266,7 @@ def _report_when_settled(job: Job, alive: Callable[[], None]) -> int:
     tunnels: list[dict[str, Any]] = []
     while time.monotonic() < deadline:
         alive()
-        tunnels, _ = everything()
+        tunnels, _daemons = everything()
         tunnels = [tunnel for tunnel in tunnels if tunnel["name"] in names]
         states = {tunnel["state"] for tunnel in tunnels}
         enough = TRIED if job.endpoint is not None and State.UP.value in states else SETTLED

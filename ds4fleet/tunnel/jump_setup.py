@@ -14,6 +14,7 @@ from ds4fleet import console
 from ds4fleet.access import users
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet
+from ds4fleet.inventory.public_keys import parse_key
 from ds4fleet.remote import playbook
 from ds4fleet.tunnel import leading, letting_in
 from ds4fleet.tunnel.leading import Jump
@@ -35,7 +36,7 @@ def let_in(before: users.Access, one: Jump, public_key: str) -> users.Access:
     """`before` with the jump Mac at its targets and nowhere else, by this key and no earlier one."""
     others = {user: entry for user, entry in before.items() if user != one.user}
     names = [target.name for target in one.targets]
-    return users.with_user(others, one.user, users.parse_key(public_key), names)
+    return users.with_user(others, one.user, parse_key(public_key), names)
 
 
 def run(host: str = "", limit: str = "", yes: bool = False) -> int:

@@ -60,7 +60,7 @@ def choose(
     if not members:
         raise OperatorError(f"No Mac of {first} is meant to serve.", exit_code=EXIT_USAGE)
     return Choice(
-        tuple(member for member, _ in members),
+        tuple(member for member, _rank in members),
         EndpointSpec(
             name=first,
             port=region_port(first, tiers[0][0]),

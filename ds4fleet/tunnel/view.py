@@ -39,12 +39,12 @@ def status(names: Sequence[str] = (), json: bool = False, watch: bool = False) -
                 time.sleep(WATCH_EVERY_S)  # the pace of a display, not a wait for something
                 live.update(_status_table(names), refresh=True)
     else:
-        tunnels, _ = everything(names)
+        tunnels, _daemons = everything(names)
         if not tunnels:
             console.out.print("no tunnels; start one with fab tunnel --host NAME")
             return 0
         console.out.print(_status_table(names))
-    tunnels, _ = everything(names)
+    tunnels, _daemons = everything(names)
     return 0 if all(tunnel["state"] == State.UP.value for tunnel in tunnels) else EXIT_UNREACHABLE
 
 

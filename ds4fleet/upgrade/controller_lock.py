@@ -141,12 +141,12 @@ def join() -> None:
     Its workers then hold nothing, and who meets the lock is told of this process when `fab` is gone.
     Raises RolloutError (locked) when another playbook holds it.
     """
-    descriptor, _, folder = os.environ.pop(LOCK_VARIABLE, "").partition(":")
+    descriptor, _colon, folder = os.environ.pop(LOCK_VARIABLE, "").partition(":")
     root = Path(folder)
     if not folder or not _is_open(int(descriptor), root / LOCK):
         return
     with _turn(root):
-        record, _ = held_file.look(root / LOCK)
+        record, _alive = held_file.look(root / LOCK)
         if held_file.look(root / PLAYBOOKS_LOCK)[1]:
             raise RolloutError(Code.LOCKED, f"here {holder(root)}")
         held = held_file.hold(root / PLAYBOOKS_LOCK, {**(record or {}), "pid": os.getpid()})

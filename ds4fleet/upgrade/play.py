@@ -128,7 +128,7 @@ def quietly(name: str, hosts: Sequence[str], values: Mapping[str, Any], *, recor
             stderr=subprocess.STDOUT,
             text=True,
         ) as run:
-            said, _ = run.process.communicate()
+            said, _errors = run.process.communicate()
     except OperatorError as error:
         error.detail = said
         raise

@@ -75,7 +75,7 @@ def upgrade(
             now=now,
             regions=order,
             canary=canary,
-            notes=[text for _, plan in plans for text in host_state.notes(plan, facts)],
+            notes=[text for _host, plan in plans for text in host_state.notes(plan, facts)],
         )
         return _start(planned, asked, root, lock, plan_only=plan_only, yes=yes, json=json)
 

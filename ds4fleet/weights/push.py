@@ -146,7 +146,7 @@ def seeding(one: Transfer) -> Iterator[str]:
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             with contextlib.suppress(OSError):
-                Session(offered, seed.requests(cast("BinaryIO", self.rfile)), self.wfile).serve()
+                Session(offered, seed.requests(cast(BinaryIO, self.rfile)), self.wfile).serve()
 
     class Server(socketserver.ThreadingUnixStreamServer):
         daemon_threads = True

@@ -213,8 +213,8 @@ class _Plain(urllib.request.HTTPHandler):
         super().__init__()
         self._limits = limits
 
-    def http_open(self, request: urllib.request.Request) -> HTTPResponse:
-        return self.do_open(functools.partial(_connection, HTTPConnection, self._limits), request)
+    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(functools.partial(_connection, HTTPConnection, self._limits), req)
 
 
 class _Secure(urllib.request.HTTPSHandler):
@@ -222,9 +222,9 @@ class _Secure(urllib.request.HTTPSHandler):
         super().__init__(context=context)
         self._limits, self._own_context = limits, context
 
-    def https_open(self, request: urllib.request.Request) -> HTTPResponse:
+    def https_open(self, req: urllib.request.Request) -> HTTPResponse:
         connection = functools.partial(_connection, HTTPSConnection, self._limits)
-        return self.do_open(connection, request, context=self._own_context)
+        return self.do_open(connection, req, context=self._own_context)
 
 
 def _connection(kind: type[HTTPConnection], limits: Limits, host: str, **options: Any) -> HTTPConnection:

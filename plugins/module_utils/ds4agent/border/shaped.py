@@ -44,7 +44,7 @@ class _Wrong(Exception):
 def read(kind: type[Kind], value: object, what: str) -> Kind:
     """The dataclass `kind` of a value from JSON. what: names the whole in a sentence. Raises ModelError."""
     try:
-        found: Kind = _reader(cast("Hashable", kind))(value)
+        found: Kind = _reader(cast(Hashable, kind))(value)
     except _Wrong as wrong:
         field = "".join(reversed(wrong.names)).lstrip(".")
         name = "%s of %s" % (plain.line(field, SHOWN_LETTERS), what) if field else what

@@ -346,7 +346,7 @@ class Switch:
         self._wait_for_volumes(state)
         # Not earlier: at boot others set the limit too.
         swap.prepare()
-        for folder in {state["kv_dir"], target["kv_dir"]}:
+        for folder in dict.fromkeys((state["kv_dir"], target["kv_dir"])):
             switch_state.drop_orphans(folder)
         if state["kv_dir"] and state["kv_dir"] == target["kv_dir"]:
             kv = self.journal["order"]["kv"]

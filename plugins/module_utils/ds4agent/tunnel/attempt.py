@@ -142,6 +142,7 @@ class Attempt:
         )
 
     def _cut(self, kind: str, message: str) -> None:
-        assert self.answer is not None
+        if self.answer is None:
+            raise RuntimeError("an answer is cut that has not begun")
         words = f"ds4-fleet: {message} in the middle of this answer"
         self.request.cut(self.answer.last_words(kind, words))

@@ -89,7 +89,8 @@ class Child:
     async def attend(self, heard: Callable[[str], None], warned: Callable[[str], None]) -> None:
         """Until it has ended; `heard` gets the lines of the Mac's command, `warned` those of ssh itself."""
         process = self._process
-        assert process is not None and process.stdout is not None and process.stderr is not None
+        if process is None or process.stdout is None or process.stderr is None:
+            raise RuntimeError("ssh is attended before it is started")
         readers = {
             asyncio.ensure_future(_read(process.stdout, heard)),
             asyncio.ensure_future(_read(process.stderr, warned)),

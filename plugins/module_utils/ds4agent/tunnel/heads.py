@@ -27,7 +27,7 @@ def field(head: bytes, name: str) -> str:
     """A header field's value, "" when the head has none."""
     wanted = name.lower().encode()
     for line in head.split(b"\n")[1:]:
-        key, _, value = line.partition(b":")
+        key, _colon, value = line.partition(b":")
         if key.strip().lower() == wanted:
             return value.strip().decode("latin-1")
     return ""

@@ -344,7 +344,7 @@ class Link:
         return [*([self._child] if self._child is not None else []), *self._aside]
 
     def _heard(self, line: str) -> None:
-        _, mark, payload = line.partition(STATE_MARK)
+        _before, mark, payload = line.partition(STATE_MARK)
         if not mark:
             return
         try:

@@ -29,7 +29,7 @@ async def _one(spec: TunnelSpec) -> Distance:
         return Distance(spec.name, spec.region, None, "reached through another host; not measured")
     times: list[float] = []
     reason = ""
-    for _ in range(TRIES):
+    for _attempt in range(TRIES):
         try:
             seconds, reason = await within(TIMEOUT_S, probe_sshd(spec.address, spec.ssh_port, TIMEOUT_S))
         except asyncio.TimeoutError:

@@ -109,7 +109,7 @@ async def _body(reader: asyncio.StreamReader, length: int | None) -> bytes:
 def content_length(head: bytes) -> int | None:
     """Content-Length of an HTTP head, None when it has none. Raises ValueError for what is no length."""
     for line in head.split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
+        name, _colon, value = line.partition(b":")
         if name.strip().lower() == b"content-length":
             length = bounded_json.count(value.decode("ascii", "replace").strip())
             if length is None:

@@ -66,7 +66,8 @@ class Request:
     @property
     def asked(self) -> heads.Asked:
         """Its head."""
-        assert self.head is not None
+        if self.head is None:
+            raise RuntimeError("a head is asked for before it has come")
         return self.head
 
     # -- from the agent -----------------------------------------------------------------------------------
@@ -100,8 +101,7 @@ class Request:
 
     def _read_head(self) -> bool:
         """Reads the head once it is complete; whether it is."""
-        assert self.kept is not None
-        came = b"".join(self.kept)
+        came = b"".join(self.kept or ())
         end = heads.end_of(came)
         if end < 0 and len(came) <= heads.HEAD_LIMIT_BYTES and came[:1].isalpha():
             if self._timer is None:

@@ -228,7 +228,7 @@ class Listener:
         self._sock.close()
 
     def _accept(self) -> None:
-        for _ in range(ACCEPT_AT_ONCE):
+        for _turn in range(ACCEPT_AT_ONCE):
             try:
                 sock, _address = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):

@@ -23,7 +23,7 @@ async def within(
     task = asyncio.ensure_future(work)
     taken = False
     try:
-        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+        done, _pending = await asyncio.wait({task}, timeout=timeout_s)
         if not done:
             raise asyncio.TimeoutError
         taken = True

@@ -194,7 +194,8 @@ class ChunkedPart:
     @property
     def whole(self) -> Whole:
         """The digest of the whole, once it is opened."""
-        assert self._whole is not None, "the part is not opened"
+        if self._whole is None:
+            raise RuntimeError("the part is not opened")
         return self._whole
 
     def open(self) -> ChunkedPart:

@@ -57,37 +57,37 @@ class Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(
         self,
-        request: urllib.request.Request,
-        handle: Any,
+        req: urllib.request.Request,
+        fp: Any,
         code: int,
-        message: str,
+        msg: str,
         headers: Message,
-        url: str,
+        newurl: str,
     ) -> urllib.request.Request | None:
         """The request that follows, None for none; SourceError for one that must not be made."""
-        before, after = origin(request.full_url), _origin_of_target(url)
+        before, after = origin(req.full_url), _origin_of_target(newurl)
         if (before[0], after[0]) == ("https", "http"):
             raise SourceError("it redirects from https to http, where anybody can read along")
         if self.stays and before != after:
             return None
-        count = getattr(request, "redirects", 0) + 1
+        count = getattr(req, "redirects", 0) + 1
         if count > MAX_REDIRECTS:
             raise SourceError("it redirects without end (%d times)" % MAX_REDIRECTS)
         kept = {
             name: value
-            for name, value in request.headers.items()
+            for name, value in req.headers.items()
             if before == after or name.lower() != "authorization"
             # The proxy's password is put in anew where a proxy is asked.
             if name.lower() != "proxy-authorization"
         }
         following = _Following(
-            url, headers=kept, method=request.get_method(), origin_req_host=before[1], unverifiable=True
+            newurl, headers=kept, method=req.get_method(), origin_req_host=before[1], unverifiable=True
         )
         following.redirects = count
         return following
 
     def http_error_302(
-        self, request: urllib.request.Request, answer: Any, code: int, message: str, headers: Message
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Message
     ) -> Any:
         """Like that of the base class, without reading the body, which may have no end."""
         target = headers.get("location", "")
@@ -98,14 +98,14 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         # Headers come as Latin-1; blanks and control characters are none of an address.
         quoted = urllib.parse.quote(target, safe=string.punctuation, encoding="iso-8859-1")
         try:
-            url = urllib.parse.urljoin(request.full_url, quoted)
+            url = urllib.parse.urljoin(req.full_url, quoted)
         except ValueError:
             raise SourceError("it redirects to an address that makes no sense") from None
-        following = self.redirect_request(request, answer, code, message, headers, url)
+        following = self.redirect_request(req, fp, code, msg, headers, url)
         if following is None:
             return None
-        answer.close()
-        return self.parent.open(following, timeout=request.timeout)
+        fp.close()
+        return self.parent.open(following, timeout=req.timeout)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = cast("Any", http_error_302)
 

@@ -165,9 +165,10 @@ class Source:
                     write(piece)
                     at += len(piece)
                     self.pace.spent(len(piece))
-                continue
             except _Retry as error:
                 failed = error
+            else:
+                continue
             if at > before and not failed.vain:
                 failures, asked, waited_s = 0, 0, 0
             if failed.is_busy:
