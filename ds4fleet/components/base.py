@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ds4agent.model import SCHEMA, Observation
+from ds4agent.model import SCHEMA, Capabilities, Observation
 from ds4agent.tunnel.spec import TunnelSpec
-from ds4fleet.components.shapes import FileEntry, Job
+from ds4fleet.catalogue.types import Piece
+from ds4fleet.components.shapes import FileEntry, Job, Link, MemoryPlan, ServerPlan
 from ds4fleet.layout import Paths
 from ds4fleet.sizing.disk import Disk, VolumePlan
 
@@ -53,7 +54,7 @@ class EnginePlan:
     make_args: list[str]
     keep: int
     flags: list[str]  # what the catalogue expects of the commit; used until `capabilities` are known
-    capabilities: dict[str, Any] | None  # of the built release
+    capabilities: Capabilities | None  # of the built release
     payload_abi: int = 0  # of its KV files
     drain_s: int = 120  # that it may take to end what it has begun
     built: bool = False  # whether the release is there and whole
@@ -76,8 +77,8 @@ class WeightFile:
     real_bytes: int
     urls: list[str]
     kind: str
-    header: dict[str, Any]
-    pieces: list[dict[str, Any]] = field(default_factory=list)  # that it is published in: name, bytes, sha256
+    header: Mapping[str, object]
+    pieces: tuple[Piece, ...] = ()  # that it is published in
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class WeightsPlan:
     dir: str
     files: list[WeightFile]
     main: str | None
-    link: dict[str, str] | None
+    link: Link | None
     target_name: str | None
     unmarked: list[str] = field(default_factory=list)  # paths that no stamp keeps for this model
 
@@ -139,13 +140,13 @@ class Decided:
     model: ModelChoice | None
     context: int
     generation: str
-    memory: Mapping[str, Any]
+    memory: MemoryPlan
     disk: Disk | None
     engine: EnginePlan | None
     weights: WeightsPlan | None
     settings: Mapping[str, Any]
     service_uid: int | None = None
-    power: Mapping[str, Any] = field(default_factory=dict)
+    power: Mapping[str, object] = field(default_factory=dict)
     jump: JumpPlan | None = None
     targets: Targets | None = None
 
@@ -169,7 +170,7 @@ class Decided:
 
     @property
     def wired_limit_mib(self) -> int:
-        return int(self.memory.get("wired_limit_mib") or 0)
+        return self.memory.wired_limit_mib
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class Part:
     files: Sequence[FileEntry] = ()
     jobs: Sequence[Job] = ()
     users: Sequence[UserPlan] = ()
-    server: dict[str, Any] | None = None
+    server: ServerPlan | None = None
     warnings: Sequence[str] = ()
 
 

@@ -54,7 +54,8 @@ SMOKE_TOKENS = 16
 
 def flags_of(engine: EnginePlan) -> frozenset[str]:
     """What the built release has, else what the catalogue expects of the commit, else what all have."""
-    found: Sequence[str] = (engine.capabilities or {}).get("flags") or engine.flags or ()
+    built: Sequence[str] = engine.capabilities.flags if engine.capabilities else ()
+    found = built or engine.flags
     return frozenset(found) if found else BASE_FLAGS
 
 
@@ -77,9 +78,9 @@ def planned(plan: Decided, weights: WeightsPlan, flags: frozenset[str], kv_dir: 
         found.append(["--power", settings["ds4_power_percent"]])
     if plan.mode == "streaming":
         found.append(["--ssd-streaming"])
-        cache = (plan.memory.get("streaming") or {}).get("cache_flag")
-        if cache:
-            found.append(["--ssd-streaming-cache-experts", cache])
+        streaming = plan.memory.streaming
+        if streaming and streaming.cache_flag:
+            found.append(["--ssd-streaming-cache-experts", streaming.cache_flag])
     for item in weights.files:
         if item.kind in ("mtp", "dspark"):
             # From August on --mtp is a switch and the file has a flag of its own.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ds4agent.mac import accounts
@@ -19,6 +20,7 @@ from ds4fleet.components.base import (
     Watched,
     WeightsPlan,
 )
+from ds4fleet.components.shapes import ServerPlan
 from ds4fleet.layout import LABEL_SERVER, Paths
 
 STAGE = "service"
@@ -61,8 +63,8 @@ def entries(plan: Decided) -> Part:
         base.folder(paths.logs, stage=STAGE),
         base.file(paths.log, None, stage=STAGE, owner=user, mode="0640"),
     ]
-    if server["kv_dir"]:
-        files.append(base.folder(server["kv_dir"], stage=STAGE, owner=user, mode="0700"))
+    if server.kv_dir:
+        files.append(base.folder(server.kv_dir, stage=STAGE, owner=user, mode="0700"))
     files += [
         scripts.entry(paths.start, paths.root, stage=STAGE),
         base.file(paths.plist(LABEL_SERVER), plist, stage=STAGE, validate="plist"),
@@ -72,20 +74,20 @@ def entries(plan: Decided) -> Part:
         base.job(LABEL_SERVER, "started", [paths.plist(LABEL_SERVER), paths.start, paths.config], stage=STAGE)
     ]
     said = [f"this engine has no {flag}; the setting has no effect" for flag in dropped]
-    return Part(files, jobs, users, {**server, "config_sha256": base.sha256(config)}, said)
+    return Part(files, jobs, users, replace(server, config_sha256=base.sha256(config)), said)
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
     return iter(())
 
 
-def stale(server: Mapping[str, Any] | None, seen: Seen) -> bool:
+def stale(server: ServerPlan | None, seen: Seen) -> bool:
     """Whether a server runs there with another configuration than `server`, that of the plan."""
     if server is None or seen is None:
         return False
     job = seen.jobs.get(LABEL_SERVER)
     loaded = job is not None and bool(job.loaded)
-    return loaded and seen.server.running_config_sha256 != server["config_sha256"]
+    return loaded and seen.server.running_config_sha256 != server.config_sha256
 
 
 def removed(settings: Mapping[str, Any]) -> Removed:
@@ -105,7 +107,7 @@ def _account(name: str, uid: int | None) -> UserPlan:
     return UserPlan(name, uid, name, accounts.NO_HOME, NO_SHELL, real_name, hidden=True)
 
 
-def _server(plan: Decided, engine: EnginePlan, weights: WeightsPlan) -> tuple[dict[str, Any], list[str]]:
+def _server(plan: Decided, engine: EnginePlan, weights: WeightsPlan) -> tuple[ServerPlan, list[str]]:
     """What runs, and the flags that this engine lacks."""
     settings, paths = plan.settings, plan.paths
     flags = command_line.flags_of(engine)
@@ -116,33 +118,33 @@ def _server(plan: Decided, engine: EnginePlan, weights: WeightsPlan) -> tuple[di
     argv += [word for words in planned if words[0] in flags for word in words]
     argv += command_line.extra(plan, engine, flags)
     timeout = settings["ds4_exit_timeout_s"]
-    server = {
-        "label": LABEL_SERVER,
-        "argv": argv,
-        "smoke_argv": _smoke(plan, engine, weights, argv),
-        "env": {"HOME": paths.run, "TMPDIR": f"{paths.run}/tmp", "DS4_LOCK_FILE": paths.lock},
-        "cwd": engine.current,
-        "host": str(settings["ds4_host"]),
-        "port": int(settings["ds4_port"]),
-        "lock_file": paths.lock,
-        "kv_dir": kv_dir,
-        "kv_identity": identity,
-        "config_path": paths.config,
-        "running_config": paths.running_config,
-        "exit_timeout_s": int(engine.drain_s if timeout == "auto" else timeout),
-        "throttle_s": int(settings["ds4_throttle_s"]),
-        "log_path": paths.log,
-    }
+    server = ServerPlan(
+        label=LABEL_SERVER,
+        argv=tuple(argv),
+        smoke_argv=_smoke(plan, engine, weights, argv),
+        env={"HOME": paths.run, "TMPDIR": f"{paths.run}/tmp", "DS4_LOCK_FILE": paths.lock},
+        cwd=engine.current,
+        host=str(settings["ds4_host"]),
+        port=int(settings["ds4_port"]),
+        lock_file=paths.lock,
+        kv_dir=kv_dir,
+        kv_identity=identity,
+        config_path=paths.config,
+        running_config=paths.running_config,
+        exit_timeout_s=int(engine.drain_s if timeout == "auto" else timeout),
+        throttle_s=int(settings["ds4_throttle_s"]),
+        log_path=paths.log,
+    )
     return server, [words[0] for words in planned if words[0] not in flags]
 
 
-def _smoke(plan: Decided, engine: EnginePlan, weights: WeightsPlan, argv: list[str]) -> list[str]:
+def _smoke(plan: Decided, engine: EnginePlan, weights: WeightsPlan, argv: Sequence[str]) -> tuple[str, ...]:
     """The same weights and mode by the command line tool, with a small context, before the server starts."""
     smoke = [f"{engine.release_dir}/ds4", "--model", str(weights.main), "--ctx", str(SMOKE_CONTEXT)]
     smoke += [flag for flag in ("--ssd-streaming",) if flag in argv]
-    return [
+    return (
         *smoke, "--nothink", "--temp", "0", "-n", str(SMOKE_TOKENS), "-p", plan.settings["ds4_verify_prompt"],
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 def _kv_identity(plan: Decided, engine: EnginePlan, weights: WeightsPlan) -> str:
@@ -158,18 +160,18 @@ def kv_name(family: str, sha256: str, payload_abi: int) -> str:
     return f"{family}-{sha256[:12]}" + (f"-abi{payload_abi}" if payload_abi else "")
 
 
-def _plist(paths: Paths, user: str, server: Mapping[str, Any]) -> str:
+def _plist(paths: Paths, user: str, server: ServerPlan) -> str:
     return base.plist_text(
         LABEL_SERVER,
         UserName=user,
         GroupName=user,
         ProgramArguments=[paths.start],
-        WorkingDirectory=server["cwd"],
-        EnvironmentVariables=server["env"],
+        WorkingDirectory=server.cwd,
+        EnvironmentVariables=server.env,
         RunAtLoad=True,
         KeepAlive={"SuccessfulExit": False},
-        ThrottleInterval=server["throttle_s"],
-        ExitTimeOut=server["exit_timeout_s"],
+        ThrottleInterval=server.throttle_s,
+        ExitTimeOut=server.exit_timeout_s,
         ProcessType="Interactive",
         StandardOutPath=paths.log,
         StandardErrorPath=paths.log,
@@ -178,9 +180,7 @@ def _plist(paths: Paths, user: str, server: Mapping[str, Any]) -> str:
     )
 
 
-def _config(
-    plan: Decided, engine: EnginePlan, weights: WeightsPlan, server: Mapping[str, Any], plist: str
-) -> str:
+def _config(plan: Decided, engine: EnginePlan, weights: WeightsPlan, server: ServerPlan, plist: str) -> str:
     """server.conf. It names what starts the server as well: one hash then says what runs."""
     return scripts.template(
         "server.conf.j2",
@@ -189,11 +189,11 @@ def _config(
         release_dir=engine.release_dir,
         weights=[item for item in weights.files if item.kind != "split"],
         mounts=[volume.mount_point for volume in plan.volumes],
-        kv_dir=server["kv_dir"],
+        kv_dir=server.kv_dir,
         wired_limit_mib=plan.wired_limit_mib,
-        host=server["host"],
-        port=server["port"],
+        host=server.host,
+        port=server.port,
         # Longer than the throttle: launchd lets a job that ends sooner wait longer each time.
-        wait_s=max(int(plan.settings["ds4_start_wait_s"]), server["throttle_s"]),
-        arguments=server["argv"][1:],
+        wait_s=max(int(plan.settings["ds4_start_wait_s"]), server.throttle_s),
+        arguments=server.argv[1:],
     )

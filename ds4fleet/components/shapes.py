@@ -1,10 +1,13 @@
-"""What a plan puts on a Mac, piece by piece: files, jobs. As JSON they are what the modules take."""
+"""What a plan consists of, piece by piece. As JSON these are what the modules take."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 
 from ds4agent.border import shaped
+from ds4fleet.sizing.estimate import Estimate
+from ds4fleet.sizing.types import StreamingPlan
 
 #: Keys that a module always gets, whatever they have.
 _ALWAYS = ("content", "target", "validate", "mode", "owner", "group")
@@ -61,3 +64,77 @@ class Job:
     def from_json(cls, value: object) -> Job:
         """A job of a plan as JSON. Raises ModelError."""
         return shaped.read(cls, value, "a job of the plan")
+
+
+@dataclass(frozen=True)
+class Link:
+    """A symbolic link."""
+
+    path: str
+    target: str
+
+
+@dataclass(frozen=True)
+class ServerPlan:
+    """How the engine's server is started, where it is asked and where it keeps what.
+
+    argv: of the engine; smoke_argv: of its command line tool, for a short answer before the server starts.
+    kv_dir, kv_identity: "" without KV entries. config_sha256: of server.conf.
+    """
+
+    label: str
+    argv: tuple[str, ...]
+    smoke_argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    host: str
+    port: int
+    lock_file: str
+    kv_dir: str
+    kv_identity: str
+    config_path: str
+    running_config: str
+    exit_timeout_s: int
+    throttle_s: int
+    log_path: str
+    config_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a Mac's memory is to hold, and the verdict on it, from `model` on, where an engine is to run.
+
+    wired_limit_mib: 0 leaves the limit to macOS; live and stock as the Mac says, None where it was not asked.
+    """
+
+    wired_limit_mib: int = 0
+    live_wired_limit_mib: int | None = None
+    stock_limit_mib: int | None = None
+    memory_mib: int = 0
+    override: str = ""
+    sentence: str = ""
+    outcome: str = ""
+    streaming: StreamingPlan | None = None
+    model: str = ""
+    mode: str = ""
+    context: int = 0
+    required_mib: int = 0
+    limit_mib: int = 0
+    margin_mib: int = 0
+    margin_percent: float | None = None
+    binding: str = ""
+    largest_context: int = 0
+    first_failure: str = ""
+    fix: str = ""
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    overridden: str = ""
+    estimate: Estimate | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Without the verdict where there is none."""
+        told = asdict(self)
+        if self.model:
+            return told
+        names = [one.name for one in fields(self)]
+        return {name: told[name] for name in names[: names.index("model")]}

@@ -31,7 +31,7 @@ def entries(plan: Decided) -> Part:
     wanted = plan.weights.link if plan.weights else None
     if not wanted:
         return Part()
-    return Part([FileEntry(wanted["path"], "link", target=wanted["target"])])
+    return Part([FileEntry(wanted.path, "link", target=wanted.target)])
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ds4fleet import console
 from ds4fleet.components.base import Targets
+from ds4fleet.components.shapes import MemoryPlan
 from ds4fleet.errors import EXIT_REFUSED
 from ds4fleet.fleetview import what_if as purchase
 from ds4fleet.inventory.fleet import Fleet, Host
@@ -80,7 +81,7 @@ def print_plans(plans: Sequence[HostPlan]) -> None:
             "\nSpeeds were published elsewhere for the same chip, not measured here"
             " (* by another engine generation)."
         )
-    if any(plan.sources.get("hardware") == "declared" for plan in plans):
+    if any(plan.sources and plan.sources.hardware == "declared" for plan in plans):
         console.out.print(
             "From the declared hardware; `fab observe` lets the next plan use what the Macs say."
         )
@@ -99,7 +100,7 @@ def plan_table(plans: Sequence[HostPlan]) -> Table:
         made.add_row(
             region,
             plan.host,
-            str(plan.sources.get("machine") or f"{plan.memory.get('memory_mib', 0) // 1024} GB"),
+            _machine(plan),
             limit_text(plan),
             plan.role,
             _model(plan),
@@ -114,11 +115,18 @@ def plan_table(plans: Sequence[HostPlan]) -> Table:
 
 def limit_text(plan: HostPlan) -> str:
     """'stock' or a number; 'now -> planned' where they differ and the first is known."""
-    planned, live = plan.memory.get("wired_limit_mib") or 0, plan.memory.get("live_wired_limit_mib")
+    memory = plan.memory or MemoryPlan()
+    planned, live = memory.wired_limit_mib, memory.live_wired_limit_mib
     text = f"{planned:,}" if planned else "stock"
     if live is None or live == planned:
         return text
     return f"{live:,} -> {text}" if live else f"stock -> {text}"
+
+
+def _machine(plan: HostPlan) -> str:
+    if plan.sources:
+        return plan.sources.machine
+    return f"{plan.memory.memory_mib // 1024 if plan.memory else 0} GB"
 
 
 def _model(plan: HostPlan) -> str:
@@ -130,7 +138,7 @@ def _model(plan: HostPlan) -> str:
 def _context(plan: HostPlan) -> str:
     if not plan.context:
         return "-"
-    return f"{plan.context:,} of {plan.memory.get('largest_context', 0):,}"
+    return f"{plan.context:,} of {plan.memory.largest_context if plan.memory else 0:,}"
 
 
 def _volume(plan: HostPlan, purpose: str) -> str:
@@ -138,26 +146,25 @@ def _volume(plan: HostPlan, purpose: str) -> str:
 
 
 def _disk(plan: HostPlan) -> str:
-    free = plan.disk.get("available_bytes")
-    if not plan.disk:
+    if plan.disk is None:
         return "-"
-    wanted = plan.disk["wanted_bytes"] // GB
+    free, wanted = plan.disk.available_bytes, plan.disk.wanted_bytes // GB
     return f"{wanted} of {free // GB} GB" if free else f"{wanted} GB"
 
 
 def _speed(plan: HostPlan) -> str:
-    if not plan.speed:
+    if plan.speed is None:
         return "-"
-    return str(plan.speed["text"]) + ("" if plan.speed["same_generation"] else "*")
+    return plan.speed.text + ("" if plan.speed.same_generation else "*")
 
 
 def _verdict(plan: HostPlan) -> str:
     if plan.refused:
         return "REFUSED"
-    text = str(plan.memory.get("sentence") or plan.role)
-    if plan.memory.get("overridden"):
-        text += f" (override: {plan.memory['overridden']})"
-    percent = plan.memory.get("margin_percent")
+    memory = plan.memory or MemoryPlan()
+    text, percent = memory.sentence or plan.role, memory.margin_percent
+    if memory.overridden:
+        text += f" (override: {memory.overridden})"
     if plan.role == "serve" and percent is not None:
         text += f", {percent:g} % left"
     return text

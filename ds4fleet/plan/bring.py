@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from ds4agent.model import Weights
 from ds4fleet.catalogue.read import Engine, ModelFile
 from ds4fleet.components import weights as placed
 from ds4fleet.components.base import NOTHING
+from ds4fleet.components.shapes import Link
 from ds4fleet.errors import OperatorError
 from ds4fleet.plan import sources
 from ds4fleet.plan.known import Known
@@ -43,7 +44,7 @@ def with_weights(plan: HostPlan, known: Known, engine: Engine) -> HostPlan:
             " set ds4_weights_method: direct"
         )
     main = next((file.path for file in files if file.kind == "model"), None)
-    link = {"path": placed.link(plan.engine.release_dir), "target": main} if main else None
+    link = Link(placed.link(plan.engine.release_dir), main) if main else None
     there = (known.seen or NOTHING).weights.files
     marked = {one.path for one in there if one.stamp and one.stamp.staged_for == model.id}
     unmarked = [file.path for file in files if file.path not in marked]
@@ -65,7 +66,7 @@ def with_disk(plan: HostPlan, known: Known) -> tuple[HostPlan, Disk | None]:
         models_dir=known.paths.models,
         kv_dir=known.paths.kv,
     )
-    plan = replace(plan, volumes=disk.volumes, disk=disk.to_dict())
+    plan = replace(plan, volumes=disk.volumes, disk=disk.plan())
     return plan.saying(refusals=disk.refusals, warnings=disk.warnings), disk
 
 
@@ -101,7 +102,7 @@ def _weight_file(
         urls=file.urls(endpoints),
         kind=file.kind,
         header=dict(header),
-        pieces=[asdict(piece) for piece in file.pieces],
+        pieces=file.pieces,
     )
 
 
@@ -112,7 +113,7 @@ def _joining_bytes(files: Iterable[WeightFile], method: str) -> int:
     """
     if method != "upstream":
         return 0
-    more = [piece["bytes"] * file.real_bytes // file.bytes for file in files for piece in file.pieces[1:]]
+    more = [piece.bytes * file.real_bytes // file.bytes for file in files for piece in file.pieces[1:]]
     return max(more) + GIB if more else 0
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from ds4fleet.catalogue.read import Engine
 from ds4fleet.components import jump
 from ds4fleet.components.base import NOTHING
+from ds4fleet.components.shapes import MemoryPlan
 from ds4fleet.errors import OperatorError
 from ds4fleet.plan.known import Known
 from ds4fleet.plan.types import HostPlan, JumpPlan, ModelChoice
@@ -63,22 +63,17 @@ def _as_jump(plan: HostPlan, known: Known) -> HostPlan:
 def with_memory(plan: HostPlan, known: Known, engine: Engine, verdict: Verdict | None) -> HostPlan:
     """The plan with what its memory is to hold: limit, mode and context."""
     live = (known.seen or NOTHING).memory
-    memory: dict[str, Any] = {
-        "wired_limit_mib": 0,
-        "live_wired_limit_mib": live.wired_limit_mib,
-        "stock_limit_mib": live.stock_limit_mib,
-        "memory_mib": known.mac.memory_mib,
-        "override": known.settings.override,
-        "sentence": plan.role,
-        "outcome": plan.role,
-        "streaming": None,
-    }
+    memory = MemoryPlan(
+        live_wired_limit_mib=live.wired_limit_mib,
+        stock_limit_mib=live.stock_limit_mib,
+        memory_mib=known.mac.memory_mib,
+        override=known.settings.override,
+        sentence=plan.role,
+        outcome=plan.role,
+    )
     if verdict is None:
         return replace(plan, memory=memory)
-    memory.update(verdict.to_dict())
-    memory["reasons"] = [reason.text for reason in verdict.reasons]
-    memory["warnings"] = list(verdict.warnings)
-    plan = replace(plan, memory=memory).saying(warnings=verdict.warnings)
+    plan = replace(plan, memory=_judged(memory, verdict)).saying(warnings=verdict.warnings)
     if plan.role not in ("serve", "stream"):
         return plan
     plan = replace(plan, mode=verdict.mode, context=verdict.context)
@@ -91,6 +86,32 @@ def with_memory(plan: HostPlan, known: Known, engine: Engine, verdict: Verdict |
     return plan.saying(refusals=refusals, warnings=_about_the_context(plan, known, verdict))
 
 
+def _judged(memory: MemoryPlan, verdict: Verdict) -> MemoryPlan:
+    """With the verdict."""
+    return replace(
+        memory,
+        wired_limit_mib=verdict.wired_limit_mib,
+        sentence=verdict.sentence,
+        outcome=verdict.outcome,
+        streaming=verdict.streaming,
+        model=verdict.model,
+        mode=verdict.mode,
+        context=verdict.context,
+        required_mib=verdict.required_mib,
+        limit_mib=verdict.limit_mib,
+        margin_mib=verdict.margin_mib,
+        margin_percent=verdict.margin_percent,
+        binding=verdict.binding,
+        largest_context=verdict.largest_context,
+        first_failure=verdict.first_failure,
+        fix=verdict.fix,
+        reasons=tuple(reason.text for reason in verdict.reasons),
+        warnings=tuple(verdict.warnings),
+        overridden=verdict.overridden,
+        estimate=verdict.estimate,
+    )
+
+
 def with_speed(plan: HostPlan, known: Known) -> HostPlan:
     """The plan with what was published of such a Mac's speed, where anything was."""
     if plan.model is None or plan.role not in ("serve", "stream"):
@@ -99,19 +120,18 @@ def with_speed(plan: HostPlan, known: Known) -> HostPlan:
     chip = str(live.chip or known.declared.get("chip") or "")
     found = speed.expected(chip, plan.model.family, plan.model.quant, plan.generation, plan.mode)
     if found is not None:
-        return replace(plan, speed=found.to_dict())
-    streaming = plan.memory.get("streaming") or {}
-    if not streaming.get("decode_tps"):
+        return replace(plan, speed=found)
+    streaming = plan.memory.streaming if plan.memory else None
+    if streaming is None or streaming.decode_tps is None:
         return plan
-    low, high = streaming["decode_tps"]
-    published = {
-        "decode_tps": (low, high),
-        "prefill_tps": streaming["prefill_tps"],
-        "sources": (streaming["speed_source"],),
-        "same_generation": False,
-        "text": f"{low:g}-{high:g}",
-        "published_elsewhere": True,
-    }
+    low, high = streaming.decode_tps
+    published = speed.Speed(
+        decode_tps=(low, high),
+        prefill_tps=streaming.prefill_tps,
+        sources=(streaming.speed_source,),
+        same_generation=False,
+        text=f"{low:g}-{high:g}",
+    )
     return replace(plan, speed=published)
 
 

@@ -59,7 +59,7 @@ def _engine_plan(known: Known, engine: Engine, release: Release | None) -> Engin
         make_args=list(known.read.names("ds4_engine_make_args")),
         keep=known.read.number("ds4_engine_keep", least=1),
         flags=sorted(set(engine.flags or traits.flags)),
-        capabilities=capable.to_json() if capable else None,
+        capabilities=capable,
         payload_abi=traits.payload_abi,
         drain_s=traits.drain_s,
         built=engine.commit[:12] in complete(known.seen),

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ds4agent.border import bounded_json
+from ds4agent.model import ModelError, Observation
 from ds4fleet.components.base import Targets
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.fleet import Host
-from ds4fleet.plan.make import make_plan
-from ds4fleet.plan.types import HostPlan
+from ds4fleet.plan.make import make_plan, read
+from ds4fleet.plan.types import HostPlan, Sources
 
 #: Where `fab observe` keeps what it saw; used when it is there, so that limits and disks are the live ones.
 FACTS = Path("facts")
@@ -32,16 +33,17 @@ def make_plans(
     """
     plans = []
     for host in hosts:
-        seen = observation(facts, host.name)
+        kept = observation(facts, host.name)
         variables = {**host.vars, **overrides}
         plan = make_plan(
-            host.name, variables, seen, region=host.region, templated=False, targets=targets(host)
+            host.name, variables, kept, region=host.region, templated=False, targets=targets(host)
         )
-        sources = {
-            "hardware": "observed" if seen else "declared",
-            "observed_at": (seen or {}).get("observed_at"),
-            "machine": _machine(host, seen),
-        }
+        seen = _readable(kept)
+        sources = Sources(
+            hardware="observed" if kept else "declared",
+            observed_at=seen.observed_at if seen else None,
+            machine=_machine(host, seen),
+        )
         plans.append(replace(plan, sources=sources))
     return plans
 
@@ -61,8 +63,17 @@ def observation(facts: Path, name: str) -> Mapping[str, Any] | None:
     return seen
 
 
-def _machine(host: Host, seen: Mapping[str, Any] | None) -> str:
-    declared = host.vars.get("ds4_hardware") or {}
-    size = ((seen or {}).get("hardware") or {}).get("memsize_bytes")
+def _readable(kept: Mapping[str, Any] | None) -> Observation | None:
+    """None for one that its plan is refused for."""
+    try:
+        return read(kept)
+    except ModelError:
+        return None
+
+
+def _machine(host: Host, seen: Observation | None) -> str:
+    said = host.vars.get("ds4_hardware")
+    declared = said if isinstance(said, Mapping) else {}
+    size = seen.hardware.memsize_bytes if seen else None
     gigabytes = size >> 30 if size else declared.get("memory_gb", "?")
     return f"{declared.get('form', 'Mac')} {gigabytes} GB"

@@ -16,6 +16,7 @@ from ds4fleet import layout
 from ds4fleet.catalogue.read import Catalogue
 from ds4fleet.components import registry, server
 from ds4fleet.components.base import Decided, Seen, Targets
+from ds4fleet.components.shapes import MemoryPlan
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import defaults, names
 from ds4fleet.plan import accounts, advisories, bring, choice, options, system
@@ -78,9 +79,7 @@ def _grown(plan: HostPlan, facts: Known) -> Iterator[HostPlan]:
     Raises OperatorError for what an inventory can say.
     """
     lock = facts.seen.rollout.lock if facts.seen else None
-    plan = replace(
-        plan, held=lock.to_json() if lock else None, differences=differences(facts.declared, facts.seen)
-    )
+    plan = replace(plan, held=lock, differences=differences(facts.declared, facts.seen))
     yield (plan := plan.saying(refusals=system.refusals(facts), warnings=system.warnings(facts)))
     plan, engine = with_engine(plan, facts)
     yield plan
@@ -112,7 +111,7 @@ def _assembled(plan: HostPlan, facts: Known, disk: Disk | None, uid: int | None)
         model=plan.model,
         context=plan.context,
         generation=plan.generation,
-        memory=plan.memory,
+        memory=plan.memory or MemoryPlan(),
         disk=disk,
         engine=plan.engine,
         weights=plan.weights,

@@ -6,10 +6,12 @@ apply to this Mac.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ds4agent.border import shaped
+from ds4agent.model import ModelError, RolloutLock
 from ds4fleet.components.base import (
     STAGES,
     EnginePlan,
@@ -20,8 +22,9 @@ from ds4fleet.components.base import (
     WeightFile,
     WeightsPlan,
 )
-from ds4fleet.components.shapes import FileEntry, Job
-from ds4fleet.sizing.disk import VolumePlan
+from ds4fleet.components.shapes import FileEntry, Job, MemoryPlan, ServerPlan
+from ds4fleet.sizing.disk import DiskPlan, VolumePlan
+from ds4fleet.sizing.speed import Speed
 
 __all__ = [
     "STAGES",
@@ -69,6 +72,21 @@ class VerifyPlan:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """What a plan was made from. hardware: observed or declared; machine: in words."""
+
+    hardware: str
+    observed_at: str | None
+    machine: str
+
+
+#: The form of a plan that this release writes and reads.
+SCHEMA = 1
+#: Parts that are an empty object in a plan's JSON while they are not known.
+_EMPTY_AT_FIRST = ("memory", "disk", "speed", "sources")
+
+
+@dataclass(frozen=True)
 class HostPlan:
     host: str
     region: str
@@ -77,30 +95,30 @@ class HostPlan:
     model: ModelChoice | None = None
     context: int = 0
     generation: str = ""
-    schema: int = 1
+    schema: int = SCHEMA
     refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: MemoryPlan | None = None
     volumes: list[VolumePlan] = field(default_factory=list)
     engine: EnginePlan | None = None
     weights: WeightsPlan | None = None
     accounts: AccountsPlan = field(default_factory=lambda: AccountsPlan([], []))
-    power: dict[str, Any] = field(default_factory=dict)
-    server: dict[str, Any] | None = None
+    power: Mapping[str, object] = field(default_factory=dict)
+    server: ServerPlan | None = None
     files: list[FileEntry] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
     verify: VerifyPlan | None = None
     steps: list[Step] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
-    disk: dict[str, Any] = field(default_factory=dict)
-    speed: dict[str, Any] = field(default_factory=dict)
+    disk: DiskPlan | None = None
+    speed: Speed | None = None
     jump: JumpPlan | None = None
     #: Labels of jobs that run with another configuration than this one.
     restart: list[str] = field(default_factory=list)
-    #: Who holds the Mac for a rollout: {run_id, owner, since}.
-    held: dict[str, Any] | None = None
-    sources: dict[str, Any] = field(default_factory=dict)
+    #: Who holds the Mac for a rollout.
+    held: RolloutLock | None = None
+    sources: Sources | None = None
 
     @property
     def refused(self) -> bool:
@@ -113,4 +131,20 @@ class HostPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-able data, keys as named here; entries of files without their usual values."""
-        return {**asdict(replace(self, files=[])), "files": [entry.to_json() for entry in self.files]}
+        told = asdict(replace(self, files=[], memory=None))
+        if self.memory:
+            told["memory"] = self.memory.to_json()
+        told.update({name: {} for name in _EMPTY_AT_FIRST if told[name] is None})
+        return {**told, "files": [entry.to_json() for entry in self.files]}
+
+    @classmethod
+    def from_json(cls, value: object, what: str = "the plan") -> HostPlan:
+        """A plan as `to_dict` made it. Raises ModelError for what is none, and for another schema."""
+        if not isinstance(value, Mapping):
+            raise ModelError(f"{what} is not an object")
+        if value.get("schema") != SCHEMA:
+            raise ModelError(
+                f"schema of {what} is {value.get('schema')!r}, and this ds4-fleet reads {SCHEMA}: plan again"
+            )
+        empty = [name for name in _EMPTY_AT_FIRST if not value.get(name)]
+        return shaped.read(cls, {key: part for key, part in value.items() if key not in empty}, what)

@@ -44,6 +44,23 @@ class VolumePlan:
     uuid: str | None
 
 
+@dataclass(frozen=True)
+class DiskPlan:
+    """Room and need of a Mac's disk.
+
+    available_bytes: None where nothing is known of it. kv_before_bytes: what the KV entries of the version
+    before may take.
+    """
+
+    container: str | None
+    available_bytes: int | None
+    now_bytes: int
+    next_bytes: int
+    kv_bytes: int
+    kv_before_bytes: int
+    wanted_bytes: int
+
+
 @dataclass
 class Disk:
     volumes: list[VolumePlan]
@@ -62,16 +79,17 @@ class Disk:
     def wanted_bytes(self) -> int:
         return sum(volume.quota_bytes for volume in self.volumes)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "container": self.container,
-            "available_bytes": self.free_bytes,
-            "now_bytes": self.now_bytes,
-            "next_bytes": self.next_bytes,
-            "kv_bytes": self.kv_bytes,
-            "kv_before_bytes": self.kv_before_bytes,
-            "wanted_bytes": self.wanted_bytes,
-        }
+    def plan(self) -> DiskPlan:
+        """What a plan says of it."""
+        return DiskPlan(
+            container=self.container,
+            available_bytes=self.free_bytes,
+            now_bytes=self.now_bytes,
+            next_bytes=self.next_bytes,
+            kv_bytes=self.kv_bytes,
+            kv_before_bytes=self.kv_before_bytes,
+            wanted_bytes=self.wanted_bytes,
+        )
 
 
 def plan_disk(
@@ -312,7 +330,8 @@ def _available(
             # A reserve is already taken from the free space, so what a volume may grow to counts, not its
             # use.
             return item.free_bytes + sum(max(volume.in_use_bytes, volume.reserve_bytes) for volume in ours)
-    declared = (settings.get("ds4_hardware") or {}).get("storage_gb")
+    hardware = settings.get("ds4_hardware")
+    declared = hardware.get("storage_gb") if isinstance(hardware, Mapping) else None
     return int(declared * GB * DECLARED_FREE_PERCENT // 100) if isinstance(declared, int | float) else None
 
 

@@ -11,7 +11,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,8 @@ class Speed:
     prefill_tps: tuple[float, float] | None
     sources: tuple[str, ...]
     same_generation: bool
-
-    @property
-    def text(self) -> str:
-        low, high = self.decode_tps
-        return f"{low:.0f}" if round(low) == round(high) else f"{low:.0f}-{high:.0f}"
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "text": self.text, "published_elsewhere": True}
+    text: str
+    published_elsewhere: bool = True
 
 
 @functools.cache
@@ -80,11 +74,13 @@ def expected(chip: str, family: str, quant: str, generation: str, mode: str = "r
     decode = [float(row["generation_tps"]) for row in chosen]
     # A short prompt's prefill is start-up time, not speed.
     prefill = [float(row["prefill_tps"]) for row in chosen if row["prefill_tps"] and not _is_short(row)]
+    low, high = min(decode), max(decode)
     return Speed(
-        decode_tps=(min(decode), max(decode)),
+        decode_tps=(low, high),
         prefill_tps=(min(prefill), max(prefill)) if prefill else None,
         sources=tuple(dict.fromkeys(str(row["source"]) for row in chosen)),
         same_generation=bool(same),
+        text=f"{low:.0f}" if round(low) == round(high) else f"{low:.0f}-{high:.0f}",
     )
 
 

@@ -9,14 +9,13 @@ from typing import Any
 
 from ds4agent.model import ModelError, Observation
 from ds4fleet.catalogue.read import Catalogue, load
-from ds4fleet.components import switcher
 from ds4fleet.components.base import NOTHING, Seen
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.types import HostPlan
-from ds4fleet.upgrade import play
+from ds4fleet.upgrade import play, switch_order
 from ds4fleet.upgrade.rollout import HostState, Rules, Version
 from ds4fleet.upgrade.snapshot import Lock, Snapshot, model_of
 
@@ -63,7 +62,7 @@ def of(plan: HostPlan, host: Host, seen: Seen, trouble: str = "") -> HostState:
     """
     found = seen or NOTHING
     lock = lock_of(found)
-    switcher.limits(settings_of(host))
+    switch_order.limits(settings_of(host))
     trouble = (trouble or "it does not answer") if seen is None else _trouble(found)
     return HostState(
         host=host.name,

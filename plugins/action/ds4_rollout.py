@@ -15,9 +15,10 @@ from ansible.plugins.action import ActionBase
 
 from ds4agent.model import ModelError
 from ds4agent.upgrade_state import UpgradeState
-from ds4fleet.components import switcher
+from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.defaults import role_defaults
-from ds4fleet.upgrade import codes, report
+from ds4fleet.plan.types import HostPlan
+from ds4fleet.upgrade import codes, report, switch_order
 from ds4fleet.upgrade import host as upgrade_host
 from ds4fleet.upgrade.journal import Journal
 from ds4fleet.upgrade.order import RolloutOrder
@@ -96,9 +97,12 @@ class ActionModule(ActionBase):
 
         def begin(attempt: int) -> dict[str, Any]:
             if state == "taken_back":
-                return call(state="rolled_back", run_id=run_id, settings=switcher.limits(settings))
-            plan = task_vars["ansible_facts"]["ds4_plan"]
-            order = switcher.order(plan, settings, run_id=run_id, attempt=attempt, now_s=time.time())
+                return call(state="rolled_back", run_id=run_id, settings=switch_order.limits(settings))
+            try:
+                plan = HostPlan.from_json(task_vars["ansible_facts"]["ds4_plan"])
+                order = switch_order.order(plan, settings, run_id=run_id, attempt=attempt, now_s=time.time())
+            except (ModelError, OperatorError) as error:
+                raise upgrade_host.HostRefused(str(error)) from None
             return call(state="switched", order=order)
 
         try:

@@ -8,8 +8,8 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-from ds4fleet.components import switcher
 from ds4fleet.inventory.defaults import role_defaults
+from ds4fleet.upgrade import switch_order
 
 
 class ActionModule(ActionBase):
@@ -22,5 +22,7 @@ class ActionModule(ActionBase):
         args = dict(self._task.args)
         if args.get("state") in ("switched", "rolled_back"):
             given = {name: value for name, value in task_vars.items() if name.startswith("ds4_")}
-            args.setdefault("settings", switcher.limits({**role_defaults(), **self._templar.template(given)}))
+            args.setdefault(
+                "settings", switch_order.limits({**role_defaults(), **self._templar.template(given)})
+            )
         return self._execute_module("ds4.fleet.ds4_switch", module_args=args, task_vars=task_vars)

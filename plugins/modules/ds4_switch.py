@@ -43,7 +43,7 @@ options:
     type: bool
     default: false
   order:
-    description: What ds4fleet.components.switcher.order made.
+    description: What ds4fleet.upgrade.switch_order.order made.
     type: dict
   settings:
     description: Settings of a rollback's order.

@@ -12,15 +12,16 @@ from typing import Any
 
 import ansible.module_utils
 
-from ds4fleet.components import agent, scripts, switcher
+from ds4fleet.components import agent, scripts
 from ds4fleet.components.shapes import FileEntry
 from ds4fleet.fleetview import status
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.make import make_plan
+from ds4fleet.plan.types import HostPlan
 from ds4fleet.plan.watch import watch
 from ds4fleet.remote import observe
-from ds4fleet.upgrade import snapshot
+from ds4fleet.upgrade import snapshot, switch_order
 from ds4fleet.weights import listing, relay
 from maclab import engine
 from tests.support.rollouts import MAC_PYTHON
@@ -189,7 +190,8 @@ class Programs:
         settings["ds4_drain_told_s"] = 0
         plan = {**self.plan, "verify": {**self.plan["verify"], "ready_s": 20}}
         run_id = f"hostile-{time.time_ns()}"
-        order = switcher.order(plan, settings, run_id=run_id, attempt=1, now_s=time.time())
+        made = HostPlan.from_json(plan)
+        order = switch_order.order(made, settings, run_id=run_id, attempt=1, now_s=time.time())
         self.module("ds4_switch", state="switched", order=order, wait_s=120)
         self.module("ds4_switch", state="aborted", run_id=run_id, wait_s=120)
 

@@ -108,7 +108,7 @@ def converged(plan: HostPlan, memory_gb: int, settings: dict[str, Any] | None = 
     seen = bare(memory_gb)
     looked_at = set(watch(settings or variables(memory_gb))["files"])
     seen["power"] = {**seen["power"], **plan.power}
-    seen["memory"]["wired_limit_mib"] = plan.memory.get("wired_limit_mib") or 0
+    seen["memory"]["wired_limit_mib"] = plan.memory.wired_limit_mib if plan.memory else 0
     for number, user in enumerate(plan.accounts.users):
         seen["users"][user.name] = {
             "uid": 450 + number,
@@ -193,9 +193,9 @@ def converged(plan: HostPlan, memory_gb: int, settings: dict[str, Any] | None = 
         seen["server"] = {
             "listening": [{"address": "127.0.0.1", "port": 8000, "pid": 700, "command": "ds4-server"}],
             "models": {"data": [{"name": "DeepSeek V4 Flash"}]},
-            "argv": plan.server["argv"],
+            "argv": plan.server.argv,
             "pid": 700,
             "open_weights": plan.weights and plan.weights.main,
-            "running_config_sha256": plan.server["config_sha256"],
+            "running_config_sha256": plan.server.config_sha256,
         }
     return seen

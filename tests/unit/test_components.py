@@ -15,7 +15,7 @@ from ds4agent.model import Observation, Volume
 from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.components import jump, registry, scripts
 from ds4fleet.components.base import Decided, JumpPlan, Named, Part, Targets, sha256
-from ds4fleet.components.shapes import FileEntry, Job
+from ds4fleet.components.shapes import FileEntry, Job, MemoryPlan
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet
 from ds4fleet.layout import CHECKOUT, LABEL_WIRED, Paths
@@ -53,7 +53,7 @@ def decided(role: str) -> Decided:
         model=plan.model,
         context=plan.context,
         generation=plan.generation,
-        memory={**plan.memory, "wired_limit_mib": 90_000 if role == "serve" else 0},
+        memory=MemoryPlan(wired_limit_mib=90_000 if role == "serve" else 0),
         disk=disk,
         engine=plan.engine,
         weights=plan.weights,
@@ -149,7 +149,7 @@ class Simulated:
             }
             for file in (plan.weights.files if plan.weights else ())
         ]
-        self.base["server"]["running_config_sha256"] = (part.server or {}).get("config_sha256")
+        self.base["server"]["running_config_sha256"] = part.server.config_sha256 if part.server else None
         return self._mounted(plan)
 
     def _mounted(self, plan: Decided) -> Decided:
@@ -219,7 +219,7 @@ class TestRegistry:
             plan = decided(role)
             part, kept = component.entries(plan), registry.assemble(plan).server
             releases = (plan.engine.release_id,) if plan.engine else ()
-            watched = component.watched(Paths(), Named(releases, (kept["kv_identity"],) if kept else ()))
+            watched = component.watched(Paths(), Named(releases, (kept.kv_identity,) if kept else ()))
             assert {entry.path for entry in part.files} <= set(watched.files)
             assert {job.label for job in part.jobs} <= set(watched.labels)
             assert {entry.stage for entry in [*part.files, *part.jobs]} <= set(STAGES)

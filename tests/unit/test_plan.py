@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds4fleet.catalogue.read import load
+from ds4fleet.components.shapes import Link
 from ds4fleet.inventory.settings import specs
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.types import STAGES, HostPlan, JumpPlan
@@ -66,13 +67,16 @@ def test_a_may_engine_does_not_know_pro_so_512_gb_serve_flash() -> None:
 def test_an_engine_gets_the_time_to_drain_that_its_generation_needs(commit: str, seconds: int) -> None:
     made = plan(128, ds4_engine_commit=commit, ds4_model="flash-q2")
     assert made.server is not None
-    assert made.server["exit_timeout_s"] == seconds
+    assert made.server.exit_timeout_s == seconds
 
 
 @pytest.mark.parametrize("memory_gb", SIZES)
 def test_a_plan_is_json_and_reads_back_the_same(memory_gb: int) -> None:
-    data = plan(memory_gb).to_dict()
-    assert json.loads(json.dumps(data)) == _lists(data)
+    made = plan(memory_gb)
+    data = made.to_dict()
+    told = json.loads(json.dumps(data))
+    assert told == _lists(data)
+    assert json.loads(json.dumps(HostPlan.from_json(told).to_dict())) == told
 
 
 def _lists(value: Any) -> Any:
@@ -205,17 +209,15 @@ def test_a_limit_that_is_no_longer_needed_is_given_back() -> None:
 
 
 def test_the_limit_of_a_larger_mac_stays_that_of_macos() -> None:
-    assert plan(128).memory["wired_limit_mib"] == 0
+    assert plan(128).memory.wired_limit_mib == 0
     assert "memory" not in plan(128).stages
 
 
 def test_weights_of_a_release_are_linked_where_the_engine_looks() -> None:
     made = plan(96)
     assert made.weights is not None
-    assert made.weights.link == {
-        "path": "/opt/ds4/engine/releases/54b36ed9ba42/ds4flash.gguf",
-        "target": made.weights.main,
-    }
+    where = "/opt/ds4/engine/releases/54b36ed9ba42/ds4flash.gguf"
+    assert made.weights.link == Link(where, str(made.weights.main))
 
 
 def test_mirrors_come_in_the_order_of_the_inventory() -> None:
@@ -258,10 +260,10 @@ def test_a_kv_volume_for_the_entries_of_one_version_is_kept_and_told() -> None:
         kv["quota_bytes"] = quota_gb * GB
         return plan(128, seen)
 
-    assert plan(128, mac.bare(128)).disk["kv_before_bytes"] == 11 * GB
+    assert plan(128, mac.bare(128)).disk.kv_before_bytes == 11 * GB
     assert "oldest of the version before" not in " ".join(cut(22).warnings)
     small = cut(12)
-    assert (small.refusals, small.steps, small.disk["kv_before_bytes"]) == ([], [], GB)
+    assert (small.refusals, small.steps, small.disk.kv_before_bytes) == ([], [], GB)
     assert "the oldest of the version before are removed" in " ".join(small.warnings)
     assert "has a quota of 10 GB" in " ".join(cut(10).refusals)
 
@@ -269,7 +271,7 @@ def test_a_kv_volume_for_the_entries_of_one_version_is_kept_and_told() -> None:
 def test_a_disk_that_is_nearly_full_gives_up_the_entries_of_the_version_before_first() -> None:
     made = plan(128, mac.bare(128, free_gb=122))
     assert made.refusals == []
-    assert made.disk["kv_bytes"] == 11 * GB and made.disk["kv_before_bytes"] == 0
+    assert made.disk.kv_bytes == 11 * GB and made.disk.kv_before_bytes == 0
     assert "the oldest of the version before are removed" in " ".join(made.warnings)
 
 
@@ -281,7 +283,7 @@ def test_hardware_that_differs_is_reported_and_the_mac_wins() -> None:
     seen = mac.bare(96)
     made = plan(128, seen)
     assert made.differences[0] == "memory: declared 128 GB, the Mac has 96 GB"
-    assert made.memory["wired_limit_mib"] == 92_000
+    assert made.memory.wired_limit_mib == 92_000
 
 
 def test_a_rehearsal_transfers_stand_ins_and_plans_with_true_sizes(tmp_path: Path) -> None:
@@ -297,7 +299,7 @@ def test_a_rehearsal_transfers_stand_ins_and_plans_with_true_sizes(tmp_path: Pat
     assert (made.weights.files[0].bytes, made.weights.files[0].real_bytes) == (4096, 86_720_111_488)
     assert (made.engine.commit, made.engine.release_id) == ("c" * 40, "c" * 12)
     assert made.engine.pinned.startswith("54b36ed")
-    assert made.memory["required_mib"] == plan(128).memory["required_mib"]
+    assert made.memory.required_mib == plan(128).memory.required_mib
 
 
 def test_the_flags_of_the_built_engine_decide_over_the_catalogue() -> None:
@@ -310,15 +312,15 @@ def test_the_flags_of_the_built_engine_decide_over_the_catalogue() -> None:
 def test_a_streaming_server_is_given_its_cache() -> None:
     made = plan(64, ds4_role="stream")
     assert made.server is not None
-    argv = made.server["argv"]
+    argv = made.server.argv
     assert argv[argv.index("--ssd-streaming-cache-experts") + 1] == "16GB"
-    assert made.speed["text"] == "4.9-11.7"
+    assert made.speed.text == "4.9-11.7"
 
 
 def test_an_override_is_shown_wherever_the_plan_is() -> None:
     made = plan(192, ds4_model="flash-q4", ds4_memory_override="measured on 3 June")
     assert made.refusals == []
-    assert made.memory["overridden"] == "measured on 3 June"
+    assert made.memory.overridden == "measured on 3 June"
     assert "memory override: measured on 3 June" in made.warnings
 
 
@@ -438,7 +440,7 @@ def test_a_model_without_a_known_sha256_is_refused(tmp_path: Path) -> None:
 
 def test_a_prefill_chunk_that_the_engine_cannot_be_told_saves_no_memory() -> None:
     asked, plain = (plan(96, ds4_engine_commit=MAY, **more) for more in ({"ds4_prefill_chunk": 512}, {}))
-    assert asked.memory["required_mib"] == plain.memory["required_mib"]
+    assert asked.memory.required_mib == plain.memory.required_mib
     assert "this engine has no --prefill-chunk; the setting has no effect" in asked.warnings
 
 

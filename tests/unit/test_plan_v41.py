@@ -31,11 +31,11 @@ def test_128_gb_stream_it_by_themselves_and_512_gb_hold_it() -> None:
     assert (small.role, small.mode, small.context) == ("stream", "streaming", 32_768)
     assert (large.role, large.mode) == ("serve", "resident")
     assert small.server and large.server
-    argv = small.server["argv"]
+    argv = small.server.argv
     assert "--ssd-streaming" in argv
     assert argv[argv.index("--ssd-streaming-cache-experts") + 1].endswith("GB")
-    assert "--ssd-streaming" not in large.server["argv"]
-    assert small.speed["decode_tps"][1] >= 15
+    assert "--ssd-streaming" not in large.server.argv
+    assert small.speed.decode_tps[1] >= 15
 
 
 def test_too_small_a_mac_is_refused_with_what_to_do() -> None:
@@ -79,7 +79,7 @@ def test_the_vision_encoder_comes_with_it_and_is_named_to_the_engine() -> None:
     assert made.refusals == []
     assert made.weights and made.server
     encoder = next(file for file in made.weights.files if file.kind == "vision")
-    argv = made.server["argv"]
+    argv = made.server.argv
     assert argv[argv.index("--vision") + 1] == encoder.path
 
 
@@ -87,8 +87,8 @@ def test_pieces_are_joined_by_ranges_without_room_and_by_the_script_with_it() ->
     direct = plan(512, "v41-flash-q4")
     assert direct.weights
     [file] = direct.weights.files
-    assert [piece["bytes"] for piece in file.pieces] == [480_000_000_000, PART_2]
+    assert [piece.bytes for piece in file.pieces] == [480_000_000_000, PART_2]
     assert file.urls[0].endswith("/DeepSeek-V4.1-Flash-Q4.gguf")
     script = plan(512, "v41-flash-q4", ds4_weights_method="upstream")
     assert script.weights and script.weights.target_name == "ds41f-q4"
-    assert script.disk["now_bytes"] - direct.disk["now_bytes"] == PART_2 + (1 << 30)
+    assert script.disk.now_bytes - direct.disk.now_bytes == PART_2 + (1 << 30)

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from ds4agent.mac import volumes
+from ds4agent.model import Capabilities
 from ds4fleet import layout
 from ds4fleet.components import boot_job, command_line, registry, scripts
 from ds4fleet.components.base import Decided, EnginePlan, ModelChoice, Named, WeightFile, WeightsPlan
+from ds4fleet.components.shapes import Link, MemoryPlan
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.sizing.disk import Disk, VolumePlan
@@ -22,7 +24,7 @@ JULY = [
     *("--power", "--prefill-chunk", "--batched-session", "--ssd-streaming", "--dspark"),
 ]
 RELEASES = "/opt/ds4/engine/releases"
-LINK = {"path": f"{RELEASES}/{COMMIT[:12]}/ds4flash.gguf", "target": "/opt/ds4/models/x.gguf"}
+LINK = Link(f"{RELEASES}/{COMMIT[:12]}/ds4flash.gguf", "/opt/ds4/models/x.gguf")
 MODEL = WeightFile("x.gguf", "/opt/ds4/models/x.gguf", 1, "ab" * 32, 1, [], "model", {})
 ENGINE = EnginePlan(
     COMMIT, COMMIT, COMMIT[:12], "", "/opt/ds4/engine", RELEASES, "", "/opt/ds4/engine/current", [], 3,
@@ -46,7 +48,7 @@ def desired(settings: dict[str, Any] | None = None, **changes: Any) -> dict[str,
         model=ModelChoice("flash-q2", "Flash", "flash", "q2"),
         context=100000,
         generation="2026-07",
-        memory={"wired_limit_mib": 94208},
+        memory=MemoryPlan(wired_limit_mib=94208),
         disk=Disk(volumes, None, None, 0, 0, 0, 0),
         engine=ENGINE,
         weights=weights(MODEL),
@@ -116,12 +118,12 @@ class TestServerJob:
             assert inside and paths.index(path) < min(inside)
 
     def test_the_configuration_changes_with_everything_that_is_run(self):
-        usual = desired()["server"]["config_sha256"]
-        assert desired()["server"]["config_sha256"] == usual
+        usual = desired()["server"].config_sha256
+        assert desired()["server"].config_sha256 == usual
         other = [{"ds4_throttle_s": 60}, {"ds4_port": 8001}, {"ds4_kv_budget_mib": 1024}]
-        assert usual not in {desired(settings)["server"]["config_sha256"] for settings in other}
-        assert desired(context=65536)["server"]["config_sha256"] != usual
-        assert desired(memory={"wired_limit_mib": 0})["server"]["config_sha256"] != usual
+        assert usual not in {desired(settings)["server"].config_sha256 for settings in other}
+        assert desired(context=65536)["server"].config_sha256 != usual
+        assert desired(memory=MemoryPlan(wired_limit_mib=0))["server"].config_sha256 != usual
 
     def test_the_job_restarts_on_its_plist_script_and_configuration(self):
         assert list(job(desired(), layout.LABEL_SERVER)["restart_on"]) == [
@@ -131,13 +133,13 @@ class TestServerJob:
         ]
 
     def test_the_release_points_to_the_weights_that_are_served(self):
-        link = entry(desired(), LINK["path"])
-        assert (link["kind"], link["target"]) == ("link", LINK["target"])
+        link = entry(desired(), LINK.path)
+        assert (link["kind"], link["target"]) == ("link", LINK.target)
 
 
 class TestCommandLine:
     def argv(self, settings: dict[str, Any] | None = None, **changes: Any) -> str:
-        return " ".join(desired(settings, **changes)["server"]["argv"])
+        return " ".join(desired(settings, **changes)["server"].argv)
 
     def test_binary_and_weights_are_named_by_release_and_file(self):
         argv = self.argv()
@@ -155,11 +157,11 @@ class TestCommandLine:
         assert "--prefill-chunk 2048 --power 80" in self.argv(settings)
         engine = replace(ENGINE, flags=sorted(command_line.BASE_FLAGS))
         may = desired(settings, engine=engine)
-        assert "--power" not in may["server"]["argv"]
+        assert "--power" not in may["server"].argv
         assert [text.split()[4].rstrip(";") for text in may["warnings"]] == ["--prefill-chunk", "--power"]
 
     def test_what_the_built_engine_says_counts_more_than_the_catalogue(self):
-        engine = replace(ENGINE, capabilities={"flags": sorted(command_line.BASE_FLAGS)})
+        engine = replace(ENGINE, capabilities=Capabilities(tuple(sorted(command_line.BASE_FLAGS))))
         (said,) = desired({"ds4_power_percent": 80}, engine=engine)["warnings"]
         assert said == "this engine has no --power; the setting has no effect"
 
@@ -190,7 +192,7 @@ class TestCommandLine:
     )
     def test_extra_arguments_cannot_go_behind_the_plans_back(self, extra, hint):
         flags = [*command_line.BASE_FLAGS, "--quality", "--backend"]
-        engine = replace(ENGINE, capabilities={"flags": flags})
+        engine = replace(ENGINE, capabilities=Capabilities(tuple(flags)))
         with pytest.raises(OperatorError, match=hint):
             desired({"ds4_server_extra_args": extra}, engine=engine)
 
@@ -200,9 +202,9 @@ class TestCommandLine:
             desired({"ds4_server_extra_args": extra})
 
     def test_the_smoke_test_takes_the_same_weights_and_little_memory(self):
-        smoke = desired()["server"]["smoke_argv"]
+        smoke = desired()["server"].smoke_argv
         assert smoke[0].endswith("/ds4")
-        assert smoke[1:5] == ["--model", "/opt/ds4/models/x.gguf", "--ctx", "4096"]
+        assert smoke[1:5] == ("--model", "/opt/ds4/models/x.gguf", "--ctx", "4096")
 
 
 class TestMemoryAndStorage:
@@ -211,7 +213,7 @@ class TestMemoryAndStorage:
         assert arguments == ["/opt/ds4/libexec/ds4-wired", "94208"]
 
     def test_a_stock_limit_needs_no_job(self):
-        result = desired(memory={"wired_limit_mib": 0})
+        result = desired(memory=MemoryPlan(wired_limit_mib=0))
         assert job(result, layout.LABEL_WIRED)["state"] == "absent"
         assert entry(result, layout.Paths.plist(layout.LABEL_WIRED))["kind"] == "absent"
 
@@ -267,7 +269,7 @@ class TestRolesThatDoNotServe:
 
 def test_everything_that_is_written_is_watched():
     result = desired()
-    named = Named((COMMIT[:12],), (result["server"]["kv_identity"],))
+    named = Named((COMMIT[:12],), (result["server"].kv_identity,))
     watched = registry.watched(layout.Paths(), named)
     assert {item["path"] for item in result["files"]} <= set(watched.files)
     assert {item["label"] for item in result["jobs"]} == set(watched.labels)

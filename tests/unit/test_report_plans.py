@@ -70,7 +70,7 @@ def test_kept_facts_tell_the_limit_of_now(shown: io.StringIO, fleet: Fleet, tmp_
     made = kept.make_plans([fleet.host("sg-02")], {}, tmp_path)
     plans.print_plans(made)
     assert "86,000 -> 92,000" in line(shown, "Mac Studio")
-    assert made[0].sources["hardware"] == "observed"
+    assert made[0].sources.hardware == "observed"
 
 
 def test_a_file_that_is_no_observation_is_named(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_another_generations_speed_is_marked() -> None:
     found = expected("Apple M3 Ultra", "pro", "q2", "2026-08")
     assert found is not None
     assert not found.same_generation
-    assert found.to_dict()["published_elsewhere"] is True
+    assert found.published_elsewhere
 
 
 def test_streaming_and_several_macs_are_not_mixed_with_one_resident_mac() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,13 @@ from ds4agent.model import Observation
 from ds4agent.observe import document
 from ds4agent.upgrade_state import UpgradeState
 from ds4fleet.catalogue.read import load
-from ds4fleet.components import switcher
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.plan.make import make_plan
 from ds4fleet.remote import observe
 from ds4fleet.upgrade import host as upgrade_host
-from ds4fleet.upgrade import host_state, report, rollout, run, snapshot
+from ds4fleet.upgrade import host_state, report, rollout, run, snapshot, switch_order
 from ds4fleet.upgrade.codes import Code, RolloutError
 from ds4fleet.upgrade.host import HostLost, HostRefused
 from ds4fleet.upgrade.journal import Journal
@@ -342,10 +342,10 @@ class TestPlan:
             host_state.of(make_plan("tyo-01", HARDWARE), host, observed())
 
     def test_settings_reach_the_order(self) -> None:
-        plan = make_plan("tyo-01", HARDWARE).to_dict()
+        plan = make_plan("tyo-01", HARDWARE)
         given = {"ds4_drain_s": 1, "ds4_drain_told_s": 2, "ds4_gate_speed_ratio": 0.5, "ds4_min_healthy_s": 3}
         given |= {"ds4_upgrade_hold_s": 4, "ds4_upgrade_pause_s": 5}
-        made = switcher.order(plan, {**role_defaults(), **given}, run_id="r", attempt=2, now_s=0)
+        made = switch_order.order(plan, {**role_defaults(), **given}, run_id="r", attempt=2, now_s=0)
         assert made["settings"] == {
             "drain_s": 1,
             "told_s": 2,
@@ -387,19 +387,21 @@ class TestProgram:
         from ds4agent.switch import core
         from ds4fleet.inventory.defaults import role_defaults
 
-        assert switcher.limits(role_defaults()) == core.SETTINGS
+        assert switch_order.limits(role_defaults()) == core.SETTINGS
 
     def test_the_link_to_the_release_before_is_flipped_with_the_engine(self) -> None:
-        plan = make_plan("tyo-01", HARDWARE).to_dict()
+        plan = make_plan("tyo-01", HARDWARE)
+        assert plan.engine is not None
+        engine = plan.engine
         settings = {**role_defaults(), **HARDWARE}
 
         def links(serving: str | None) -> dict[str, str]:
-            told = {**plan, "engine": {**plan["engine"], "serving": serving}}
-            made = switcher.order(told, settings, run_id="r", attempt=1, now_s=0)
+            told = replace(plan, engine=replace(engine, serving=serving))
+            made = switch_order.order(told, settings, run_id="r", attempt=1, now_s=0)
             files = made["target"]["files"]
             return {Path(one["path"]).name: one["target"] for one in files if "/engine/" in one["path"]}
 
-        new = plan["engine"]["release_id"]
+        new = engine.release_id
         assert links("1" * 12) == {
             **links(new),
             "current": f"releases/{new}",

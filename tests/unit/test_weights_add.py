@@ -354,7 +354,7 @@ def test_what_is_printed_plans_and_stages_like_a_built_in_model(
     (weights,) = plan.weights.files
     assert weights.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     assert weights.urls == [f"file://{file}"]
-    assert plan.server and weights.path in plan.server["argv"]
+    assert plan.server and weights.path in plan.server.argv
     settings = {**role_defaults(), **variables}
     files = plan.to_dict()["weights"]["files"]
     mac = relay.Mac("tyo-01", "tokyo", "t", 22, plan.weights.dir, files, settings=settings)

@@ -2,8 +2,9 @@
 # MIT License (see LICENSE)
 """JSON values into frozen dataclasses by their annotations, and back.
 
-A field may be str, int, float, bool, Optional of these, a tuple[X, ...], a Mapping[str, X], or a dataclass. A
-missing key takes the field's default; keys that no field has are ignored, so that a newer writer can be read.
+A field may be str, int, float, bool, Optional of these, a tuple[X, ...] or list[X], a tuple[X, Y], a
+Mapping[str, X], a dataclass, or object for whatever is there. A missing key takes the field's default; keys
+that no field has are ignored, so that a newer writer can be read.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import collections.abc
 import dataclasses
 import functools
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from . import plain
@@ -24,8 +25,6 @@ Reader = Callable[[Any], Any]
 _UNIONS = (Union, getattr(types, "UnionType", Union))
 _WORDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 SHOWN_LETTERS = 60
-#: `X | None` has a type of its own from Python 3.10 on.
-_UNIONS = (Union, getattr(types, "UnionType", Union))
 
 
 class ModelError(ValueError):
@@ -72,11 +71,15 @@ def _reader(kind: Any) -> Reader:
     """What reads a value of this annotation."""
     if dataclasses.is_dataclass(kind):
         return _of_dataclass(kind)
+    if kind is object:
+        return lambda value: value
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in _UNIONS:
         return _of_union(arguments)
-    if origin is tuple and arguments[1:] == (...,):
-        return _of_tuple(_reader(arguments[0]))
+    if origin is list or (origin is tuple and arguments[1:] == (...,)):
+        return _of_several(_reader(arguments[0]), origin)
+    if origin is tuple:
+        return _of_some([_reader(argument) for argument in arguments])
     if origin is collections.abc.Mapping:
         return _of_mapping(_reader(arguments[1]))
     return _of_scalars((kind,))
@@ -103,7 +106,7 @@ def _of_union(kinds: tuple[Any, ...]) -> Reader:
     return lambda value: None if value is None else inner(value)
 
 
-def _of_tuple(inner: Reader) -> Reader:
+def _of_several(inner: Reader, made: type) -> Reader:
     def several(value: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             raise _refuse(value, "a list")
@@ -114,9 +117,18 @@ def _of_tuple(inner: Reader) -> Reader:
             except _Wrong as wrong:
                 wrong.names.append("[%d]" % number)
                 raise
-        return tuple(found)
+        return made(found)
 
     return several
+
+
+def _of_some(inner: Sequence[Reader]) -> Reader:
+    def some(value: Any) -> Any:
+        if not isinstance(value, (list, tuple)) or len(value) != len(inner):
+            raise _refuse(value, "a list of %d" % len(inner))
+        return tuple(inner[number](one) for number, one in enumerate(value))
+
+    return some
 
 
 def _of_mapping(inner: Reader) -> Reader:
