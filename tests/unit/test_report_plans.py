@@ -157,7 +157,7 @@ def test_v41_can_be_asked_for_by_itself(shown: io.StringIO) -> None:
     assert "322,595" in line(shown, "what was asked")
 
 
-def test_a_speed_that_nobody_reported_is_no_reason_to_own() -> None:
+def test_an_unreported_speed_is_no_reason_to_own() -> None:
     mac, chip = what_if.read_machine("Mac Studio 96 GB")
     row = what_if.decide(mac, chip, "v41-flash-q2", what_if.USES[0])
     assert (row.tokens_per_s, row.own) == ("not known", "no: its speed is not known")
