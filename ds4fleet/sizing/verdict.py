@@ -31,6 +31,7 @@ from ds4fleet.sizing.rules import (
     Case,
     below_floor,
     cache_overrun,
+    cap_has_headroom,
     engine_rules,
     field_rules,
     fix_for,
@@ -154,10 +155,12 @@ def streaming_plan(mac: Mac, request: Request, *, catalogue: Catalogue | None = 
         left = system_budget_mib(mac, int(policy()["least_reserve_mib"])) * MIB - beside
         cache_gib = max(min(cache_gib, left // (times * GIB)), 1)
     planned = beside + cache_gib * GIB
+    # From September on the layers that are read ahead count in the cap.
+    ahead_gib = -(-headroom // GIB) if cap_has_headroom(request.generation, known) else 0
     decode, prefill, source = streaming_speed(mac, model.family, model.quant)
     return StreamingPlan(
         cache_gib=cache_gib,
-        cache_flag="" if takes_auto else f"{cache_gib}GB",
+        cache_flag="" if takes_auto else f"{cache_gib + ahead_gib}GB",
         planned_mib=ceil_mib(planned),
         non_routed_mib=ceil_mib(non_routed),
         context=ctx,

@@ -441,3 +441,13 @@ def test_an_engine_that_holds_twice_its_cache_must_fit_all_the_same() -> None:
     assert verdict(Mac.of_gb(128), asked).outcome == "streams"
     busy = streaming_plan(Mac.of_gb(64, used_mib=20 * 1024), Request("flash-q2-0731", generation="2026-08"))
     assert busy.cache_gib < 16
+
+
+def test_from_september_on_the_cap_has_the_layers_in_it_that_are_read_ahead() -> None:
+    august, september = (
+        streaming_plan(Mac.of_gb(64), Request("flash-q2-0731", generation=one))
+        for one in ("2026-08", "2026-09")
+    )
+    assert (august.cache_gib, august.cache_flag) == (16, "16GB")
+    assert (september.cache_gib, september.cache_flag) == (16, "20GB"), "3.38 GiB are read ahead"
+    assert september.planned_mib == august.planned_mib
