@@ -25,10 +25,8 @@ SHA = hashlib.sha256(DATA).hexdigest()
 
 
 def cut(data: bytes = DATA) -> list[tuple[str, bytes]]:
-    return [
-        (f"w.gguf.part{number}", data[begin:end])
-        for number, (begin, end) in enumerate(zip((0, *BORDERS), BORDERS, strict=False), 1)
-    ]
+    begins = (0, *BORDERS)
+    return [(f"w.gguf.part{at + 1}", data[begins[at] : end]) for at, end in enumerate(BORDERS)]
 
 
 PIECES = [
