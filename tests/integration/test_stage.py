@@ -166,12 +166,15 @@ def test_a_seed_hands_out_chunks_and_nothing_else(region: Region) -> None:
 
 def test_after_a_power_cut_at_half_at_most_one_chunk_comes_again(region: Region) -> None:
     before = region.sent()
-    region.stage("-e", "ds4_stage_wait=false", "-e", "ds4_weights_rate_limit_mbps=12")
     first = region.hosts[0]
+    # Alone: while a Mac is away for long, the next one of its region fetches what it lacks from the source.
+    slowly = ("-e", "ds4_stage_wait=false", "-e", "ds4_weights_rate_limit_mbps=12")
+    region.stage(*slowly, limit=first)
     total = region.status(first)["total_bytes"]
     region.until(lambda: region.status(first).get("done_bytes", 0) > total // 2)
     region.lab.lab.power_cut(first)
-    region.until(lambda: all(region.status(host).get("state") == "done" for host in region.hosts), 120)
+    region.until(lambda: region.status(first).get("state") == "done", 120)
+    region.stage()
     assert all(region.is_proven(host) for host in region.hosts)
     # A request that the cut ended is logged with what was sent, the buffers of the line among it.
     assert region.sent() - before <= total + 4 * 1024 * 1024
