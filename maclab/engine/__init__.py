@@ -29,6 +29,7 @@ class Generation:
 
     name: what tests and people call it. stands_for: the upstream commit whose place it takes (a full hash or
     a known prefix), or None when it is only itself. generation: key of the catalogue's `generations`.
+    by_itself: whether the lab's catalogue also knows it by its own commit, as one to upgrade to.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Generation:
     link_fails: bool = False
     server_fails: bool = False
     speed_percent: int = 100
+    by_itself: bool = False
 
 
 GENERATIONS = (
@@ -51,10 +53,12 @@ GENERATIONS = (
                "Stream experts from disk, help by topic, PRO", known_bad=True, speed_percent=10),
     Generation("july", "54b36ed9ba42da31b24f2d1a5feb075c2475dbb1", "2026-07", "2026-07-28T10:00:00+0000",
                "Bring decoding back to full speed"),
-    Generation("no-serve", None, "2026-07", "2026-08-05T10:00:00+0000",
+    Generation("no-serve", None, "2026-07", "2026-07-30T10:00:00+0000",
                "Create sessions lazily", known_bad=True, server_fails=True),
-    Generation("august", None, "2026-08", "2026-08-20T10:00:00+0000",
-               "Name targets after the model, take images, create sessions at start again"),
+    Generation("august", "b0309611041655f4e45671cfd9c9886aff161406", "2026-08", "2026-08-05T12:00:00+0000",
+               "Name targets after the model, load MXFP4, refuse what ended the engine", by_itself=True),
+    Generation("september", "0aaea5a238fb41a35106a551e73c8409dfb751ac", "2026-09", "2026-09-20T10:00:00+0000",
+               "Take images, load V4.1, stop working for clients that have gone", by_itself=True),
 )  # fmt: skip
 """Oldest first, as the history has them."""
 
@@ -89,16 +93,17 @@ def commits(path: Path) -> dict[str, str]:
 
 
 def overlay_engines(path: Path) -> dict[str, dict[str, object]]:
-    """Catalogue entries (`engines`) for the commits that stand for no upstream commit."""
+    """Catalogue entries (`engines`) for commits that are known by their own hash."""
     made = commits(path)
     return {
         made[generation.name]: {
             "generation": generation.generation,
+            "date": generation.date[:10],
             "known_bad": generation.known_bad,
             "note": f"the lab's {generation.name} engine",
         }
         for generation in GENERATIONS
-        if generation.stands_for is None
+        if generation.stands_for is None or generation.by_itself
     }
 
 

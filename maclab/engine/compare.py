@@ -1,11 +1,13 @@
 """Holding the stand-in against the real engine: what can be seen from outside without a GPU.
 
-    python -m maclab.engine.compare --upstream DIR [--generation may]
+    python -m maclab.engine.compare --upstream DIR --generation july
 
 DIR is a checkout of the real engine of that generation, built with `make cpu`. Both engines get the same bad
 command lines, broken files and held locks. Then both serve a sparse file that has the real header and no
-weights (87 GB of holes, about 2 MB on disk), which is enough for everything but a generation. Prints a table
-and ends with 1 when something differs.
+weights (87 GB of holes, about 2 MB on disk), which is enough for everything but a token: some thousand
+request bodies of every type (`bodies`), and KV checkpoints made by hand (`checkpoints`). Prints what differs
+as a table, and ends with 1 when anything does. May takes seconds, July minutes: every body that ends the
+engine is followed by a new process.
 """
 
 from __future__ import annotations
@@ -15,21 +17,20 @@ import fcntl
 import functools
 import re
 import struct
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from maclab import published
-from maclab.engine import rig
+from maclab.engine import rig, served
 from maclab.engine.rig import Bench
+from maclab.engine.served import Finding, plain
 from maclab.errors import LabError
-from maclab.weights import header
 
 PROGRAMS = ("ds4", "ds4-server", "ds4-bench")
 PREPARED = ("-p", "x")
@@ -77,56 +78,31 @@ BAD_LINES: tuple[tuple[str, ...], ...] = (
     ("ds4-bench", "--nope"),
     ("ds4-bench", "--ctx-max", "x"),
 )
-SCRIPT_LINES: tuple[tuple[str, ...], ...] = (
-    ("nothing",),
-    ("q2-imatrix", "--token"),
-    ("q2-imatrix", "--fast"),
-    ("q2-imatrix",),
-    ("mtp",),
-    ("q4-imatrix",),
-)
-SERVER_REQUESTS: tuple[tuple[str, str, str | None], ...] = (
-    ("GET", "/v1/models", None),
-    ("GET", "/v1/models/deepseek-v4-flash", None),
-    ("GET", "/v1/models/deepseek-v4-pro", None),
-    ("OPTIONS", "/v1/models", None),
-    ("GET", "/health", None),
-    ("POST", "/v1/embeddings", "{}"),
-    ("POST", "/v1/chat/completions", "{"),
-    ("POST", "/v1/chat/completions", "[]"),
-    ("POST", "/v1/chat/completions", "{}"),
-    ("POST", "/v1/messages", "{}"),
-    ("POST", "/v1/responses", "{}"),
-    ("POST", "/v1/completions", "{}"),
-    (
-        "POST",
-        "/v1/responses",
-        '{"input":[{"type":"function_call_output","call_id":"call_x","output":"1"}]}',
-    ),
-    (
-        "POST",
-        "/v1/messages",
-        '{"messages":[{"content":[{"type":"tool_result","tool_use_id":"toolu_x","content":"1"}]}]}',
-    ),
-)
+_PROBED = """
+    --tensor-parallel; --transport auto; --rdma-device x; --rdma-gid-index 1; --debug-hash 3;
+    --tensor-parallel-token-prefill; --vision x; --mtp x; --mtp; --mtp-model x; --mtp-draft 2;
+    --mtp-margin 2; --mtp-timing; --mtp-exact-sampling; --glm-mtp; --glm-mtp-timing; --dspark;
+    --dspark-confidence 0.5; --dspark-strict; --mixed-prefill-quantum 4; --mixed-prefill-quantum 0;
+    --batched-session 0; --batched-session 100; --power 50; --power 0; --prefill-chunk 9;
+    --ssd-streaming; --ssd-streaming-cache-experts 5; --ssd-streaming-cache-experts 5GB;
+    --ssd-streaming-cache-experts x; --simulate-used-memory 1GB; --gpu-vram 3; --gpu-devices 1;
+    --cuda-tensor-parallel; --rocm; --role worker; --layers 1:2; --listen 0.0.0.0 99;
+    --coordinator a 1; --dist-prefill-chunk 3; --debug; --health; --metrics; --api-key x;
+    --max-queue 3; --version; --raw-prompt; --prefix-file x; --think-level 3; --decode-consistency 3;
+    --dump-logits x; --expert-profile x; --dump-frontier-logits-dir x; --kv-cache-min-tokens 0;
+    --chdir x
+    """
+#: Words whose knowledge `WORD --help` tells by its exit status, before a lock or a model is wanted.
+PROBES = tuple(tuple(words.split()) for words in _PROBED.split(";"))
+TOPICS = ("runtime", "distributed", "steering", "api", "kv-cache", "thinking", "all")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One check: what it was, and what each of the two did."""
-
-    check: str
-    real: str
-    stand_in: str
-
-    @property
-    def same(self) -> bool:
-        return self.real == self.stand_in
-
-
-def compare(real: Bench, stand_in: Bench, folder: Path) -> Iterator[Finding]:
-    """All checks, one after another; `folder` takes the files they need."""
+def compare(
+    real: Bench, stand_in: Bench, folder: Path, scope: served.Scope | None = None
+) -> Iterator[Finding]:
+    """All checks, one after another; `folder` takes the files they need. scope: everything unless given."""
     yield from _flags(real, stand_in)
+    yield from _probes(real, stand_in)
     checks: list[tuple[str, Callable[[Bench], str]]] = [
         (" ".join(line), functools.partial(_first_line, arguments=line)) for line in BAD_LINES
     ]
@@ -139,7 +115,7 @@ def compare(real: Bench, stand_in: Bench, folder: Path) -> Iterator[Finding]:
     for name, check in checks:
         yield Finding(name, check(real), check(stand_in))
     yield from _scripts(real, stand_in, folder)
-    yield from _served(real, stand_in, folder)
+    yield from served.compare(real, stand_in, folder, scope or served.everything())
 
 
 def _flags(real: Bench, stand_in: Bench) -> Iterator[Finding]:
@@ -148,18 +124,34 @@ def _flags(real: Bench, stand_in: Bench) -> Iterator[Finding]:
         yield Finding(f"{program} --help, flags", " ".join(sorted(one)), " ".join(sorted(other)))
 
 
+def _probes(real: Bench, stand_in: Bench) -> Iterator[Finding]:
+    """What each program's parser knows, and what its help says of each topic."""
+    for program in PROGRAMS:
+        for words in PROBES:
+            one, other = (str(bench.run(program, *words, "--help").returncode) for bench in (real, stand_in))
+            yield Finding(f"{program} {' '.join(words)} --help, exit status", one, other)
+        for topic in TOPICS:
+            one, other = (" ".join(sorted(_told(bench, program, topic))) for bench in (real, stand_in))
+            yield Finding(f"{program} --help {topic}, flags", one, other)
+
+
+def _told(bench: Bench, program: str, topic: str) -> set[str]:
+    return rig.flags([bench.run(program, "--help", topic).stdout])
+
+
 def _scripts(real: Bench, stand_in: Bench, folder: Path) -> Iterator[Finding]:
     """download_model.sh: targets, refusals, and what it takes for downloaded (any file that is not empty)."""
     weights = folder / "gguf"
     weights.mkdir()
-    known = published.load()
-    for name in ("flash-q2", "flash-q4"):
-        (weights / known.release(name).files[0].name).write_text("xx")
-    (weights / known.release("mtp").files[0].name).write_text("xx")
-    (weights / (known.release("flash-q4").files[0].name + ".aria2")).write_text("xx")
+    targets = _script_targets(stand_in)
+    for name in targets.values():
+        (weights / name).write_text("xx")
+    whole, side, unfinished = targets
+    (weights / f"{targets[unfinished]}.aria2").write_text("xx")
     for bench in (real, stand_in):
         bench.environment |= {"DS4_GGUF_DIR": str(weights), "HOME": str(folder)}
-    for line in SCRIPT_LINES:
+    lines = (("nothing",), (whole, "--token"), (whole, "--fast"), (whole,), (side,), (unfinished,))
+    for line in lines:
         one, other = (_script(bench, line) for bench in (real, stand_in))
         yield Finding(f"download_model.sh {' '.join(line)}", one, other)
     for line in ((), ("--help",)):
@@ -172,6 +164,19 @@ def _scripts(real: Bench, stand_in: Bench, folder: Path) -> Iterator[Finding]:
         path.unlink(missing_ok=True)
 
 
+def _script_targets(bench: Bench) -> dict[str, str]:
+    """{target: its file}: 2-bit Flash weights, a file beside them, 4-bit ones, as this script has them."""
+    defined = (bench.release / "generation.h").read_text()
+    generation = re.findall(r'NAME "(.*)"', defined)[0]
+    found = {}
+    for wanted in (("flash-q2", "flash-q2-0731"), ("mtp", "dspark-0731"), ("flash-q4", "flash-q4-0731")):
+        release = next(
+            one for one in published.load().releases if one.id in wanted and generation in one.targets
+        )
+        found[release.targets[generation]] = release.files[0].name
+    return found
+
+
 def _script(bench: Bench, line: tuple[str, ...]) -> str:
     """Exit status, first line of errors, and the lines about what was done."""
     done = bench.run("download_model.sh", *line)
@@ -180,16 +185,9 @@ def _script(bench: Bench, line: tuple[str, ...]) -> str:
     return " | ".join([str(done.returncode), *done.stderr.splitlines()[:1], *lines])
 
 
-def _plain(text: str) -> str:
-    """Without what changes from run to run: date, times, ports, process ids."""
-    text = re.sub(r"^\d{4} \d\d:\d\d:\d\d ", "", text, flags=re.MULTILINE)
-    text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text)
-    return re.sub(r"KV disk cache \S+", "KV disk cache DIR", text)
-
-
 def _first_line(bench: Bench, arguments: Sequence[str]) -> str:
     done = bench.run(*arguments)
-    lines = [line for line in _plain(done.stderr).splitlines() if "context buffers" not in line]
+    lines = [line for line in plain(done.stderr).splitlines() if "context buffers" not in line]
     return f"{done.returncode}: {lines[0] if lines else ''}"
 
 
@@ -210,7 +208,7 @@ def _lock_missing(bench: Bench) -> str:
 
 
 def _broken_files(folder: Path) -> list[tuple[str, Path]]:
-    head = _real_header()[0]
+    head = served.real_header()[0]
     wrong = bytearray(head)
     at = wrong.index(b"deepseek4.embedding_length") + len(b"deepseek4.embedding_length") + 4
     wrong[at : at + 4] = struct.pack("<I", 5120)
@@ -229,66 +227,8 @@ def _broken_files(folder: Path) -> list[tuple[str, Path]]:
     path = folder / "wrong-shape"
     with path.open("wb") as file:
         file.write(wrong)
-        file.truncate(_real_header()[1])
+        file.truncate(served.real_header()[1])
     return [*broken, ("wrong shape", path)]
-
-
-def _real_header() -> tuple[bytes, int]:
-    """Header and size of a q2 Flash file with the true tensors and a vocabulary that only has its size."""
-    known = published.load()
-    shape = known.families["flash"].shape
-    marks = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"]
-    marks += ["<think>", "</think>", "｜DSML｜"]
-    tokens = [*marks, *(f"token-{number}" for number in range(shape.vocab - len(marks)))]
-    keys: dict[str, header.Value] = {
-        "general.architecture": "deepseek4",
-        "general.name": "DeepSeek V4 Flash",
-        **header.model_keys(shape),
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.merges": ["a b"],
-    }
-    tensors = header.model_tensors(shape, known.quants["q2"])
-    return header.encode_sized(keys, [(tensor, header.dimensions(shape, tensor.name)) for tensor in tensors])
-
-
-def _served(real: Bench, stand_in: Bench, folder: Path) -> Iterator[Finding]:
-    model = folder / "sparse.gguf"
-    data, size = _real_header()
-    with model.open("wb") as file:
-        file.write(data)
-        file.truncate(size)
-    # Otherwise the real engine would ask the kernel to read 87 GB of holes ahead.
-    shim = folder / "shim.c"
-    shim.write_text(
-        "int posix_madvise(void *p, unsigned long n, int a) { (void)p; (void)n; (void)a; return 0; }\n"
-    )
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(folder / "shim.so"), str(shim)], check=True)
-    real.environment["LD_PRELOAD"] = str(folder / "shim.so")
-    one, other = (_serve(bench, model) for bench in (real, stand_in))
-    for (name, text), (_same, standing) in zip(one, other, strict=True):
-        yield Finding(name, text, standing)
-
-
-def _serve(bench: Bench, model: Path) -> list[tuple[str, str]]:
-    found = []
-    kv = bench.state / "kv"
-    with bench.server("-m", str(model), "--ctx", "1000", "--kv-disk-dir", str(kv)) as server:
-        found.append(("start, log", _plain(server.log)))
-        found.append(("lock file", f"{bench.lock.stat().st_mode & 0o777:o} {_own(bench, server)}"))
-        found.append(("KV folder", f"{kv.stat().st_mode & 0o777:o}"))
-        for method, path, body in SERVER_REQUESTS:
-            status, headers, text = server.ask(path, body, method)
-            shown = sorted(f"{key}: {value}" for key, value in headers.items())
-            found.append((f"{method} {path} {(body or '')[:24]}".strip(), f"{status} {shown} {text}"))
-        before = len(server.log)
-        found.append(("SIGTERM, exit status", str(server.stop())))
-        found.append(("SIGTERM, log", _plain(server.log[before:])))
-    found.append(("lock file afterwards", str(bench.lock.exists())))
-    return found
-
-
-def _own(bench: Bench, server: rig.Server) -> str:
-    return "own pid" if bench.lock.read_text() == f"{server.process.pid}\n" else "something else"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -298,8 +238,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--generation", default="may", help="stand-in to hold it against")
     options = parser.parse_args(arguments)
     console = Console()
-    table = Table("result", "check", "real", "stand-in", show_lines=False)
-    differences = 0
+    table = Table("check", "real", "stand-in")
+    checks = differences = 0
     with tempfile.TemporaryDirectory(prefix="ds4-compare-") as name:
         folder = Path(name)
         try:
@@ -309,11 +249,13 @@ def main(arguments: list[str] | None = None) -> int:
             return error.exit_code
         real = Bench(options.upstream.resolve(), folder / "real")
         for finding in compare(real, stand_in, folder):
-            differences += not finding.same
-            texts = ("", "") if finding.same else (finding.real, finding.stand_in)
-            table.add_row("same" if finding.same else "DIFFERENT", finding.check, *texts)
-    console.print(table)
-    print(f"{differences} differences")
+            checks += 1
+            if not finding.same:
+                differences += 1
+                table.add_row(*(escape(text) for text in (finding.check, finding.real, finding.stand_in)))
+    if differences:
+        console.print(table)
+    print(f"{checks} checks, {differences} differences")
     return int(differences > 0)
 
 

@@ -20,6 +20,7 @@
 #define GEN_MAY 202605
 #define GEN_JULY 202607
 #define GEN_AUGUST 202608
+#define GEN_SEPTEMBER 202609
 
 #define KIB 1024ull
 #define MIB (1024ull * KIB)
@@ -50,13 +51,9 @@ typedef struct json {
     struct json *child, *next;
 } json;
 
-typedef struct {
-    const char *name;
-    bool has_default;
-} held_field;
-
 json *json_parse(const char *text); /* NULL when malformed */
-bool json_frees_twice(const char *text, const held_field *fields); /* fields end with a NULL name */
+json *json_first(const char *text); /* as json_parse, whatever stands behind the value */
+char *json_string(const char **p);  /* the string that begins at *p, which moves behind it; NULL when it is none */
 void json_free(json *j);
 const json *json_get(const json *object, const char *key);
 const char *json_text(const json *object, const char *key, const char *fallback);
@@ -68,6 +65,7 @@ void json_write(buf *b, const json *j);
 void log_set_program(const char *name, bool timestamps);
 const char *log_program(void);
 void log_line(const char *fmt, ...) __attribute__((format(printf, 1, 2)));  /* "MMDD HH:MM:SS prog: text" */
+void log_plain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));  /* "MMDD HH:MM:SS text" */
 void log_engine(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* "ds4: text", no time */
 void die(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3), noreturn));
 double now_s(void);
@@ -84,7 +82,7 @@ bool mac_metal_is_nil(void);
 void mac_panic(const char *reason);
 
 /* ---- gguf.c ---- */
-typedef enum { SHAPE_FLASH, SHAPE_PRO } shape_id;
+typedef enum { SHAPE_FLASH, SHAPE_PRO, SHAPE_FLASH41 } shape_id;
 typedef struct {
     char *name;
     uint32_t type;
@@ -117,6 +115,7 @@ void gguf_check_mtp(gguf *g);
 const gguf_tensor *gguf_find(const gguf *g, const char *name);
 void gguf_summary(const gguf *g);
 const char *shape_name(shape_id shape);
+uint32_t shape_layers(shape_id shape);
 
 /* ---- memory.c ---- */
 typedef struct {
@@ -156,7 +155,7 @@ typedef struct {
     double temp, step_mul, steering_ffn, steering_attn;
     uint64_t stream_cache, simulated_use;
     bool streaming, dspark, cors, quality, warm, kv_reject_quant, no_tool_replay;
-    bool think, inspect, steering_scale;
+    bool think, inspect, steering_scale, worker, tensor_parallel;
 } options;
 
 void options_parse(options *o, tool_id tool, int argc, char **argv); /* exits by itself on --help and errors */
@@ -198,15 +197,17 @@ typedef struct {
     bool enabled, reject_quant;
     char dir[1024];
     uint64_t budget;
-    int min, cold_max, interval, trim, align, last_continued;
+    int min, cold_max, interval, trim, align;
 } kv_store;
 
 void kv_open(kv_store *kv, const options *o);
-/* Stores the first `tokens` tokens of text; returns whether a file is there afterwards. */
-bool kv_save(kv_store *kv, const engine *e, const char *text, int tokens, const char *reason);
-/* Longest stored prefix of text, in tokens; 0 when none fits. */
-int kv_load(kv_store *kv, const engine *e, const char *text);
-int kv_cold_length(const kv_store *kv, int tokens);
-void kv_maybe_continued(kv_store *kv, const engine *e, const char *text, int tokens);
+/* Stores `tokens` tokens whose text is the first `length` bytes, under a name that `key` explains; `whole` is how many
+ * tokens there were before the tail was left out. Returns whether a file is there afterwards. */
+bool kv_save(kv_store *kv, const engine *e, const char *text, size_t length, int tokens, int whole, const char *reason,
+             const char *key);
+/* Tokens of the longest stored text that begins this one, how long it is, and its file; 0 when none fits. */
+int kv_load(kv_store *kv, const engine *e, const char *text, bool responses, size_t *length, char *path, size_t size);
+int kv_cold_length(const kv_store *kv, const char *text, int tokens);
+int kv_continued_length(const kv_store *kv, int tokens); /* the last mark at or before this token; 0 when none */
 
 #endif

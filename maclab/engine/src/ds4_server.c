@@ -2,6 +2,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,17 +20,26 @@
 typedef struct job {
     int fd;
     request r;
-    int tokens;
+    int tokens; /* of the prompt; since a session took it, with what that session holds already */
     bool done;
+    volatile bool cancelled; /* its client has gone; nobody is told anything any more */
     pthread_cond_t cv;
     struct job *next;
 } job;
 
+/* What a session holds, as the next request may spell it: with the reasoning that led to the answer, with none, or
+ * with its marks only. */
+#define SPELLINGS 3
+
 typedef struct {
     pthread_t thread;
-    int number, live_tokens;
-    char *live_text; /* what this session holds: prompt and answer */
+    int number, live_tokens, n_live, last_continued;
+    char *live[SPELLINGS];
+    const char *live_key; /* how a checkpoint of it is named: by its tokens, or by what a client sees of it */
     char live_call[48];
+    time_t last_used;
+    job *assigned;
+    bool busy;
 } session;
 
 static struct {
@@ -76,10 +86,11 @@ static void freeze_if_told(void) {
 }
 
 /* Takes its time in slices, so that a streaming client hears from us. */
-static void prefill_chunk(reply *p, double seconds, double *last_sign) {
+static void prefill_chunk(const job *j, reply *p, double seconds, double *last_sign) {
     const double every = mac_setting("keepalive_seconds", 5), end = now_s() + seconds;
     do {
         const double left = end - now_s();
+        if (j->cancelled) return;
         sleep_s(left > 0.05 ? 0.05 : left);
         if (p->r->stream && !p->failed && now_s() - *last_sign >= every) {
             reply_headers(p);
@@ -89,28 +100,47 @@ static void prefill_chunk(reply *p, double seconds, double *last_sign) {
     } while (now_s() < end);
 }
 
-static bool prefill(const job *j, reply *p, const char *span, const char *flags, char *err, size_t size) {
+/* How far a text reaches that ends at a token of the prompt: what is cached, and four bytes for each token more. */
+static size_t text_until(const job *j, const reply *p, size_t cached_text, int tokens) {
+    const size_t whole = strlen(j->r.prompt_text), end = cached_text + (size_t)(tokens - p->cached) * 4;
+    return end < whole ? end : whole;
+}
+
+static void store(session *s, const char *text, size_t length, int tokens, int whole, const char *reason, const char *key) {
+    pthread_mutex_lock(&server.kv_mu);
+    const bool there = kv_save(&server.kv, &server.e, text, length, tokens, whole, reason, key);
+    pthread_mutex_unlock(&server.kv_mu);
+    if (there && tokens > s->last_continued) s->last_continued = tokens;
+}
+
+static bool prefill(session *s, const job *j, reply *p, size_t cached_text, const char *span, const char *flags, char *err,
+                    size_t size) {
     engine *e = &server.e;
     const request *r = &j->r;
     const int fresh = j->tokens - p->cached;
     const uint32_t cap = e->plan.context.prefill_cap ? e->plan.context.prefill_cap : 256;
+    const int cold = p->cached == 0 ? kv_cold_length(&server.kv, r->prompt_text, j->tokens) : 0;
     const double start = now_s();
     double last_sign = start;
     log_line("%s ctx=%s%s prompt start", kind_of(r), span, flags);
     if (!engine_prompt_fits_memory(e, j->tokens, err, size)) return false;
     freeze_if_told();
-    if (r->stream) reply_headers(p);
+    if (r->stream && fresh) reply_headers(p);
     for (int done = 0; done < fresh;) {
         const double chunk_start = now_s();
-        const int chunk = fresh - done < (int)cap ? fresh - done : (int)cap;
-        prefill_chunk(p, engine_prefill_seconds(e, chunk), &last_sign);
+        int chunk = fresh - done < (int)cap ? fresh - done : (int)cap;
+        if (done < cold && done + chunk > cold) chunk = cold - done;
+        prefill_chunk(j, p, engine_prefill_seconds(e, chunk), &last_sign);
+        if (j->cancelled) return false;
         done += chunk;
         const double now = now_s();
         log_line("%s ctx=%s%s prefill chunk %d/%d (%.1f%%) chunk=%.2f t/s avg=%.2f t/s %.3fs", kind_of(r), span, flags, done,
                  fresh, 100.0 * done / fresh, chunk / (now - chunk_start + 1e-9), done / (now - start + 1e-9), now - start);
-        pthread_mutex_lock(&server.kv_mu);
-        kv_maybe_continued(&server.kv, e, r->prompt_text, p->cached + done);
-        pthread_mutex_unlock(&server.kv_mu);
+        const int at = p->cached + done, continued = kv_continued_length(&server.kv, at);
+        if (done == cold && cold < fresh)
+            store(s, r->prompt_text, text_until(j, p, cached_text, cold), cold, j->tokens, "cold", "token-text");
+        else if (continued > s->last_continued)
+            store(s, r->prompt_text, text_until(j, p, cached_text, continued), continued, continued, "continued", "token-text");
         /* Only a batched session looks: a single one reads on, and so does all that is queued behind it. */
         if (stop_requested && e->opt.sessions > 1 && done < fresh) {
             snprintf(err, size, "prefill interrupted by shutdown");
@@ -118,6 +148,8 @@ static bool prefill(const job *j, reply *p, const char *span, const char *flags,
         }
     }
     log_line("%s ctx=%s%s prompt done %.3fs", kind_of(r), span, flags, now_s() - start);
+    if (cold && cold == fresh)
+        store(s, r->prompt_text, strlen(r->prompt_text), cold, j->tokens, "cold", "token-text");
     return true;
 }
 
@@ -145,11 +177,16 @@ static char *generate(const job *j, reply *p, const answer *a, const char *flags
     decode_log decoding = {now_s(), now_s(), 0};
     *finish = a->tool_name ? "tool_calls" : "stop";
     if (r->stream && !a->tool_name) reply_text_open(p);
+    if (!a->text[0] && stop_requested) {
+        *finish = "error";
+        snprintf(err, size, "shutdown requested");
+    }
     for (const char *at = a->text; *at;) {
         if (p->completion >= r->max_tokens) {
             *finish = "length";
             break;
         }
+        if (j->cancelled) break;
         if (stop_requested || p->failed) {
             *finish = "error";
             snprintf(err, size, "%s", stop_requested ? "shutdown requested" : "client stream write failed");
@@ -187,15 +224,88 @@ static void write_trace(const job *j, const reply *p, const char *text, const ch
     pthread_mutex_unlock(&server.trace_mu);
 }
 
-static int tokens_cached(session *s, const request *r) {
-    const size_t live = s->live_text ? strlen(s->live_text) : 0;
-    if (live && !strncmp(s->live_text, r->prompt_text, live)) return s->live_tokens;
+/* ---- what a session holds ---- */
+
+static void forget(session *s) {
+    for (int i = 0; i < s->n_live; i++) free(s->live[i]);
+    s->n_live = s->live_tokens = 0;
+}
+
+static void hold(session *s, const request *r, const char *reasoning, const char *text, int tokens) {
+    static const char open[] = "<think>", close[] = "</think>";
+    const size_t whole = strlen(r->prompt_text), mark = sizeof(open) - 1;
+    const bool thinks = whole >= mark && !strcmp(r->prompt_text + whole - mark, open);
+    const int stem = (int)(thinks ? whole - mark : whole);
+    char *spelt[SPELLINGS] = {NULL};
+    for (int i = 0; i < (thinks ? SPELLINGS : 1); i++) {
+        buf b = {0};
+        buf_printf(&b, "%.*s", stem, r->prompt_text);
+        if (thinks && i) buf_printf(&b, "%s%s", open, i == 1 ? reasoning : "");
+        buf_printf(&b, "%s%s", thinks ? close : "", text);
+        spelt[i] = b.ptr;
+    }
+    forget(s);
+    memcpy(s->live, spelt, sizeof(spelt));
+    s->n_live = thinks ? SPELLINGS : 1;
+    s->live_tokens = tokens;
+    s->live_key = r->api == API_RESPONSES ? "responses-visible" : thinks ? "thinking-visible" : "token-text";
+}
+
+/* Tokens of the session that begin this prompt as a whole, and how much of its text they are. */
+static int live_reuse(const session *s, const request *r, size_t *text) {
+    *text = 0;
+    for (int i = 0; i < s->n_live; i++) {
+        const size_t n = strlen(s->live[i]);
+        if (n > *text && !strncmp(s->live[i], r->prompt_text, n)) *text = n;
+    }
+    return *text ? s->live_tokens : 0;
+}
+
+static int live_common(const session *s, const request *r) {
+    size_t n = 0;
+    if (!s->n_live) return 0;
+    while (s->live[0][n] && s->live[0][n] == r->prompt_text[n]) n++;
+    const int tokens = (int)(n / 4);
+    return tokens < s->live_tokens ? tokens : s->live_tokens;
+}
+
+/* What of the prompt is in memory or on disk. Disk is asked only when memory has nothing of it. */
+static int tokens_cached(session *s, job *j, size_t *text, char *path, size_t size) {
+    const request *r = &j->r;
+    int cached = live_reuse(s, r, text);
+    if (cached) return cached;
+    const int tokens = token_count(r->prompt_text);
+    if (DS4_GENERATION >= GEN_JULY && s->live_tokens) {
+        const int common = live_common(s, r);
+        log_line("live kv cache miss%s live=%d prompt=%d common=%d%s reason=%s", r->api == API_RESPONSES ? " RESPPROTO" : "",
+                 s->live_tokens, tokens, common, DS4_GENERATION >= GEN_SEPTEMBER ? " vision=match" : "",
+                 common != s->live_tokens ? "token-mismatch" : "incoming-prompt-shorter-than-live-checkpoint");
+    }
+    s->last_continued = 0;
     pthread_mutex_lock(&server.kv_mu);
-    if (s->live_tokens >= server.kv.min) kv_save(&server.kv, &server.e, s->live_text, s->live_tokens, "evict");
-    server.kv.last_continued = 0;
-    const int cached = kv_load(&server.kv, &server.e, r->prompt_text);
+    if (server.kv.enabled && s->n_live && s->live_tokens >= server.kv.min)
+        kv_save(&server.kv, &server.e, s->live[0], strlen(s->live[0]), s->live_tokens, s->live_tokens, "evict", s->live_key);
+    cached = kv_load(&server.kv, &server.e, r->prompt_text, r->api == API_RESPONSES, text, path, size);
     pthread_mutex_unlock(&server.kv_mu);
+    if (cached) s->last_continued = cached;
     return cached;
+}
+
+static void discard(session *s, const char *path) {
+    if (!path[0]) return;
+    pthread_mutex_lock(&server.kv_mu);
+    if (unlink(path) == 0) log_line("kv cache discarded reason=prefill-failed file=%s", path);
+    pthread_mutex_unlock(&server.kv_mu);
+    s->last_continued = 0;
+    forget(s);
+}
+
+/* A request that only brings the result of a call: what the session holds comes before it. */
+static void continue_live(const session *s, job *j) {
+    buf whole = {0};
+    buf_printf(&whole, "%s%s", s->live[0], j->r.prompt_text);
+    free(j->r.prompt_text);
+    j->r.prompt_text = whole.ptr;
 }
 
 static void remember_call(session *s, const char *id) {
@@ -208,106 +318,254 @@ static void remember_call(session *s, const char *id) {
     snprintf(s->live_call, sizeof(s->live_call), "%s", id);
 }
 
+static void name_reply(reply *p, const job *j, unsigned long long number) {
+    const request *r = &j->r;
+    const unsigned long long mixed = (unsigned long long)text_hash(r->prompt_text) ^ (number << 32) ^
+                                     (unsigned long long)(now_s() * 1e6);
+    const char *kind = r->api == API_COMPLETION ? "cmpl" : "chatcmpl";
+    if (r->api == API_RESPONSES) snprintf(p->id, sizeof(p->id), "resp_%016llx", mixed);
+    else if (DS4_GENERATION >= GEN_SEPTEMBER) snprintf(p->id, sizeof(p->id), "%s-%016llx", kind, mixed);
+    else snprintf(p->id, sizeof(p->id), "%s-%llu", kind, number);
+    snprintf(p->call_id, sizeof(p->call_id), "%s%016llx%016llx", r->api == API_MESSAGES ? "toolu_" : "call_",
+             (unsigned long long)text_hash(p->id), mixed);
+}
+
+/* Opens the stream; from a stop on that fails, and the request ends here, without a line about its end. */
+static bool open_stream(reply *p, const char *span, const char *flags) {
+    const request *r = p->r;
+    if (!r->stream) return true;
+    if (p->failed) log_line("%s ctx=%s%s stream closed during prefill", kind_of(r), span, flags);
+    else if (!reply_headers(p)) log_line("%s ctx=%s%s sse headers failed", kind_of(r), span, flags);
+    else if (!reply_start(p)) {
+        if (r->api == API_MESSAGES) log_line("chat ctx=%s anthropic stream start failed", span);
+        else if (r->api == API_RESPONSES) log_line("chat ctx=%s%s responses created event failed", span, flags);
+        else log_line("chat ctx=%s openai role chunk failed", span);
+    } else return true;
+    return false;
+}
+
+static void log_finish(const job *j, const reply *p, const char *span, const char *flags, const char *finish, const char *err,
+                       double seconds) {
+    if (!strcmp(finish, "error") && err[0])
+        log_line("%s ctx=%s gen=%d%s finish=error error=\"%s\" %.3fs", kind_of(&j->r), span, p->completion, flags, err, seconds);
+    else log_line("%s ctx=%s gen=%d%s finish=%s %.3fs", kind_of(&j->r), span, p->completion, flags, finish, seconds);
+}
+
+static void answer_job(session *s, job *j, reply *p, const char *span, const char *flags, double start) {
+    request *r = &j->r;
+    char err[200] = "";
+    answer a = dialogue_answer(&server.e, r->prompt_text, r->last_user, r->tool_result, (const char *const *)r->tools, r->n_tools,
+                               r->think && r->api != API_COMPLETION);
+    const char *finish = "stop";
+    reply_reasoning(p, r->stream ? a.reasoning : "");
+    char *text = generate(j, p, &a, flags, &finish, err, sizeof(err));
+    buf sampled = {0};
+    buf_printf(&sampled, "%s", text);
+    if (a.tool_name && !j->cancelled) {
+        remember_call(s, p->call_id); /* before the client can come back with its result */
+        buf_puts(&sampled, CALLS_OPEN);
+        render_call(&sampled, a.tool_name, a.tool_arguments);
+        buf_puts(&sampled, CALLS_CLOSE);
+        if (DS4_GENERATION >= GEN_JULY)
+            log_line("tool calls ctx=%s%s n=1 raw_tool_text=1 ids=[%s] names=[%s]", span,
+                     r->api == API_RESPONSES ? " RESPPROTO" : "", p->call_id, a.tool_name);
+    }
+    hold(s, r, a.reasoning, sampled.ptr, j->tokens + token_count(sampled.ptr));
+    if (!j->cancelled) {
+        const bool sent = !p->failed && reply_finish(p, &a, text, finish);
+        if (!sent && r->stream && DS4_GENERATION < GEN_SEPTEMBER) log_line("%s ctx=%s%s final stream failed", kind_of(r), span, flags);
+        if (!sent && DS4_GENERATION >= GEN_SEPTEMBER) {
+            finish = "error";
+            snprintf(err, sizeof(err), "client disconnected");
+            log_line("%s ctx=%s%s client disconnected", kind_of(r), span, flags);
+        }
+        log_finish(j, p, span, flags, finish, err, now_s() - start);
+        write_trace(j, p, text, finish, now_s() - start);
+    }
+    buf_free(&sampled);
+    free(text);
+    answer_free(&a);
+}
+
 static void run_job(session *s, job *j) {
     engine *e = &server.e;
     request *r = &j->r;
     const double start = now_s();
-    char span[48], flags[64], err[200] = "";
+    char span[48], flags[64], err[200] = "", path[1400] = "";
+    size_t cached_text = 0;
+    if (j->cancelled) return;
     pthread_mutex_lock(&server.mu);
     const unsigned long long number = ++server.requests;
     pthread_mutex_unlock(&server.mu);
-    reply p = {.fd = j->fd, .cors = e->opt.cors, .r = r, .created = (long)time(NULL), .prompt_tokens = j->tokens};
-    if (r->api == API_RESPONSES) snprintf(p.id, sizeof(p.id), "resp_%016llx", (unsigned long long)text_hash(r->prompt_text) ^ number);
-    else snprintf(p.id, sizeof(p.id), "%s-%llu", r->api == API_COMPLETION ? "cmpl" : "chatcmpl", number);
-    snprintf(p.call_id, sizeof(p.call_id), "%s%016llx", r->api == API_MESSAGES ? "toolu_" : "call_",
-             (unsigned long long)text_hash(p.id) ^ (unsigned long long)start);
+    reply p = {.fd = j->fd, .cors = e->opt.cors, .r = r, .created = (long)time(NULL)};
+    name_reply(&p, j, number);
 
-    if (r->live_id && strcmp(r->live_id, s->live_call) != 0) {
+    if (r->live_id && (strcmp(r->live_id, s->live_call) != 0 || !s->n_live)) {
         http_error(j->fd, e->opt.cors, 409,
                    r->api == API_RESPONSES
                        ? "Responses continuation state is not available; retry by replaying the full input history"
                        : "Anthropic continuation state is not available; retry by replaying the full messages history");
         return;
     }
-    p.cached = tokens_cached(s, r);
+    if (r->live_id) continue_live(s, j);
+    p.cached = tokens_cached(s, j, &cached_text, path, sizeof(path));
+    j->tokens = p.prompt_tokens = p.cached + token_count(r->prompt_text + cached_text);
     snprintf(span, sizeof(span), "%d..%d:%d", p.cached, j->tokens, j->tokens - p.cached);
     flags_of(r, false, flags, sizeof(flags));
-    const int cold = p.cached == 0 ? kv_cold_length(&server.kv, j->tokens) : 0;
-    if (!prefill(j, &p, span, flags, err, sizeof(err))) {
-        reply_error(&p, 500, err);
+    if (!prefill(s, j, &p, cached_text, span, flags, err, sizeof(err))) {
+        discard(s, path);
+        forget(s);
+        if (!j->cancelled) reply_error(&p, 500, err);
         return;
     }
-    if (cold) {
-        pthread_mutex_lock(&server.kv_mu);
-        kv_save(&server.kv, e, r->prompt_text, cold, "cold");
-        pthread_mutex_unlock(&server.kv_mu);
+    s->live_call[0] = '\0';
+    if (!open_stream(&p, span, flags)) {
+        hold(s, r, "", "", j->tokens);
+        return;
     }
-
-    answer a = dialogue_answer(e, r->prompt_text, r->last_user, r->tool_result, (const char *const *)r->tools, r->n_tools, r->think);
-    const char *finish = "stop";
-    if (r->stream) {
-        reply_start(&p);
-        reply_reasoning(&p, a.reasoning);
-    }
-    char *text = generate(j, &p, &a, flags, &finish, err, sizeof(err));
-    if (a.tool_name) remember_call(s, p.call_id); /* before the client can come back with its result */
-    if (!p.failed && !reply_finish(&p, &a, text, finish) && r->stream) log_line("%s ctx=%s%s final stream failed", kind_of(r), span, flags);
-    if (!strcmp(finish, "error"))
-        log_line("%s ctx=%s gen=%d%s finish=error error=\"%s\" %.3fs", kind_of(r), span, p.completion, flags, err, now_s() - start);
-    else log_line("%s ctx=%s gen=%d%s finish=%s %.3fs", kind_of(r), span, p.completion, flags, finish, now_s() - start);
-    write_trace(j, &p, text, finish, now_s() - start);
-
-    buf live = {0};
-    buf_printf(&live, "%s%s", r->prompt_text, text);
-    free(s->live_text);
-    s->live_text = live.ptr;
-    s->live_tokens = (int)(live.len / 4);
-    free(text);
-    answer_free(&a);
+    answer_job(s, j, &p, span, flags, start);
 }
 
 /* ---- queue ---- */
 
+/* How well a free session suits a request. Until September that was how much both have in common, so that a shared
+ * system prompt was enough to take a session from its conversation; since then only what can really be used again
+ * counts, and the rest is by what would be lost: nothing, an old conversation, a short one. */
+#define STALE_S 3600
+#define IDLE_CAP_S (1 << 20)
+
+static long suits(const session *s, const job *j, time_t now) {
+    size_t text;
+    if (s->busy) return LONG_MIN;
+    if (j->r.live_id && !strcmp(j->r.live_id, s->live_call)) return LONG_MAX;
+    if (DS4_GENERATION < GEN_SEPTEMBER) return live_common(s, &j->r);
+    const int reuse = live_reuse(s, &j->r, &text);
+    if (reuse) return reuse;
+    if (!s->live_tokens) return 0;
+    const long idle = now > s->last_used ? (long)(now - s->last_used) : 0;
+    if (idle >= STALE_S) return (idle > IDLE_CAP_S ? IDLE_CAP_S : idle) - 1 - IDLE_CAP_S;
+    return -2L - IDLE_CAP_S - s->live_tokens;
+}
+
+static bool needs_its_session(const job *j) {
+    for (int i = 0; j->r.live_id && i < server.e.opt.sessions; i++)
+        if (!strcmp(j->r.live_id, server.sessions[i].live_call)) return true;
+    return false;
+}
+
+/* Gives waiting requests to free sessions, in their order; server.mu is held. */
+static void dispatch(void) {
+    const time_t now = time(NULL);
+    for (job *j = server.head, *before = NULL; j;) {
+        session *best = NULL;
+        long most = LONG_MIN;
+        for (int i = 0; i < server.e.opt.sessions; i++) {
+            session *s = &server.sessions[i];
+            const long score = suits(s, j, now);
+            if (score > most && (score == LONG_MAX || !needs_its_session(j))) {
+                best = s;
+                most = score;
+            }
+        }
+        job *next = j->next;
+        if (!best) {
+            before = j;
+            j = next;
+            continue;
+        }
+        if (before) before->next = next;
+        else server.head = next;
+        if (server.tail == j) server.tail = before;
+        j->next = NULL;
+        best->assigned = j;
+        best->busy = true;
+        if (DS4_GENERATION >= GEN_SEPTEMBER && server.e.opt.sessions > 1 && most < 0) {
+            const long idle = now > best->last_used ? (long)(now - best->last_used) : 0;
+            log_plain("slot %d: request reuses nothing; evicting checkpoint (%d tokens, idle %ld s, %s)", best->number,
+                      best->live_tokens, idle, idle >= STALE_S ? "stale" : "protected");
+        }
+        j = next;
+    }
+    pthread_cond_broadcast(&server.work);
+}
+
 static void *session_main(void *argument) {
     session *s = argument;
+    pthread_mutex_lock(&server.mu);
     for (;;) {
-        pthread_mutex_lock(&server.mu);
-        while (!server.head && !server.stopping) pthread_cond_wait(&server.work, &server.mu);
-        job *j = server.head;
-        if (j) server.head = j->next;
-        if (!server.head) server.tail = NULL;
+        while (!s->assigned && !(server.stopping && !server.head)) pthread_cond_wait(&server.work, &server.mu);
+        job *j = s->assigned;
+        if (!j) break; /* stopping, and everything queued has been gone through */
+        s->assigned = NULL;
         pthread_mutex_unlock(&server.mu);
-        if (!j) return NULL; /* stopping, and everything queued has been gone through */
         run_job(s, j);
         pthread_mutex_lock(&server.mu);
+        s->last_used = time(NULL);
+        s->busy = false;
         j->done = true;
         pthread_cond_signal(&j->cv);
-        pthread_mutex_unlock(&server.mu);
+        dispatch();
+    }
+    pthread_mutex_unlock(&server.mu);
+    return NULL;
+}
+
+/* Takes a request whose client has gone out of the queue, or tells the session that works on it. */
+static void cancel(job *j) {
+    j->cancelled = true;
+    for (job *at = server.head, *before = NULL; at; before = at, at = at->next) {
+        if (at != j) continue;
+        if (before) before->next = j->next;
+        else server.head = j->next;
+        if (server.tail == j) server.tail = before;
+        j->done = true;
+        pthread_cond_broadcast(&server.work);
+        return;
     }
 }
 
-static bool enqueue_and_wait(job *j) {
+static void wait_for(job *j) {
+    while (!j->done) {
+        struct timespec soon;
+        if (DS4_GENERATION < GEN_SEPTEMBER) {
+            pthread_cond_wait(&j->cv, &server.mu);
+            continue;
+        }
+        clock_gettime(CLOCK_REALTIME, &soon);
+        soon.tv_nsec += 100000000;
+        if (soon.tv_nsec >= 1000000000) {
+            soon.tv_sec++;
+            soon.tv_nsec -= 1000000000;
+        }
+        pthread_cond_timedwait(&j->cv, &server.mu, &soon);
+        if (!j->done && !j->cancelled && http_gone(j->fd)) cancel(j);
+    }
+}
+
+/* What comes after the stop is taken by nobody and told nothing. */
+static void enqueue_and_wait(job *j) {
     pthread_cond_init(&j->cv, NULL);
     pthread_mutex_lock(&server.mu);
-    const bool accepted = !server.stopping;
-    if (accepted) {
+    if (!server.stopping) {
         if (server.tail) server.tail->next = j;
         else server.head = j;
         server.tail = j;
-        pthread_cond_signal(&server.work);
-        while (!j->done) pthread_cond_wait(&j->cv, &server.mu);
+        dispatch();
+        wait_for(j);
     }
     pthread_mutex_unlock(&server.mu);
     pthread_cond_destroy(&j->cv);
-    return accepted;
 }
 
 /* ---- clients ---- */
 
 static void model_json(buf *b, const char *id) {
     const options *o = &server.e.opt;
-    static const char *const parameters[] = {"tools", "tool_choice", "max_tokens", "temperature", "top_p", "top_k",
-                                             "min_p", "stop", "seed", "stream", "reasoning_effort"};
+    static const char *const parameters[] = {"tools", "tool_choice", "max_tokens", "temperature", "top_p", "top_k", "min_p",
+#if DS4_GENERATION >= GEN_SEPTEMBER
+                                             "ignore_eos",
+#endif
+                                             "stop", "seed", "stream", "reasoning_effort"};
     buf_printf(b, "{\"id\":\"%s\",\"object\":\"model\",\"created\":%d,\"owned_by\":\"ds4.c\",\"name\":\"%s\",\"context_length\":%d,"
                "\"top_provider\":{\"context_length\":%d,\"max_completion_tokens\":%d,\"is_moderated\":false},\"supported_parameters\":[",
                id, MODEL_CREATED, shape_name(server.e.model.shape), o->ctx, o->ctx, o->tokens < o->ctx ? o->tokens : o->ctx);
@@ -315,8 +573,18 @@ static void model_json(buf *b, const char *id) {
     buf_puts(b, "]}");
 }
 
-static const char *const model_ids[] = {"deepseek-v4-flash", "deepseek-v4-pro"};
-#define N_MODEL_IDS (DS4_GENERATION >= GEN_JULY ? 2 : 1)
+static const char *own_model_id(void) {
+    static const char *const ids[] = {[SHAPE_FLASH] = "deepseek-v4-flash", [SHAPE_PRO] = "deepseek-v4-pro",
+                                      [SHAPE_FLASH41] = "deepseek-v4.1-flash"};
+    return ids[server.e.model.shape];
+}
+
+/* Ids that a path may name, whatever is loaded. */
+static const char *const model_ids[] = {"deepseek-v4-flash", "deepseek-v4-pro", "glm-5.2", "glm-5.2-chat", "glm-5.2-no-think",
+                                        "glm-5.2-nothink", "glm-5.2-reasoner", "zai/glm-5.2", "zai/glm-5.2-chat",
+                                        "zai/glm-5.2-reasoner"};
+#define N_MODEL_IDS (DS4_GENERATION >= GEN_JULY ? (int)(sizeof(model_ids) / sizeof(model_ids[0])) : 1)
+#define N_LISTED (DS4_GENERATION >= GEN_JULY ? 2 : 1)
 
 static bool serve_models(int fd, const char *path) {
     static const char prefix[] = "/v1/models";
@@ -325,14 +593,16 @@ static bool serve_models(int fd, const char *path) {
     buf b = {0};
     if (!*rest) {
         buf_puts(&b, "{\"object\":\"list\",\"data\":[");
-        for (int i = 0; i < N_MODEL_IDS; i++) {
+        const bool alone = server.e.model.shape == SHAPE_FLASH41;
+        for (int i = 0; i < (alone ? 1 : N_LISTED); i++) {
             if (i) buf_puts(&b, ",");
-            model_json(&b, model_ids[i]);
+            model_json(&b, alone ? own_model_id() : model_ids[i]);
         }
         buf_puts(&b, "]}");
     }
     for (int i = 0; i < N_MODEL_IDS; i++)
         if (*rest == '/' && !strcmp(rest + 1, model_ids[i])) model_json(&b, model_ids[i]);
+    if (!b.len && *rest == '/' && !strcmp(rest + 1, own_model_id())) model_json(&b, own_model_id());
     if (!b.len) return false;
     buf_puts(&b, "\n");
     http_reply(fd, server.e.opt.cors, 200, "application/json", b.ptr);
@@ -348,11 +618,15 @@ static void serve_post(int fd, const http_request *h, api_kind api) {
         http_error(fd, o->cors, 400, err);
         return;
     }
+    if (!j.r.model_given) {
+        free(j.r.model);
+        j.r.model = text_copy(own_model_id());
+    }
     j.tokens = token_count(j.r.prompt_text);
     if (j.tokens >= o->ctx) api_overflow(fd, o->cors, &j.r, j.tokens, o->ctx);
     else {
         fcntl(fd, F_SETFL, fcntl(fd, F_GETFL, 0) | O_NONBLOCK); /* a slow client must not hold up the others */
-        if (!enqueue_and_wait(&j)) http_error(fd, o->cors, 503, "server shutting down");
+        enqueue_and_wait(&j);
     }
     api_free(&j.r);
 }
@@ -432,6 +706,7 @@ static void start_sessions(void) {
     if (!server.sessions) die(1, "out of memory");
     for (int i = 0; i < server.e.opt.sessions; i++) {
         server.sessions[i].number = i;
+        server.sessions[i].last_used = time(NULL);
         if (!start_thread(&server.sessions[i].thread, session_main, &server.sessions[i])) die(1, "failed to start worker");
     }
 }
@@ -447,10 +722,10 @@ static void drain(void) {
     pthread_mutex_unlock(&server.mu);
     for (int i = 0; i < server.e.opt.sessions; i++) {
         const session *s = &server.sessions[i];
-        if (!server.kv.enabled || s->live_tokens < server.kv.min) continue;
+        if (!server.kv.enabled || !s->n_live || s->live_tokens < server.kv.min) continue;
         if (DS4_GENERATION >= GEN_JULY) log_line("persisting resident KV cache before shutdown slot=%d tokens=%d", i, s->live_tokens);
         else log_line("persisting current KV cache before shutdown tokens=%d", s->live_tokens);
-        kv_save(&server.kv, &server.e, s->live_text, s->live_tokens, "shutdown");
+        kv_save(&server.kv, &server.e, s->live[0], strlen(s->live[0]), s->live_tokens, s->live_tokens, "shutdown", s->live_key);
     }
 }
 

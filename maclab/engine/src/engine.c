@@ -36,8 +36,7 @@ static void take_lock(void) {
 static void refuse_combinations(const options *o) {
     if (o->steering_scale && !o->steering_file && (o->steering_ffn != 0 || o->steering_attn != 0))
         die(1, "directional steering needs --dir-steering-file");
-    if (o->streaming && o->mtp) die(1, "--ssd-streaming is not compatible with --mtp yet");
-    if (o->dspark && !o->mtp) die(1, "--dspark needs the support model; pass it with --mtp FILE");
+    if (o->dspark && !o->mtp) die(1, "--dspark requires %s FILE", DS4_GENERATION >= GEN_SEPTEMBER ? "--mtp-model" : "--mtp");
 }
 
 static const char *const shaders[] = {"flash_attn", "dense", "moe", "dsv4_hc", "unary", "dsv4_kv", "dsv4_rope",
@@ -139,6 +138,7 @@ void engine_open(engine *e, const options *o) {
     if (o->warm) log_engine("warming mapped tensor pages: %.2f GiB", (double)e->model.real_bytes / (double)GIB);
     gguf_check_model(&e->model);
     if (o->mtp) {
+        if (o->streaming) die(1, "--ssd-streaming is not compatible with --mtp yet");
         gguf_open(&e->mtp, o->mtp);
         if (!o->dspark) gguf_check_mtp(&e->mtp);
         e->has_mtp = true;
@@ -177,11 +177,13 @@ static void log_memory_plan(const engine *e) {
     buf_printf(&line, "memory: KV %.2f GiB (raw %.2f + compressed %.2f) + buffers %.2f GiB + resident model %.2f GiB",
                (double)((p->context.raw + p->context.compressed) * sessions) / gib,
                (double)(p->context.raw * sessions) / gib, (double)(p->context.compressed * sessions) / gib,
-               (double)(p->context.scratch * sessions + p->workspace) / gib, (double)(p->weights + p->mtp) / gib);
+               (double)(p->context.scratch * sessions + p->workspace) / gib,
+               e->metal ? (double)(p->weights + p->mtp) / gib : 0);
     if (e->opt.streaming)
         buf_printf(&line, " + expert cache %.2f GiB + prefill expert reserve %.2f GiB", (double)p->cache / gib,
                    (double)p->headroom / gib);
-    log_engine("%s = %.2f GiB planned", buf_text(&line), (double)p->total / gib);
+    log_engine("%s = %.2f GiB planned", buf_text(&line),
+               (double)(e->metal ? p->total : p->context.total * sessions) / gib);
     log_engine("memory detail: ctx=%d prefill_cap=%u raw_kv_rows=%u compressed_kv_rows=%u backend=%s", e->opt.ctx,
                p->context.prefill_cap, p->context.raw_rows, p->context.compressed_rows, e->opt.backend);
     buf_free(&line);
@@ -196,7 +198,7 @@ void engine_log_context(const engine *e, const options *o) {
 }
 
 void engine_allocate(engine *e) {
-    if (DS4_GENERATION >= GEN_JULY && e->metal) log_memory_plan(e);
+    if (DS4_GENERATION >= GEN_JULY) log_memory_plan(e);
     const memory_outcome outcome = memory_judge(&e->plan, 0);
     if (outcome == MEMORY_PANICS) gone("buffers beyond memory");
     mac_register_wired(e->plan.total);

@@ -287,7 +287,12 @@ void gguf_check_model(gguf *g) {
 
 void gguf_check_mtp(gguf *g) { require_tensor(g, "mtp.%d.hc_head_base.weight", 0); }
 
-const char *shape_name(shape_id shape) { return shape == SHAPE_FLASH ? "DeepSeek V4 Flash" : "DeepSeek V4 Pro"; }
+uint32_t shape_layers(shape_id shape) { return shape == SHAPE_FLASH ? 43 : shape == SHAPE_PRO ? 61 : 40; }
+
+const char *shape_name(shape_id shape) {
+    if (shape == SHAPE_FLASH41) return "DeepSeek V4.1 Flash";
+    return shape == SHAPE_FLASH ? "DeepSeek V4 Flash" : "DeepSeek V4 Pro";
+}
 
 static double text_or_number(const gguf *g, const char *key) {
     const gguf_key *k = find_key(g, key);

@@ -83,6 +83,18 @@ bool http_send(int fd, const void *data, size_t n) {
     return true;
 }
 
+bool http_gone(int fd) {
+    struct pollfd p = {fd, POLLIN, 0};
+    char more[256];
+    if (poll(&p, 1, 0) <= 0) return false;
+    if (p.revents & (POLLERR | POLLHUP | POLLNVAL)) return true;
+    for (;;) {
+        const ssize_t n = recv(fd, more, sizeof(more), MSG_DONTWAIT);
+        if (n == 0) return true;
+        if (n < 0 && errno != EINTR) return errno != EAGAIN && errno != EWOULDBLOCK;
+    }
+}
+
 static void cors_headers(buf *b) {
     buf_puts(b, "Access-Control-Allow-Origin: *\r\nAccess-Control-Allow-Methods: GET, POST, OPTIONS\r\n"
                 "Access-Control-Allow-Headers: *\r\n");

@@ -1,12 +1,13 @@
 #include "ds4.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_DEPTH 64
+#define MAX_DEPTH 300
 
 static void skip_space(const char **p) {
-    while (**p == ' ' || **p == '\t' || **p == '\n' || **p == '\r') (*p)++;
+    while (**p && isspace((unsigned char)**p)) (*p)++;
 }
 
 static json *node(json_type type) {
@@ -19,6 +20,7 @@ static json *node(json_type type) {
 static void put_utf8(buf *b, unsigned c) {
     char out[4];
     int n = 0;
+    if (c >= 0xd800 && c < 0xe000) c = 0xfffd; /* half of a pair */
     if (c < 0x80) out[n++] = (char)c;
     else if (c < 0x800) {
         out[n++] = (char)(0xc0 | (c >> 6));
@@ -49,13 +51,12 @@ static bool hex4(const char *p, unsigned *value) {
     return true;
 }
 
-static char *parse_string(const char **p) {
+char *json_string(const char **p) {
     if (**p != '"') return NULL;
     (*p)++;
     buf b = {0};
     buf_append(&b, "", 0);
     while (**p && **p != '"') {
-        if ((unsigned char)**p < 0x20) goto bad;
         if (**p != '\\') {
             buf_append(&b, (*p)++, 1);
             continue;
@@ -66,7 +67,8 @@ static char *parse_string(const char **p) {
             unsigned c, low;
             if (!hex4(*p + 1, &c)) goto bad;
             *p += 5;
-            if (c >= 0xd800 && c < 0xdc00 && (*p)[0] == '\\' && (*p)[1] == 'u' && hex4(*p + 2, &low)) {
+            if (c >= 0xd800 && c < 0xdc00 && (*p)[0] == '\\' && (*p)[1] == 'u' && hex4(*p + 2, &low) &&
+                low >= 0xdc00 && low < 0xe000) {
                 c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
                 *p += 6;
             }
@@ -90,16 +92,15 @@ static json *parse_container(const char **p, int depth, json_type type) {
     const char close = type == J_OBJECT ? '}' : ']';
     json *j = node(type), **tail = &j->child;
     (*p)++;
-    skip_space(p);
-    if (**p == close) {
-        (*p)++;
-        return j;
-    }
     for (;;) {
         char *key = NULL;
         skip_space(p);
+        if (**p == close) {
+            (*p)++;
+            return j;
+        }
         if (type == J_OBJECT) {
-            key = parse_string(p);
+            key = json_string(p);
             skip_space(p);
             if (!key || **p != ':') {
                 free(key);
@@ -116,15 +117,7 @@ static json *parse_container(const char **p, int depth, json_type type) {
         *tail = item;
         tail = &item->next;
         skip_space(p);
-        if (**p == ',') {
-            (*p)++;
-            continue;
-        }
-        if (**p == close) {
-            (*p)++;
-            return j;
-        }
-        break;
+        if (**p == ',') (*p)++;
     }
     json_free(j);
     return NULL;
@@ -136,7 +129,7 @@ static json *parse_value(const char **p, int depth) {
     if (**p == '{') return parse_container(p, depth, J_OBJECT);
     if (**p == '[') return parse_container(p, depth, J_ARRAY);
     if (**p == '"') {
-        char *s = parse_string(p);
+        char *s = json_string(p);
         if (!s) return NULL;
         json *j = node(J_STRING);
         j->string = s;
@@ -161,6 +154,11 @@ static json *parse_value(const char **p, int depth) {
     return j;
 }
 
+json *json_first(const char *text) {
+    const char *p = text;
+    return parse_value(&p, 0);
+}
+
 json *json_parse(const char *text) {
     const char *p = text;
     json *j = parse_value(&p, 0);
@@ -170,42 +168,6 @@ json *json_parse(const char *text) {
         return NULL;
     }
     return j;
-}
-
-/* Whether a field that is read as a string into memory which an earlier value has left (a default, or the same key
-   before) holds something else: the engine then frees that memory a second time. */
-bool json_frees_twice(const char *text, const held_field *fields) {
-    const char *p = text;
-    bool seen[8] = {false};
-    skip_space(&p);
-    if (*p != '{') return false;
-    do {
-        p++;
-        skip_space(&p);
-        char *key = parse_string(&p);
-        skip_space(&p);
-        const bool pair = key && *p == ':';
-        int field = -1;
-        for (int i = 0; pair && fields[i].name; i++)
-            if (!strcmp(key, fields[i].name)) field = i;
-        free(key);
-        if (!pair) return false;
-        p++;
-        skip_space(&p);
-        if (field >= 0) {
-            const bool quoted = *p == '"';
-            char *value = parse_string(&p);
-            free(value);
-            if (!value) return fields[field].has_default || (seen[field] && quoted);
-            seen[field] = true;
-        } else {
-            json *value = parse_value(&p, 1);
-            if (!value) return false;
-            json_free(value);
-        }
-        skip_space(&p);
-    } while (*p == ',');
-    return false;
 }
 
 void json_free(json *j) {
@@ -221,9 +183,10 @@ void json_free(json *j) {
 
 const json *json_get(const json *object, const char *key) {
     if (!object || object->type != J_OBJECT) return NULL;
+    const json *found = NULL; /* of two with the same name the last one counts */
     for (const json *j = object->child; j; j = j->next)
-        if (!strcmp(j->key, key)) return j;
-    return NULL;
+        if (!strcmp(j->key, key)) found = j;
+    return found;
 }
 
 const char *json_text(const json *object, const char *key, const char *fallback) {

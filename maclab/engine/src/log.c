@@ -28,7 +28,7 @@ static void emit(const char *prefix, bool stamp, const char *fmt, va_list args) 
         buf_puts(&line, when);
     }
     vsnprintf(text, sizeof(text), fmt, args);
-    buf_printf(&line, "%s: %s\n", prefix, text);
+    buf_printf(&line, "%s%s%s\n", prefix ? prefix : "", prefix ? ": " : "", text);
     fwrite(line.ptr, 1, line.len, stderr);
     fflush(stderr);
     buf_free(&line);
@@ -38,6 +38,13 @@ void log_line(const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);
     emit(program, with_time, fmt, args);
+    va_end(args);
+}
+
+void log_plain(const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    emit(NULL, with_time, fmt, args);
     va_end(args);
 }
 

@@ -8,14 +8,15 @@
 #define ALL (TOOL_CLI | TOOL_SERVER | TOOL_BENCH)
 #define CHAT (TOOL_CLI | TOOL_SERVER)
 #define JUNE GEN_JULY /* came between the two generations */
+#define SEPTEMBER GEN_SEPTEMBER
 #define EVER 999999
 
-typedef enum { NONE, TEXT, POSITIVE, NONNEGATIVE, REAL, INTEGER, GIB_SIZE, EXPERTS, PAIR, BACKEND, HELP } value_kind;
+typedef enum { TOLD, NONE, TEXT, POSITIVE, NONNEGATIVE, REAL, INTEGER, GIB_SIZE, EXPERTS, PAIR, BACKEND, HELP } value_kind;
 typedef enum {
     O_IGNORED, O_PROBABILITY, O_HELP, O_MODEL, O_MTP, O_MTP_DRAFT, O_CTX, O_TOKENS, O_THREADS, O_CHDIR, O_QUALITY, O_WARM, O_STEER_FILE,
     O_STEER_FFN, O_STEER_ATTN, O_METAL, O_CUDA, O_CPU, O_BACKEND, O_HOST, O_PORT, O_CORS, O_TRACE, O_KV_DIR,
     O_KV_MB, O_KV_MIN, O_KV_COLD, O_KV_INTERVAL, O_KV_TRIM, O_KV_ALIGN, O_KV_REJECT, O_NO_REPLAY, O_TOOL_IDS,
-    O_POWER, O_CHUNK, O_STREAMING, O_STREAM_CACHE, O_SIM_MEMORY, O_SESSIONS, O_DSPARK, O_ROLE,
+    O_POWER, O_CHUNK, O_STREAMING, O_STREAM_CACHE, O_SIM_MEMORY, O_SESSIONS, O_DSPARK, O_ROLE, O_TENSOR_PARALLEL,
     O_PROMPT, O_PROMPT_FILE, O_CHAT_FILE, O_SYSTEM, O_TEMP, O_THINK, O_NOTHINK, O_INSPECT, O_SERVER_HINT,
     O_DUMP_TOKENS, O_IMATRIX_OUT, O_IMATRIX_DATA,
     O_CTX_START, O_CTX_MAX, O_CTX_ALLOC, O_STEP_MUL, O_STEP_INCR, O_GEN_TOKENS, O_CSV
@@ -27,8 +28,17 @@ typedef struct {
     value_kind kind;
     int tools, since, until; /* generations; until is the first one without it */
     const char *topic; /* help topic; with a + it is not on the first page; NULL is accepted but never shown */
+    /* Of kind TOLD is what a help page shows and the program refuses. */
     const char *argument, *help;
 } option;
+
+#if DS4_GENERATION >= GEN_SEPTEMBER
+#define DSPARK_HELP "confidence a speculation needs (0.6)"
+#elif DS4_GENERATION >= GEN_AUGUST
+#define DSPARK_HELP "confidence a speculation needs (0.7)"
+#else
+#define DSPARK_HELP "confidence a speculation needs (0.9)"
+#endif
 
 static const option table[] = {
     {O_MODEL, "--model", "-m", TEXT, ALL, 0, EVER, "runtime", "FILE", "GGUF weights to load (ds4flash.gguf)"},
@@ -39,17 +49,19 @@ static const option table[] = {
     /* The July help forgot this one; the parser still takes it. */
     {O_CHDIR, "--chdir", NULL, TEXT, TOOL_SERVER, 0, GEN_JULY, "runtime", "DIR", "change there before loading anything"},
     {O_CHDIR, "--chdir", NULL, TEXT, TOOL_SERVER, GEN_JULY, EVER, NULL, "DIR", ""},
-    {O_MTP, "--mtp", NULL, TEXT, CHAT, 0, GEN_AUGUST, "+runtime", "FILE", "support weights for draft tokens"},
-    {O_MTP_DRAFT, "--mtp-draft", NULL, POSITIVE, CHAT, 0, GEN_AUGUST, "+runtime", "N", "draft tokens per step (1, at most 16)"},
-    {O_IGNORED, "--mtp-margin", NULL, REAL, CHAT, 0, GEN_AUGUST, "+runtime", "F", "confidence a draft needs (3)"},
-    {O_MTP, "--mtp-model", NULL, TEXT, CHAT, GEN_AUGUST, EVER, "+runtime", "FILE", "support weights for draft tokens"},
+    {O_MTP, "--mtp", NULL, TEXT, CHAT, 0, SEPTEMBER, "+runtime", "FILE", "support weights for draft tokens"},
+    {O_IGNORED, "--mtp", NULL, NONE, CHAT, SEPTEMBER, EVER, "+runtime", "", "draft tokens with the weights' own heads (GLM, Qwen)"},
+    {O_MTP, "--mtp-model", NULL, TEXT, CHAT, SEPTEMBER, EVER, "+runtime", "FILE", "support weights for draft tokens"},
+    {O_MTP_DRAFT, "--mtp-draft", NULL, POSITIVE, CHAT, 0, EVER, "+runtime", "N", "draft tokens per step (1, at most 16)"},
+    {O_IGNORED, "--mtp-margin", NULL, REAL, CHAT, 0, EVER, "+runtime", "F", "confidence a draft needs (3)"},
+    {O_IGNORED, "--mtp-timing", NULL, NONE, CHAT, SEPTEMBER, EVER, "+runtime", "", "print what drafting costs"},
+    {O_IGNORED, "--mtp-exact-sampling", NULL, NONE, CHAT, SEPTEMBER, EVER, "+runtime", "", "sample drafts as without them"},
     {O_QUALITY, "--quality", NULL, NONE, ALL, 0, EVER, "+runtime", "", "exact kernels instead of the fast ones"},
     {O_WARM, "--warm-weights", NULL, NONE, ALL, 0, EVER, "+runtime", "", "touch all weights before the first request"},
     {O_METAL, "--metal", NULL, NONE, ALL, 0, EVER, "runtime", "", "run on the Metal backend (default on macOS)"},
     {O_CUDA, "--cuda", NULL, NONE, ALL, 0, EVER, "runtime", "", "run on the CUDA backend"},
     {O_CPU, "--cpu", NULL, NONE, ALL, 0, EVER, "runtime", "", "run on the CPU, for reference only"},
     {O_BACKEND, "--backend", NULL, BACKEND, ALL, 0, EVER, "runtime", "NAME", "metal, cuda or cpu"},
-    {O_IGNORED, "--rocm", NULL, NONE, ALL, JUNE, EVER, NULL, "", ""},
     {O_STEER_FILE, "--dir-steering-file", NULL, TEXT, CHAT, 0, EVER, "+steering", "FILE", "direction vectors, one per layer"},
     {O_STEER_FFN, "--dir-steering-ffn", NULL, REAL, CHAT, 0, EVER, "+steering", "F", "strength after the feed-forward (1 with a file)"},
     {O_STEER_ATTN, "--dir-steering-attn", NULL, REAL, CHAT, 0, EVER, "+steering", "F", "strength after attention (0)"},
@@ -70,7 +82,7 @@ static const option table[] = {
     {O_KV_ALIGN, "--kv-cache-boundary-align-tokens", NULL, NONNEGATIVE, TOOL_SERVER, 0, EVER, "kv-cache", "N", "multiple a cold save is cut to (2048)"},
     {O_KV_REJECT, "--kv-cache-reject-different-quant", NULL, NONE, TOOL_SERVER, 0, EVER, "kv-cache", "", "do not load another quant's checkpoints"},
 
-    {O_POWER, "--power", NULL, POSITIVE, CHAT, JUNE, EVER, "runtime", "N", "share of the GPU to use, 1..100 (100)"},
+    {O_POWER, "--power", NULL, POSITIVE, ALL, JUNE, EVER, "runtime", "N", "share of the GPU to use, 1..100 (100)"},
     {O_CHUNK, "--prefill-chunk", NULL, POSITIVE, ALL, JUNE, EVER, "runtime", "N", "tokens of one prefill step (4096; 8192 for PRO)"},
     {O_STREAMING, "--ssd-streaming", NULL, NONE, ALL, JUNE, EVER, "runtime", "", "read routed experts from disk on demand"},
     {O_IGNORED, "--ssd-streaming-cold", NULL, NONE, ALL, JUNE, EVER, "runtime", "", "start without preloaded experts"},
@@ -80,30 +92,42 @@ static const option table[] = {
     {O_SIM_MEMORY, "--simulate-used-memory", NULL, GIB_SIZE, ALL, JUNE, EVER, "runtime", "NGB", "lock that much memory first"},
     {O_SESSIONS, "--batched-session", NULL, POSITIVE, TOOL_SERVER, JUNE, EVER, "api", "N", "resident sessions (1)"},
     {O_DSPARK, "--dspark", NULL, NONE, CHAT, JUNE, EVER, "+runtime", "", "speculate with the DSpark weights"},
-    {O_IGNORED, "--dspark-confidence", NULL, REAL, CHAT, JUNE, EVER, "+runtime", "F", "confidence a speculation needs (0.9)"},
+    {O_IGNORED, "--dspark-confidence", NULL, REAL, CHAT, JUNE, EVER, "+runtime", "F", DSPARK_HELP},
     {O_IGNORED, "--dspark-strict", NULL, NONE, CHAT, JUNE, EVER, "+runtime", "", "verify every speculated token"},
-    {O_IGNORED, "--glm-mtp", NULL, NONE, CHAT, JUNE, EVER, "+runtime", "", "draft tokens with a GLM model"},
-    {O_IGNORED, "--glm-mtp-timing", NULL, NONE, CHAT, JUNE, EVER, "+runtime", "", "print what drafting costs"},
+    {O_IGNORED, "--glm-mtp", NULL, NONE, CHAT, JUNE, SEPTEMBER, "+runtime", "", "draft tokens with a GLM model"},
+    {O_IGNORED, "--glm-mtp-timing", NULL, NONE, CHAT, JUNE, SEPTEMBER, "+runtime", "", "print what drafting costs"},
     {O_IGNORED, "--gpu-vram", NULL, TEXT, ALL, JUNE, EVER, "runtime", "N", "memory per CUDA device"},
     {O_IGNORED, "--gpu-devices", NULL, TEXT, ALL, JUNE, EVER, "runtime", "LIST", "CUDA devices to use"},
     {O_IGNORED, "--cuda-tensor-parallel", NULL, NONE, ALL, JUNE, EVER, "runtime", "", "split tensors over CUDA devices"},
     {O_IGNORED, "--mixed-prefill-quantum", NULL, POSITIVE, TOOL_SERVER, GEN_AUGUST, EVER, "api", "N", "prefill tokens between decode steps (128)"},
-    {O_IGNORED, "--vision", NULL, TEXT, CHAT, GEN_AUGUST, EVER, "+runtime", "FILE", "weights of the image encoder"},
+    {O_IGNORED, "--vision", NULL, TEXT, CHAT, SEPTEMBER, EVER, "+runtime", "FILE", "weights of the image encoder"},
 
-    {O_ROLE, "--role", NULL, TEXT, CHAT, JUNE, EVER, "+distributed", "NAME", "coordinator or worker"},
-    {O_IGNORED, "--layers", NULL, TEXT, CHAT, JUNE, EVER, "+distributed", "A:B", "layers that this process runs"},
-    {O_IGNORED, "--listen", NULL, PAIR, CHAT, JUNE, EVER, "+distributed", "HOST PORT", "wait for workers there"},
-    {O_IGNORED, "--coordinator", NULL, PAIR, CHAT, JUNE, EVER, "+distributed", "HOST PORT", "where the coordinator waits"},
-    {O_IGNORED, "--dist-prefill-chunk", NULL, POSITIVE, CHAT, JUNE, EVER, "+distributed", "N", "tokens of one step over the wire"},
-    {O_IGNORED, "--dist-prefill-window", NULL, POSITIVE, CHAT, JUNE, EVER, "+distributed", "N", "steps under way at once"},
-    {O_IGNORED, "--dist-activation-bits", NULL, POSITIVE, CHAT, JUNE, EVER, "+distributed", "N", "bits of an activation on the wire"},
-    {O_IGNORED, "--dist-replay-check", NULL, NONE, CHAT, JUNE, EVER, "+distributed", "", "compute twice and compare"},
-    {O_IGNORED, "--debug", NULL, NONE, CHAT, JUNE, EVER, "+distributed", "", "print what goes over the wire"},
-    {O_IGNORED, "--tensor-parallel", NULL, NONE, CHAT, JUNE, EVER, "+distributed", "", "split tensors over two Macs"},
-    {O_IGNORED, "--transport", NULL, TEXT, CHAT, JUNE, EVER, "+distributed", "NAME", "tcp or rdma"},
-    {O_IGNORED, "--rdma-device", NULL, TEXT, CHAT, JUNE, EVER, "+distributed", "NAME", "device for rdma"},
-    {O_IGNORED, "--rdma-gid-index", NULL, NONNEGATIVE, CHAT, JUNE, EVER, "+distributed", "N", "address index for rdma"},
-    {O_IGNORED, "--debug-hash", NULL, NONE, CHAT, JUNE, EVER, "+distributed", "", "print hashes of activations"},
+    {O_ROLE, "--role", NULL, TEXT, ALL, JUNE, EVER, "+distributed", "NAME", "coordinator or worker"},
+    {O_IGNORED, "--layers", NULL, TEXT, ALL, JUNE, EVER, "+distributed", "A:B", "layers that this process runs"},
+    {O_IGNORED, "--listen", NULL, PAIR, ALL, JUNE, EVER, "+distributed", "HOST PORT", "wait for workers there"},
+    {O_IGNORED, "--coordinator", NULL, PAIR, ALL, JUNE, EVER, "+distributed", "HOST PORT", "where the coordinator waits"},
+    {O_IGNORED, "--dist-prefill-chunk", NULL, POSITIVE, ALL, JUNE, EVER, "+distributed", "N", "tokens of one step over the wire"},
+    {O_IGNORED, "--dist-prefill-window", NULL, POSITIVE, ALL, JUNE, EVER, "+distributed", "N", "steps under way at once"},
+    {O_IGNORED, "--dist-activation-bits", NULL, POSITIVE, ALL, JUNE, EVER, "+distributed", "N", "bits of an activation on the wire"},
+    {O_IGNORED, "--dist-replay-check", NULL, NONE, ALL, JUNE, EVER, "+distributed", "", "compute twice and compare"},
+    {O_IGNORED, "--debug", NULL, NONE, ALL, JUNE, EVER, "+distributed", "", "print what goes over the wire"},
+    {O_TENSOR_PARALLEL, "--tensor-parallel", NULL, NONE, TOOL_CLI, JUNE, EVER, "+distributed", "", "split tensors over two Macs"},
+    {O_TENSOR_PARALLEL, "--tensor-parallel", NULL, NONE, TOOL_SERVER, SEPTEMBER, EVER, "+distributed", "", "split tensors over two Macs"},
+    {O_IGNORED, "--tensor-parallel", NULL, TOLD, TOOL_SERVER | TOOL_BENCH, JUNE, SEPTEMBER, "+distributed", "", "split tensors over two Macs"},
+    {O_IGNORED, "--transport", NULL, TEXT, TOOL_CLI, JUNE, EVER, "+distributed", "NAME", "auto, rdma or tcp"},
+    {O_IGNORED, "--transport", NULL, TEXT, TOOL_SERVER, SEPTEMBER, EVER, "+distributed", "NAME", "auto, rdma or tcp"},
+    {O_IGNORED, "--transport", NULL, TOLD, TOOL_SERVER | TOOL_BENCH, JUNE, SEPTEMBER, "+distributed", "NAME", "auto, rdma or tcp"},
+    {O_IGNORED, "--rdma-device", NULL, TEXT, TOOL_CLI, JUNE, EVER, "+distributed", "NAME", "device for rdma"},
+    {O_IGNORED, "--rdma-device", NULL, TEXT, TOOL_SERVER, SEPTEMBER, EVER, "+distributed", "NAME", "device for rdma"},
+    {O_IGNORED, "--rdma-device", NULL, TOLD, TOOL_SERVER | TOOL_BENCH, JUNE, SEPTEMBER, "+distributed", "NAME", "device for rdma"},
+    {O_IGNORED, "--rdma-gid-index", NULL, NONNEGATIVE, TOOL_CLI, JUNE, EVER, "+distributed", "N", "address index for rdma"},
+    {O_IGNORED, "--rdma-gid-index", NULL, NONNEGATIVE, TOOL_SERVER, SEPTEMBER, EVER, "+distributed", "N", "address index for rdma"},
+    {O_IGNORED, "--rdma-gid-index", NULL, TOLD, TOOL_SERVER | TOOL_BENCH, JUNE, SEPTEMBER, "+distributed", "N", "address index for rdma"},
+    {O_IGNORED, "--debug-hash", NULL, POSITIVE, TOOL_CLI, JUNE, EVER, "+distributed", "N", "compare hidden states every N tokens"},
+    {O_IGNORED, "--debug-hash", NULL, POSITIVE, TOOL_SERVER, SEPTEMBER, EVER, "+distributed", "N", "compare hidden states every N tokens"},
+    {O_IGNORED, "--debug-hash", NULL, TOLD, TOOL_SERVER | TOOL_BENCH, JUNE, SEPTEMBER, "+distributed", "N", "compare hidden states every N tokens"},
+    {O_IGNORED, "--tensor-parallel-token-prefill", NULL, NONE, TOOL_CLI, JUNE, EVER, "+distributed", "", "prefill one token at a time"},
+    {O_IGNORED, "--tensor-parallel-token-prefill", NULL, TOLD, TOOL_SERVER | TOOL_BENCH, JUNE, EVER, "+distributed", "", "prefill one token at a time"},
 
     {O_PROMPT, "--prompt", "-p", TEXT, TOOL_CLI, 0, EVER, "+sampling", "TEXT", "answer this and exit"},
     {O_PROMPT_FILE, "--prompt-file", NULL, TEXT, TOOL_CLI, 0, EVER, "+sampling", "FILE", "answer what FILE holds and exit"},
@@ -121,6 +145,14 @@ static const option table[] = {
     {O_INSPECT, "--inspect", NULL, NONE, TOOL_CLI, 0, EVER, "diagnostics", "", "print what the weights file says it is"},
     {O_DUMP_TOKENS, "--dump-tokens", NULL, NONE, TOOL_CLI, 0, EVER, "diagnostics", "", "print the tokens of the prompt"},
     {O_IGNORED, "--dump-logprobs", NULL, TEXT, TOOL_CLI, 0, EVER, "diagnostics", "FILE", "write token probabilities as JSON"},
+    {O_IGNORED, "--dump-logits", NULL, TEXT, TOOL_CLI, JUNE, EVER, "diagnostics", "FILE", "write all token scores as JSON"},
+    {O_IGNORED, "--decode-consistency", NULL, POSITIVE, TOOL_CLI, JUNE, EVER, "diagnostics", "N", "compare decoding with a prefill"},
+    {O_IGNORED, "--expert-profile", NULL, TEXT, TOOL_CLI, JUNE, EVER, "diagnostics", "FILE", "write which experts are used"},
+    {O_IGNORED, "--expert-profile", NULL, TOLD, TOOL_CLI, JUNE, EVER, "+runtime", "FILE", "write which experts are used"},
+    {O_IGNORED, "--expert-profile", NULL, TEXT, TOOL_BENCH, JUNE, EVER, "+runtime", "FILE", "write which experts are used"},
+    {O_IGNORED, "--raw-prompt", NULL, NONE, TOOL_CLI, JUNE, EVER, "+sampling", "", "no chat markers around the prompt"},
+    {O_IGNORED, "--prefix-file", NULL, TEXT, TOOL_CLI, SEPTEMBER, EVER, "+sampling", "FILE", "begin every prompt with what FILE holds"},
+    {O_IGNORED, "--think-level", NULL, POSITIVE, TOOL_CLI, SEPTEMBER, EVER, "sampling", "N", "effort of V4.1, 1..100"},
     {O_IGNORED, "--logprobs-top-k", NULL, POSITIVE, TOOL_CLI, 0, EVER, "diagnostics", "N", "alternatives written (20)"},
     {O_IGNORED, "--perplexity-file", NULL, TEXT, TOOL_CLI, 0, EVER, "diagnostics", "FILE", "score a text"},
     {O_IMATRIX_DATA, "--imatrix-dataset", NULL, TEXT, TOOL_CLI, 0, EVER, "diagnostics", "FILE", "prompts for an importance matrix"},
@@ -140,6 +172,7 @@ static const option table[] = {
     {O_STEP_MUL, "--step-mul", NULL, REAL, TOOL_BENCH, 0, EVER, "benchmark", "F", "factor between frontiers (1)"},
     {O_STEP_INCR, "--step-incr", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "benchmark", "N", "tokens between frontiers (2048)"},
     {O_GEN_TOKENS, "--gen-tokens", NULL, POSITIVE, TOOL_BENCH, 0, EVER, "benchmark", "N", "tokens generated at each (128)"},
+    {O_IGNORED, "--dump-frontier-logits-dir", NULL, TEXT, TOOL_BENCH, JUNE, EVER, "benchmark", "DIR", "write all token scores at each"},
     {O_CSV, "--csv", NULL, TEXT, TOOL_BENCH, 0, EVER, "benchmark", "FILE", "write the rows there"},
 
     {O_HELP, "--help", "-h", HELP, ALL, 0, JUNE, "runtime", "", "show this"},
@@ -300,6 +333,8 @@ static void store(options *o, const option *d, tool_id tool, const char *v) {
     case O_SIM_MEMORY: o->simulated_use = gib_size(d->name, v); break;
     case O_SESSIONS: o->sessions = whole(d->name, v, 1); break;
     case O_DSPARK: o->dspark = true; break;
+    case O_ROLE: o->worker = !strcmp(v, "worker"); break;
+    case O_TENSOR_PARALLEL: o->tensor_parallel = true; break;
     case O_PROMPT: only_one_prompt(o); o->prompt = v; break;
     case O_PROMPT_FILE: only_one_prompt(o); o->prompt_file = v; break;
     case O_CHAT_FILE: o->chat_prompt_file = v; break;
@@ -337,6 +372,10 @@ static void check_together(options *o, tool_id tool, const char *imatrix_data, c
         log_line("--kv-cache-cold-max-tokens must be 0 or >= --kv-cache-min-tokens");
         exit(2);
     }
+    if (tool == TOOL_SERVER && o->worker && o->tensor_parallel) {
+        log_line("--role worker is a serving mode; start tensor-parallel workers with ./ds4");
+        exit(2);
+    }
     if (imatrix_out && !imatrix_data) {
         log_line("--imatrix-out requires --imatrix-dataset");
         exit(2);
@@ -369,7 +408,7 @@ void options_parse(options *o, tool_id tool, int argc, char **argv) {
         const option *found = NULL;
         for (size_t n = 0; n < N_OPTIONS && !found; n++) {
             const option *d = &table[n];
-            if (!available(d, tool)) continue;
+            if (d->kind == TOLD || !available(d, tool)) continue;
             if (!strcmp(d->name, argv[i]) || (d->alias && !strcmp(d->alias, argv[i]))) found = d;
         }
         if (!found) {

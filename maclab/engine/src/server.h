@@ -1,4 +1,5 @@
-/* Parts of ds4-server: sockets (http.c), the four APIs (api.c), queue and lifetime (ds4_server.c). */
+/* Parts of ds4-server: sockets (http.c), what is refused (shape.c), requests (request.c), answers (api.c), queue and
+ * lifetime (ds4_server.c). */
 #ifndef SERVER_H
 #define SERVER_H
 
@@ -15,6 +16,7 @@ typedef struct {
 extern volatile sig_atomic_t stop_requested; /* from the first signal on nothing is written to anybody */
 
 bool http_read(int fd, http_request *r);
+bool http_gone(int fd); /* the client has closed its side, which ends its request since September */
 bool http_send(int fd, const void *data, size_t n); /* false when the client is gone or too slow, or at the stop */
 bool http_reply(int fd, bool cors, int code, const char *type, const char *body);
 bool http_error(int fd, bool cors, int code, const char *message);
@@ -25,10 +27,9 @@ typedef enum { API_CHAT, API_COMPLETION, API_RESPONSES, API_MESSAGES } api_kind;
 
 typedef struct {
     api_kind api;
-    bool stream, include_usage, think;
+    bool stream, include_usage, think, model_given;
     int max_tokens;
     char *model, *prompt_text, *last_user, *tool_result;
-    bool answered; /* by the assistant, since the user spoke */
     char **tools;
     int n_tools;
     char *live_id; /* tool call that only the live state of this server knows */
@@ -41,6 +42,14 @@ typedef struct {
     int n;
 } call_memory;
 
+/* Around the calls of an answer, as the prompt shows them. */
+#define CALLS_OPEN "\n\n<｜DSML｜tool_calls>\n"
+#define CALLS_CLOSE "</｜DSML｜tool_calls>"
+
+/* shape.c: whether the engine reads this body at all. Ends the process where the real one would end. */
+bool request_is_sound(api_kind api, const char *body, char *err, size_t size);
+/* request.c */
+void render_call(buf *b, const char *name, const char *arguments);
 bool api_parse(request *r, api_kind api, const char *body, int default_tokens, call_memory *calls, char *err, size_t size);
 void api_free(request *r);
 bool api_overflow(int fd, bool cors, const request *r, int tokens, int ctx);

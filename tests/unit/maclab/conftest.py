@@ -1,4 +1,4 @@
-"""What the tests of the stand-in engine share: two generations, built once, and weights."""
+"""What the tests of the stand-in engine share: four generations, built once, and weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from maclab.engine import rig
 from maclab.engine.rig import Bench
 
 FLASH = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"
+NAMES = ("may", "july", "august", "september")
 USED = (
     FLASH,
     FLASH.replace(".gguf", "-0731.gguf"),
@@ -23,7 +24,7 @@ USED = (
 def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """{generation: folder of its build}."""
     folder = tmp_path_factory.mktemp("releases")
-    return {name: rig.build(name, folder / name) for name in ("may", "july")}
+    return {name: rig.build(name, folder / name) for name in NAMES}
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +50,13 @@ def may(releases: dict[str, Path], tmp_path: Path) -> Bench:
 @pytest.fixture
 def july(releases: dict[str, Path], tmp_path: Path) -> Bench:
     return Bench(releases["july"], tmp_path)
+
+
+@pytest.fixture
+def august(releases: dict[str, Path], tmp_path: Path) -> Bench:
+    return Bench(releases["august"], tmp_path)
+
+
+@pytest.fixture
+def september(releases: dict[str, Path], tmp_path: Path) -> Bench:
+    return Bench(releases["september"], tmp_path)

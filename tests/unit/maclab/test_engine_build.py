@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from maclab import engine, weights
-from maclab.engine import compare, rig
+from maclab.engine import bodies, checkpoints, compare, rig, served
 from maclab.engine.rig import Bench
 from maclab.errors import LabError
 
@@ -28,7 +28,7 @@ class TestRepository:
         assert stand_ins["54b36ed9ba42da31b24f2d1a5feb075c2475dbb1"] == made["july"]
         assert len(set(made.values())) == len(engine.GENERATIONS)
 
-    def test_history_is_a_line_from_may_to_august(self, tmp_path: Path) -> None:
+    def test_history_is_a_line_from_may_to_september(self, tmp_path: Path) -> None:
         made = engine.commits(tmp_path / "ds4.git")
         done = subprocess.run(
             ["git", "-C", str(tmp_path / "ds4.git"), "rev-list", "--reverse", "main"],
@@ -38,7 +38,7 @@ class TestRepository:
 
     def test_a_checkout_is_what_export_writes(self, tmp_path: Path) -> None:
         engine.build_repo(tmp_path / "ds4.git")
-        engine.export(engine.named("august"), tmp_path / "exported")
+        engine.export(engine.named("september"), tmp_path / "exported")
         subprocess.run(["git", "clone", "-q", str(tmp_path / "ds4.git"), str(tmp_path / "clone")], check=True)
         done = subprocess.run(
             ["diff", "-r", "--exclude=.git", str(tmp_path / "clone"), str(tmp_path / "exported")], check=False
@@ -51,6 +51,13 @@ class TestRepository:
         made = engine.commits(tmp_path / "ds4.git")
         assert entries[made["no-serve"]]["known_bad"] is True
         assert entries[made["august"]]["generation"] == "2026-08"
+        assert entries[made["september"]]["generation"] == "2026-09"
+
+    def test_each_of_the_newest_generations_stands_for_an_upstream_commit(self, tmp_path: Path) -> None:
+        stand_ins = engine.build_repo(tmp_path / "ds4.git")
+        made = engine.commits(tmp_path / "ds4.git")
+        assert stand_ins["b0309611041655f4e45671cfd9c9886aff161406"] == made["august"]
+        assert stand_ins["0aaea5a238fb41a35106a551e73c8409dfb751ac"] == made["september"]
 
 
 class TestBuild:
@@ -170,14 +177,68 @@ class TestRefusals:
         ("arguments", "status", "line"),
         [
             (["--power", "0"], 2, "ds4-server: --power must be between 1 and 100"),
-            (["--ssd-streaming", "--mtp", "x"], 1, "ds4: --ssd-streaming is not compatible with --mtp yet"),
-            (["--dspark"], 1, "ds4: --dspark needs the support model"),
+            (["--dspark"], 1, "ds4: --dspark requires --mtp FILE"),
         ],
     )
     def test_of_july(self, july: Bench, arguments: list[str], status: int, line: str) -> None:
         done = july.run("ds4-server", *arguments)
         assert done.returncode == status
         assert line in done.stderr
+
+    def test_weights_beside_those_that_are_streamed_are_refused_after_the_weights(
+        self, july: Bench, tmp_path: Path
+    ) -> None:
+        model = str(weights.ensure(tmp_path, FLASH))
+        done = july.run("ds4-server", "--ssd-streaming", "--mtp", "x", "-m", model)
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (
+            1,
+            "ds4: --ssd-streaming is not compatible with --mtp yet",
+        )
+
+
+class TestFlagsByGeneration:
+    """`ds4-server FLAG [VALUE] --help` ends with 0 for a flag that its parser knows, else with 2."""
+
+    KNOWN = (
+        ("--mixed-prefill-quantum 4", "august september"),
+        ("--vision x", "september"),
+        ("--mtp x", "july august"),
+        ("--mtp-model x", "september"),
+        ("--mtp-timing", "september"),
+        ("--mtp-exact-sampling", "september"),
+        ("--mtp-draft 2", "july august september"),
+        ("--glm-mtp", "july august"),
+        ("--tensor-parallel", "september"),
+        ("--transport auto", "september"),
+        ("--batched-session 0", ""),
+        ("--metrics", ""),
+    )
+
+    @pytest.mark.parametrize(("words", "names"), KNOWN)
+    def test_the_exit_status_tells(
+        self, july: Bench, august: Bench, september: Bench, words: str, names: str
+    ) -> None:
+        benches = {"july": july, "august": august, "september": september}
+        for name, bench in benches.items():
+            done = bench.run("ds4-server", *words.split(), "--help")
+            assert done.returncode == (0 if name in names.split() else 2), name
+
+    def test_the_help_of_july_and_august_shows_what_their_server_refuses(
+        self, july: Bench, august: Bench
+    ) -> None:
+        for bench in (july, august):
+            told = rig.flags([bench.run("ds4-server", "--help", "distributed").stdout])
+            assert {"--tensor-parallel", "--transport", "--rdma-device"} <= told
+            assert bench.run("ds4-server", "--tensor-parallel", "--help").returncode == 2
+
+    def test_the_switch_of_september_takes_no_file(self, september: Bench) -> None:
+        done = september.run("ds4-server", "--mtp", "draft.gguf", "-m", "/nope")
+        assert (done.returncode, "unknown option: draft.gguf" in done.stderr) == (2, True)
+
+    def test_the_server_is_no_worker_of_a_pair(self, september: Bench) -> None:
+        done = september.run("ds4-server", "--tensor-parallel", "--role", "worker")
+        assert done.returncode == 2
+        assert "--role worker is a serving mode" in done.stderr
 
 
 class TestDownloadScript:
@@ -236,18 +297,30 @@ class TestDownloadScript:
         assert "python3 -m pip install -U huggingface_hub hf_xet" in done.stderr
 
 
+SAMPLE = served.Scope(
+    tuple(bodies.every())[::199],
+    [case for case in checkpoints.CASES if case.name in ("sound", "another name")],
+)
+
+
 class TestComparison:
     """The command that holds the stand-in against a real engine, here against other stand-ins."""
 
     def test_finds_nothing_between_two_of_a_kind(self, releases: dict[str, Path], tmp_path: Path) -> None:
         (tmp_path / "files").mkdir()
         one, other = (Bench(releases["may"], tmp_path / name) for name in ("one", "other"))
-        found = list(compare.compare(one, other, tmp_path / "files"))
+        found = list(compare.compare(one, other, tmp_path / "files", SAMPLE))
         assert len(found) > 80
         assert [finding.check for finding in found if not finding.same] == []
 
     def test_finds_what_differs_between_generations(self, releases: dict[str, Path], tmp_path: Path) -> None:
         (tmp_path / "files").mkdir()
         one, other = (Bench(releases[name], tmp_path / name) for name in ("may", "july"))
-        found = {item.check for item in compare.compare(one, other, tmp_path / "files") if not item.same}
-        assert {"ds4-server --help, flags", "start, log", "GET /v1/models", "file: wrong shape"} <= found
+        found = {
+            item.check for item in compare.compare(one, other, tmp_path / "files", SAMPLE) if not item.same
+        }
+        assert {
+            "ds4-server --help, flags", "start, log", "GET /v1/models", "file: wrong shape",
+            "ds4-server --power 50 --help, exit status", "checkpoint: sound",
+        } <= found  # fmt: skip
+        assert "checkpoint: another name" not in found

@@ -186,6 +186,9 @@ DEADLY = [
     (MESSAGES, '{"system":"a","system":"\\q"}'),
     ("/v1/completions", '{"model":"a","model":2}'),
     ("/v1/completions", '{"prompt":"a","prompt":"\\x"}'),
+    (CHAT, '{"messages":[{"role":"user","role":1}]}'),
+    (CHAT, '{"tools":[{"name":"a","name":1}],"messages":[]}'),
+    (RESPONSES, '{"input":[{"call_id":"a","call_id":1}]}'),
 ]
 
 
@@ -199,8 +202,7 @@ class TestDeadlyBodies:
                 server.ask(path, body)
             assert server.process.wait(10) == -signal.SIGABRT
 
-    def test_august_answers_them_all(self, files: Path, tmp_path: Path) -> None:
-        august = Bench(rig.build("august", tmp_path / "release"), tmp_path / "state")
+    def test_august_answers_them_all(self, files: Path, august: Bench) -> None:
         with august.server("-m", str(files / FLASH)) as server:
             for path, body in DEADLY:
                 assert server.ask(path, body)[0] in (200, 400)
@@ -274,7 +276,7 @@ class TestAnswers:
         assert [item for _name, item in rig.events(text)][-1] == "[DONE]"
 
     def test_messages(self, shared: Server) -> None:
-        body = {"system": "short", "max_tokens": 10, **user("2+2")}
+        body = {"system": "short", "max_tokens": 10, **user("2+2"), "thinking": {"type": "disabled"}}
         answer = json.loads(shared.ask(MESSAGES, body)[2])
         assert (answer["type"], answer["stop_reason"]) == ("message", "end_turn")
         assert answer["content"] == [{"type": "text", "text": "4"}]
@@ -552,7 +554,7 @@ class TestCheckpoints:
         payload, text_bytes = struct.unpack_from("<QI", data, 40)
         assert (magic, version, quant, reason) == (b"KVC", 1, 2, 1)
         assert (tokens, hits, ctx, payload) == (8192, 0, 32768, payload_bytes(8192))
-        assert (model, data[20]) == ((1, 2) if july else (0, 0))
+        assert (model, data[20]) == (0, 2 if july else 0)
         text = data[52 : 52 + text_bytes]
         assert path.stem == hashlib.sha1(text, usedforsecurity=False).hexdigest()
         assert len(data) == 52 + text_bytes + payload
@@ -655,7 +657,9 @@ class TestCheckpoints:
         with bench.server("-m", str(files / FLASH), "--kv-disk-dir", str(bench.state / "kv")):
             assert left.exists()
 
-    def test_a_cut_off_file_is_discarded(self, bench: Bench, files: Path) -> None:
+    def test_a_cut_off_file_is_discarded_in_may_and_not_looked_at_since(
+        self, bench: Bench, files: Path
+    ) -> None:
         arguments = ["-m", str(files / FLASH), "--kv-disk-dir", str(bench.state / "kv")]
         with bench.server(*arguments) as server:
             server.chat(LONG)
@@ -665,7 +669,8 @@ class TestCheckpoints:
                 file.truncate(path.stat().st_size - 1000)
         with bench.server(*arguments) as server:
             assert server.chat(LONG)[0] == 200
-            assert "kv cache discarded corrupt text-prefix payload" in server.log
+            may = bench.release.name == "may"
+            assert ("kv cache discarded corrupt text-prefix payload" in server.log) == may
 
 
 def test_a_trace_holds_prompts_and_answers(july: Bench, files: Path) -> None:

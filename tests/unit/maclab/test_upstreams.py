@@ -158,7 +158,7 @@ class TestGit:
         done = outside.git("clone", "--quiet", "https://github.com/antirez/ds4", str(tmp_path / "ds4"))
         assert done.returncode == 0, done.stderr
         head = outside.git("-C", str(tmp_path / "ds4"), "rev-parse", "HEAD").stdout.strip()
-        assert head == engine.commits(outside.folder / "repos/antirez/ds4.git")["august"]
+        assert head == engine.commits(outside.folder / "repos/antirez/ds4.git")["september"]
 
     def test_a_pinned_commit_can_be_fetched_by_its_hash(self, outside: Outside, tmp_path: Path) -> None:
         may = engine.commits(outside.folder / "repos/antirez/ds4.git")["may"]
