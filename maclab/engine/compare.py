@@ -78,22 +78,6 @@ BAD_LINES: tuple[tuple[str, ...], ...] = (
     ("ds4-bench", "--nope"),
     ("ds4-bench", "--ctx-max", "x"),
 )
-_PROBED = """
-    --tensor-parallel; --transport auto; --rdma-device x; --rdma-gid-index 1; --debug-hash 3;
-    --tensor-parallel-token-prefill; --vision x; --mtp x; --mtp; --mtp-model x; --mtp-draft 2;
-    --mtp-margin 2; --mtp-timing; --mtp-exact-sampling; --glm-mtp; --glm-mtp-timing; --dspark;
-    --dspark-confidence 0.5; --dspark-strict; --mixed-prefill-quantum 4; --mixed-prefill-quantum 0;
-    --batched-session 0; --batched-session 100; --power 50; --power 0; --prefill-chunk 9;
-    --ssd-streaming; --ssd-streaming-cache-experts 5; --ssd-streaming-cache-experts 5GB;
-    --ssd-streaming-cache-experts x; --simulate-used-memory 1GB; --gpu-vram 3; --gpu-devices 1;
-    --cuda-tensor-parallel; --rocm; --role worker; --layers 1:2; --listen 0.0.0.0 99;
-    --coordinator a 1; --dist-prefill-chunk 3; --debug; --health; --metrics; --api-key x;
-    --max-queue 3; --version; --raw-prompt; --prefix-file x; --think-level 3; --decode-consistency 3;
-    --dump-logits x; --expert-profile x; --dump-frontier-logits-dir x; --kv-cache-min-tokens 0;
-    --chdir x
-    """
-#: Words whose knowledge `WORD --help` tells by its exit status, before a lock or a model is wanted.
-PROBES = tuple(tuple(words.split()) for words in _PROBED.split(";"))
 TOPICS = ("runtime", "distributed", "steering", "api", "kv-cache", "thinking", "all")
 
 
@@ -101,8 +85,9 @@ def compare(
     real: Bench, stand_in: Bench, folder: Path, scope: served.Scope | None = None
 ) -> Iterator[Finding]:
     """All checks, one after another; `folder` takes the files they need. scope: everything unless given."""
+    scope = scope or served.everything()
     yield from _flags(real, stand_in)
-    yield from _probes(real, stand_in)
+    yield from _probes(real, stand_in, scope.probes)
     checks: list[tuple[str, Callable[[Bench], str]]] = [
         (" ".join(line), functools.partial(_first_line, arguments=line)) for line in BAD_LINES
     ]
@@ -115,7 +100,7 @@ def compare(
     for name, check in checks:
         yield Finding(name, check(real), check(stand_in))
     yield from _scripts(real, stand_in, folder)
-    yield from served.compare(real, stand_in, folder, scope or served.everything())
+    yield from served.compare(real, stand_in, folder, scope)
 
 
 def _flags(real: Bench, stand_in: Bench) -> Iterator[Finding]:
@@ -124,10 +109,10 @@ def _flags(real: Bench, stand_in: Bench) -> Iterator[Finding]:
         yield Finding(f"{program} --help, flags", " ".join(sorted(one)), " ".join(sorted(other)))
 
 
-def _probes(real: Bench, stand_in: Bench) -> Iterator[Finding]:
+def _probes(real: Bench, stand_in: Bench, probes: Sequence[Sequence[str]]) -> Iterator[Finding]:
     """What each program's parser knows, and what its help says of each topic."""
     for program in PROGRAMS:
-        for words in PROBES:
+        for words in probes:
             one, other = (str(bench.run(program, *words, "--help").returncode) for bench in (real, stand_in))
             yield Finding(f"{program} {' '.join(words)} --help, exit status", one, other)
         for topic in TOPICS:
@@ -151,6 +136,7 @@ def _scripts(real: Bench, stand_in: Bench, folder: Path) -> Iterator[Finding]:
     for bench in (real, stand_in):
         bench.environment |= {"DS4_GGUF_DIR": str(weights), "HOME": str(folder)}
     lines = (("nothing",), (whole, "--token"), (whole, "--fast"), (whole,), (side,), (unfinished,))
+    line: tuple[str, ...]
     for line in lines:
         one, other = (_script(bench, line) for bench in (real, stand_in))
         yield Finding(f"download_model.sh {' '.join(line)}", one, other)

@@ -56,17 +56,36 @@ class Finding:
         return self.real == self.stand_in
 
 
+_PROBED = """
+    --tensor-parallel; --transport auto; --rdma-device x; --rdma-gid-index 1; --debug-hash 3;
+    --tensor-parallel-token-prefill; --vision x; --mtp x; --mtp; --mtp-model x; --mtp-draft 2;
+    --mtp-margin 2; --mtp-timing; --mtp-exact-sampling; --glm-mtp; --glm-mtp-timing; --dspark;
+    --dspark-confidence 0.5; --dspark-strict; --mixed-prefill-quantum 4; --mixed-prefill-quantum 0;
+    --batched-session 0; --batched-session 100; --power 50; --power 0; --prefill-chunk 9;
+    --ssd-streaming; --ssd-streaming-cache-experts 5; --ssd-streaming-cache-experts 5GB;
+    --ssd-streaming-cache-experts x; --simulate-used-memory 1GB; --gpu-vram 3; --gpu-devices 1;
+    --cuda-tensor-parallel; --rocm; --role worker; --layers 1:2; --listen 0.0.0.0 99;
+    --coordinator a 1; --dist-prefill-chunk 3; --debug; --health; --metrics; --api-key x;
+    --max-queue 3; --version; --raw-prompt; --prefix-file x; --think-level 3; --decode-consistency 3;
+    --dump-logits x; --expert-profile x; --dump-frontier-logits-dir x; --kv-cache-min-tokens 0;
+    --chdir x
+    """
+#: Words whose knowledge `WORD --help` tells by its exit status, before a lock or a model is wanted.
+PROBES = tuple(tuple(words.split()) for words in _PROBED.split(";"))
+
+
 @dataclass(frozen=True)
 class Scope:
-    """What is asked: (path, body) pairs and the folders of checkpoints."""
+    """What is asked: words for the parsers, (path, body) pairs and folders of checkpoints."""
 
+    probes: Sequence[Sequence[str]]
     bodies: Sequence[tuple[str, str]]
     cases: Sequence[checkpoints.Case]
 
 
 def everything() -> Scope:
     """All that there is: some thousand bodies and all folders."""
-    return Scope(tuple(bodies.every()), checkpoints.CASES)
+    return Scope(PROBES, tuple(bodies.every()), checkpoints.CASES)
 
 
 def plain(text: str) -> str:
@@ -78,31 +97,31 @@ def plain(text: str) -> str:
     return re.sub(r"(load|save)=[\d.]+ ms|\b[\d.]+ t/s|\b[\d.]+s\b", "TIME", text)
 
 
-def real_header() -> tuple[bytes, int]:
-    """Header and size of a q2 Flash file with the true tensors and a vocabulary that only has its size."""
+def real_header(family: str = "flash", quant: str = "q2", name: str = "deepseek4") -> tuple[bytes, int]:
+    """Header and size of such a file with the true tensors and a vocabulary that only has its size.
+
+    name: the architecture that the file names; of another one than V4's `deepseek4` it has no keys.
+    """
+    own = name == "deepseek4"
     known = published.load()
-    shape = known.families["flash"].shape
+    shape = known.families[family].shape
     marks = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"]
     marks += ["<think>", "</think>", "｜DSML｜"]
     tokens = [*marks, *(f"token-{number}" for number in range(shape.vocab - len(marks)))]
     keys: dict[str, header.Value] = {
-        "general.architecture": "deepseek4",
+        "general.architecture": name,
         "general.name": "DeepSeek V4 Flash",
-        **header.model_keys(shape),
+        **(header.model_keys(shape) if own else {}),
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.merges": ["a b"],
     }
-    tensors = header.model_tensors(shape, known.quants["q2"])
+    tensors = header.model_tensors(shape, known.quants[quant])
     return header.encode_sized(keys, [(tensor, header.dimensions(shape, tensor.name)) for tensor in tensors])
 
 
 def compare(real: Bench, stand_in: Bench, folder: Path, scope: Scope) -> Iterator[Finding]:
     """All that needs a server; `folder` takes the sparse weights."""
-    model = folder / "sparse.gguf"
-    data, size = real_header()
-    with model.open("wb") as file:
-        file.write(data)
-        file.truncate(size)
+    model = _sparse(folder / "sparse.gguf")
     # Otherwise the real engine would ask the kernel to read 87 GB of holes ahead.
     shim = folder / "shim.c"
     shim.write_text(
@@ -110,10 +129,45 @@ def compare(real: Bench, stand_in: Bench, folder: Path, scope: Scope) -> Iterato
     )
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(folder / "shim.so"), str(shim)], check=True)
     real.environment["LD_PRELOAD"] = str(folder / "shim.so")
+    for family, quant, name in STARTS:
+        other_model = _sparse(folder / "other.gguf", family, quant, name)
+        found, standing = (_started(bench, other_model) for bench in (real, stand_in))
+        yield Finding(f"start of {family} {quant} as {name}", found, standing)
     for looks in (_life, _answers, _lookups):
         one, other = (looks(bench, model, scope) for bench in (real, stand_in))
         for (name, text), (_same, standing) in zip(one, other, strict=True):
             yield Finding(name, text, standing)
+
+
+#: Family, quant and what the file says that its architecture is.
+STARTS = (
+    ("flash", "q2", "deepseek4"),
+    ("flash", "q2-q4", "deepseek4"),
+    ("flash", "q4", "deepseek4"),
+    ("flash", "mxfp4", "deepseek4"),
+    ("pro", "q2", "deepseek4"),
+    ("flash", "q2", "deepseek41"),
+    ("flash", "q2", "qwen3"),
+    ("flash", "q2", "glm-dsa"),
+)
+
+
+def _sparse(path: Path, *which: str) -> Path:
+    data, size = real_header(*which)
+    with path.open("wb") as file:
+        file.write(data)
+        file.truncate(size)
+    return path
+
+
+def _started(bench: Bench, model: Path) -> str:
+    """`listening`, or the exit status and the last line."""
+    with bench.server("-m", str(model), "--ctx", "1", ready=False) as server:
+        try:
+            server.wait_for(rig.READY, timeout_s=60)
+        except RuntimeError:
+            return f"{server.process.returncode}: {plain(server.log).splitlines()[-1]}"
+        return "listening"
 
 
 def _life(bench: Bench, model: Path, _scope: Scope) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ static const struct {
 #define N_TYPES (sizeof(block_types) / sizeof(block_types[0]))
 #define IQ2_LIKE 2
 #define TYPE_Q4_K 12u
+#define TYPE_MXFP4 39u
 
 typedef struct {
     const uint8_t *data;
@@ -205,7 +206,21 @@ static double required(const gguf *g, const char *name) {
 
 static bool close_to(double a, double b) { return fabs(a - b) <= 1e-6 * (fabs(b) > 1 ? fabs(b) : 1); }
 
+static const char *architecture(const gguf *g) {
+    const gguf_key *k = find_key(g, "general.architecture");
+    return k && k->text ? k->text : "";
+}
+
+/* What the file calls itself matters for GLM and, since September, for V4.1; anything else is read as V4. */
+static void check_family(const gguf *g) {
+    const bool glm = DS4_GENERATION >= GEN_JULY && !strcmp(architecture(g), "glm-dsa");
+    const char *first = glm ? "glm-dsa.block_count" : "deepseek4.block_count";
+    if (!find_key(g, first)) die(1, "required metadata key is missing: %s", first);
+    if (glm) die(1, "GLM is not part of the stand-in engine");
+}
+
 static void check_shape(gguf *g) {
+    check_family(g);
     /* Upstream reports a missing key before any wrong value. */
     for (size_t i = 0; i < N_EXPECTED; i++) (void)required(g, expected_keys[i].key);
     bool flash = true, pro = true;
@@ -263,6 +278,17 @@ static const char *const indexer_tensors[] = {
     "blk.%d.indexer_compressor_norm.weight"};
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
+/* Until August the engine has no kernels for MXFP4, and says so of the first tensor that needs them. */
+static void check_experts(const gguf *g, int layer) {
+    static const char *const names[] = {"blk.%d.ffn_gate_exps.weight", "blk.%d.ffn_up_exps.weight", "blk.%d.ffn_down_exps.weight"};
+    char name[128];
+    for (size_t i = 0; i < COUNT(names) && DS4_GENERATION < GEN_AUGUST; i++) {
+        snprintf(name, sizeof(name), names[i], layer);
+        if (gguf_find(g, name)->type == TYPE_MXFP4)
+            die(1, "tensor %s has type %u (unknown), expected a routed expert quant type", name, TYPE_MXFP4);
+    }
+}
+
 void gguf_check_model(gguf *g) {
     check_shape(g);
     const int layers = g->shape == SHAPE_FLASH ? 43 : 61;
@@ -282,6 +308,7 @@ void gguf_check_model(gguf *g) {
             for (size_t i = 0; i < COUNT(indexer_tensors); i++) require_tensor(g, indexer_tensors[i], il);
         if (il < 3) require_tensor(g, "blk.%d.ffn_gate_tid2eid.weight", il);
     }
+    for (int il = 0; il < layers; il++) check_experts(g, il);
     g->quant_bits = gguf_find(g, "blk.0.ffn_gate_exps.weight")->type == TYPE_Q4_K ? 4 : IQ2_LIKE;
 }
 

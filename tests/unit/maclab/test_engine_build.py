@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from maclab import engine, weights
+from maclab import engine, published, weights
 from maclab.engine import bodies, checkpoints, compare, rig, served
 from maclab.engine.rig import Bench
 from maclab.errors import LabError
@@ -196,6 +197,42 @@ class TestRefusals:
         )
 
 
+class TestWeightsByGeneration:
+    """What a generation cannot load it refuses at start, with its own words, before it listens."""
+
+    MXFP4 = next(
+        file for release in published.load().releases for file in release.files if "MXFP4" in file.name
+    )
+
+    def test_july_has_no_kernels_for_mxfp4(self, july: Bench, tmp_path: Path) -> None:
+        model = str(weights.ensure(tmp_path, self.MXFP4.name))
+        done = july.run("ds4-server", "-m", model)
+        assert done.returncode == 1
+        told = "tensor blk.0.ffn_gate_exps.weight has type 39 (unknown), expected a routed expert quant type"
+        assert done.stderr.splitlines()[-1] == f"ds4: {told}"
+
+    def test_august_loads_it(self, august: Bench, tmp_path: Path) -> None:
+        with august.server("-m", str(weights.ensure(tmp_path, self.MXFP4.name))) as server:
+            assert server.chat("2+2")[0] == 200
+
+    @pytest.mark.parametrize(
+        ("name", "key"), [("qwen3", "deepseek4.block_count"), ("glm-dsa", "glm-dsa.block_count")]
+    )
+    def test_another_family_lacks_the_first_key(
+        self, july: Bench, august: Bench, tmp_path: Path, name: str, key: str
+    ) -> None:
+        model = tmp_path / "other.gguf"
+        data, size = served.real_header("flash", "q2", name)
+        model.write_bytes(data)
+        os.truncate(model, size)
+        for bench in (july, august):
+            done = bench.run("ds4-server", "-m", str(model))
+            assert (done.returncode, done.stderr.splitlines()[-1]) == (
+                1,
+                f"ds4: required metadata key is missing: {key}",
+            )
+
+
 class TestFlagsByGeneration:
     """`ds4-server FLAG [VALUE] --help` ends with 0 for a flag that its parser knows, else with 2."""
 
@@ -298,6 +335,7 @@ class TestDownloadScript:
 
 
 SAMPLE = served.Scope(
+    [("--power", "50"), ("--vision", "x")],
     tuple(bodies.every())[::199],
     [case for case in checkpoints.CASES if case.name in ("sound", "another name")],
 )
