@@ -137,6 +137,7 @@ void engine_open(engine *e, const options *o) {
     gguf_open(&e->model, o->model);
     if (o->warm) log_engine("warming mapped tensor pages: %.2f GiB", (double)e->model.real_bytes / (double)GIB);
     gguf_check_model(&e->model);
+    if (e->model.shape == SHAPE_FLASH41 && o->power != 100) die(1, "--power is not supported with DeepSeek V4.1");
     if (o->mtp) {
         if (o->streaming) die(1, "--ssd-streaming is not compatible with --mtp yet");
         gguf_open(&e->mtp, o->mtp);

@@ -289,7 +289,20 @@ static void check_experts(const gguf *g, int layer) {
     }
 }
 
+/* Since September a file may say that it is V4.1; its tensors are read as they come. */
+static bool check_v41(gguf *g) {
+    if (DS4_GENERATION < GEN_SEPTEMBER || strcmp(architecture(g), "deepseek41") != 0) return false;
+    const gguf_key *layers = find_key(g, "deepseek41.block_count");
+    if (!layers) die(1, "required metadata key is missing: deepseek41.block_count");
+    g->shape = SHAPE_FLASH41;
+    if (layers->number != shape_layers(g->shape)) die(1, "unsupported DeepSeek V4.1 shape: layers=%.0f", layers->number);
+    const gguf_tensor *experts = gguf_find(g, "blk.0.ffn_gate_exps.weight");
+    g->quant_bits = experts && experts->type == TYPE_Q4_K ? 4 : IQ2_LIKE;
+    return true;
+}
+
 void gguf_check_model(gguf *g) {
+    if (check_v41(g)) return;
     check_shape(g);
     const int layers = g->shape == SHAPE_FLASH ? 43 : 61;
     const gguf_key *ratios = find_key(g, "deepseek4.attention.compress_ratios");

@@ -18,6 +18,7 @@ typedef struct {
 
 static const shape_facts facts[] = {
     [SHAPE_FLASH] = {43, 21, 20, 512, 2103541264ull, 4506796544ull, 22144528ull, 43 * 256, {6.75, 13.5}},
+    [SHAPE_FLASH41] = {40, 0, 0, 512, 0, 2 * GIB, 0, 40 * 384, {9953280.0 / MIB, 19906560.0 / MIB}},
     /* An expert grows with embd * ff: (7168 * 3072) / (4096 * 2048). */
     [SHAPE_PRO] = {61, 30, 31, 1024, 0, 15732829696ull, 54581776ull, 61 * 384, {6.75 * 2.625, 13.5 * 2.625}},
 };
@@ -31,6 +32,11 @@ static const shape_facts facts[] = {
 #define PANIC_FACTOR 1.15
 #define STOCK_LIMIT_SHARE 0.75
 
+/* V4.1: what stays in memory by the quant (2-bit, 4-bit), and what streaming keeps besides the experts. */
+static const uint64_t v41_resident[2] = {162935654128ull, 315818034928ull};
+static const uint64_t v41_headroom[2] = {7644119040ull, 15288238080ull};
+#define V41_STATIC 10061367744ull
+
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 static uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
@@ -40,7 +46,40 @@ static uint32_t default_prefill_cap(shape_id shape, uint32_t ctx) {
     return shape == SHAPE_PRO ? min_u32(8192, ctx) : 4096;
 }
 
+static uint64_t rounded_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit; }
+
+/* The graph of V4.1 in bytes, by the published sizes of its buffers: it grows by the prompt's tokens that are read at
+ * once (chunk), by those that it carries between layers, and by the context. */
+static uint64_t v41_graph(uint64_t c, uint64_t *chunk) {
+    const uint64_t p = c < 2048 ? c : c < 8192 ? 2048 : c < 16384 ? 4096 : 8192;
+    const uint64_t m = rounded_up(c, 8), carry = 10240 + 4 + 24 + 512 + rounded_up(m, 32), groups = rounded_up(c, 64);
+    uint64_t k = 3 * GIB / (4 * carry);
+    k = (k < 32768 ? k : 32768) < c ? (k < 32768 ? k : 32768) : c;
+    k = k / 2048 * 2048 > p ? k / 2048 * 2048 : 0;
+    const uint64_t packed = rounded_up((p + groups) * 4, 256) * 256 + p * 32 * 128 * 2 + groups * 64 * 128 * 2;
+    const uint64_t owners = 3 * ((c / 2 + 1) * 640 + 1024) + (c + 1) * 640 + 1024;
+    const uint64_t row = 158968 + m;
+    const uint64_t scratch = rounded_up(p, 4) + (p + 128) * 512 + 32 * c + packed / 4 + 2 * m + (k ? k : p) * 6144 + 674040;
+    const uint64_t floats = 40 * 128 * 512 + owners + 2 * 2 * 5120 * 4 + scratch + row * p + k * carry + 512 * p +
+                            (k > p ? 48 * (k - p) : 0);
+    *chunk = p;
+    return 4 * floats + 51080 + 517120 + (p < 512 ? 0 : p <= 4096 ? 256 * MIB : 512 * MIB) + 256 * c;
+}
+
+static context_memory v41_context(int ctx) {
+    context_memory m = {0};
+    uint64_t chunk;
+    m.total = v41_graph((uint64_t)ctx, &chunk);
+    m.prefill_cap = (uint32_t)chunk;
+    m.raw_rows = SWA;
+    m.compressed_rows = (uint32_t)ctx / 2 + 1;
+    m.compressed = (uint64_t)ctx * 6400;
+    m.scratch = m.total - m.compressed;
+    return m;
+}
+
 context_memory context_estimate(shape_id shape, int ctx_size, int prefill_chunk, bool metal) {
+    if (shape == SHAPE_FLASH41) return v41_context(ctx_size);
     const shape_facts *f = &facts[shape];
     const uint32_t ctx = (uint32_t)ctx_size;
     context_memory m = {0};
@@ -87,6 +126,7 @@ uint64_t kv_payload_bytes(shape_id shape, int tokens) {
     const uint64_t n = (uint64_t)tokens, layers = (uint64_t)f->layers;
     const uint64_t raw = (n < SWA ? n : SWA) * 2048;
     uint64_t bytes = 52 + 4 * n + 4 * VOCAB + 8 * layers + layers * raw;
+    if (shape == SHAPE_FLASH41) return bytes + n * 6400;
     bytes += (uint64_t)f->ratio4 * (n / 4 * 2048 + 8ull * 4 * 2048 + n / 4 * 512 + 8ull * 4 * 512);
     bytes += (uint64_t)f->ratio128 * (n / 128 * 2048 + 2ull * 128 * 2048);
     return bytes;
@@ -98,6 +138,30 @@ static uint64_t workspace(const shape_facts *f, shape_id shape, const context_me
     const double share = c->prefill_cap < full ? c->prefill_cap / full : 1;
     if (DS4_GENERATION < GEN_JULY) return (uint64_t)((double)f->workspace_may * share);
     return (uint64_t)((double)f->workspace_shared * share) + (uint64_t)sessions * f->workspace_session;
+}
+
+/* The Engram tables stay on the SSD. The rest must fit both limits, which is looked at before anything is started. */
+static void plan_v41(memory_plan *p, const gguf *model, const memory_request *r) {
+    const int four = model->quant_bits == 4;
+    const uint64_t most = p->ram / 8 * 7;
+    p->weights = r->streaming ? V41_STATIC : v41_resident[four];
+    p->headroom = r->streaming ? v41_headroom[four] : 0;
+    p->workspace = facts[SHAPE_FLASH41].workspace_shared;
+    if (p->ram && most < p->limit) p->limit = most;
+    const uint64_t fixed = p->weights + p->headroom + p->workspace + p->context.total * (uint64_t)r->sessions;
+    p->total = rounded_up(fixed, MIB) * MIB;
+    if (p->ram && p->total > p->limit)
+        die(1, "DeepSeek V4.1 needs %llu MiB of memory, and %llu MiB are allowed", (unsigned long long)(p->total / MIB),
+            (unsigned long long)(p->limit / MIB));
+    if (!r->streaming) return;
+    const double expert = facts[SHAPE_FLASH41].expert_mib[four] * (double)MIB, all = expert * facts[SHAPE_FLASH41].experts;
+    const double room = p->ram ? (double)(p->limit - p->total) : all;
+    const double cache = r->stream_cache && (double)r->stream_cache < room ? (double)r->stream_cache : room < all ? room : all;
+    p->expert_mib = expert / (double)MIB;
+    p->cached_experts = (uint32_t)(cache / expert);
+    p->cache = (uint64_t)(p->cached_experts * expert);
+    p->total += p->cache;
+    p->resident_share = cache / all;
 }
 
 memory_plan memory_make_plan(const gguf *model, const gguf *mtp, const memory_request *r) {
@@ -117,6 +181,10 @@ memory_plan memory_make_plan(const gguf *model, const gguf *mtp, const memory_re
     p.mtp = mtp ? mtp->real_bytes + MTP_GRAPH_BYTES : 0;
     p.weights = model->real_bytes;
     p.resident_share = 1;
+    if (model->shape == SHAPE_FLASH41) {
+        plan_v41(&p, model, r);
+        return p;
+    }
     if (r->streaming) {
         const double expert = f->expert_mib[model->quant_bits == 4] * (double)MIB;
         const double all = expert * f->experts;
