@@ -213,7 +213,8 @@ static const char *architecture(const gguf *g) {
 
 /* What the file calls itself matters for GLM and, since September, for V4.1; anything else is read as V4. */
 static void check_family(const gguf *g) {
-    const bool glm = DS4_GENERATION >= GEN_JULY && !strcmp(architecture(g), "glm-dsa");
+    if (DS4_GENERATION < GEN_JULY) return;
+    const bool glm = !strcmp(architecture(g), "glm-dsa");
     const char *first = glm ? "glm-dsa.block_count" : "deepseek4.block_count";
     if (!find_key(g, first)) die(1, "required metadata key is missing: %s", first);
     if (glm) die(1, "GLM is not part of the stand-in engine");

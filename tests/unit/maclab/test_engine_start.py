@@ -94,9 +94,10 @@ class TestWeightsFile:
         assert line.startswith("ds4: truncated GGUF file at byte ")
 
     def test_a_missing_key_is_named(self, bench: Bench, files: Path) -> None:
+        first = "embedding_length" if bench.release.name == "may" else "block_count"
         assert self.start(bench, files / MTP) == (
             1,
-            "ds4: required metadata key is missing: deepseek4.embedding_length",
+            f"ds4: required metadata key is missing: deepseek4.{first}",
         )
 
     def test_may_knows_flash_only(self, may: Bench, files: Path) -> None:
