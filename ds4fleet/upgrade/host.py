@@ -7,17 +7,18 @@ out which from the Mac's journal.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from ds4agent.switch_report import SwitchJournal, SwitchReport
 from ds4agent.upgrade_state import UpgradeState
 from ds4fleet.upgrade.codes import Code, RolloutError
 from ds4fleet.upgrade.journal import Journal
 
 #: Runs ds4_switch on the Mac with these arguments, or ds4_switch_info without arguments; raises HostLost
 #: when it does not answer and HostRefused when it says no.
-Call = Callable[..., Mapping[str, Any]]
+Call = Callable[..., SwitchReport]
 #: Why a Mac went back that says nothing against the new version.
 _NOT_THE_VERSIONS_FAULT = ("cut", "told", "unconfirmed")
 #: Phases of a run in which nothing more may be begun.
@@ -36,9 +37,7 @@ class HostRefused(Exception):
         self.active = active
 
 
-def switch(
-    journal: Journal, host: str, begin: Callable[[int], Mapping[str, Any]], call: Call
-) -> dict[str, Any]:
+def switch(journal: Journal, host: str, begin: Callable[[int], SwitchReport], call: Call) -> dict[str, Any]:
     """Brings one Mac to its new version (or back), or says why not. Safe to repeat after any interruption.
 
     begin: hands the order of an attempt over and returns the Mac's report once it waits for our word or has
@@ -65,27 +64,25 @@ def switch(
         raise RolloutError(code, f"{host}: {error}") from error
 
 
-def _switched(
-    journal: Journal, host: str, begin: Callable[[int], Mapping[str, Any]], call: Call
-) -> Mapping[str, Any]:
+def _switched(journal: Journal, host: str, begin: Callable[[int], SwitchReport], call: Call) -> SwitchReport:
     """The Mac's report once its switch waits for our word or has ended."""
     run_id = journal.rollout().run_id
     report = call()
-    found = report.get("journal") or {}
-    mine = found.get("run_id") == run_id
-    if report["active"] and not mine:
-        why = f"{host} is being switched by run {found.get('run_id')}"
+    found = report.journal
+    mine = found if found and found.run_id == run_id else None
+    if report.active and not mine:
+        why = f"{host} is being switched by run {found.run_id if found else '?'}"
         _note(journal, phase=UpgradeState.PAUSED, reason=f"{Code.LOCKED}: {why}")
         raise RolloutError(Code.LOCKED, why)
-    if report["active"]:
+    if report.active:
         return call(state="followed")
-    if mine and found["phase"] == UpgradeState.CONFIRMED:
+    if mine and mine.state == UpgradeState.CONFIRMED:
         return report
-    if mine and found["phase"] == UpgradeState.REVERTED:
-        if found.get("cause") not in _NOT_THE_VERSIONS_FAULT:
+    if mine and mine.state == UpgradeState.REVERTED:
+        if mine.cause not in _NOT_THE_VERSIONS_FAULT:
             return report
-        _note(journal, host=host, attempts=[_attempt(report)])
-    number = re.search(r"(\d+)$", str(found["id"])) if mine else None
+        _note(journal, host=host, attempts=[_attempt(mine, report)])
+    number = re.search(r"(\d+)$", mine.id) if mine else None
     _note(
         journal,
         host=host,
@@ -97,47 +94,51 @@ def _switched(
 
 
 def _conclude(
-    journal: Journal, host: str, report: Mapping[str, Any], call: Call, accepted: bool
+    journal: Journal, host: str, report: SwitchReport, call: Call, accepted: bool
 ) -> dict[str, Any]:
-    found = report["journal"]
-    if found["phase"] == UpgradeState.HOLDING:
+    found = _journal_of(report)
+    if found.state == UpgradeState.HOLDING:
         if journal.progress().phase == UpgradeState.ABORTED:
             report = call(state="aborted")
-        elif found["verdict"] != "pass" and not accepted:
-            why, code = found["reason"], Code.GATE_INCONCLUSIVE
+        elif found.verdict != "pass" and not accepted:
+            why, code = found.reason, Code.GATE_INCONCLUSIVE
             _stop(journal, UpgradeState.PAUSED, code, host, UpgradeState.SWITCHING, why)
             raise RolloutError(code, f"{host}: {why}")
         else:
             report = call(state="confirmed")
-        found = report["journal"]
+        found = _journal_of(report)
     values = {
-        "outage_s": report.get("outage_s"),
-        "before": found.get("before"),
-        "after": found.get("after"),
-        "attempts": [_attempt(report)],
+        "outage_s": report.outage_s,
+        "before": found.before,
+        "after": found.after,
+        "attempts": [_attempt(found, report)],
     }
-    if found["phase"] == UpgradeState.CONFIRMED:
+    if found.state == UpgradeState.CONFIRMED:
         _note(journal, host=host, host_phase=UpgradeState.DONE, why="", **values)
         return {"changed": True, **values}
-    if found["phase"] == UpgradeState.CANCELLED:
-        _stop(
-            journal, UpgradeState.PAUSED, Code.REFUSED, host, UpgradeState.STAGED, found["reason"], **values
-        )
-        raise RolloutError(Code.REFUSED, f"{host}: {found['reason']}")
-    if found["phase"] == UpgradeState.REVERTED and found.get("cause") in _NOT_THE_VERSIONS_FAULT:
-        phase = UpgradeState.REVERTED if found.get("cause") == "told" else UpgradeState.LOST
-        _stop(journal, UpgradeState.PAUSED, Code.HOST_LOST, host, phase, found["reason"], **values)
-        raise RolloutError(Code.HOST_LOST, f"{host} went back: {found['reason']}")
-    stuck = found["phase"] == UpgradeState.STUCK
+    if found.state == UpgradeState.CANCELLED:
+        _stop(journal, UpgradeState.PAUSED, Code.REFUSED, host, UpgradeState.STAGED, found.reason, **values)
+        raise RolloutError(Code.REFUSED, f"{host}: {found.reason}")
+    if found.state == UpgradeState.REVERTED and found.cause in _NOT_THE_VERSIONS_FAULT:
+        phase = UpgradeState.REVERTED if found.cause == "told" else UpgradeState.LOST
+        _stop(journal, UpgradeState.PAUSED, Code.HOST_LOST, host, phase, found.reason, **values)
+        raise RolloutError(Code.HOST_LOST, f"{host} went back: {found.reason}")
+    stuck = found.state == UpgradeState.STUCK
     code, phase = (Code.STUCK, UpgradeState.STUCK) if stuck else (Code.GATE_FAILED, UpgradeState.REVERTED)
-    _stop(journal, UpgradeState.FAILED, code, host, phase, found["reason"], **values)
-    raise RolloutError(code, f"{host}: {found['reason']}")
+    _stop(journal, UpgradeState.FAILED, code, host, phase, found.reason, **values)
+    raise RolloutError(code, f"{host}: {found.reason}")
 
 
-def _attempt(report: Mapping[str, Any]) -> dict[str, Any]:
+def _journal_of(report: SwitchReport) -> SwitchJournal:
+    """Raises HostRefused where the Mac has none."""
+    if report.journal is None:
+        raise HostRefused("it has no journal of the switch that it was told to do", active=report.active)
+    return report.journal
+
+
+def _attempt(found: SwitchJournal, report: SwitchReport) -> dict[str, Any]:
     """What an ended switch leaves in the record: its id, how it ended, and for how long nothing served."""
-    found = report["journal"]
-    return {"id": found["id"], "phase": found["phase"], "outage_s": report.get("outage_s")}
+    return {"id": found.id, "phase": found.phase, "outage_s": report.outage_s}
 
 
 def _stop(

@@ -14,6 +14,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 from ds4agent.model import ModelError
+from ds4agent.switch_report import SwitchReport
 from ds4agent.upgrade_state import UpgradeState
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.defaults import role_defaults
@@ -92,10 +93,10 @@ class ActionModule(ActionBase):
         settings = {**role_defaults(), **self._templar.template(given)}
         run_id = journal.rollout().run_id
 
-        def call(**given: Any) -> dict[str, Any]:
+        def call(**given: Any) -> SwitchReport:
             return self._called(given, task_vars)
 
-        def begin(attempt: int) -> dict[str, Any]:
+        def begin(attempt: int) -> SwitchReport:
             if state == "taken_back":
                 return call(state="rolled_back", run_id=run_id, settings=switch_order.limits(settings))
             try:
@@ -112,7 +113,7 @@ class ActionModule(ActionBase):
         finally:
             report.write(journal)
 
-    def _called(self, given: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
+    def _called(self, given: Mapping[str, Any], task_vars: Mapping[str, Any]) -> SwitchReport:
         """What ds4_switch answers to these arguments, ds4_switch_info without any. Raises HostLost and
         HostRefused."""
         module = "ds4.fleet.ds4_switch" if given else "ds4.fleet.ds4_switch_info"
@@ -124,4 +125,7 @@ class ActionModule(ActionBase):
             raise upgrade_host.HostLost(str(result.get("msg")))
         if result.get("failed"):
             raise upgrade_host.HostRefused(str(result.get("msg")), active=bool(result.get("active")))
-        return result
+        try:
+            return SwitchReport.from_json(result)
+        except ModelError as error:
+            raise upgrade_host.HostRefused(str(error), active=bool(result.get("active"))) from None

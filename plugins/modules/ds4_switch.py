@@ -99,6 +99,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.ds4agent.mac import run
+from ..module_utils.ds4agent.model import ModelError, RolloutLock
 from ..module_utils.ds4agent.switch import core
 from ..module_utils.ds4agent.switch import state as switch_state
 from ..module_utils.ds4agent.switch.report import report
@@ -118,19 +119,30 @@ class Refusal(Exception):
     """One sentence."""
 
 
+def journal_of(places: Places) -> dict[str, Any] | None:
+    """Of the last switch, None where there was none. Raises core.UnreadableError."""
+    return core.readable(switch_state.read_json(places.journal))
+
+
+def lock_of(places: Places) -> RolloutLock | None:
+    """Who holds this Mac. Raises ModelError for what does not say it."""
+    held = switch_state.read_json(places.lock)
+    return RolloutLock.from_json(held, places.lock) if held else None
+
+
 def lock(places: Places, params: Mapping[str, Any]) -> bool:
     """Take the lock; Refusal with its owner when another run holds it."""
-    held = switch_state.read_json(places.lock)
-    if held and held["run_id"] != params["run_id"] and not params["take_over"]:
+    held = lock_of(places)
+    if held and held.run_id != params["run_id"] and not params["take_over"]:
         raise Refusal(
             "locked by run %s of %s since %s; wait for it, or take over with --take-over if it is gone"
-            % (held["run_id"], held["owner"], held["since"])
+            % (held.run_id, held.owner, held.since)
         )
-    journal = switch_state.read_json(places.journal)
+    journal = journal_of(places)
     if core.is_active(journal) and journal["run_id"] != params["run_id"]:
         speak(places, "abort", journal)
         wait(places, journal["id"], params["wait_s"], ended=True)
-    if held and held["run_id"] == params["run_id"]:
+    if held and held.run_id == params["run_id"]:
         return False
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     switch_state.write_json(
@@ -141,8 +153,8 @@ def lock(places: Places, params: Mapping[str, Any]) -> bool:
 
 def unlock(places: Places, params: Mapping[str, Any]) -> bool:
     """Give the lock back if it is ours."""
-    held = switch_state.read_json(places.lock)
-    if not held or held["run_id"] != params["run_id"]:
+    held = lock_of(places)
+    if not held or held.run_id != params["run_id"]:
         return False
     switch_state.remove(places.lock)
     return True
@@ -153,7 +165,7 @@ def hand_over(places: Places, order: SwitchOrder) -> None:
     wrong = core.problem(order)
     if wrong:
         raise Refusal(wrong)
-    journal = switch_state.read_json(places.journal)
+    journal = journal_of(places)
     if core.is_active(journal):
         raise Refusal("a switch of run %s is %s" % (journal["run_id"], journal["phase"]))
     if journal and journal["id"] == order["id"]:
@@ -164,7 +176,7 @@ def hand_over(places: Places, order: SwitchOrder) -> None:
     def taken_up() -> bool:
         # A program that is about to end does not see the order, so starting is repeated.
         run.run("launchctl", "kickstart", "system/" + LABEL)
-        now = switch_state.read_json(places.journal)
+        now = journal_of(places)
         return now is not None and now["id"] == order["id"]
 
     if not run.poll(taken_up, TAKEN_UP_S, POLL_S):
@@ -176,7 +188,7 @@ def wait(places: Places, order_id: str, wait_s: float, ended: bool = False) -> N
     """Until the switch has ended or, unless `ended`, waits for the controller's word."""
 
     def there() -> bool:
-        journal = switch_state.read_json(places.journal)
+        journal = journal_of(places)
         if journal is None or journal["id"] != order_id:
             return True
         return not core.is_active(journal) or (not ended and journal["phase"] == UpgradeState.HOLDING)
@@ -195,6 +207,8 @@ def back(places: Places, params: Mapping[str, Any]) -> SwitchOrder:
     state = switch_state.read_json(places.previous)
     if state is None:
         raise Refusal("no switch was ever confirmed here, so there is no version to go back to")
+    if not {"files", "kv_dir", "proof"} <= set(state):
+        raise Refusal("%s is not the version before, as this release writes it" % places.previous)
     service = state["proof"]["server"]
     kept = [item for item in state["files"] if item["path"] == service["config_path"]]
     single, many = core.conf_values(switch_state.text_of(kept[0])) if kept else ({}, {})
@@ -204,7 +218,7 @@ def back(places: Places, params: Mapping[str, Any]) -> SwitchOrder:
     missing = [path for path in needed if not os.path.exists(path)]
     if missing:
         raise Refusal("%s is not here any more, so the version before cannot be gone back to" % missing[0])
-    last = (switch_state.read_json(places.journal) or {}).get("order") or {}
+    last = (journal_of(places) or {}).get("order") or {}
     owner = "root"
     if state["kv_dir"] and os.path.isdir(state["kv_dir"]):
         owner = switch_state.owner_of(state["kv_dir"])
@@ -232,7 +246,7 @@ def work(places: Places, params: Mapping[str, Any]) -> bool:
         hand_over(places, order)
         wait(places, order["id"], params["wait_s"])
         return True
-    journal = switch_state.read_json(places.journal)
+    journal = journal_of(places)
     if not core.is_active(journal):
         return False
     if state == "aborted" and params["run_id"] not in ("", journal["run_id"]):
@@ -276,10 +290,13 @@ def main() -> None:
     )
     places = switch_state.Places(module.params["root"])
     try:
-        changed = False if module.check_mode else work(places, module.params)
-    except (Refusal, OSError) as error:
-        module.fail_json(msg=str(error), **report(places))
-    module.exit_json(changed=changed, **report(places))
+        try:
+            changed = False if module.check_mode else work(places, module.params)
+        except (Refusal, OSError) as error:
+            module.fail_json(msg=str(error), **report(places))
+        module.exit_json(changed=changed, **report(places))
+    except (core.UnreadableError, ModelError) as error:
+        module.fail_json(msg=str(error))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ outage_s:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.ds4agent.switch import core
 from ..module_utils.ds4agent.switch.report import report
 from ..module_utils.ds4agent.switch.state import Places
 
@@ -61,7 +62,7 @@ def main() -> None:
     )
     try:
         found = report(Places(module.params["root"]))
-    except OSError as error:
+    except (core.UnreadableError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **found)
 

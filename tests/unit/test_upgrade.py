@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
 
 from ds4agent import upgrade_state
-from ds4agent.model import Observation
+from ds4agent.model import ModelError, Observation
 from ds4agent.observe import document
+from ds4agent.switch_report import SwitchReport
 from ds4agent.upgrade_state import UpgradeState
 from ds4fleet.catalogue.read import load
 from ds4fleet.errors import OperatorError
@@ -59,10 +59,10 @@ class Mac:
         self.journal: dict[str, Any] | None = None
         self.orders: list[str] = []
 
-    def begin(self, attempt: int) -> Mapping[str, Any]:
+    def begin(self, attempt: int) -> SwitchReport:
         return self(state="switched", order=f"run.{attempt}")
 
-    def __call__(self, *, state: str = "asked", order: str = "") -> Mapping[str, Any]:
+    def __call__(self, *, state: str = "asked", order: str = "") -> SwitchReport:
         if state == "switched":
             if "no" in self.lost:
                 raise HostRefused("ds4-switch does not start")
@@ -78,7 +78,7 @@ class Mac:
             self.lost.remove(state)
             raise HostLost("timed out")
         active = bool(self.journal) and self.journal["phase"] in ("holding", "gating")
-        return {"journal": self.journal, "active": active, "outage_s": 2.0}
+        return SwitchReport.from_json({"journal": self.journal, "active": active, "outage_s": 2.0})
 
     def found(self, order_id: str, phase: str) -> None:
         self.journal = {
@@ -167,13 +167,44 @@ class TestOneMac:
         """Said by another process while this one waited for the Mac."""
 
         class Aborted(Mac):
-            def begin(self, attempt: int) -> Mapping[str, Any]:
+            def begin(self, attempt: int) -> SwitchReport:
                 journal.append(datetime.now(UTC), phase=UpgradeState.ABORTED, reason="aborted: by ada")
                 return super().begin(attempt)
 
         stopped(journal, Aborted("holding"))
         progress = journal.progress()
         assert (progress.phase, progress.of("a")) == (UpgradeState.ABORTED, UpgradeState.REVERTED)
+
+
+class TestWhatAMacLeft:
+    """A report is read once; what it cannot be is a sentence and pauses nothing else."""
+
+    TOLD: ClassVar[dict[str, Any]] = {"id": "run.1", "run_id": "run", "phase": "holding"}
+
+    @pytest.mark.parametrize(
+        ("more", "sentence"),
+        [
+            (
+                {"schema": 2},
+                "schema of the journal in the report of the last switch is 2, and this",
+            ),
+            ({"phase": "flying"}, "phase of the journal in the report of the last switch is 'flying'"),
+            ({"run_id": 7}, "journal.run_id of the report of the last switch is 7, not text"),
+            ({"before": []}, "journal.before of the report of the last switch is [], not an object"),
+        ],
+    )
+    def test_a_journal_that_is_none_is_a_sentence(self, more: dict[str, Any], sentence: str) -> None:
+        with pytest.raises(ModelError) as caught:
+            SwitchReport.from_json({"active": True, "journal": {**self.TOLD, **more}})
+        assert str(caught.value).startswith(sentence)
+
+    def test_a_mac_without_a_journal_after_its_order_pauses_the_rollout(self, journal: Journal) -> None:
+        class Empty(Mac):
+            def __call__(self, **_given: Any) -> SwitchReport:
+                return SwitchReport(active=False)
+
+        assert stopped(journal, Empty()) == Code.REFUSED
+        assert "has no journal of the switch" in journal.progress().reason
 
 
 class TestCuts:

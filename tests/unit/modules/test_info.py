@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
+from ds4agent.switch import carry_out
 from ds4agent.switch import state as switch_state
 from tests.support import collection
 
@@ -93,6 +94,46 @@ class TestSwitch:
         assert (said["active"], said["lock"]["owner"], said["journal"]["phase"]) == (True, "ada", "starting")
         assert "order" not in said["journal"] and said["outage_s"] == 2.5
         assert not said["changed"] and tree(tmp_path) == before
+
+    @pytest.mark.parametrize(
+        ("name", "given"),
+        [
+            ("ds4_switch_info", {}),
+            ("ds4_switch", {"state": "locked", "run_id": "run", "owner": "ada"}),
+            ("ds4_switch", {"state": "followed"}),
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("journal", "sentence"),
+        [
+            ({"schema": 2, "id": "x"}, "the journal of the last switch has the schema 2, and this release"),
+            ({"schema": 1, "id": "x"}, "the journal of the last switch has no run_id"),
+        ],
+    )
+    def test_a_journal_of_another_release_is_a_sentence(
+        self, capfd, tmp_path, name, given, journal, sentence
+    ):
+        places = switch_state.Places(str(tmp_path))
+        Path(places.var).mkdir(parents=True)
+        switch_state.write_json(places.journal, journal)
+        before = tree(tmp_path)
+        said = answer(capfd, name, root=str(tmp_path), **given)
+        assert said["failed"] and said["msg"].startswith(sentence)
+        assert tree(tmp_path) == before
+
+    def test_a_lock_that_names_nobody_is_a_sentence(self, capfd, tmp_path):
+        places = switch_state.Places(str(tmp_path))
+        Path(places.var).mkdir(parents=True)
+        switch_state.write_json(places.lock, {"run_id": ["x"]})
+        said = answer(capfd, "ds4_switch", root=str(tmp_path), state="unlocked", run_id="run")
+        assert said["failed"] and said["msg"].startswith(f"run_id of {places.lock} is ")
+
+    def test_the_program_says_so_too_and_does_not_come_again(self, capfd, tmp_path):
+        places = switch_state.Places(str(tmp_path))
+        Path(places.var).mkdir(parents=True)
+        switch_state.write_json(places.journal, {"schema": 2, "phase": "starting"})
+        assert carry_out.main([str(tmp_path)]) == 0
+        assert "the journal of the last switch has the schema 2" in capfd.readouterr().out
 
 
 class TestStage:

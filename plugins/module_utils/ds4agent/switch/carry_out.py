@@ -95,7 +95,7 @@ class Switch:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 return None
-            journal = switch_state.read_json(self.places.journal)
+            journal = core.readable(switch_state.read_json(self.places.journal))
             order = switch_state.read_json(self.places.order)
             act, reason = core.next_act(journal, order, time.time())
             self.journal = journal or {}
@@ -116,7 +116,7 @@ class Switch:
 
     def _begin(self, order: SwitchOrder) -> None:
         self.journal = {
-            "schema": 1,
+            "schema": core.SCHEMA,
             "id": order["id"],
             "run_id": order["run_id"],
             "kind": order["kind"],
@@ -373,7 +373,11 @@ class Switch:
 
 def main(arguments: Sequence[str]) -> int:
     """`switch ROOT`: what ROOT/var/switch/order.json says, or the end of a switch that was cut off."""
-    phase = Switch(arguments[0]).run()
+    try:
+        phase = Switch(arguments[0]).run()
+    except core.UnreadableError as error:
+        # launchd starts it again only after a failure, and it would be one each time.
+        phase = str(error)
     if phase:
         print(time.strftime("%Y-%m-%d %H:%M:%S"), phase, flush=True)
     return 0

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 
+#: The form of a journal that this program writes and reads.
+SCHEMA = 1
 #: For how long an order may wait for its start, by the Mac's clock at both ends.
 ORDER_GOOD_S = 60
 
@@ -40,6 +42,26 @@ SETTINGS = {
     "hold_s": 300,
     "pause_s": 3600,
 }
+
+
+class UnreadableError(ValueError):
+    """One sentence: a file that a switch left is not of the form that this program knows."""
+
+
+def readable(journal: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The journal, None where there is none. Raises UnreadableError for one of another release."""
+    if journal is None:
+        return None
+    schema = journal.get("schema", SCHEMA)
+    if schema != SCHEMA:
+        raise UnreadableError(
+            "the journal of the last switch has the schema %s, and this release reads %d: end that switch"
+            " with the release that began it" % (str(schema)[:20], SCHEMA)
+        )
+    missing = [key for key in ("id", "run_id", "phase", "events") if key not in journal]
+    if missing:
+        raise UnreadableError("the journal of the last switch has no %s" % missing[0])
+    return journal
 
 
 def is_active(journal: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def report(places: Places) -> dict[str, Any]:
     """{journal, lock, active, can_roll_back, outage_s}: journal without its order, None where there is none;
-    outage_s only with a journal."""
-    journal = state.read_json(places.journal)
+    outage_s only with a journal. Raises core.UnreadableError."""
+    journal = core.readable(state.read_json(places.journal))
     found: dict[str, Any] = {
         "journal": {key: value for key, value in journal.items() if key != "order"} if journal else None,
         "lock": state.read_json(places.lock),
