@@ -12,7 +12,7 @@ from ds4fleet.catalogue.engines import Advisory, Engine, Generation, Severity
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 
 COMMIT = re.compile(r"[0-9a-f]{7,40}\Z")
-#: What an engine is taken for that the catalogue does not know.
+#: What a built engine is taken for whose flags are of no generation.
 USUAL_GENERATION = "2026-07"
 
 
@@ -241,8 +241,10 @@ class Catalogue:
     def newest_generation(self) -> Generation:
         return self.generations[max(self.generations)]
 
-    def engine(self, pinned: str, default_generation: str = USUAL_GENERATION) -> Engine:
+    def engine(self, pinned: str, default_generation: str | None = None) -> Engine:
         """The engine of a pin (7 to 40 hex digits); an unknown one gets `default_generation`, known=False.
+
+        None: the newest, since it is likely newer than what is known.
 
         Raises OperatorError when the pin is not hex of that length, or abbreviates two known commits.
         """
@@ -264,7 +266,7 @@ class Catalogue:
             found = matches[0]
             full = found.pinned if found.pinned.startswith(pinned) else pinned
             return replace(found, pinned=full, commit=stand_in or full)
-        traits = self.generation(default_generation)
+        traits = self.generation(default_generation or self.newest_generation.id)
         return Engine(
             pinned=pinned,
             commit=stand_in or pinned,

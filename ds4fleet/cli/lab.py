@@ -26,6 +26,8 @@ from maclab.lab import HostSpec, Lab, MacStatus
 
 FOLDER_VARIABLE = "DS4_LAB"
 """Environment variable that names another folder than `.lab` in the checkout."""
+REHEARSED_ENGINE = "54b36ed9ba42da31b24f2d1a5feb075c2475dbb1"
+"""What simulated Macs pin, whatever the fleet does: a stand-in that was compared with what it stands for."""
 
 
 def layer(lab: Lab) -> dict[str, object]:
@@ -36,6 +38,7 @@ def layer(lab: Lab) -> dict[str, object]:
         "ds4_admin_keys": [public_key],
         "ds4_tunnel_keys": [public_key],
         "ds4_catalogue": [str(lab.folder / "upstreams" / "catalogue.yml")],
+        "ds4_engine_commit": REHEARSED_ENGINE,
         "ds4_fleet_layer": "lab",
         "ds4_bootstrap_password_file": str(lab.folder / "secrets" / "admin_password"),
     }

@@ -73,7 +73,7 @@ EXAMPLES = r"""
 - name: Build the pinned engine and switch to it
   ds4.fleet.ds4_engine:
     repo: https://github.com/antirez/ds4
-    commit: 54b36ed9ba42da31b24f2d1a5feb075c2475dbb1
+    commit: 0aaea5a238fb41a35106a551e73c8409dfb751ac
     root: /opt/ds4/engine
     user: _ds4
 

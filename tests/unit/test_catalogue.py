@@ -103,9 +103,9 @@ def test_a_known_commit_has_its_generation(catalogue: Catalogue, pin: str, gener
     assert (engine.known, engine.generation, len(engine.commit)) == (True, generation, 40)
 
 
-def test_an_unknown_commit_is_planned_as_july_and_says_so(catalogue: Catalogue) -> None:
+def test_an_unknown_commit_is_taken_for_one_of_the_newest_generation(catalogue: Catalogue) -> None:
     engine = catalogue.engine("0" * 40)
-    assert (engine.known, engine.generation) == (False, "2026-07")
+    assert (engine.known, engine.generation) == (False, "2026-09")
 
 
 def test_a_commit_that_is_known_bad_is_found_by_its_full_hash(catalogue: Catalogue) -> None:

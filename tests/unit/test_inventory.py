@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from ds4fleet.catalogue.read import load
+from ds4fleet.cli.lab import REHEARSED_ENGINE
+from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet
+from maclab.engine import GENERATIONS
 
 #: RFC 5737: addresses that belong to nobody, for documentation.
 DOCUMENTATION = [ipaddress.ip_network(net) for net in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")]
@@ -57,8 +61,16 @@ def test_regions_differ_in_mirror_time_zone_and_power(fleet: Fleet) -> None:
     assert {host.vars.get("ds4_power_percent") for host in fleet} > {None}
 
 
-def test_the_engine_is_pinned_to_a_whole_commit(fleet: Fleet) -> None:
-    assert {len(host.vars["ds4_engine_commit"]) for host in fleet} == {40}
+def test_the_engine_is_the_newest_whole_commit_that_is_known_and_the_roles_own(fleet: Fleet) -> None:
+    newest = load().newest_engine
+    assert newest is not None
+    assert {host.vars["ds4_engine_commit"] for host in fleet} == {newest.pinned}
+    assert role_defaults()["ds4_engine_commit"] == newest.pinned
+
+
+def test_the_lab_pins_an_engine_that_it_has_a_stand_in_for() -> None:
+    assert REHEARSED_ENGINE in {generation.stands_for for generation in GENERATIONS}
+    assert not load().engine(REHEARSED_ENGINE).known_bad
 
 
 def test_a_jump_mac_leads_to_a_mac_of_the_inventory(fleet: Fleet) -> None:

@@ -216,7 +216,7 @@ def test_the_limit_of_a_larger_mac_stays_that_of_macos() -> None:
 def test_weights_of_a_release_are_linked_where_the_engine_looks() -> None:
     made = plan(96)
     assert made.weights is not None
-    where = "/opt/ds4/engine/releases/54b36ed9ba42/ds4flash.gguf"
+    where = "/opt/ds4/engine/releases/0aaea5a238fb/ds4flash.gguf"
     assert made.weights.link == Link(where, str(made.weights.main))
 
 
@@ -291,14 +291,14 @@ def test_a_rehearsal_transfers_stand_ins_and_plans_with_true_sizes(tmp_path: Pat
     overlay = tmp_path / "catalogue.yml"
     overlay.write_text(
         f"stand_ins:\n  files: {{{name}: {{bytes: 4096, sha256: {'b' * 64}}}}}\n"
-        f"  engines: {{54b36ed9ba42da31b24f2d1a5feb075c2475dbb1: {'c' * 40}}}\n"
+        f"  engines: {{0aaea5a238fb41a35106a551e73c8409dfb751ac: {'c' * 40}}}\n"
     )
     made = plan(128, ds4_catalogue=[str(overlay)])
     assert made.weights is not None
     assert made.engine is not None
     assert (made.weights.files[0].bytes, made.weights.files[0].real_bytes) == (4096, 86_720_111_488)
     assert (made.engine.commit, made.engine.release_id) == ("c" * 40, "c" * 12)
-    assert made.engine.pinned.startswith("54b36ed")
+    assert made.engine.pinned.startswith("0aaea5a")
     assert made.memory.required_mib == plan(128).memory.required_mib
 
 
@@ -309,11 +309,13 @@ def test_the_flags_of_the_built_engine_decide_over_the_catalogue() -> None:
     assert "--ssd-streaming" in refusal(64, seen, ds4_role="stream")
 
 
-def test_a_streaming_server_is_given_its_cache() -> None:
-    made = plan(64, ds4_role="stream")
+@pytest.mark.parametrize(("commit", "cache"), [("54b36ed", "16GB"), ("0aaea5a", "20GB")])
+def test_a_streaming_server_is_given_its_cache(commit: str, cache: str) -> None:
+    """Since September the number includes two layers for prefill."""
+    made = plan(64, ds4_role="stream", ds4_engine_commit=commit)
     assert made.server is not None
     argv = made.server.argv
-    assert argv[argv.index("--ssd-streaming-cache-experts") + 1] == "16GB"
+    assert argv[argv.index("--ssd-streaming-cache-experts") + 1] == cache
     assert made.speed.text == "4.9-11.7"
 
 
@@ -390,7 +392,7 @@ def test_without_declared_or_observed_memory_there_is_no_plan() -> None:
         (128, {"ds4_sidecars": ["dspark-0731"], "ds4_engine_commit": MAY}, "needs an engine with --dspark"),
         (512, {"ds4_model": "pro-q2", "ds4_sidecars": ["mtp"]}, "is not made for pro"),
         (128, {"ds4_sidecars": ["mtp", "dspark-0731"]}, "more than one"),
-        (128, {"ds4_weights_method": "upstream"}, "has no target"),
+        (128, {"ds4_weights_method": "upstream", "ds4_engine_commit": "54b36ed"}, "has no target"),
         (128, {"ds4_weights_sources": ["huggingface.co"]}, "https://huggingface.co"),
         (128, {"ds4_storage_models_quota_gb": 50}, "less than the 90 GB"),
         (128, {"ds4_storage_models_quota_gb": "much"}, "auto or a whole number of GB"),

@@ -138,9 +138,9 @@ def policy(tmp_path: Path, one_user: str, several_users: str) -> dict[str, Any]:
     ],
 )
 def test_an_engine_that_a_request_ends_is_refused_where_several_users_reach_it(
-    tmp_path: Path, reach: dict[str, Any], why: str
+    reach: dict[str, Any], why: str
 ) -> None:
-    made = plan(JULY, **policy(tmp_path, "warn", "refuse"), **reach)
+    made = plan(JULY, **reach)
     (said,) = made.refusals
     assert said.startswith("mac-01: engine 54b36ed9ba42 ends by one small malformed request")
     assert said.endswith(f"(ADV-1), and {why}; pin 84cc88235275 (2026-08-10) or a later one")
@@ -158,10 +158,8 @@ def test_an_engine_that_a_request_ends_is_refused_where_several_users_reach_it(
         {"ds4_host": "127.0.0.2"},
     ],
 )
-def test_an_engine_that_a_request_ends_is_warned_of_where_one_user_reaches_it(
-    tmp_path: Path, reach: dict[str, Any]
-) -> None:
-    made = plan(JULY, **policy(tmp_path, "warn", "refuse"), **reach)
+def test_an_engine_that_a_request_ends_is_warned_of_where_one_user_reaches_it(reach: dict[str, Any]) -> None:
+    made = plan(JULY, **reach)
     assert made.refusals == []
     assert "ADV-1" in text(made.warnings)
 
@@ -184,3 +182,15 @@ def test_what_is_not_certain_is_never_refused_for(tmp_path: Path) -> None:
     assert made.generation == "2026-08"
     assert made.refusals == []
     assert "engine 111111111111 may be one that ends by one small malformed request" in text(made.warnings)
+
+
+def test_an_engine_that_nothing_is_known_of_may_load_what_the_newest_loads() -> None:
+    """Else a plan that refuses it before it is built would never let it be built."""
+    assert plan("1" * 40, ds4_model="flash-mxfp4-0731").refusals == []
+
+
+@pytest.mark.parametrize("memory_gb", [96, 128, 256, 512])
+def test_the_default_pin_serves_several_users_without_a_word(memory_gb: int) -> None:
+    made = make_plan("mac-01", mac.variables(memory_gb, ds4_tunnel_keys=KEYS))
+    assert (made.refusals, made.engine.pinned if made.engine else "") == ([], SEPTEMBER)
+    assert not any("ADV-" in said for said in made.warnings)
