@@ -51,7 +51,7 @@ class PlainTable(Table):
         super().add_row(*(styled(cell) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
-#: Where people read. Wide enough for a fleet's table when nobody looks (a pipe, a log).
+#: Where people read. Wide enough for a fleet's table where there is no terminal (a pipe, a log).
 out = PlainConsole(soft_wrap=False, width=None if sys.stdout.isatty() else 140)
 #: Where errors and hints go, so that --json stays clean.
 err = PlainConsole(stderr=True, soft_wrap=True)

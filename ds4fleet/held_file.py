@@ -1,9 +1,9 @@
-"""A file that says who holds something, for as long as that process lives.
+"""A file that names the process which holds something, while that process lives.
 
-The kernel's lock on the file (flock) is the right itself, so it ends with its holder, however that ends. Who
-looks never sees a held file with somebody else's record: a new holder writes and locks a file of its own, and
-renames it over the one before. What a holder forks lets go, so that a worker that outlives it holds nothing;
-a program that it starts with the descriptor (`pass_fds`) holds on until it closes it.
+The kernel's lock on the file (flock) is the right itself, so it ends with its holder, however that ends. A
+reader never sees a held file with the record of another process: a new holder writes and locks a file of its
+own, and renames it over the one before. What a holder forks lets go, so that a worker that outlives it holds
+nothing; a program that it starts with the descriptor (`pass_fds`) holds on until it closes it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Held:
 
 @contextlib.contextmanager
 def turn(folder: Path, patience_s: float) -> Iterator[None]:
-    """Look and take in this folder while nobody else does. Raises TimeoutError when that never comes."""
+    """Look and take in this folder while no other process does. Raises TimeoutError when that never comes."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     deadline = time.monotonic() + patience_s
     try:

@@ -54,7 +54,7 @@ def unpack_strings(payload: bytes) -> tuple[str, list[str], dict[str, str]]:
 def connect(path: Path, timeout_s: float = 5.0) -> socket.socket:
     """Connect to a socket of any path length (the address itself may have no more than 108 bytes).
 
-    Raises OSError when nobody listens.
+    Raises OSError when no process listens.
     """
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)

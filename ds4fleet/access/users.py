@@ -37,7 +37,8 @@ Access = dict[str, dict[str, list[str]]]
 def keys_for(host: str, region: str, access: Any) -> list[str]:
     """The authorized key lines (without options) that `ds4_access` gives a host; the comment names the user.
 
-    Raises OperatorError for an entry that is not of the file's shape or holds something that is no key.
+    Raises OperatorError for an entry that is not of the file's shape or has an entry that is not a public
+    key.
     """
     if access is not None and not isinstance(access, Mapping):
         raise OperatorError("ds4_access is not a mapping of users to their keys.", exit_code=EXIT_USAGE)

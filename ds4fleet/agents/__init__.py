@@ -107,7 +107,7 @@ def _least(server: Server) -> Server:
         if one.ok
     }
     notes = [f"{', '.join(silent)}: silent now, with a context that is not known."] if silent else []
-    # With nobody of the region there, whoever answers is what is known.
+    # Where no Mac of the region is there, the Mac that answers is all that is known.
     counted = {name: context[name] for name in own if name in context} or {**context, "": server.context}
     least = min(counted.values())
     if least < max(counted.values()):

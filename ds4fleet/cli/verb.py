@@ -20,7 +20,7 @@ SHORT_FLAGS = {"limit": "l"}
 class Words(Argument):
     """A positional argument of an action and the words that this action takes.
 
-    Invoke fills a positional argument for as long as its value is None, so the value stays None
+    Invoke fills a positional argument while its value is None, so the value stays None
     until the action has all its words; the next word on the line is then another task again.
     """
 

@@ -210,7 +210,7 @@ class Removed:
     files   paths that go; a directory only once it is empty
     trees   directories and files of ours alone, with all that is in them
     data    trees that go only without safe mode: releases, logs
-    notes   what modules note for as long as the Mac runs; trees
+    notes   what modules note until the Mac restarts; trees
     volumes {name, mount_point} of volumes, likewise
     users   accounts and their groups, likewise
     wired_limit  whether the GPU wired limit is given back to macOS

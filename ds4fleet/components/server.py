@@ -32,7 +32,7 @@ SMOKE_TOKENS = 16
 #: A daemon's soft limit is taken to be 256 descriptors (from memory, no recording); each client and each KV
 #: file of the engine takes one.
 OPEN_FILES = 4096
-#: What the modules that prove the server and make its account note for as long as the Mac runs.
+#: What the modules that prove the server and make its account note until the Mac restarts.
 NOTED = ("/var/run/ds4-verify.json", "/var/run/ds4-user.lock")
 
 

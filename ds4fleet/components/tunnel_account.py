@@ -23,7 +23,7 @@ def watched(paths: Paths, named: Named) -> Watched:
 
 
 def entries(plan: Decided) -> Part:
-    """Raises OperatorError for a key that is none."""
+    """Raises OperatorError for an entry that is not a public key."""
     paths, settings = plan.paths, plan.settings
     keys = _keys(plan)
     if plan.role == "stage":

@@ -31,7 +31,8 @@ SOLD = (
     (256, "M3 Ultra"),
     (512, "M3 Ultra"),
 )
-#: Below this many tokens per second nobody waits for an answer (a judgement; streaming reports lie below it).
+#: Below this many tokens per second an answer is too slow to wait for (a judgement; streaming reports lie
+#: below it).
 INTERACTIVE_TPS = 12.0
 #: Owning pays when a Mac is busy this share of the days (a judgement, no prices are known here).
 OWN_IF_BUSY_PERCENT = 40

@@ -27,7 +27,7 @@ from ds4fleet.layout import CHECKOUT
 REGIONS_GROUP = "regions"
 #: The group in the inventory whose children are the hardware classes.
 CLASSES_GROUP = "classes"
-#: The groups that Ansible adds to every inventory; nobody means them when a name is misspelt.
+#: The groups that Ansible adds to every inventory; a misspelt name never means one of them.
 ANSIBLES_GROUPS = {"all", "ungrouped"}
 _DEFAULT_KNOWN_HOSTS = CHECKOUT / "inventory" / "known_hosts.txt"
 

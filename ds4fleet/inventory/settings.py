@@ -17,7 +17,7 @@ from ds4fleet.layout import ROLE
 
 SPECS = ROLE / "meta" / "argument_specs.yml"
 
-#: Names of the inventory's own that are no option of the role: how a host is reached, and by whom.
+#: Names of the inventory's own that are no option of the role: how a host is reached, and by which user.
 CONNECTION = frozenset(
     [
         "ds4_known_hosts",
@@ -44,7 +44,7 @@ Validator = Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[str]]
 
 def mistakes(host: str, settings: Mapping[str, Any], validate: Validator, login: str = "") -> list[str]:
     """Sentences about values of the wrong type or outside their choices, about names that mean more than
-    themselves on a Mac, and about variables that nobody knows.
+    themselves on a Mac, and about variables that are unknown.
 
     host: the inventory name. settings: the host's templated variables that begin with ds4_. login: the
     administrator's account, where it is known.

@@ -18,7 +18,7 @@ NO_HOME: str = accounts.NO_HOME
 
 
 def objections(host: str, settings: Mapping[str, Any], service_uid: int | None, seen: Seen) -> list[str]:
-    """Refusals of accounts that somebody else has, as far as the observation tells."""
+    """Refusals of accounts that are in use otherwise, as far as the observation tells."""
     users, groups = (seen or NOTHING).users, (seen or NOTHING).groups
     sentences = []
     for variable, (role, real_name) in zip(OWN_ACCOUNTS, REAL_NAMES.items(), strict=True):

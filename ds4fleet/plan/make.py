@@ -27,7 +27,7 @@ from ds4fleet.plan.steps import differences, stages_of, steps
 from ds4fleet.plan.types import AccountsPlan, HostPlan, VerifyPlan
 from ds4fleet.sizing.disk import Disk
 
-#: Ids above it mean nobody.
+#: Ids above it stand for no account.
 LAST_UID = 2**31 - 2
 
 

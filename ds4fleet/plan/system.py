@@ -54,7 +54,7 @@ def warnings(known: Known) -> Iterator[str]:
 
 
 def foreign_listener(known: Known) -> Iterator[str]:
-    """Somebody else on our port: the engine would find out only after loading everything."""
+    """Another process on our port: the engine would find out only after loading everything."""
     seen = known.seen or NOTHING
     ours = {job.pid for job in seen.jobs.values()}
     for listener in seen.server.listening:

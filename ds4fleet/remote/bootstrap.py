@@ -374,7 +374,7 @@ def unreachable(host: str, said: str) -> str:
 
 
 def sudo_refused(host: str) -> str:
-    """The sentence for a login user whom sudo lets do nothing."""
+    """The sentence for a login user without any right by sudo."""
     return (
         f"{host}: sudo wants a password and took none that was given; name a file that holds it in"
         " ds4_bootstrap_password_file (mode 0600)"

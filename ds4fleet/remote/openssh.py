@@ -92,7 +92,7 @@ class Verdict:
 
 
 def fingerprint(key: str) -> str:
-    """`SHA256:...` of a public key in base64, as ssh prints it; ValueError when it is none."""
+    """`SHA256:...` of a public key in base64, as ssh prints it; ValueError when it is not a key."""
     try:
         digest = hashlib.sha256(base64.b64decode(key, validate=True)).digest()
     except binascii.Error as error:
@@ -176,7 +176,7 @@ def files_of(way: Way, known_hosts: Path) -> list[Path]:
 
 
 def verdict(way: Way) -> Verdict:
-    """Let ssh reach the Mac as far as its host key, with all its files and strictly; nobody logs in."""
+    """Let ssh reach the Mac as far as its host key, with all its files and strictly, without a login."""
     text = _said(way.argv("LogLevel=DEBUG1", "StrictHostKeyChecking=yes", *_ONLY_LOOK, words=["-T"]))
     # A line of the other side's cannot begin like this; a jump host's ssh says nothing of its debugging.
     shown = re.search(r"^debug1: Server host (?:key|certificate): \S+ (SHA256:[^\s,]+)", text, re.M)

@@ -15,7 +15,7 @@ from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Host, ansible_command, ansible_environment
 from ds4fleet.layout import CHECKOUT
 
-#: Names the descriptor that gets whom a run reached (playbooks/callback_plugins/ds4_reached.py).
+#: Names the descriptor that gets the hosts which a run reached (playbooks/callback_plugins/ds4_reached.py).
 REACHED_VARIABLE = "DS4_RUN_REACHED"
 #: What Ansible ends with when all is well, and when it tried nothing.
 NOTHING_FAILED = (0, 1)

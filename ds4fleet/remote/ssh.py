@@ -1,7 +1,7 @@
 """The one way to run something on a Mac without Ansible: OpenSSH, within a time and a number of bytes.
 
-What comes back is a value with a kind. A failure has a sentence and no output, so nobody takes half an answer
-for a whole one.
+What comes back is a value with a kind. A failure has a sentence and no output, so no caller takes half an
+answer for a whole one.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def sidecar_rules(case: Case, request: Request, model: Model, known: Catalogue) 
 
 
 def limit_rule(case: Case, mac: Mac, request: Request) -> None:
-    """Objects to limits and contexts that nobody should set, whatever fits."""
+    """Objects to limits and contexts that should never be set, whatever fits."""
     rules = policy()
     if request.wired_limit_mib and request.wired_limit_mib > mac.memory_mib - rules["least_reserve_mib"]:
         text = (

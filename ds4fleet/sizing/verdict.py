@@ -298,7 +298,7 @@ def _limit(mac: Mac, request: Request, model: Model, required: int) -> tuple[int
         return request.wired_limit_mib, request.wired_limit_mib
     lowest, _highest = stock_limits_mib(mac)
     if not mac.may_raise:
-        # Somebody else's setting: judged as it stands.
+        # Not a setting of ours: judged as it stands.
         return (mac.wired_limit_mib, mac.wired_limit_mib) if mac.wired_limit_mib else (_stock(mac, model), 0)
     share = policy()["margin"]["comfortable_percent"] / 100
     if model.family not in policy()["always_raise"] and required <= lowest * share:
@@ -307,8 +307,8 @@ def _limit(mac: Mac, request: Request, model: Model, required: int) -> tuple[int
 
 
 def _stock(mac: Mac, model: Model) -> int:
-    """The limit that macOS is taken to give where nobody may raise it: where it is not known, at its most
-    generous, but for families that nobody has seen work at stock.
+    """The limit that macOS is taken to give where it may not be raised: where it is not known, at its most
+    generous, but for families that were never seen to work at stock.
     """
     lowest, highest = stock_limits_mib(mac)
     return lowest if model.family in policy()["always_raise"] else highest

@@ -15,7 +15,7 @@ from ds4fleet.tunnel.selection import region_port
 def sort(fleet: Fleet, kept: bool = False) -> tuple[list[str], list[str]]:
     """Names of those that `fleet` names, and a sentence about each other one that is held.
 
-    kept: also those that --persist installed and that nobody holds now.
+    kept: also those that --persist installed and that no daemon has now.
     """
     ours, others = set(), []
     for record in home.all_held():

@@ -86,7 +86,7 @@ def held(name: str) -> Record | None:
     path = state_dir() / "held" / f"{name}.json"
     known, alive = held_file.look(path)
     if not alive and path.exists():
-        # Another process may just have taken it: the look counts that nobody can come between.
+        # Another process may just have taken it: only a look during its own turn counts.
         with contextlib.suppress(TimeoutError), held_file.turn(path.parent, TURN_S):
             known, alive = held_file.look(path)
             if not alive:
@@ -105,7 +105,7 @@ def _record(known: dict[str, Any] | None) -> Record | None:
 
 
 def _clear(path: str) -> None:
-    """Removes a socket on which nobody listens any more."""
+    """Remove a socket on which no process listens any more."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
         try:
             line.connect(path)

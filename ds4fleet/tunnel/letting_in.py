@@ -74,7 +74,7 @@ def show(json: bool = False) -> int:
     table = console.table("", "user", "key", "may open tunnels to")
     for row in rows:
         table.add_row(str(row["user"]), str(row["key"]), ", ".join(row["to"]))
-    console.out.print(table if rows else "no one but the keys in ds4_tunnel_keys")
+    console.out.print(table if rows else "only the keys in ds4_tunnel_keys")
     return 0
 
 

@@ -116,7 +116,7 @@ def region_port(region: str, hosts: Sequence[Host]) -> int:
 
 
 def nearest_of(fleet: Fleet) -> str:
-    """The region with the shortest round trip among those that can serve. Raises OperatorError when nobody
+    """The region with the shortest round trip among those that can serve. Raises OperatorError when none
     answers."""
     for distance in nearest.by_region(nearest.measure(spec_of(host) for host in fleet)):
         if distance.rtt_s is not None and _serving(fleet.in_region(distance.region)):
@@ -139,6 +139,6 @@ def names_in(text: str) -> list[str]:
 
 
 def _serving(hosts: Sequence[Host]) -> list[Host]:
-    """The hosts of a region that can answer. A jump Mac counts only where nobody serves: it leads to Macs
+    """The hosts of a region that can answer. A jump Mac counts only where no Mac serves: it leads to Macs
     that count themselves."""
     return serving(hosts) or [host for host in hosts if host.vars.get("ds4_jump_to")]

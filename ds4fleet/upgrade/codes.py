@@ -41,7 +41,7 @@ REMEDY: Mapping[Code, str] = {
     Code.REFUSED: "nothing was changed on that Mac; fix the error above, then `fab upgrade --resume`",
     Code.GATE_FAILED: "that Mac is back on what it served before, none was touched after it; pin another one",
     Code.GATE_INCONCLUSIVE: "look at the Mac's log and speed, then `fab upgrade --resume` or `--abort`",
-    Code.HOST_LOST: "it goes back by itself unless confirmed; when it answers again, `fab upgrade --resume`",
+    Code.HOST_LOST: "it rolls back by itself unless confirmed; when it answers again, `fab upgrade --resume`",
     Code.STUCK: "neither version serves there; read /var/log/ds4/server.log, then run site.yml for that Mac",
     Code.PAUSED: "go on with `fab upgrade --resume`, or end it with `fab upgrade --abort`",
     Code.ABORTED: "Macs that were switched stay on the new version; `fab rollback --all` takes them back",

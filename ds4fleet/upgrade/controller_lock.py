@@ -43,7 +43,7 @@ class Holder:
 
     @classmethod
     def of(cls, record: Mapping[str, Any] | None, alive: bool) -> Holder | None:
-        """From what `held_file.look` found; None where nobody holds or held it."""
+        """From what `held_file.look` found; None where no process holds or held it."""
         try:
             known = record or {}
             return cls(
@@ -80,10 +80,10 @@ def holder(root: Path) -> Holder | None:
 def controller_lock(root: Path, run_id: str, owner: str, *, take_over: bool = False) -> Iterator[int]:
     """Hold the one rollout that may run from this checkout; yields the descriptor that holds it.
 
-    A playbook that inherits the descriptor holds the lock on when this process is killed, so that nobody
+    A playbook that inherits the descriptor keeps the lock when this process is killed, so that no other run
     starts beside it (`join`); what either of them forks does not. A lock whose owner died is left for
     `take_over`, for the same run to go on, or for the same owner where that run had not even a plan: it has
-    begun nothing. One of a run that has ended holds nobody up.
+    begun nothing. One of a run that has ended stops no other run.
     Raises RolloutError (locked) that names the owner.
     """
     root.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def lock_environment(lock: int) -> dict[str, str]:
 
 
 def join() -> None:
-    """In a playbook that `fab` started: hold the lock in its own name, for as long as it runs.
+    """In a playbook that `fab` started: hold the lock in its own name while it runs.
 
     Its workers then hold nothing, and who meets the lock is told of this process when `fab` is gone.
     Raises RolloutError (locked) when another playbook holds it.

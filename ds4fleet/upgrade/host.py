@@ -1,6 +1,6 @@
 """One Mac of a rollout, as the controller sees it: order, follow, confirm, and write down what came of it.
 
-Everything here may be cut off at any point: the Mac goes on or goes back by itself, and the next run finds
+Everything here may be cut off at any point: the Mac goes on or rolls back by itself, and the next run finds
 out which from the Mac's journal.
 """
 

@@ -59,7 +59,7 @@ def go(journal: Journal, lock: int, *, take_over: bool, json: bool) -> UpgradeSt
 
 
 def call_off(journal: Journal, *, json: bool, lock: int | None = None) -> dict[str, str]:
-    """Has each Mac go back that is being switched, and give its lock back; returns {Mac: why it did not}."""
+    """Roll back each Mac that is being switched, and free its lock; returns {Mac: why it did not}."""
     record = journal.folder / "call_off.json"
     record.unlink(missing_ok=True)
     run = journal.folder / "run.json"
@@ -116,7 +116,7 @@ def ansible(
 
 
 def quietly(name: str, hosts: Sequence[str], values: Mapping[str, Any], *, record: Path) -> str:
-    """Runs a playbook and returns its output, which nobody wants to see. Raises OperatorError as it does."""
+    """Run a playbook without showing its output, and return that. Raises OperatorError as it does."""
     said: str = ""
     try:
         with playbook.running(

@@ -195,17 +195,17 @@ def plan_rollout(
 def plan_rollback(
     states: Sequence[HostState], *, run_id: str, now: datetime, notes: Sequence[str] = ()
 ) -> Rollout:
-    """Decide in which waves Macs go back; `target` of each is the version before, None where there is none.
+    """Decide in which waves Macs roll back; `target` of each is the version before, None where there is none.
 
-    Nothing but a lock stands in the way: who goes back has his reasons, and a Mac need not serve for it.
+    Only a lock stands in the way: a rollback has its reasons, and a Mac need not serve for it.
     Raises RolloutError (lock, nothing to do, min_serving).
     """
     _refuse_locked(states)
     skipped = [Skip(i.host, i.trouble or "no version before is on it") for i in states if not i.target]
     todo = [item for item in states if item.target]
     if not todo:
-        whom = "; ".join(f"{skip.host}: {skip.reason}" for skip in skipped)
-        raise RolloutError(Code.NOTHING_TO_DO, f"there is no version to go back to ({whom})")
+        why = "; ".join(f"{skip.host}: {skip.reason}" for skip in skipped)
+        raise RolloutError(Code.NOTHING_TO_DO, f"there is no version to roll back to ({why})")
     order = list(dict.fromkeys(item.region for item in todo))
     waves = _by_region(order, todo, todo, "")
     return Rollout(

@@ -32,7 +32,7 @@ ROLLOUTS = Path(os.environ.get("DS4_ROLLOUTS") or CHECKOUT / "rollouts")
 ABORT_WAIT_S = 600
 POLL_S = 0.5
 #: What `--abort` says of a Mac that it could not reach.
-KEEPS_ITS_LOCK = "it keeps its lock, and goes back by itself; when it answers, `fab upgrade --abort` again"
+KEEPS_ITS_LOCK = "it keeps its lock, and rolls back by itself; when it answers, `fab upgrade --abort` again"
 
 
 def upgrade(
@@ -155,9 +155,9 @@ def pause(*, json: bool = False, root: Path = ROLLOUTS) -> int:
 def abort(
     *, take_over: bool = False, limit: str = "", yes: bool = False, json: bool = False, root: Path = ROLLOUTS
 ) -> int:
-    """Ends the last rollout: what is being switched goes back, what is done stays, locks are given back.
+    """Ends the last rollout: what is being switched rolls back, what is done stays, locks are given back.
 
-    take_over: ends whatever rollout holds the Macs of `limit`, also one of somebody else.
+    take_over: ends whatever rollout holds the Macs of `limit`, also one of another operator.
     Returns 0 when every Mac could be told.
     """
     if take_over:
@@ -175,7 +175,7 @@ def abort(
     held = controller_lock.holder(root)
     alive = held is not None and held.alive and held.run_id == journal.folder.name
     if alive and any(progress.of(host) == UpgradeState.PENDING for host in journal.rollout().hosts):
-        # Nobody waits for hours until weights of an aborted rollout have come.
+        # An aborted rollout does not wait for hours until its weights have come.
         play.ansible("stage", journal.rollout().hosts, {"ds4_stage_action": "abort"}, json=json)
     if alive:
         play.call_off(journal, json=json)

@@ -110,7 +110,7 @@ def prune(
     yes: bool = False,
     json_out: bool = False,
 ) -> int:
-    """Shows what nobody needs on the selected Macs, asks, and deletes it.
+    """Show what is not needed on the selected Macs, ask, and delete it.
 
     wrong: copies kept aside too. staged: also what was staged and is not used yet. Raises OperatorError where
     ds4_safe_mode is true or a rollout is under way, before anything is deleted.

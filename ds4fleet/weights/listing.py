@@ -1,4 +1,4 @@
-"""`fab weights list`: what is in the directories of weights, proven when, and used by whom."""
+"""`fab weights list`: what is in the directories of weights, when it was proven, and what uses it."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ _REACHED_BY = (
     "ansible_ssh_private_key_file",
     "ds4_known_hosts",
 )
-#: Ends with 0 when the fetch of this order has ended or the order was taken back.
+#: Ends with 0 when the fetch of this order has ended or the order was withdrawn.
 _UNTIL_OVER = """\
 seen=0 waited=0
 while :; do

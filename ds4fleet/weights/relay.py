@@ -1,11 +1,11 @@
-"""Who receives weights from whom: one copy per region over the wide link, then from Mac to Mac. Pure.
+"""Which Mac receives weights from which: one copy per region over the wide link, then from Mac to Mac. Pure.
 
 Macs of a region that are to hold the same files form a chain (a tree of two branches from nine Macs on):
 those that hold them already first, then those that have most of them, then those with the better link. Each
 receives from the one ahead while that one still receives; when it dies, from the next one ahead; at last from
 the source itself. The first one asks those behind it for what they have: a Mac that comes back after a power
-cut fetches nothing twice. Nobody waits for somebody behind, so nobody waits in a circle. The second one takes
-the place of a first one that is slow (see weights.source_selection), unless the wide link has a cap.
+cut fetches nothing twice. A Mac never waits for one behind it, so none waits in a circle. The second one
+takes the place of a first one that is slow (see weights.source_selection), unless the wide link has a cap.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """launchctl of a simulated Mac: texts, streams and exit statuses over PID 1's launchd.
 
 Source: recordings/launchctl (V and C classes) and reference macos 2.1 to 2.8. The domain `system` is
-simulated. `gui/<uid>` answers as over ssh when nobody is logged in at the screen. `user/<uid>` is not there
+simulated. `gui/<uid>` answers as over ssh when there is no login at the screen. `user/<uid>` is not there
 either until somebody has a session; then it is, and what it would say is not recorded, so it is refused by
 name. Confidence A where the recordings say so; B: `blame`, the service table of `print system`; C: texts for
 callers without rights of enable and disable.
@@ -96,7 +96,7 @@ def main(ctx: Context) -> int:
 
 def _has_session(ctx: Context, uid: str) -> bool:
     """Whether a user's domain is there (reference 2.8): root's always, others' with a session. Whose the ssh
-    sessions are nobody tells.
+    sessions are is not documented.
     """
     return uid in ("0", str(ctx.uid)) or bool(ctx.call("jobs", label="").get("sessions"))
 

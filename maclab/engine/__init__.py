@@ -62,7 +62,7 @@ GENERATIONS = (
 )  # fmt: skip
 """Oldest first, as the history has them."""
 
-# Targets of May that fetch files nobody needs any more; they are in no catalogue.
+# Targets of May that fetch files without a use today; they are in no catalogue.
 _LEGACY = {
     "q2": "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2.gguf",
     "q4": "DeepSeek-V4-Flash-Q4KExperts-F16HC-F16Compressor-F16Indexer-Q8Attn-Q8Shared-Q8Out-chat-v2.gguf",

@@ -164,7 +164,7 @@ class Server:
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port of loopback for one server, given to nobody else in the meantime.
+    """A port of loopback for one server, not given away in the meantime.
 
     It is bound here and not listened on; with SO_REUSEADDR on both sides a server may still listen on it.
     """

@@ -38,7 +38,7 @@ def remove_new(before: Collection[str] | None) -> None:
         try:
             for path in _DEVICES.glob("loop*"):
                 if path.name not in before and not (path / "loop").exists():
-                    # Somebody else may take it at this moment: then it stays.
+                    # Another process may take it at this moment: then it stays.
                     with contextlib.suppress(OSError):
                         fcntl.ioctl(control, _LOOP_CTL_REMOVE, int(path.name.removeprefix("loop")))
         finally:

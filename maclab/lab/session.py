@@ -47,7 +47,7 @@ class Session:
         try:
             return rpc.ask(self._places.socket, op, timeout_s=_ANSWER_TIMEOUT_S, **arguments)
         except PermissionError as error:
-            raise LabError(f"the lab in {self._places.folder} is somebody else's: use sudo") from error
+            raise LabError(f"the lab in {self._places.folder} belongs to another user: use sudo") from error
         except RuntimeError as error:
             if rpc.ROOT_ONLY in str(error):
                 raise LabError(NOT_ROOT) from error
@@ -104,8 +104,8 @@ class Session:
         folder.chmod(0o755)
 
     def _spawn(self) -> int:
-        """Start the supervisor's process, and meanwhile what else takes long and needs nobody; who asks next
-        finds that done, or hears what went wrong.
+        """Start the supervisor's process, and meanwhile what else takes long and does not need it; who asks
+        next finds that done, or hears what went wrong.
         """
         log_path = self._places.logs / "supervisor.log"
         with ThreadPoolExecutor() as pool, log_path.open("ab") as log:

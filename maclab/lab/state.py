@@ -58,7 +58,7 @@ class State:
     supervisor: int = 0
     supervisor_started: int = 0
     loops: list[str] | None = None
-    """Loop devices of the machine from before the lab; None = nobody looked."""
+    """Loop devices of the machine from before the lab; None = not looked up yet."""
     password_hash: str = ""
     network: str = ""
     name: str = ""
@@ -124,7 +124,7 @@ class StateFile:
         except (FileNotFoundError, ValueError):
             return State()
         except PermissionError as error:
-            raise LabError(f"the lab in {self._folder} is somebody else's: use sudo") from error
+            raise LabError(f"the lab in {self._folder} belongs to another user: use sudo") from error
 
     def save(self, state: State) -> None:
         """Write it down; the file stays whose it is."""

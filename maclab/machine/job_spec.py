@@ -218,7 +218,7 @@ def next_moment(calendar: Iterable[tuple[tuple[str, int], ...]], after: datetime
 
 
 def may_load(*, owner_uid: int, owner_gid: int, mode: int, is_link: bool) -> bool:
-    """Whether launchd takes a daemon's plist with these file attributes: root:wheel, nobody else may write,
+    """Whether launchd takes a daemon's plist with these file attributes: root:wheel, writable by root alone,
     no link.
     """
     return owner_uid == 0 and owner_gid == 0 and not mode & 0o022 and not is_link

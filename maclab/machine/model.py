@@ -138,7 +138,7 @@ class Power:
     reasons: dict[str, str] = field(default_factory=dict)
     """What `pmset -g` adds in parentheses behind a value ("sleep prevented by powerd")."""
     minute_s: float = 60.0
-    """How long a minute of the sleep timers lasts: nobody wants to wait for an idle Mac in a lab."""
+    """How long a minute of the sleep timers lasts: a lab does not wait for an idle Mac in real time."""
     cpu_speed_limit: int | None = None
     """Percent, once the Mac has been throttled; None = nothing recorded."""
 

@@ -53,7 +53,7 @@ class Idle:
 
 
 def hold(folder: Path, pid: int, names: frozenset[str]) -> None:
-    """Write down in `folder` that process `pid` holds these assertions, for as long as it lives."""
+    """Write down in `folder` that process `pid` holds these assertions while it lives."""
     folder.mkdir(exist_ok=True)
     (folder / str(pid)).write_text("\n".join([_started(pid), *sorted(names)]))
 

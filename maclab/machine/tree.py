@@ -314,7 +314,7 @@ def install_trust(root: Path, ca_pem: str) -> None:
 
 @functools.cache
 def _subject_hash(ca_pem: str) -> str:
-    """The name under which OpenSSL looks for a certificate; empty when it is none."""
+    """The name under which OpenSSL looks for a certificate; empty when it is not a certificate."""
     command = ["openssl", "x509", "-hash", "-noout"]
     done = subprocess.run(command, input=ca_pem, capture_output=True, text=True, check=False)
     return done.stdout.strip()

@@ -255,7 +255,7 @@ class Machine:
         os._exit(self.ending)
 
     def panic(self, button: int) -> None:
-        """The kernel gives up: nobody is asked, nothing is written back, and the Mac starts again."""
+        """The kernel gives up: no process is asked, nothing is written back, and the Mac starts again."""
         reason = os.read(button, 4096).decode(errors="replace").strip()
         self.hands.log(f"kernel panic: {reason.removeprefix('panic ')}")
         os._exit(EXIT_REBOOT)
@@ -353,7 +353,7 @@ class Machine:
             self.hands.unlisten(self._waiting_sshd())
             for pid in self.hands.sessions:
                 self.hands.signal(pid, signal.SIGTERM, group=True)
-            # Nothing but this session runs, so nobody holds the lock on the Mac.
+            # Only this session runs, so the lock on the Mac is free.
             with locked_mac() as mac:
                 self._finish_boot(mac)
         return {}

@@ -108,7 +108,7 @@ class Supervisor:
 
     def stop(self, question: dict[str, Any], _uid: int) -> dict[str, Any]:
         """Cut the power of Macs; with `loses`, what they had not written to their volumes is gone too. Their
-        cables go first, so that nobody hears a farewell.
+        cables go first, so that no peer hears a farewell.
         """
         for name in question["names"]:
             seat = self.seats.get(name)

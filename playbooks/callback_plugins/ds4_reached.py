@@ -36,7 +36,7 @@ class CallbackModule(CallbackBase):
     CALLBACK_NEEDS_ENABLED = False
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        """Tells who started the run, and ends it where there is nobody to tell of."""
+        """Report the hosts to the process that started the run, and end a run without any."""
         silent = {host for host, count in stats.dark.items() if count}
         reached = set(stats.processed) - silent
         told = os.environ.get("DS4_RUN_REACHED")

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 ds4-fleet contributors
 # MIT License (see LICENSE)
-"""Plan on the controller who receives weights from whom, from the plans of all Macs of the play."""
+"""Plan on the controller which Mac receives weights from which, from the plans of all Macs of the play."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ class CallbackModule(CallbackBase):
         os.register_at_fork(after_in_child=gc.freeze)
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Prints the banner, once for as long as the hosts stay the same."""
+        """Print the banner, once while the hosts stay the same."""
         self._check = bool(play.check_mode)
         self._tags, self._skipped_tags = frozenset(play.only_tags), frozenset(play.skip_tags)
         # Ansible offers no public way from a play to its hosts; the variable manager knows the inventory.

@@ -40,7 +40,7 @@ options:
   keep:
     description:
       - Complete releases that stay; always among them the current one, the previous one, and the one of the
-        version that ds4-switch would go back to.
+        version that ds4-switch would roll back to.
     type: int
     default: 2
   in_use:

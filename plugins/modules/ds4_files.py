@@ -67,7 +67,7 @@ options:
       validate:
         description:
           - The tool that must accept the content before it is installed, one of V(sudoers), V(sshd), V(plist)
-            and V(newsyslog). Null, as plans have it, is none.
+            and V(newsyslog). Null, as plans have it, is the same as leaving it out.
         type: str
       stage:
         description: The stage that the entry belongs to, as the plan says; not used here.

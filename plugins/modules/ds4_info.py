@@ -148,8 +148,8 @@ def updates() -> dict[str, bool | None]:
 
 
 def models(listeners: Sequence[Listener]) -> dict[str, Any] | None:
-    """{data: [{id, name, context_length}]} that the first listener offers; null when nobody listens, or for
-    an answer that is none or breaks the limits."""
+    """{data: [{id, name, context_length}]} that the first listener offers; null when the port is free, or for
+    an answer that is invalid or breaks the limits."""
     if not listeners:
         return None
     address = "127.0.0.1" if listeners[0]["address"] == "*" else listeners[0]["address"]

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: (c) 2026, the ds4-fleet authors
 # MIT License (see LICENSE)
-"""Prove anew what is in the directory of weights, or free what nobody needs."""
+"""Prove anew what is in the directory of weights, or free what is not needed."""
 
 from __future__ import annotations
 

@@ -203,10 +203,10 @@ def speak(places: Places, act: str, journal: Mapping[str, Any]) -> None:
 
 
 def back(places: Places, params: Mapping[str, Any]) -> SwitchOrder:
-    """The order that goes back to the version before."""
+    """The order that rolls back to the version before."""
     state = switch_state.read_json(places.previous)
     if state is None:
-        raise Refusal("no switch was ever confirmed here, so there is no version to go back to")
+        raise Refusal("no switch was ever confirmed here, so there is no version to roll back to")
     if not {"files", "kv_dir", "proof"} <= set(state):
         raise Refusal("%s is not the version before, as this release writes it" % places.previous)
     service = state["proof"]["server"]

@@ -11,6 +11,6 @@ const bool backend_has_graph = true;
 __attribute__((used)) const char lab_frameworks[] = "LAB_FRAMEWORKS:Foundation,Metal";
 #if DS4_FAULT_LINK
 void ds4_metal_tensor_ops_init(void);
-__attribute__((used)) void (*const tensor_ops)(void) = ds4_metal_tensor_ops_init; /* nobody defines it */
+__attribute__((used)) void (*const tensor_ops)(void) = ds4_metal_tensor_ops_init; /* not defined anywhere */
 #endif
 #endif

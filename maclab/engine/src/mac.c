@@ -137,7 +137,7 @@ void mac_panic(const char *reason) {
     if (fd < 0) return;
     dprintf(fd, "panic %s\n", reason);
     close(fd);
-    /* The machine is gone now; nobody gets an answer any more. */
+    /* The machine is gone now; no request gets an answer any more. */
     signal(SIGTERM, SIG_IGN);
     signal(SIGINT, SIG_IGN);
     for (;;) sleep_s(3600);

@@ -236,7 +236,7 @@ class Stamp(Section):
 
 @dataclass(frozen=True)
 class WeightsFile(Section):
-    """A whole file. stamp_valid: nobody has touched it since it was proven."""
+    """A whole file. stamp_valid: it has not changed since it was proven."""
 
     path: str
     name: str
@@ -290,7 +290,7 @@ class Models(Section):
 
 @dataclass(frozen=True)
 class Server(Section):
-    """The server's port and who is behind it. models: None where nobody answers as an engine does."""
+    """The server's port and who is behind it. models: None where no engine answers."""
 
     listening: tuple[Listener, ...] = ()
     models: Optional[Models] = None

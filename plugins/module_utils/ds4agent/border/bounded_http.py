@@ -33,7 +33,7 @@ class HttpError(Exception):
 
 
 class Unreachable(HttpError):
-    """Nobody listens, the connection broke, or the time was over: another try may go well."""
+    """No server listens, the connection broke, or the time was over: another try may go well."""
 
 
 class Limits:

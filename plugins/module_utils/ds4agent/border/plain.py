@@ -3,7 +3,7 @@
 """Text from a Mac, an engine, a peer or a file name, as it may be shown on a terminal or kept in a log.
 
 What a terminal would obey (C0, DEL, C1: colours, titles, the cursor, its answers typed into the shell), what
-turns the order of letters around, and what nobody can see stands there as `\\x1b` or `\\u202e` instead.
+turns the order of letters around, and what is invisible stands there as `\\x1b` or `\\u202e` instead.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _of_scalars(kinds: tuple[Any, ...]) -> Reader:
     allowed = tuple({*kinds, *((int,) if float in kinds else ())})
 
     def scalar(value: Any) -> Any:
-        # To Python true is a number, to JSON it is none.
+        # To Python true is a number, to JSON it is not.
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
             raise _refuse(value, wanted)
         return value

@@ -295,7 +295,7 @@ class Engine:
     def prune(self, keep: int, in_use: Iterable[str] = ()) -> list[str]:
         """Names of complete releases beyond `keep`, oldest last.
 
-        Never current, previous, one in use, or one that a switch may have to go back to.
+        Never current, previous, one in use, or one that a switch may have to roll back to.
         """
         kept = {linked_id(self.root, "current"), linked_id(self.root, "previous"), *in_use}
         kept |= to_go_back_to(self.root)

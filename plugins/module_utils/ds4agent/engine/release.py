@@ -46,7 +46,7 @@ def linked_id(engine_root: str | Path, name: str) -> str | None:
 
 
 def to_go_back_to(engine_root: str | Path) -> set[str]:
-    """Ids of the releases that ds4-switch may go back to: the version before's, a running switch's."""
+    """Ids of the releases that ds4-switch may roll back to: the version before's, a running switch's."""
     folder = Path(engine_root).parent / "var" / "switch"
     found = set()
     for path in (folder / "previous.json", *folder.glob("saved/*.json")):

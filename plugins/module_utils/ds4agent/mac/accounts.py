@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 #: Free for administrators: macOS 15 took 300 to 304 for itself, people start at 501.
 FIRST_ID, LAST_ID = 400, 499
 #: The full name that each account of ours is created with: by it a later run knows the account as ours, and
-#: so those of every release. Nobody else's account is changed or deleted.
+#: so those of every release. No other account is changed or deleted.
 REAL_NAMES = {"service": "ds4 service", "tunnel": "ds4 tunnel", "seed": "ds4 seed"}
 NO_HOME = "/var/empty"
 #: dscl's status is the directory error mod 256.
@@ -40,7 +40,7 @@ def choose_ids(
     """Fill in ids that are left open; a user and the group of the same name get the same one.
 
     groups: [{name, gid}], users: [{name, uid, ...}] as wanted; group_ids, user_ids: {name: id} as they are.
-    Returns ({group: gid}, {user: uid}). Raises Refusal when a wanted id belongs to somebody else.
+    Returns ({group: gid}, {user: uid}). Raises Refusal when a wanted id belongs to another account.
     """
     taken = set(group_ids.values()) | set(user_ids.values())
     gids: dict[str, int] = {}

@@ -36,7 +36,7 @@ def _is_folder(here: int, name: str) -> bool:
 
 
 def _take(here: int) -> None:
-    """From now on nobody else makes names in this directory."""
+    """From now on no other account makes names in this directory."""
     os.fchown(here, os.geteuid(), -1)
     os.fchmod(here, 0o700)
 

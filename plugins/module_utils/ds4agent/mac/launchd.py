@@ -179,7 +179,7 @@ def check_plist(path: str, label: str) -> None:
 
 
 def settle_plist(path: str, dry: bool = False) -> bool:
-    """Make a plist root's and writable by nobody else, or launchd refuses it; returns whether it was not."""
+    """Make a plist root's and writable by root alone, or launchd refuses it; returns whether it was not."""
     facts = os.stat(path)
     wheel = 0
     wrong = (facts.st_uid, facts.st_gid) != (0, wheel) or bool(facts.st_mode & 0o022)

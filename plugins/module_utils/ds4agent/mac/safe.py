@@ -85,7 +85,7 @@ def _words(path: str) -> list[str]:
 
 
 def _target(here: int, name: str, path: str) -> str | None:
-    """Where a link leads to, None for what is none. Links of macOS itself lie in root's directories."""
+    """Where a link leads to, None for what is not a link. Links of macOS itself lie in root's directories."""
     facts = os.stat(name, dir_fd=here, follow_symlinks=False)
     if not stat.S_ISLNK(facts.st_mode):
         return None
@@ -141,7 +141,7 @@ def open_at(here: int, name: str, path: str, flags: int = os.O_RDONLY, mode: int
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
             raise Unsafe(path, "is not a file")
-        # A second name for a file of somebody else, in a directory of one's own, is as good as a link.
+        # A second name for a file of another account, in a directory of one's own, is as good as a link.
         if facts.st_nlink > 1 and not is_roots_alone(os.fstat(here)):
             raise Unsafe(path, "is a file that has another name as well")
     except BaseException:
@@ -192,7 +192,7 @@ def replace(
 
 
 def temporary_name() -> str:
-    """A name that nobody can foresee. Dot and tilde keep a leftover out of sudoers.d and its like."""
+    """A name that cannot be foreseen. Dot and tilde keep a leftover out of sudoers.d and its like."""
     return ".ds4-%s~" % secrets.token_hex(8)
 
 

@@ -107,7 +107,7 @@ class Lock:
 
 @dataclass(frozen=True)
 class Rollout:
-    """The lock of this Mac, its last switch, and the versions that it serves and could go back to."""
+    """The lock of this Mac, its last switch, and the versions that it serves and could roll back to."""
 
     lock: Lock | None = None
     run_id: str = ""
@@ -220,7 +220,8 @@ def render(document: Document) -> str:
 
 
 def parse(text: str) -> Document:
-    """Reads a document. Raises SchemaError for what is none, or of another schema than this program's."""
+    """Reads a document. Raises SchemaError for what is not one, or is of another schema than this
+    program's."""
     try:
         value: dict[str, Any] = bounded_json.mapping(text, max_bytes=MAX_BYTES)
     except bounded_json.JsonError as error:

@@ -64,7 +64,8 @@ class Found:
 
 
 def has_full_disk_access() -> bool:
-    """Whether this session has it: a change of nobody's home to what it is already (nix-darwin's probe)."""
+    """Whether this session has it: a change of the home of `nobody` to what it is already (nix-darwin's
+    probe)."""
     record = parse.dscl_read(run("dscl", ".", "-read", "/Users/nobody", "NFSHomeDirectory").out)
     home = record.get("NFSHomeDirectory", "/var/empty")
     return run("dscl", ".", "-change", "/Users/nobody", "NFSHomeDirectory", home, home).ok
@@ -153,7 +154,7 @@ def _fill(found: Found, point: str) -> None:
 
 
 def _as_operator(found: Found, container: str, operator: str) -> None:
-    """An administrator without sudo: may he, and to whom does the new root belong?"""
+    """An administrator without sudo: whether that may add a volume, and which account owns its root."""
     _delete(found, RENAMED)
     command = argv("diskutil", "apfs", "addVolume", container, "APFS", VOLUME)
     made = run_all({"it": argv("sudo", "-n", "-u", operator) + command})["it"]

@@ -42,7 +42,7 @@ class SwitchError(Exception):
         self.cause = cause
 
 
-#: What a step may fail with. After anything else launchd starts the program again, and it goes back.
+#: What a step may fail with. After anything else launchd starts the program again, and it rolls back.
 FAILURES = (
     SwitchError,
     gate.GateError,
@@ -148,7 +148,7 @@ class Switch:
         except FAILURES as error:
             self._revert(str(error), getattr(error, "cause", "failed"))
             return
-        # What goes wrong from here on is no reason to go back: it is tried again at the next start.
+        # What goes wrong from here on is no reason to roll back: it is tried again at the next start.
         self._confirm()
 
     def _cancel(self, reason: str) -> None:

@@ -77,7 +77,7 @@ def next_act(
     """(act, reason) at every start of the program: idle, begin, drop, settle, cancel or revert.
 
     journal: of the last switch, None when there was none. order: the last one handed over, or None. An order
-    that nobody waits for any more is dropped: its controller died before this program was started.
+    that is not waited for any more is dropped: its controller died before this program was started.
     """
     if is_active(journal):
         phase = journal["phase"]

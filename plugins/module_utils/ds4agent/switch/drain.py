@@ -2,14 +2,14 @@
 # MIT License (see LICENSE)
 """How ours stop an engine that serves: intake closed, clients waited for, then told, then SIGTERM.
 
-From SIGTERM on ds4-server writes nothing to anybody and reads the prompts that it has to their end for nobody
+From SIGTERM on ds4-server writes to no client any more and reads the prompts that it has to their end in vain
 (docs/engine-stand-in.md), so whoever stops it sees to its clients before. The tunnels read meanwhile:
 
   {draining: true, since, until, run_id, reason, stopping: true}
 
 Endpoints give new work to other Macs while there is such a state, and at `stopping`, the end of the drain
 time, they end what is still under way and say why. until: epoch seconds after which it means nothing, because
-whoever wrote it is gone; absent where somebody else sees to that. run_id, reason: who drains, and why.
+its writer is gone; absent where another program sees to that. run_id, reason: who drains, and why.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Drain:
         mac_run.poll(lambda: self.in_flight() == 0, self.told_s + ENDING_S if self.told_s else 0, POLL_S)
 
     def finish(self, each_time: Callable[[], object] = lambda: None) -> int | None:
-        """All that has to be before SIGTERM; how many clients were told (None: nobody knows)."""
+        """All that has to be before SIGTERM; how many clients were notified (None: unknown)."""
         left = self.wait(each_time)
         if left != 0:
             self.end()

@@ -29,7 +29,7 @@ class GateError(Exception):
 
 
 def models(proof: Proof) -> dict[str, Any] | None:
-    """The body of /v1/models, None where nobody answers as it should."""
+    """The body of /v1/models, None where no engine answers as it should."""
     try:
         return serving.ask(proof["server"], "GET", engine_models.PATH)
     except serving.VerifyError:

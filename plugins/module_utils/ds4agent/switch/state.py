@@ -106,7 +106,7 @@ def tell_drain(places: Places, value: object) -> None:
     """Have the tunnels say that this Mac is drained."""
     write_json(places.drain, value)
     with contextlib.suppress(OSError):
-        # The service user's directory: what it does there with the message hurts nobody but itself.
+        # The service user's directory: what it does there with the message hurts only itself.
         write_json(places.old_drain, value)
 
 
@@ -260,9 +260,9 @@ def _own_kv(folder: str, owner: str, group: str) -> None:
 def keep_kv(folder: str, owner: str, group: str, run: Callable[..., Result] = mac_run.run) -> bool:
     """Clone a KV directory beside itself, so that a return finds it as it was. Clones take no space.
 
-    Root's while it is copied, so that nobody puts a link or FIFO in the way; what is in it otherwise than
-    plain files gets no clone. The clone gets its name only when it is whole. Returns False where there was
-    nothing to keep.
+    Root's while it is copied, so that no other account puts a link or FIFO in the way; what is in it
+    otherwise than plain files gets no clone. The clone gets its name only when it is whole. Returns False
+    where there was nothing to keep.
     """
     if not os.path.isdir(folder):
         return False
@@ -276,7 +276,7 @@ def keep_kv(folder: str, owner: str, group: str, run: Callable[..., Result] = ma
             return False
         os.rename(partial, folder + BEFORE)
     finally:
-        # No flush while there is no server: restore_kv mends what a cut leaves.
+        # No flush while there is no server: restore_kv repairs what a cut leaves.
         _own_kv(folder, owner, group)
     return True
 

@@ -4,7 +4,7 @@
 
 All that can be written, read or asked beforehand is prepared while the old version serves. In between are
 renames, launchctl and, where both versions share a KV directory, its clone; no journal and no flush, as the
-way back is the same from every point there.
+rollback is the same from every point there.
 """
 
 from __future__ import annotations

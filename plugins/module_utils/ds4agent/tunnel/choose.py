@@ -48,7 +48,7 @@ class Chooser:
         spread: bool = False,
         settle_until: float = float("-inf"),
     ) -> None:
-        """settle_until: before then nobody but the most preferred one becomes the first active Mac, so that
+        """settle_until: before then only the most preferred one becomes the first active Mac, so that
         a start is not decided by whose tunnel stood a moment earlier."""
         self.settle_until = settle_until
         self.members = list(members)
@@ -95,6 +95,6 @@ class Chooser:
         return chosen
 
     def other(self, now: float, tried: Collection[str]) -> Member | None:
-        """A fit Mac that is none of those tried, for one request; the active one stays as it is."""
+        """A fit Mac that was not tried yet, for one request; the active one stays as it is."""
         fit = [m for m in self.members if m.name not in tried and m.steady_since(now) is not None]
         return min(fit, key=lambda member: (member.tier, member.in_flight), default=None)

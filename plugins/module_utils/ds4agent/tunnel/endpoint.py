@@ -194,7 +194,7 @@ class Endpoint:
     def _same(self, name: str, transport: object) -> bool:
         return transport is not None and self.alive(name) == transport
 
-    def nobody(self) -> str:
+    def unavailable(self) -> str:
         """That no member can take a request now, and why."""
         reasons = ((member.name, self.why(member.name)) for member in self.chooser.members)
         told = "; ".join(f"{name}: {reason}" for name, reason in reasons if reason)
@@ -210,7 +210,7 @@ class Endpoint:
         return sum(attempt is not None and attempt.transport == transport for attempt in attempts)
 
     def _end(self, name: str) -> None:
-        """From now on a member's engine answers nobody: who waits for it hears of that from us."""
+        """From now on a member's engine answers no request: we tell the clients that wait for it."""
         for request in list(self.open):
             attempt = request.upstream
             if attempt is not None and attempt.member.name == name:

@@ -64,7 +64,7 @@ class Asked:
 
 
 def asked(head: bytes) -> Asked | None:
-    """Reads a complete request head; None when it is none of HTTP/1.1."""
+    """Read a complete request head; None when it is not one of HTTP/1.1."""
     found = _ASK.match(head)
     if found is None:
         return None
@@ -95,7 +95,7 @@ class Answered:
 
 
 def answered(head: bytes) -> Answered | None:
-    """Reads a complete answer head; None when it is none of HTTP/1.1."""
+    """Read a complete answer head; None when it is not one of HTTP/1.1."""
     found = _STATUS.match(head)
     if found is None:
         return None

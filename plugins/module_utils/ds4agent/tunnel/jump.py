@@ -66,7 +66,7 @@ async def serve(settings: Mapping[str, Any]) -> None:
 
 
 def _log(name: str, text: str) -> None:
-    # launchd opens its log for appending, so it can be emptied in place; nobody else rotates it.
+    # launchd opens its log for appending, so it can be emptied in place; no other program rotates it.
     if os.fstat(sys.stdout.fileno()).st_size > LOG_LIMIT_BYTES:
         os.ftruncate(sys.stdout.fileno(), 0)
     sys.stdout.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {name}: {plain.line(text)}\n")

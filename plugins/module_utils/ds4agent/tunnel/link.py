@@ -315,7 +315,7 @@ class Link:
                 self._hurry.set()
 
     async def _leave_silent(self, child: Child) -> None:
-        """Nothing new goes over this line. What it carries keeps its ssh for as long as that has patience: a
+        """Nothing new goes over this line. What it carries keeps its ssh while that has patience: a
         line that comes back carries on."""
         flying = self.front.in_flight(child.pid) if self.front is not None else 0
         self._child = None

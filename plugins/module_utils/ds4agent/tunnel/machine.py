@@ -72,7 +72,7 @@ class Machine:
     probeable  whether the host's sshd can be asked directly; without it only the back-off decides
     failures   rounds failed in a row
     reason     the last thing that went wrong, one sentence; "" while up
-    permanent  whether only a person can mend it (a wrong host key)
+    permanent  whether only a person can fix it (a wrong host key)
     retry_at   when the next round starts (clock of the caller), None when none is planned
     stood_at   since when this connection stands (logged in, the local port open), None while it does not
     """
@@ -132,7 +132,7 @@ class Machine:
         return []
 
     def turned_away(self, now: float, reason: str) -> list[Order]:
-        """sshd said instead of its banner that it lets nobody in from here for now: it is there, and each
+        """sshd said instead of its banner that it refuses this address for now: it is there, and each
         question makes that last longer. The next round logs in without one.
         """
         if self.state not in (State.PROBING, State.WAITING, State.GAVE_UP):

@@ -67,7 +67,7 @@ def taken(port: int, ipv6: bool = True) -> str:
 
 
 def holder(port: int) -> Holder | None:
-    """Who listens on a local TCP port; None when nobody does."""
+    """The process that listens on a local TCP port; None when the port is free."""
     found = _from_proc(port) if PROC.is_dir() else None
     if found is not None and found.pid:
         return found

@@ -22,7 +22,7 @@ BANNER_TIMEOUT_S = 10.0  # a Mac under load starts sshd slowly
 class Answer:
     """Outcome of one health question.
 
-    outcome    ok; refused (nobody listens locally); closed (the tunnel took the connection and dropped it:
+    outcome    ok; refused (the local port is free); closed (the tunnel took the connection and dropped it:
                nothing listens on the Mac); silent (time ran out); bad (an answer that is not a model list)
     latency_s  from connect to the last byte
     models     the decoded body when ok
@@ -113,7 +113,7 @@ def content_length(head: bytes) -> int | None:
         if name.strip().lower() == b"content-length":
             length = bounded_json.count(value.decode("ascii", "replace").strip())
             if length is None:
-                raise ValueError("its length is none")
+                raise ValueError("its length is not a number")
             return length
     return None
 
@@ -127,7 +127,7 @@ def _words(error: Exception) -> str:
 
 
 class TurnedAway(str):
-    """Why an sshd that answers lets nobody in from here for now."""
+    """Why an sshd that answers refuses this address for now."""
 
 
 #: What sshd says instead of its banner (since OpenSSH 9.8; seen with 10.0).
@@ -141,7 +141,7 @@ async def probe_sshd(
     address: str, port: int, timeout_s: float, connected: Callable[[int], None] = lambda change: None
 ) -> tuple[float | None, str]:
     """(seconds to connect: one round trip, ""), or (None, why not) when sshd did not send its banner in time;
-    the reason is a TurnedAway where sshd said that it lets nobody in.
+    the reason is a TurnedAway where sshd said that it refuses this address.
 
     An open port is not enough: launchd holds sshd's port open long before sshd can answer. `connected` is
     called with 1 once the port is open and with -1 afterwards: then a busy sshd has BANNER_TIMEOUT_S.

@@ -21,7 +21,7 @@ def answer(asked: heads.Asked | None, status: int, kind: str, message: str, deat
 
     asked   the request's head, None when it had none that could be read
     kind    for machines: unavailable, engine_ended, connection_lost, too_large, ...
-    deaths  engines that ended while they had the request: then nobody is to send it again by itself
+    deaths  engines that ended while they had the request: then no client is to send it again by itself
     """
     api = asked.api if asked is not None else apis.OTHER
     body = api.body(status, kind, message)

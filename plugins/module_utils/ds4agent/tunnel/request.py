@@ -3,7 +3,7 @@
 The engine closes every connection after its answer, so a connection is a request. Until the answer has begun
 the request is kept. A Mac that takes no connection, is lost, or says that it is shutting down (503) loses it
 to another one. An engine that ends while it has the request loses it too, once: a request that ends two
-engines is told 502 and refused for a while (quarantine.py). Nobody fit: it waits, and is told 503 with
+engines gets 502 and is refused for a while (quarantine.py). No engine fits: it waits, and gets 503 with
 Retry-After only when the wait is over.
 """
 
@@ -78,7 +78,7 @@ class Request:
             self.endpoint.counters.requests += 1
             self.began_at = time.monotonic()
         if self.head is not None and self.head.length is not None:
-            # What follows a request is none of it, and a connection carries one.
+            # What follows a request does not belong to it, and a connection carries one.
             data = data[: max(0, self.head.head_bytes + self.head.length - self._came_bytes)]
         if not data or self._refused:
             return
@@ -191,7 +191,7 @@ class Request:
             elif self.tried:
                 self._tell_died(self.deaths, self.tried, 0.0)
             else:
-                self.refuse(503, "unavailable", self.endpoint.nobody())
+                self.refuse(503, "unavailable", self.endpoint.unavailable())
             return
         self.endpoint.waiting.discard(self)
         self.member = member
@@ -280,7 +280,7 @@ class Request:
             self.endpoint.quarantine.died(self._mark, member.name)
 
     def failed(self, member: Member, status: int, kind: str, message: str) -> None:
-        """The Mac's answer is none."""
+        """The Mac's answer is not valid HTTP."""
         self._left(member)
         self.refuse(status, kind, message)
 

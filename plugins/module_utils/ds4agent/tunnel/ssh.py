@@ -1,8 +1,8 @@
 """The ssh command under a tunnel, and what its words mean.
 
 Why the options are as they are: docs/tunnels.md. The one that is easily lost: a tunnel asks for a terminal
-(`-tt`) although nobody types. OpenSSH sets TCP_NODELAY only on connections with an interactive session, and
-without it sshd's side of the connection collects small streamed events for a whole round trip.
+(`-tt`) although there is no one to type. OpenSSH sets TCP_NODELAY only on connections with an interactive
+session, and without it sshd's side of the connection collects small streamed events for a whole round trip.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ class Wire:
             self._lose()
 
     def reset(self) -> None:
-        """End at once by a reset, which nobody takes for the end of an answer."""
+        """End at once by a reset, which no client takes for the end of an answer."""
         if not self._lost:
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

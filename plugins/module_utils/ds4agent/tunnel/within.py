@@ -18,7 +18,7 @@ async def within(
     timeout_s: float | None, work: Coroutine[Any, Any, T], undo: Callable[[T], object] | None = None
 ) -> T:
     """What `work` returns or raises. Raises asyncio.TimeoutError, and ends it, when the time is over first;
-    a cancellation always comes through, and ends it too. `undo` gets a result for which nobody waits any
+    a cancellation always comes through, and ends it too. `undo` gets a result that is not waited for any
     more."""
     task = asyncio.ensure_future(work)
     taken = False

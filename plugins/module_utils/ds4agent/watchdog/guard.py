@@ -106,7 +106,7 @@ def _held(
         return "none", "", state
     if pid:
         state["held"], state["stopping_since"], state["stopped_pid"] = False, None, None
-        return "release", "the engine was started by somebody else", state
+        return "release", "the engine was started by another program", state
     if len(state["stops"]) > rules["restarts_per_day"]:
         return "none", "", state
     if held_for(samples, lambda sample: sample.get("pressure") == NORMAL, rules["calm_s"]):

@@ -75,7 +75,7 @@ def to_bitmap(indices: Iterable[int], total: int) -> str:
 
 
 def from_bitmap(text: str, total: int) -> set[int]:
-    """The indices below `total` of a bitmap; ValueError for what is none."""
+    """The indices below `total` of a bitmap; ValueError for what is not a bitmap."""
     bits = bytes.fromhex(text)
     if len(bits) != -(-total // 8):
         raise ValueError("bitmap of another length")

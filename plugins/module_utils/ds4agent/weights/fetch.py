@@ -2,7 +2,7 @@
 # MIT License (see LICENSE)
 """Bring the files of an order to this Mac, detached: started by launchd, also after a reboot.
 
-The folder holds order.json (what, and from whom in which order), control and status.json
+The folder holds order.json (what, and from which sources in which order), control and status.json
 (weights.progress).
 Who sends what is missing is ds4_route's matter; here a file is looked for, made room for, proven and placed.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..shapes import FetchOrder, Sender, Wanted
 
 FOLDER = "/opt/ds4/var/stage"
-#: Held by ds4_weights too: nobody else writes into the directory meanwhile.
+#: Held by ds4_weights too: only one of them writes into the directory at a time.
 LOCK = "/var/run/ds4-weights.lock"
 LOCK_TIMEOUT_S = 5
 #: How often the whole is checked against the catalogue.
@@ -135,7 +135,7 @@ class Fetch:
             except InstallError as error:
                 if not wrong:
                     raise
-                # What came before is the reason; that nobody else has the file only follows from it.
+                # What came before is the reason; that no other source has the file only follows from it.
                 sentence = "%s is not what was asked for: %s; no other source has it (%s)"
                 raise InstallError(sentence % (wanted["name"], wrong, error)) from None
             self.state.values["state"] = "proving"

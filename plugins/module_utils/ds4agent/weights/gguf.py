@@ -183,7 +183,7 @@ def _fill(reader: _Reader, pairs: int, header: Header) -> None:
 
 
 def _alignment(value: Any) -> int:
-    """Of the data, in bytes; raises GgufError for what is none."""
+    """Of the data, in bytes; raises GgufError for another than a power of two."""
     good = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_ALIGNMENT
     if not good or value & (value - 1):
         raise GgufError("general.alignment is %s; the data of a GGUF begins at a power of two" % word(value))

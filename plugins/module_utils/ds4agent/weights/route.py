@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, the ds4-fleet authors
 # MIT License (see LICENSE)
-"""From whom the missing chunks of a file come: the nearest who gives them, and another one when that fails.
+"""Which sources give the missing chunks of a file: the nearest one, and another one when that fails.
 
 The order names the sources from the nearest to the farthest: peers ahead in the chain, peers behind it, the
 first Mac of another region, the source itself. A source that failed rests for a while. Meanwhile the work

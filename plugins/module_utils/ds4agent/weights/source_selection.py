@@ -36,7 +36,7 @@ MIN_LEAD = 8
 FASTER = 1.5
 #: A rate is known after so many chunks, or looks where they come slowly.
 ENOUGH, LOOKS = 4, 4
-#: Chunks by which one that was away may be behind when it is taken back.
+#: Chunks by which one that was away may be behind when it is used again.
 LEVEL = 2
 #: At its present rate the rest must take so long before the second Mac of a chain may fail over.
 FAILOVER_S = 300

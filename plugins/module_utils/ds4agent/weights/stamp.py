@@ -75,7 +75,7 @@ def read(path: str) -> tuple[Stamp | None, bool]:
 
 def proves(stamp: Stamp | None, valid: bool, size_bytes: int, sha256: str | None) -> bool:
     """Whether a stamp, valid as `read` says, proves that its file is the one of this size and sha256 (None or
-    "" where nobody published one: then any proof will do)."""
+    "" where none is published: then any proof will do)."""
     if stamp is None or not valid or stamp["size_bytes"] != size_bytes:
         return False
     return not sha256 or stamp["sha256"] == sha256

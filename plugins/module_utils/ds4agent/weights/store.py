@@ -4,7 +4,7 @@
 directories of KV entries beside it, which belong to weights too.
 
 Only names that this role or the engine's own script make are known here; anything else in the directory is
-somebody else's and is neither read nor removed.
+not ours and is neither read nor removed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, the ds4-fleet authors
 # MIT License (see LICENSE)
-"""Fetch one very large file in closed ranges, again and again, until it is whole or nobody has it.
+"""Fetch one very large file in closed ranges, again and again, until it is whole or no source has it.
 
 Open-ended or absent ranges of very large objects are answered with 400 by the CDN behind huggingface.co, and
 ranges above 200 GiB are refused (ds4go 0.4.0): a request here always names both ends.
@@ -195,14 +195,14 @@ class Source:
             while left:
                 piece, why = pace.gather(answer, min(READ_BYTES, left))
                 left -= len(piece)
-                # Outside of what guards the read: an error of who takes it is none of the network.
+                # Outside of what guards the read: an error of the receiver is not one of the network.
                 if piece:
                     yield piece
                 if why:
                     raise why
 
     def _open(self, start: int, end: int, limits: bounded_http.Limits) -> Any:
-        """The answer to the request for a range; what is none of 2xx raises what it means."""
+        """The answer to the request for a range; a status other than 2xx raises what it means."""
         request = origin.range_request(self.url, start, end - 1, self.token)
         try:
             return self.opener(limits).open(request, timeout=STALL_S)
@@ -218,7 +218,7 @@ class Source:
         except (OSError, HTTPException, bounded_http.HttpError) as error:
             raise _Retry("no answer: %s" % _words(error)) from None
         except (ValueError, OverflowError):
-            # A port above 65535, a name that is none: of the address, or of one that it redirects to.
+            # A port above 65535, an invalid name: of the address, or of one that it redirects to.
             raise SourceError("its address makes no sense") from None
 
     def _judge(self, status: int, headers: Message, url: str, request: urllib.request.Request) -> Exception:
@@ -280,5 +280,5 @@ def _wait_s(headers: Message) -> float | None:
 
 
 def _retry_after_s(value: str) -> float:
-    """Retry-After in seconds; its date form, or what is none, is taken for a minute."""
+    """Retry-After in seconds; its date form, or anything else, is taken for a minute."""
     return float(value) if _NUMBER.fullmatch(value.strip()) else 60
