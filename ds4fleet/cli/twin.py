@@ -35,7 +35,7 @@ HOSTS = CHECKOUT / "inventory" / "hosts.yml"
 UPDATES_DOMAIN = "/Library/Preferences/com.apple.SoftwareUpdate"
 #: Options of the server's command line, and the variables that make the role write them.
 _ARGUMENTS = {"--ctx": "ds4_context", "--port": "ds4_port", "--kv-disk-space-mb": "ds4_kv_budget_mib",
-              "--host": "ds4_host"}  # fmt: skip
+              "--host": "ds4_listen_address"}  # fmt: skip
 
 
 def read(folder: Path, hosts: Iterable[str]) -> dict[str, Facts]:

@@ -30,7 +30,7 @@ DECIDED_BY = {
     "-m": "ds4_model",
     "--ctx": "ds4_context",
     "-c": "ds4_context",
-    "--host": "ds4_host",
+    "--host": "ds4_listen_address",
     "--port": "ds4_port",
     "--cors": "ds4_cors",
     "--kv-disk-dir": "ds4_kv_budget_mib",
@@ -65,7 +65,7 @@ def planned(plan: Decided, weights: WeightsPlan, flags: frozenset[str], kv_dir: 
     found: list[list[object]] = [
         ["--model", weights.main],
         ["--ctx", plan.context],
-        ["--host", settings["ds4_host"]],
+        ["--host", settings["ds4_listen_address"]],
         ["--port", int(settings["ds4_port"])],
     ]
     if kv_dir:

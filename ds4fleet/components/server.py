@@ -124,7 +124,7 @@ def _server(plan: Decided, engine: EnginePlan, weights: WeightsPlan) -> tuple[Se
         smoke_argv=_smoke(plan, engine, weights, argv),
         env={"HOME": paths.run, "TMPDIR": f"{paths.run}/tmp", "DS4_LOCK_FILE": paths.lock},
         cwd=engine.current,
-        host=str(settings["ds4_host"]),
+        host=str(settings["ds4_listen_address"]),
         port=int(settings["ds4_port"]),
         lock_file=paths.lock,
         kv_dir=kv_dir,

@@ -15,6 +15,7 @@ from functools import cache
 from itertools import combinations
 from typing import Any
 
+from ds4fleet.inventory import renamed
 from ds4fleet.inventory.public_keys import parse_key
 
 #: The accounts that we make on a Mac: the variable with the name of each.
@@ -131,16 +132,18 @@ FIRST_PORT = 1024
 def mistakes(
     settings: Mapping[str, Any], *, host: str = "", login: str = "", templated: bool = True
 ) -> list[str]:
-    """One sentence per name that is not of its kind; [] when all are.
+    """One sentence per variable with an old name and per name that is not of its kind; [] when all are.
 
     settings: variables that begin with ds4_, defaults where they are not given. host: the inventory name.
     login: the administrator's account on the Mac, where it is known. templated: False for variables as the
     inventory has them, in which a template says nothing yet.
     """
+    renames = renamed.refusals(settings)
     if not templated:
         settings = {name: value for name, value in settings.items() if "{{" not in str(value)}
     return [
         *_host(host),
+        *renames,
         *_kinds(settings),
         *_accounts(settings, login),
         *_volumes(settings),

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from ds4fleet import yaml_text
-from ds4fleet.inventory import defaults, names
+from ds4fleet.inventory import defaults, names, renamed
 from ds4fleet.layout import ROLE
 
 SPECS = ROLE / "meta" / "argument_specs.yml"
@@ -62,7 +62,9 @@ def mistakes(host: str, settings: Mapping[str, Any], validate: Validator, login:
     if not sentences:
         found = names.mistakes({**defaults.role_defaults(), **settings}, host=host, login=login)
         sentences = [f"{host}: {sentence}" for sentence in found]
-    for name in sorted(set(settings) - known - CONNECTION):
+    else:
+        sentences += [f"{host}: {sentence}" for sentence in renamed.refusals(settings)]
+    for name in sorted(set(settings) - known - CONNECTION - renamed.VARIABLES.keys()):
         near = difflib.get_close_matches(name, sorted(known), n=2)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; own variables need another prefix"
         sentences.append(f"{host}: {name} is not a variable of ds4-fleet{hint}")

@@ -52,7 +52,7 @@ def uses(plan: HostPlan, known: Known, engine: Engine) -> set[str]:
 def reached_by_several(plan: HostPlan, known: Known) -> str:
     """Why more than one user reaches the engine; "" when one does, on the Mac's loopback address."""
     if known.settings.host != "localhost" and not ipaddress.IPv4Address(known.settings.host).is_loopback:
-        return f"ds4_host is {known.settings.host}"
+        return f"ds4_listen_address is {known.settings.host}"
     keys = {str(key) for key in known.read.names("ds4_tunnel_keys")}
     let_in = users.keys_for(plan.host, plan.region, known.variables.get("ds4_access"))
     if len(keys) + len(let_in) > 1:

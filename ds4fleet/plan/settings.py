@@ -127,11 +127,11 @@ def read_settings(read: Reader) -> Settings:
         kv_budget_mib=read.number("ds4_kv_budget_mib", least=0),
         desktop=read.flag("ds4_desktop"),
         port=read.number("ds4_port", least=1, most=65535),
-        host=read.text("ds4_host"),
+        host=read.text("ds4_listen_address"),
     )
     if len(found.sidecars) > 1:
         raise OperatorError("ds4_sidecars names more than one draft head; the engine takes one")
-    _listen_address(found.host, read.flag("ds4_host_public_confirmed"))
+    _listen_address(found.host, read.flag("ds4_listen_public_confirmed"))
     return found
 
 
@@ -159,10 +159,10 @@ def _listen_address(address: str, confirmed: bool) -> None:
         literal = ipaddress.IPv4Address(address)
     except ValueError:
         raise OperatorError(
-            f"ds4_host is {address!r}; the engine listens only on an IPv4 address or localhost"
+            f"ds4_listen_address is {address!r}; the engine listens only on an IPv4 address or localhost"
         ) from None
     if not literal.is_loopback and not confirmed:
         raise OperatorError(
-            f"ds4_host {address} opens an engine without any password to the network; keep 127.0.0.1 and"
-            " use the tunnel, or set ds4_host_public_confirmed: true"
+            f"ds4_listen_address {address} opens an engine without any password to the network; keep"
+            " 127.0.0.1 and use the tunnel, or set ds4_listen_public_confirmed: true"
         )

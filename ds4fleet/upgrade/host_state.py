@@ -120,7 +120,7 @@ def switch_minutes(plan: HostPlan, settings: Mapping[str, Any]) -> float:
 
 def _patience_s(settings: Mapping[str, Any]) -> int:
     """What a switch takes whatever is loaded."""
-    return int(settings["ds4_drain_told_s"]) + int(settings["ds4_min_healthy_s"]) + PROMPTS_S
+    return int(settings["ds4_drain_notice_s"]) + int(settings["ds4_min_healthy_s"]) + PROMPTS_S
 
 
 def target_of(plan: HostPlan) -> Version | None:

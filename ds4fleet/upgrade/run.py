@@ -183,7 +183,7 @@ def abort(
     with _lock_of(journal, root) as lock:
         left = play.call_off(journal, json=json, lock=lock)
     silent = {host: why for host, why in left.items() if why.startswith("unreachable")}
-    _finish(journal, json=json, not_told=left)
+    _finish(journal, json=json, not_notified=left)
     if not json:
         for host, why in left.items():
             told = f"{host}: {KEEPS_ITS_LOCK}" if host in silent else f"{host}: {why}"
@@ -323,12 +323,12 @@ def _abort_others(limit: str, root: Path, *, yes: bool, json: bool) -> int:
     return EXIT_UNREACHABLE if silent else 0
 
 
-def _finish(journal: Journal, *, json: bool, not_told: Mapping[str, str] | None = None) -> None:
-    """Writes report.json and shows it. not_told: Macs that could not be told to give up, and why."""
+def _finish(journal: Journal, *, json: bool, not_notified: Mapping[str, str] | None = None) -> None:
+    """Writes report.json and shows it. not_notified: Macs that could not be notified of the end, and why."""
     reports.write(journal)
     record = reports.report(journal)
     if json:
-        console.print_json(record if not_told is None else {**record, "not_told": dict(not_told)})
+        console.print_json(record if not_notified is None else {**record, "not_notified": dict(not_notified)})
     else:
         _print(record)
 

@@ -77,7 +77,7 @@ def limits(settings: Mapping[str, Any]) -> dict[str, float]:
     """
     return {
         "drain_s": _seconds(settings, "ds4_drain_s"),
-        "told_s": _seconds(settings, "ds4_drain_told_s"),
+        "notice_s": _seconds(settings, "ds4_drain_notice_s"),
         "speed_ratio": _ratio(settings, "ds4_gate_speed_ratio"),
         "min_healthy_s": _seconds(settings, "ds4_min_healthy_s"),
         # A Mac that nobody can confirm in time would go back for nothing.

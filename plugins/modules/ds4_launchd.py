@@ -75,8 +75,8 @@ options:
         description: Seconds for which its clients may go on.
         type: int
         required: true
-      told_s:
-        description: Seconds within which tunnels have told their clients.
+      notice_s:
+        description: Seconds within which tunnels have notified their clients.
         type: int
         required: true
   timeout_s:
@@ -94,7 +94,7 @@ EXAMPLES = r"""
         state: started
         restart_on: [/opt/ds4/etc/server.conf]
     changed_paths: [/opt/ds4/etc/server.conf]
-    drain: {drain_s: 120, told_s: 3}
+    drain: {drain_s: 120, notice_s: 3}
 """
 
 RETURN = r"""
@@ -111,9 +111,10 @@ jobs:
       description: Steps taken (or that would be taken, in check mode), none when it was right already.
       type: list
       elements: str
-    told:
+    notified:
       description:
-        - Clients that were still at work at the end of the drain time; null where that could not be told.
+        - Clients that were still at work at the end of the drain time, and were notified of the stop; null
+          where their number is not known.
       type: int
       returned: when the engine was stopped
 """
@@ -163,7 +164,7 @@ def carry_out(
     now: JobFacts | None,
     steps: Sequence[str],
 ) -> dict[str, Any]:
-    """Take the steps; {told} where the engine was stopped for them."""
+    """Take the steps; {notified} where the engine was stopped for them."""
     stops = "bootout" in steps and pid_of(now) is not None
     if not stops or not drain or drain["label"] != job["label"]:
         return take(launchd, job, steps)
@@ -171,14 +172,14 @@ def carry_out(
         Places(drain["root"]),
         lambda: pid_of(launchd.look(job["label"])),
         drain["drain_s"],
-        drain["told_s"],
+        drain["notice_s"],
     )
     going.close_for_a_stop(
         reason="the engine is restarted" if "bootstrap" in steps else "the engine is stopped"
     )
     try:
-        told = going.finish()
-        return dict(take(launchd, job, steps), told=told)
+        notified = going.finish()
+        return dict(take(launchd, job, steps), notified=notified)
     finally:
         going.open()
 
@@ -202,7 +203,7 @@ def main() -> None:
         "label": {"type": "str", "default": "com.ds4fleet.server"},
         "root": {"type": "path", "default": "/opt/ds4"},
         "drain_s": {"type": "int", "required": True},
-        "told_s": {"type": "int", "required": True},
+        "notice_s": {"type": "int", "required": True},
     }
     module = AnsibleModule(
         argument_spec={
@@ -220,10 +221,10 @@ def main() -> None:
         for job in module.params["jobs"]:
             result, was, becomes = converge(module, launchd, job)
             results.append(result)
-            if result.get("told", 0) != 0:
+            if result.get("notified", 0) != 0:
                 module.warn(
-                    "%s: %s clients were still at work after %d s and were told that the engine stops"
-                    % (job["label"], result["told"] or "perhaps some", module.params["drain"]["drain_s"])
+                    "%s: %s clients were still at work after %d s and were notified that the engine stops"
+                    % (job["label"], result["notified"] or "perhaps some", module.params["drain"]["drain_s"])
                 )
             before += was
             after += becomes

@@ -102,7 +102,7 @@ class TestFirstRun:
             ("ds4_context=1000000", "hk-01: flash-q2"),
             ("ds4_role=boss", "ds4_role must be one of"),
             ("ds4_port=high", "ds4_port"),
-            ("ds4_host=0.0.0.0", "ds4_host_public_confirmed"),
+            ("ds4_listen_address=0.0.0.0", "ds4_listen_public_confirmed"),
         ],
     )
     def test_bad_input_is_one_sentence_before_the_first_change(self, fresh, setting, sentence):

@@ -23,7 +23,7 @@ SETTINGS = {
     "ds4_model": NEWER,
     "ds4_min_healthy_s": 2,
     "ds4_upgrade_hold_s": 8,
-    "ds4_drain_told_s": 2,
+    "ds4_drain_notice_s": 2,
     "ds4_drain_s": 20,
     # Other tests on the same two cores are noise that a Mac does not have; a tenth is still seen.
     "ds4_gate_speed_ratio": 0.4,

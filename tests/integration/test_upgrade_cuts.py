@@ -30,7 +30,7 @@ SETTINGS = {
     "ds4_model": NEWER,
     "ds4_min_healthy_s": 1,
     "ds4_upgrade_hold_s": 6,
-    "ds4_drain_told_s": 0,
+    "ds4_drain_notice_s": 0,
     "ds4_drain_s": 10,
     "ds4_verify_ready_s": 20,
     # Other tests on the same two cores are noise that a Mac does not have.

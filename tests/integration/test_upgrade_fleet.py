@@ -38,7 +38,7 @@ NEIGHBOURS = {"seoul": "tokyo", "hongkong": "singapore"}
 SETTINGS = {
     "ds4_model": NEWER,
     "ds4_min_healthy_s": 2,
-    "ds4_drain_told_s": 2,
+    "ds4_drain_notice_s": 2,
     "ds4_drain_s": 30,
     # All Macs share two cores with their clients here; test_upgrade.py holds what the gate sees.
     "ds4_gate_speed_ratio": 0.05,

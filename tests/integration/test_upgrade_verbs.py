@@ -34,7 +34,7 @@ SETTINGS = {
     "ds4_stage_chunk_mib": 1,
     "ds4_min_healthy_s": 1,
     "ds4_upgrade_hold_s": 10,
-    "ds4_drain_told_s": 1,
+    "ds4_drain_notice_s": 1,
     "ds4_drain_s": 10,
     "ds4_verify_ready_s": 20,
     # Other tests on the same two cores are noise that a Mac does not have.
@@ -376,7 +376,7 @@ class TestThePlaybookByItself:
         assert f"{SECOND}: it keeps its lock" in output and FIRST not in output.partition("keeps its lock")[2]
         assert locks(controller) == {FIRST: None, SECOND: locked}
         again = record(controller.fab("upgrade", "--abort", "--json"))
-        assert (again["phase"], again["not_told"]) == ("aborted", {})
+        assert (again["phase"], again["not_notified"]) == ("aborted", {})
         assert set(locks(controller).values()) == {None} and pids(controller) == before
 
 

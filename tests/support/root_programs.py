@@ -55,7 +55,7 @@ sys.path.insert(0, str(root / "libexec/ds4agent"))
 from ds4agent.switch import state
 from ds4agent.watchdog import guard
 places = state.Places(str(root))
-notes, rules = (root / "guard/stopped", root / "guard/state.json"), dict(drain_s=1, told_s=0)
+notes, rules = (root / "guard/stopped", root / "guard/state.json"), dict(drain_s=1, notice_s=0)
 guard.keep(*notes, "stop", "hostile", dict(stops=[time.time()]), time.time())
 assert "could not" not in guard.warn_clients(places, None, "hostile", rules)
 guard.keep(*notes, "start", "hostile", dict(stops=[]), time.time())
@@ -187,7 +187,7 @@ class Programs:
     def switch(self) -> None:
         """To what is served already, which clones its KV directory; nobody confirms, so it goes back."""
         settings = {**self.settings, "ds4_upgrade_hold_s": 1, "ds4_min_healthy_s": 0, "ds4_drain_s": 1}
-        settings["ds4_drain_told_s"] = 0
+        settings["ds4_drain_notice_s"] = 0
         plan = {**self.plan, "verify": {**self.plan["verify"], "ready_s": 20}}
         run_id = f"hostile-{time.time_ns()}"
         made = HostPlan.from_json(plan)

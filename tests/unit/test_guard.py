@@ -212,7 +212,7 @@ class TestClients:
         monkeypatch.setattr(guard.mac_run, "run", lsof)
         monkeypatch.setattr(guard.switch_drain, "POLL_S", 0.01)
         with pytest.raises(Ended):
-            guard.run("label", "plist", str(folder), {"drain_s": 0.1, "told_s": 0, **settings})
+            guard.run("label", "plist", str(folder), {"drain_s": 0.1, "notice_s": 0, **settings})
         return done, (folder / "stopped").read_text()
 
     def test_new_work_is_sent_elsewhere_before_the_engine_is_told_to_stop(
@@ -235,7 +235,7 @@ class TestClients:
     ) -> None:
         (tmp_path / "var").write_text("")
         ((action, _told),), note = self.stop(tmp_path, monkeypatch, clients=1)
-        assert action == "stop" and "its clients could not be told" in note
+        assert action == "stop" and "its clients could not be notified" in note
 
 
 @pytest.mark.parametrize("writable", [True, False])

@@ -386,8 +386,8 @@ def test_without_declared_or_observed_memory_there_is_no_plan() -> None:
         (128, {"ds4_power_percent": 150}, "from 1 to 100"),
         (128, {"ds4_role": "server"}, "one of auto, serve, stream, stage, jump"),
         (128, {"ds4_port": 70000}, "to 65535"),
-        (128, {"ds4_host": "0.0.0.0"}, "ds4_host_public_confirmed"),
-        (128, {"ds4_host": "::1"}, "IPv4"),
+        (128, {"ds4_listen_address": "0.0.0.0"}, "ds4_listen_public_confirmed"),
+        (128, {"ds4_listen_address": "::1"}, "IPv4"),
         (128, {"ds4_sidecars": ["mtpp"]}, "did you mean mtp"),
         (128, {"ds4_sidecars": ["dspark-0731"], "ds4_engine_commit": MAY}, "needs an engine with --dspark"),
         (512, {"ds4_model": "pro-q2", "ds4_sidecars": ["mtp"]}, "is not made for pro"),
@@ -412,7 +412,7 @@ def test_a_wrong_setting_is_refused_in_one_sentence(
     [("localhost", True), ("127.0.0.1", True), ("0.0.0.0", True), ("127.0.0.2", False), ("192.0.2.7", False)],
 )
 def test_an_address_that_tunnels_do_not_reach_is_said(address: str, reached: bool) -> None:
-    made = plan(128, ds4_host=address, ds4_host_public_confirmed=True)
+    made = plan(128, ds4_listen_address=address, ds4_listen_public_confirmed=True)
     assert made.refusals == []
     assert any("do not reach it" in text for text in made.warnings) == (not reached)
 
@@ -582,7 +582,7 @@ NAMES = [
     "ds4_desktop",
     "ds4_catalogue",
     "ds4_port",
-    "ds4_host",
+    "ds4_listen_address",
     "ds4_power",
     "ds4_engine_commit",
     "ds4_engine_make_args",

@@ -134,7 +134,10 @@ def policy(tmp_path: Path, one_user: str, several_users: str) -> dict[str, Any]:
             {"ds4_tunnel_keys": KEYS[:1], "ds4_access": {"ann": {"keys": KEYS[1:], "to": ["mac-01"]}}},
             "2 keys of ds4_tunnel_keys and ds4_access open a tunnel",
         ),
-        ({"ds4_host": "10.0.0.5", "ds4_host_public_confirmed": True}, "ds4_host is 10.0.0.5"),
+        (
+            {"ds4_listen_address": "10.0.0.5", "ds4_listen_public_confirmed": True},
+            "ds4_listen_address is 10.0.0.5",
+        ),
     ],
 )
 def test_an_engine_that_a_request_ends_is_refused_where_several_users_reach_it(
@@ -154,8 +157,8 @@ def test_an_engine_that_a_request_ends_is_refused_where_several_users_reach_it(
         {"ds4_tunnel_keys": KEYS[:1]},
         {"ds4_access": {"ann": {"keys": KEYS[:1], "to": ["mac-01"]}}},
         {"ds4_access": {"ann": {"keys": KEYS, "to": ["mac-02"]}}},
-        {"ds4_host": "localhost"},
-        {"ds4_host": "127.0.0.2"},
+        {"ds4_listen_address": "localhost"},
+        {"ds4_listen_address": "127.0.0.2"},
     ],
 )
 def test_an_engine_that_a_request_ends_is_warned_of_where_one_user_reaches_it(reach: dict[str, Any]) -> None:

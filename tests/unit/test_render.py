@@ -183,7 +183,7 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("extra", "hint"),
         [
-            (["--host", "0.0.0.0"], "ds4_host"),
+            (["--host", "0.0.0.0"], "ds4_listen_address"),
             (["--port=9000"], "ds4_port"),
             (["-m", "/tmp/other.gguf"], "ds4_model"),
             (["--quality", "-c", "1000000"], "ds4_context"),

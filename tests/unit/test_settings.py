@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ds4fleet.inventory import settings
+from ds4fleet.inventory import renamed, settings
+from ds4fleet.plan.make import make_plan
 
 HARDWARE = {
     "model": "Mac15,14",
@@ -62,3 +64,19 @@ def test_names_of_the_connection_are_known():
 
 def test_every_mistake_is_said():
     assert len(mistakes(ds4_port="abc", ds4_role="boss", ds4_rol="serve")) == 3
+
+
+@pytest.mark.parametrize(("old", "new"), renamed.VARIABLES.items())
+class TestARenamedVariable:
+    def test_is_refused_with_its_new_name(self, old, new):
+        assert mistakes(**{old: "127.0.0.1"}) == [
+            f"tyo-01: {old} is called {new} now; rename it where it is set"
+        ]
+
+    def test_is_refused_by_a_plan_of_the_inventory_too(self, old, new):
+        made = make_plan("tyo-01", {"ds4_hardware": HARDWARE, old: "{{ x }}"}, None, templated=False)
+        assert [*made.refusals] == [f"tyo-01: {old} is called {new} now; rename it where it is set"]
+
+    def test_has_a_new_name_that_is_known(self, old, new):
+        known = {name for section in settings.specs().values() for name in section.get("options", ())}
+        assert new in known and old not in known

@@ -374,12 +374,17 @@ class TestPlan:
 
     def test_settings_reach_the_order(self) -> None:
         plan = make_plan("tyo-01", HARDWARE)
-        given = {"ds4_drain_s": 1, "ds4_drain_told_s": 2, "ds4_gate_speed_ratio": 0.5, "ds4_min_healthy_s": 3}
+        given = {
+            "ds4_drain_s": 1,
+            "ds4_drain_notice_s": 2,
+            "ds4_gate_speed_ratio": 0.5,
+            "ds4_min_healthy_s": 3,
+        }
         given |= {"ds4_upgrade_hold_s": 4, "ds4_upgrade_pause_s": 5}
         made = switch_order.order(plan, {**role_defaults(), **given}, run_id="r", attempt=2, now_s=0)
         assert made["settings"] == {
             "drain_s": 1,
-            "told_s": 2,
+            "notice_s": 2,
             "speed_ratio": 0.5,
             "min_healthy_s": 3,
             "hold_s": 4,

@@ -37,8 +37,8 @@ class Mac:
         state = json.loads(path.read_text()) if path.exists() else {}
         return "stopping" if state.get("stopping") else "draining" if state.get("draining") else "open"
 
-    def drain(self, drain_s=30, told_s=0):
-        return switch_drain.Drain(self.places, lambda: self.pid, drain_s, told_s, self.run)
+    def drain(self, drain_s=30, notice_s=0):
+        return switch_drain.Drain(self.places, lambda: self.pid, drain_s, notice_s, self.run)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def test_clients_may_finish_while_new_ones_are_sent_elsewhere(tmp_path):
 
 def test_a_quiet_moment_says_nothing_before_the_tunnels_have_told_their_clients(tmp_path):
     mac = Mac(tmp_path, 0)
-    drain = mac.drain(told_s=0.2)
+    drain = mac.drain(notice_s=0.2)
     drain.close()
     drain.finish()
     assert drain.seconds() >= 0.2 and len(mac.events) > 2
@@ -72,7 +72,7 @@ def test_who_is_left_at_the_end_of_the_drain_time_is_told_and_given_the_time_to_
     mac.clients, left = [3], []
     left.append(drain.wait())
     assert left == [3] and mac.told() == "draining"
-    drain.told_s, mac.clients, mac.events = 5, [3, 2, 0], []
+    drain.notice_s, mac.clients, mac.events = 5, [3, 2, 0], []
     drain.end()
     assert mac.events == [(3, "stopping"), (2, "stopping"), (0, "stopping")]
 
@@ -141,12 +141,12 @@ class TestLaunchd:
         return mac
 
     def carry_out(self, mac, steps, label=LABEL, **jobs):
-        drain = {"label": LABEL, "root": str(mac.root), "drain_s": 30, "told_s": 0}
+        drain = {"label": LABEL, "root": str(mac.root), "drain_s": 30, "notice_s": 0}
         now = {"pid": mac.pid}
         return ds4_launchd.carry_out(drain, self.Jobs(mac, **jobs), {"label": label}, now, steps)
 
     def test_a_restart_waits_for_the_clients_and_opens_again(self, mac):
-        assert self.carry_out(mac, ["bootout", "bootstrap", "start"]) == {"told": 0}
+        assert self.carry_out(mac, ["bootout", "bootstrap", "start"]) == {"notified": 0}
         looks = [(1, "draining"), (0, "draining"), (0, "draining")]
         steps = [("bootout", "draining"), ("bootstrap", "draining"), ("start", "draining")]
         assert mac.events == looks + steps

@@ -19,7 +19,7 @@ from ds4agent.switch import state as switch_state
 
 LABEL = "com.ds4fleet.server"
 OLD, NEW = "flash-0123456789ab-abi2", "flash-ba9876543210-abi2"
-SETTINGS = dict(core.SETTINGS, drain_s=0, told_s=0, min_healthy_s=0, hold_s=0, pause_s=0, speed_ratio=0.5)
+SETTINGS = dict(core.SETTINGS, drain_s=0, notice_s=0, min_healthy_s=0, hold_s=0, pause_s=0, speed_ratio=0.5)
 Said = namedtuple("Said", "ok rc out err")
 #: Most switches take fewer steps; a test that reaches this never ends.
 MANY = 400

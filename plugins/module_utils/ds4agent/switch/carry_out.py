@@ -174,7 +174,7 @@ class Switch:
             self.places,
             lambda: pid_of(self.launchd.look(label)),
             settings["drain_s"],
-            settings["told_s"],
+            settings.get("notice_s", settings.get("told_s", core.SETTINGS["notice_s"])),  # older orders
         )
         drain.close(run_id=order["run_id"])
         return drain

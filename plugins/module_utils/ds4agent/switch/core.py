@@ -36,7 +36,7 @@ ORDER_GOOD_S = 60
 #: What the settings of an order hold, all in seconds but for the ratio; the role's defaults are the source.
 SETTINGS = {
     "drain_s": 120,
-    "told_s": 3,
+    "notice_s": 3,
     "speed_ratio": 0.8,
     "min_healthy_s": 20,
     "hold_s": 300,

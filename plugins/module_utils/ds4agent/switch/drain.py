@@ -1,6 +1,6 @@
 # Copyright (c) 2026 ds4-fleet contributors
 # MIT License (see LICENSE)
-"""How ours stop an engine that serves: intake closed, clients waited for, then told, then SIGTERM.
+"""How ours stop an engine that serves: intake closed, clients waited for, then notified, then SIGTERM.
 
 From SIGTERM on ds4-server writes to no client any more and reads the prompts that it has to their end in vain
 (docs/engine-stand-in.md), so whoever stops it sees to its clients before. The tunnels read meanwhile:
@@ -46,8 +46,8 @@ def in_flight(pid: int | None, run: Callable[..., Result] | None = None) -> int 
 
 
 class Drain:
-    """One drain. pid(): of the engine, or None. drain_s: for which its clients may go on. told_s: within
-    which the tunnels have told theirs; before that a quiet moment says nothing.
+    """One drain. pid(): of the engine, or None. drain_s: for which its clients may go on. notice_s: within
+    which the tunnels have notified theirs; before that a quiet moment says nothing.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Drain:
         places: Places,
         pid: Callable[[], int | None],
         drain_s: float,
-        told_s: float,
+        notice_s: float,
         run: Callable[..., Result] | None = None,
     ) -> None:
         self.places, self.pid, self.run = places, pid, run
-        self.drain_s, self.told_s = drain_s, told_s
+        self.drain_s, self.notice_s = drain_s, notice_s
         self.began = time.monotonic()
         self.state: dict[str, Any] = {}
 
@@ -72,7 +72,7 @@ class Drain:
 
     def close_for_a_stop(self, **who: Any) -> None:
         """The same by a program that may be killed before it can say that the drain is over."""
-        self.close(until=int(time.time() + self.drain_s + self.told_s + RESTART_S), **who)
+        self.close(until=int(time.time() + self.drain_s + self.notice_s + RESTART_S), **who)
 
     def in_flight(self) -> int | None:
         return in_flight(self.pid(), self.run)
@@ -89,7 +89,7 @@ class Drain:
             left = self.in_flight()
             quiet = quiet + 1 if left == 0 else 0
             waited = time.monotonic() - self.began
-            if waited >= self.drain_s or (quiet >= 2 and waited >= self.told_s):
+            if waited >= self.drain_s or (quiet >= 2 and waited >= self.notice_s):
                 return left
             time.sleep(POLL_S)
 
@@ -97,7 +97,7 @@ class Drain:
         """The drain time is over: have the endpoints end what is under way, and give them the time for it."""
         self.state = dict(self.state, stopping=True)
         switch_state.tell_drain(self.places, self.state)
-        mac_run.poll(lambda: self.in_flight() == 0, self.told_s + ENDING_S if self.told_s else 0, POLL_S)
+        mac_run.poll(lambda: self.in_flight() == 0, self.notice_s + ENDING_S if self.notice_s else 0, POLL_S)
 
     def finish(self, each_time: Callable[[], object] = lambda: None) -> int | None:
         """All that has to be before SIGTERM; how many clients were notified (None: unknown)."""

@@ -53,7 +53,7 @@ SETTINGS = {
     "empty_s": 120,  # or critical for this long with at most empty_percent of memory free
     "empty_percent": 2,
     "drain_s": 5,  # for which clients may go on once it is decided
-    "told_s": 3,  # within which tunnels give new work to others, and end what is under way
+    "notice_s": 3,  # within which tunnels give new work to others, and end what is under way
     "stop_s": 45,  # from the polite stop to the hard one, if memory is still short
     "calm_s": 900,  # normal, or calm without an engine, for this long before it is started again
     "restarts_per_day": 2,  # after that it stays down until somebody looks
@@ -245,11 +245,11 @@ def warn_clients(
         return mac_run.run(name, *words, timeout_s=LOOK_TIMEOUT_S)
 
     try:
-        drain = switch_drain.Drain(places, lambda: pid, rules["drain_s"], rules["told_s"], look)
+        drain = switch_drain.Drain(places, lambda: pid, rules["drain_s"], rules["notice_s"], look)
         drain.close_for_a_stop(reason=reason)
         left = drain.finish()
     except Exception as error:  # noqa: BLE001
-        return f"its clients could not be told: {error}"
+        return f"its clients could not be notified: {error}"
     if left == 0:
         return ""
     return f"{left or 'its'} clients were cut off after {drain.seconds():.0f} s, as memory did not allow more"
