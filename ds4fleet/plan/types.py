@@ -139,7 +139,7 @@ class HostPlan:
 
     @classmethod
     def from_json(cls, value: object, what: str = "the plan") -> HostPlan:
-        """A plan as `to_dict` made it. Raises ModelError for what is none, and for another schema."""
+        """A plan as `to_dict` made it. Raises ModelError for anything else, and for another schema."""
         if not isinstance(value, Mapping):
             raise ModelError(f"{what} is not an object")
         if value.get("schema") != SCHEMA:

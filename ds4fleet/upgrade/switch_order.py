@@ -80,7 +80,7 @@ def limits(settings: Mapping[str, Any]) -> dict[str, float]:
         "notice_s": _seconds(settings, "ds4_drain_notice_s"),
         "speed_ratio": _ratio(settings, "ds4_gate_speed_ratio"),
         "min_healthy_s": _seconds(settings, "ds4_min_healthy_s"),
-        # A Mac that nobody can confirm in time would go back for nothing.
+        # A Mac that cannot be confirmed in time would roll back for nothing.
         "hold_s": _seconds(settings, "ds4_upgrade_hold_s", least=1),
         "pause_s": _seconds(settings, "ds4_upgrade_pause_s", least=1),
     }
