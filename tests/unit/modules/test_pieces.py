@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ds4agent.weights import chunks, install, pieces, progress, transport
+from ds4agent.weights import chunks, install, pieces, progress, proof, transport
 from ds4agent.weights import fetch as weights_fetch
 from ds4agent.weights import stamp as weights_stamp
 
@@ -154,13 +154,28 @@ def test_of_one_wrong_piece_only_its_own_chunks_come_again(hub: Hub, base: str, 
     assert came <= 11_000 + 2 * CHUNK
 
 
-def test_the_wrong_pieces_of_a_file_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [1, 777, 4096, 29_999, 30_000, 30_001, len(DATA)])
+def test_each_piece_is_proven_beside_the_whole_however_it_comes(step: int) -> None:
     bad = bytearray(DATA)
     bad[-1] ^= 1
-    (tmp_path / "w.gguf").write_bytes(bad)
-    assert pieces.wrong(str(tmp_path / "w.gguf"), PIECES) == [(41_000, len(DATA) - 41_000, "w.gguf.part3")]
-    (tmp_path / "w.gguf").write_bytes(DATA)
-    assert pieces.wrong(str(tmp_path / "w.gguf"), PIECES) == []
+    for data, wrong in ((DATA, []), (bytes(bad), [(41_000, len(DATA) - 41_000, "w.gguf.part3")])):
+        made = proof.Proof(PIECES)
+        for at in range(0, len(data), step):
+            made.update(data[at : at + step])
+        assert made.hexdigest() == hashlib.sha256(data).hexdigest()
+        assert made.wrong() == wrong
+    assert made.objection() == "of its pieces w.gguf.part3 is not what was published"
+
+
+def test_a_file_whose_pieces_are_not_those_of_the_catalogue_is_refused_although_the_whole_is_right(
+    hub: Hub, base: str, tmp_path: Path
+) -> None:
+    hub.files.update(cut())
+    place = install.Installer(str(tmp_path), os.getuid(), os.getgid())
+    item = wanted(tmp_path, f"{base}/w.gguf")
+    item["pieces"] = [{**PIECES[0], "sha256": "0" * 64}, *PIECES[1:]]
+    with pytest.raises(install.InstallError, match=r"of its pieces w\.gguf\.part1 is not what was published"):
+        place.bring(item, place.look(item))
 
 
 def test_a_wrong_piece_at_the_source_is_named(hub: Hub, base: str, tmp_path: Path) -> None:
@@ -168,6 +183,6 @@ def test_a_wrong_piece_at_the_source_is_named(hub: Hub, base: str, tmp_path: Pat
     hub.files["w.gguf.part2"] = bytes(len(hub.files["w.gguf.part2"]))
     place = install.Installer(str(tmp_path), os.getuid(), os.getgid())
     item = wanted(tmp_path, f"{base}/w.gguf")
-    with pytest.raises(install.InstallError, match=r"of its pieces: w\.gguf\.part2\)"):
+    with pytest.raises(install.InstallError, match=r"of its pieces w\.gguf\.part2 is not"):
         place.bring(item, place.look(item))
     assert not (tmp_path / "w.gguf").exists()

@@ -15,14 +15,14 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .part import flush
-from .proof import uncached
+from .proof import Proof, uncached
 
 if TYPE_CHECKING:
-    from ..shapes import Wanted
+    from ..shapes import PieceOf, Wanted
 
 MANIFEST = ".manifest"
 JOURNAL = ".chunks"
@@ -137,7 +137,7 @@ class Whole(threading.Thread):
     def __init__(self, part: ChunkedPart) -> None:
         super().__init__(daemon=True)
         self.part = part
-        self.digest = hashlib.sha256()
+        self.digest = Proof(part.pieces)
         self.next = 0
         self.reread_bytes = 0
         self._kept: dict[int, bytes | bytearray] = {}
@@ -176,12 +176,28 @@ class Whole(threading.Thread):
         self.join()
         return self.digest.hexdigest()
 
+    def wrong_chunks(self) -> list[int]:
+        """Chunks of the pieces that are wrong, once all went through."""
+        size = self.part.chunk_bytes
+        ranges = [
+            range(start // size, -(-(start + length) // size)) for start, length, _name in self.digest.wrong()
+        ]
+        return sorted({index for one in ranges for index in one})
+
 
 class ChunkedPart:
     """The receiving end: `commit` chunks, ask what is `missing`, `place` it when it is proven."""
 
-    def __init__(self, final: str, revision: str, total_bytes: int, chunk_bytes: int) -> None:
+    def __init__(
+        self,
+        final: str,
+        revision: str,
+        total_bytes: int,
+        chunk_bytes: int,
+        pieces: Sequence[PieceOf] = (),
+    ) -> None:
         self.final = final
+        self.pieces = pieces
         self.path = part_path(final, revision)
         self.total_bytes = total_bytes
         self.chunk_bytes = chunk_bytes

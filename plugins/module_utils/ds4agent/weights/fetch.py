@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..mac.run import locked
-from . import chunks, pieces, route, stamp, window
+from . import chunks, route, stamp, window
 from . import peer as weights_peer
 from .install import FULL, Installer, InstallError
 from .progress import Aborted, State
@@ -110,7 +110,13 @@ class Fetch:
         if look == "proven":
             return
         revision = chunks.revision_of(wanted)
-        part = chunks.ChunkedPart(wanted["path"], revision, wanted["bytes"], self.order["chunk_bytes"])
+        part = chunks.ChunkedPart(
+            wanted["path"],
+            revision,
+            wanted["bytes"],
+            self.order["chunk_bytes"],
+            wanted.get("pieces") or (),
+        )
         self._room(wanted, part)
         try:
             self.state.part = part.open()
@@ -147,7 +153,7 @@ class Fetch:
                 wrong = "%d of its chunks came back from the disk with other bytes" % len(spoiled)
                 part.drop(spoiled)
                 continue
-            wrong = judge(part.path, wanted, digest)
+            wrong = judge(part.path, wanted, digest, part.whole.digest)
             if not wrong:
                 part.place()
                 self.installer.settle(wanted["path"], digest)
@@ -155,26 +161,14 @@ class Fetch:
             # Received as they were sent: whoever sent them has a wrong file, a peer sooner than a source.
             # What an earlier run left may be from anybody.
             refused |= set() if resumed else senders & peers or senders
-            resumed = False
-            part.drop(self._to_drop(wanted, part))
+            resumed, bad = False, part.whole.wrong_chunks()
+            part.drop(bad or sorted(part.done))
         os.unlink(part.journal.path)
-        wrong += pieces.told(part.path, wanted.get("pieces") or ())
         aside = put_aside(part.path, wanted["path"])
         raise InstallError(
             "%s is not what was asked for: %s; kept as %s, it is not linked and not served"
             % (wanted["name"], wrong, aside)
         )
-
-    @staticmethod
-    def _to_drop(wanted: Wanted, part: chunks.ChunkedPart) -> list[int]:
-        """Chunks of a file that is wrong as a whole; of its wrong pieces, where it is published in pieces."""
-        found = pieces.wrong(part.path, wanted.get("pieces") or ())
-        bad = {
-            index
-            for start, length, _name in found
-            for index in range(start // part.chunk_bytes, -(-(start + length) // part.chunk_bytes))
-        }
-        return sorted(bad & part.done.keys() if bad else part.done)
 
     def _room(self, wanted: Wanted, part: chunks.ChunkedPart) -> None:
         space = os.statvfs(self.order["dir"])

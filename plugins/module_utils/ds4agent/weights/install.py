@@ -184,7 +184,8 @@ class Installer:
 
     def _fetch_once(self, wanted: Wanted) -> Placed:
         revision = (wanted.get("sha256") or "unpublished")[:12]
-        part = Part(wanted["path"], revision, wanted["bytes"], on_progress=self._report)
+        published = wanted.get("pieces") or ()
+        part = Part(wanted["path"], revision, wanted["bytes"], on_progress=self._report, pieces=published)
         self._make_room(wanted, part)
         fetched, url = 0, None
         refusals: dict[str, str] = {}
@@ -216,10 +217,9 @@ class Installer:
                 )
             )
         digest = part.digest.hexdigest()
-        wrong = judge(part.path, wanted, digest)
+        wrong = judge(part.path, wanted, digest, part.digest)
         if wrong:
             part.discard_journal()
-            wrong += pieces.told(part.path, wanted.get("pieces") or ())
             raise self._refuse(wanted, put_aside(part.path, wanted["path"]), wrong, url)
         part.place(wanted["path"])
         self.settle(wanted["path"], digest)

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from .proof import feed, uncached
+from .proof import Proof, feed, uncached
+
+if TYPE_CHECKING:
+    from ..shapes import PieceOf
 
 JOURNAL = ".journal"
 #: Seconds of transfer that a power cut may cost.
@@ -35,13 +38,14 @@ class Part:
         total_bytes: int,
         on_progress: Callable[[Part], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        pieces: Sequence[PieceOf] = (),
     ) -> None:
         self.path = "%s.part.%s" % (final, revision)
         self.journal = self.path + JOURNAL
         self.total_bytes = total_bytes
         self.on_progress = on_progress or (lambda part: None)
         self.clock = clock
-        self.digest = hashlib.sha256()
+        self.digest = Proof(pieces)
         self.done_bytes = 0
         self.reread_bytes = 0
         self._descriptor = _CLOSED

@@ -3,19 +3,18 @@
 """A file that is published in pieces, read as if it were one: each range comes from the piece that holds it.
 
 So the pieces never lie on the disk beside the file, and it takes no more room than itself. A mirror that
-holds the file whole serves as well. What came is proven piece by piece, so that one wrong piece is fetched
-again and not all of them.
+holds the file whole serves as well. Each piece is proven beside the whole (proof.Proof), so that one wrong
+piece is fetched again and not all of them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .origin import SourceError
-from .proof import feed_range
+from .proof import spans
 from .transport import PATIENCE_S, Missing, Source
 
 if TYPE_CHECKING:
@@ -73,28 +72,3 @@ def reader(
 ) -> Source | Joined:
     """What reads a file of `size_bytes` from `url`, whole or in its pieces."""
     return Joined(url, pieces, make) if pieces else make(url, size_bytes)
-
-
-def spans(pieces: Sequence[PieceOf]) -> Iterator[tuple[int, PieceOf]]:
-    """(first byte in the file, piece)."""
-    begin = 0
-    for piece in pieces:
-        yield begin, piece
-        begin += piece["bytes"]
-
-
-def told(path: str, pieces: Sequence[PieceOf]) -> str:
-    """Which pieces of a wrong file are wrong, for the end of a sentence; "" for one that is not in pieces."""
-    names = [name for _start, _length, name in wrong(path, pieces)]
-    return " (of its pieces: %s)" % ", ".join(names) if names else ""
-
-
-def wrong(path: str, pieces: Sequence[PieceOf]) -> list[tuple[int, int, str]]:
-    """(first byte, length, name) of the pieces of the file `path` that are not what was published."""
-    found = []
-    for begin, piece in spans(pieces):
-        digest = hashlib.sha256()
-        feed_range(digest, path, begin, piece["bytes"])
-        if digest.hexdigest() != piece["sha256"]:
-            found.append((begin, piece["bytes"], piece["name"]))
-    return found
