@@ -96,7 +96,18 @@ def messages(far: Far, most: int = 999, **more: Any) -> Any:
     return far.anthropic.messages.create(model=MODEL, messages=asked, max_tokens=most, **more)
 
 
-every_api = pytest.mark.parametrize("ask", [chat, completions, responses, messages])
+APIS = [chat, completions, responses, messages]
+every_api = pytest.mark.parametrize("ask", APIS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm(release: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """An SDK builds its types at the first event of a kind, which can take a busy machine seconds."""
+    folder, model = release
+    bench = rig.Bench(folder, tmp_path_factory.mktemp("warm"))
+    with bench.server("-m", str(model)) as engine:
+        for ask in APIS:
+            list(ask(Far(engine, f"http://127.0.0.1:{engine.port}"), stream=True))
 
 
 @every_api
