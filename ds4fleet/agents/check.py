@@ -185,7 +185,7 @@ def _tool_call(api: Api, server: Server) -> tuple[float | None, str]:
         "max_tokens": MAX_TOKENS,
     }
     first = api.post("/v1/chat/completions", body).body["choices"][0]["message"]
-    calls = first.get("tool_calls") or []
+    calls = first.get("tool_calls")
     if not calls:
         raise Failed("the model called no tool")
     call = calls[0]

@@ -21,12 +21,14 @@ from typing import Any
 
 from ds4agent.border import bounded_http, bounded_json
 from ds4agent.engine import models as engine_models
+from ds4agent.model import ModelError
 from ds4fleet import locales
 from ds4fleet.cli import container
 from ds4fleet.console import operator_errors, out, styled, table
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host, ansible_environment
 from ds4fleet.layout import CHECKOUT
+from ds4fleet.plan.types import HostPlan
 
 LAB_LIMIT = "tokyo,singapore"
 REGION = "tokyo"
@@ -235,7 +237,31 @@ def ask(endpoint: str) -> None:
     )
 
 
-def closing_table(fleet: Fleet, record: Mapping[str, Mapping[str, Any]], asked: str) -> None:
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of site.yml came to on a Mac. plan: None where none was made; stopped: why early."""
+
+    plan: HostPlan | None
+    changed: tuple[str, ...]
+    stopped: str
+    seconds: float
+
+
+def outcomes(record: object) -> dict[str, Outcome]:
+    """The record that the callback ds4_banner wrote. Raises OperatorError for one of another release."""
+    if not isinstance(record, Mapping):
+        raise OperatorError("the record of the run is not an object; is this ds4-fleet whole?")
+    found = {}
+    for host, told in record.items():
+        try:
+            plan = HostPlan.from_json(told["plan"], f"the plan of {host}") if told["plan"] else None
+        except ModelError as error:
+            raise OperatorError(str(error)) from None
+        found[host] = Outcome(plan, tuple(told["changed"]), told["stopped"], told["seconds"])
+    return found
+
+
+def closing_table(fleet: Fleet, record: Mapping[str, Outcome], asked: str) -> None:
     """Host, role, model, context, engine commit, wired limit, endpoint, seconds: one line per Mac."""
     columns = ("host", "role", "model", "context", "engine", "wired limit", "endpoint", "seconds", "changes")
     shown = table("", *columns)
@@ -243,30 +269,28 @@ def closing_table(fleet: Fleet, record: Mapping[str, Mapping[str, Any]], asked: 
         outcome = record.get(host.name)
         if outcome is None:
             continue
-        plan = outcome["plan"]
-        model = (plan.get("model") or {}).get("id") or "-"
-        context = plan.get("context") or 0
-        limit = (plan.get("memory") or {}).get("wired_limit_mib") or 0
-        serves = plan.get("role") in {"serve", "stream"}
+        plan = outcome.plan or HostPlan(host.name, host.region, role="")
+        limit = plan.memory.wired_limit_mib if plan.memory else 0
+        serves = plan.role in {"serve", "stream"}
         shown.add_row(
             styled(host.name, "bold" if host.name == asked else ""),
-            str(plan.get("role") or "-"),
-            model,
-            f"{context:,}" if context else "-",
-            str((plan.get("engine") or {}).get("pinned") or "-")[:12],
+            plan.role or "-",
+            plan.model.id if plan.model else "-",
+            f"{plan.context:,}" if plan.context else "-",
+            plan.engine.pinned[:12] if plan.engine else "-",
             f"{limit:,} MiB" if limit else "stock",
             f"http://127.0.0.1:{host.tunnel_port}/v1" if serves else "-",
-            f"{outcome['seconds']:.0f}",
-            str(len(outcome["changed"])) if not outcome["stopped"] else outcome["stopped"],
+            f"{outcome.seconds:.0f}",
+            outcome.stopped or str(len(outcome.changed)),
         )
     out.print(shown)
 
 
-def serving(fleet: Fleet, record: Mapping[str, Mapping[str, Any]]) -> Host:
+def serving(fleet: Fleet, record: Mapping[str, Outcome]) -> Host:
     """The first Mac of the region that the run left serving."""
     for host in fleet:
-        plan = record.get(host.name, {}).get("plan") or {}
-        if plan.get("role") in {"serve", "stream"}:
+        outcome = record.get(host.name)
+        if outcome and outcome.plan and outcome.plan.role in {"serve", "stream"}:
             return host
     raise OperatorError(f"No Mac in {REGION} came out of the run as serving; the recap above says why.")
 
@@ -288,7 +312,7 @@ def main() -> None:
     ):
         record_file = Path(folder) / "site.json"
         run(f"ansible-playbook site.yml -l {REGION}", {"DS4_RUN_RECORD": str(record_file)})
-        record = json.loads(record_file.read_text())
+        record = outcomes(json.loads(record_file.read_text()))
     fleet = Fleet.load(REGION)
     host = serving(fleet, record)
     with demo.step(f"Open a tunnel to {host.name} and ask it something"), tunnel(host) as endpoint:

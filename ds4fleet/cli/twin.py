@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from ds4agent.model import Engine, FileFacts, ModelError, Observation
 from ds4fleet.catalogue.read import Catalogue, load
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet
@@ -54,10 +55,11 @@ def read(folder: Path, hosts: Iterable[str]) -> dict[str, Facts]:
             raise OperatorError(
                 f"{path} is not JSON: make it anew with `fab observe`", exit_code=EXIT_USAGE
             ) from error
-        if not isinstance(data, dict) or data.get("schema") != 1 or "hardware" not in data:
+        if not isinstance(data, dict) or "schema" not in data or "hardware" not in data:
             raise OperatorError(
                 f"{path} holds no facts of a Mac: make it anew with `fab observe`", exit_code=EXIT_USAGE
             )
+        _observation(data, str(path))
         found[host] = data
     if not found:
         raise OperatorError(
@@ -66,48 +68,54 @@ def read(folder: Path, hosts: Iterable[str]) -> dict[str, Facts]:
     return found
 
 
-def variables(facts: Facts, catalogue: Catalogue, *, here: bool = True) -> dict[str, Any]:
+def _observation(facts: Facts, what: str) -> Observation:
+    """Raises OperatorError for what no release that this one knows has written."""
+    try:
+        return Observation.from_json(facts, what)
+    except ModelError as error:
+        raise OperatorError(f"{error}; make it anew with `fab observe`", exit_code=EXIT_USAGE) from None
+
+
+def variables(seen: Observation, catalogue: Catalogue, *, here: bool = True) -> dict[str, Any]:
     """Variables with which the role makes what was observed: engine, model and the server's settings.
 
     `here`: in this lab; otherwise where the facts were taken. Empty when no engine was there. Raises
     OperatorError for weights that the catalogue does not know.
     """
-    server = facts.get("server") or {}
-    argv = [str(word) for word in server.get("argv") or ()]
-    if not (facts.get("engine") or {}).get("current"):
+    argv = seen.server.argv or ()
+    if not seen.engine.current:
         return {}
-    chosen: dict[str, Any] = {"ds4_engine_commit": pinned(facts, catalogue, here=here)}
+    chosen: dict[str, Any] = {"ds4_engine_commit": pinned(seen.engine, catalogue, here=here)}
     for option, name in _ARGUMENTS.items():
         if option in argv[:-1]:
             value = argv[argv.index(option) + 1]
             chosen[name] = int(value) if value.isdigit() else value
     main = next((argv[i + 1] for i, word in enumerate(argv[:-1]) if word in ("-m", "--model")), "")
-    served = Path(main or str(server.get("open_weights") or "")).name
+    served = Path(main or seen.server.open_weights or "").name
     if served:
         chosen["ds4_model"] = _model_of(served, catalogue)
     if "--ssd-streaming" in argv:
         chosen["ds4_mode"] = "streaming"
-    limit = (facts.get("memory") or {}).get("wired_limit_mib")
-    if limit:
-        chosen["ds4_wired_limit_mib"] = limit
+    if seen.memory.wired_limit_mib:
+        chosen["ds4_wired_limit_mib"] = seen.memory.wired_limit_mib
     return chosen
 
 
-def pinned(facts: Facts, catalogue: Catalogue, *, here: bool) -> str:
+def pinned(engine: Engine, catalogue: Catalogue, *, here: bool) -> str:
     """The commit to ask for so that the engine comes out that was current.
 
     The pinned one of a stand-in, else its own. `here`: an engine that has no stand-in in this lab is replaced
     by one of the generation that its flags belong to.
     """
-    engine = facts["engine"]
-    release: Facts = next((entry for entry in engine["releases"] if entry["id"] == engine["current"]), {})
-    commit = str(release.get("commit") or engine["current"])
+    release = next((one for one in engine.releases if one.id == engine.current), None)
+    commit = (release.commit if release else None) or str(engine.current)
     for of, to in catalogue.engine_stand_ins.items():
         if to == commit or of.startswith(commit) or commit.startswith(of):
             return of
     if not here:
         return commit
-    flags = (release.get("capabilities") or {}).get("flags")
+    capable = release.capabilities if release else None
+    flags = capable.flags if capable else ()
     generation = catalogue.generation_of_flags(flags) if flags else catalogue.newest_generation.id
     fitting = (catalogue.engine(of) for of in catalogue.engine_stand_ins)
     return next((one.pinned for one in fitting if one.generation == generation and not one.known_bad), commit)
@@ -129,16 +137,19 @@ def converge(lab: Lab, facts: Mapping[str, Facts]) -> None:
     folder.
     """
     catalogue = load([str(lab.folder / "upstreams" / "catalogue.yml")])
-    ready = [host for host, entry in facts.items() if (entry.get("toolchain") or {}).get("ok")]
+    seen = {host: _observation(entry, f"the facts of {host}") for host, entry in facts.items()}
+    ready = [host for host, entry in facts.items() if "toolchain" in entry and seen[host].toolchain.ok]
     if not ready:
         return
-    inventory = _inventory(lab, {host: variables(facts[host], catalogue) for host in ready})
+    inventory = _inventory(lab, {host: variables(seen[host], catalogue) for host in ready})
     _play(lab, "bootstrap", ready, inventory)
-    serving = [host for host in ready if variables(facts[host], catalogue)]
+    serving = [host for host in ready if variables(seen[host], catalogue)]
     if serving:
         _play(lab, "site", serving, inventory)
     for host in ready:
-        drift(lab, host, facts[host])
+        drift(lab, host, seen[host])
+        with lab.locked_mac(host) as mac:
+            power_settings(mac, facts[host])
 
 
 def _inventory(lab: Lab, hosts: Mapping[str, Mapping[str, Any]]) -> Path:
@@ -168,23 +179,21 @@ def _play(lab: Lab, name: str, hosts: list[str], inventory: Path) -> None:
         raise OperatorError(f"the role could not make the twins of {', '.join(hosts)}: see {log}")
 
 
-def drift(lab: Lab, host: str, facts: Facts) -> None:
+def drift(lab: Lab, host: str, seen: Observation) -> None:
     """Make a converged twin differ where its original differs from what the role would have made."""
     overlay = load([str(lab.folder / "upstreams" / "catalogue.yml")])
-    rehearsed = of_a_lab(facts, overlay)
+    rehearsed = of_a_lab(seen, overlay)
     sources = [HOSTS, *([lab.inventory_path] if rehearsed else [])]
     settings = dict(Fleet.load(None, sources).host(host).vars)
     key = lab.key_path.with_suffix(".pub").read_text().split()[1]
-    script = drift_script(facts, odd_files(host, facts, settings, overlay if rehearsed else load(), key))
+    script = drift_script(seen, odd_files(host, seen, settings, overlay if rehearsed else load(), key))
     done = lab.exec(host, ["/bin/sh", "-c", script])
     if done.returncode:
         raise OperatorError(f"{host}: its differences could not be copied to the twin", detail=done.stderr)
-    with lab.locked_mac(host) as mac:
-        power_settings(mac, facts)
 
 
 def odd_files(
-    host: str, facts: Facts, settings: Mapping[str, Any], catalogue: Catalogue, key: str
+    host: str, seen: Observation, settings: Mapping[str, Any], catalogue: Catalogue, key: str
 ) -> list[str]:
     """Paths whose text on the original was not what the role writes for what runs there.
 
@@ -192,49 +201,50 @@ def odd_files(
     says nothing about an original that was in another lab.
     """
     wanted = make_plan(
-        host, {**settings, **variables(facts, catalogue, here=False)}, facts, catalogue, templated=False
+        host, {**settings, **variables(seen, catalogue, here=False)}, seen, catalogue, templated=False
     )
     odd = []
     for entry in wanted.files:
-        have = (facts.get("files") or {}).get(entry.path) or {}
-        if entry.kind != "file" or entry.content is None or have.get("kind") != "file":
+        have = seen.files.get(entry.path)
+        if entry.kind != "file" or entry.content is None or have is None or have.kind != "file":
             continue
         text = entry.content
-        if key not in text and have.get("sha256") != hashlib.sha256(text.encode()).hexdigest():
+        if key not in text and have.sha256 != hashlib.sha256(text.encode()).hexdigest():
             odd.append(entry.path)
     return odd
 
 
-def of_a_lab(facts: Facts, catalogue: Catalogue) -> bool:
+def of_a_lab(seen: Observation, catalogue: Catalogue) -> bool:
     """Whether the facts were taken from a simulated Mac: its weights are stand-ins."""
     sizes = {file.name: (file.bytes, file.transfer_bytes) for file in catalogue.files()}
-    return any(
-        file["size_bytes"] < sizes[file["name"]][0]
-        for file in (facts.get("weights") or {}).get("files") or ()
-        if file["name"] in sizes
-    )
+    return any(file.size_bytes < sizes[file.name][0] for file in seen.weights.files if file.name in sizes)
 
 
-def drift_script(facts: Facts, odd: Iterable[str]) -> str:
+def _known(seen: Observation) -> dict[str, FileFacts]:
+    """Files by their paths, without those that could not be read."""
+    return {path: have for path, have in seen.files.items() if have is not None}
+
+
+def drift_script(seen: Observation, odd: Iterable[str]) -> str:
     """Shell commands for the twin: spoil, remove, own and unload what was spoilt, absent and unloaded."""
     lines = ["set -e"]
     for path in odd:
         lines.append(f"if [ -f {_q(path)} ]; then echo '# as found on the original' >> {_q(path)}; fi")
-    for path, have in sorted((facts.get("files") or {}).items(), reverse=True):
-        if have["kind"] == "absent":
+    for path, have in sorted(_known(seen).items(), key=lambda item: item[0], reverse=True):
+        if have.kind == "absent":
             lines.append(f"rm -rf {_q(path)}")
-        elif have.get("owner") and have.get("mode"):
-            owner = _q(f"{have['owner']}:{have['group']}")
+        elif have.owner and have.mode:
+            owner = _q(f"{have.owner}:{have.group}")
             lines.append(
-                f"if [ -e {_q(path)} ]; then chown {owner} {_q(path)}; chmod {have['mode']} {_q(path)}; fi"
+                f"if [ -e {_q(path)} ]; then chown {owner} {_q(path)}; chmod {have.mode} {_q(path)}; fi"
             )
-    for key, value in (facts.get("updates") or {}).items():
+    for key, value in seen.updates.items():
         if isinstance(value, bool):
             lines.append(f"defaults write {UPDATES_DOMAIN} {_q(key)} -bool {str(value).lower()}")
-    for label, job in (facts.get("jobs") or {}).items():
-        if job.get("disabled"):
+    for label, job in seen.jobs.items():
+        if job.disabled:
             lines.append(f"launchctl disable system/{_q(label)}")
-        if not job.get("loaded"):
+        if not job.loaded:
             lines.append(f"launchctl bootout --wait system/{_q(label)} || true")
     return "\n".join(lines) + "\n"
 

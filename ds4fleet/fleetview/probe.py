@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ds4agent.model import Observation
 from ds4fleet.markdown import block, code, inline
 from maclab.machine import stock
 
@@ -60,7 +61,7 @@ class Difference:
 
 
 def differences(
-    host: str, hardware: Mapping[str, Any], observation: Mapping[str, Any], told: Mapping[str, Any]
+    host: str, hardware: Mapping[str, Any], seen: Observation, told: Mapping[str, Any]
 ) -> list[Difference]:
     """Where the Mac differs from the lab. told: the result of the module ds4_probe."""
     found = [
@@ -81,12 +82,12 @@ def differences(
             found.append(
                 Difference(name, f"`{parser['command']}` can be read", str(parser["problem"]), PARSERS)
             )
-    for error in observation.get("errors") or ():
+    for error in seen.errors:
         found.append(
             Difference(
-                f"observation {error['probe']}",
+                f"observation {error.probe}",
                 "can be made",
-                str(error["message"]),
+                error.message,
                 "plugins/module_utils/ds4agent/observe/observation.py",
             )
         )
@@ -105,20 +106,19 @@ def facts(observation: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, 
 
 def report(
     host: str,
-    observation: Mapping[str, Any],
+    seen: Observation,
     told: Mapping[str, Any],
     found: list[Difference],
     *,
     write: bool,
 ) -> str:
     """The probe's result as a page of Markdown."""
-    macos, machine = observation.get("macos") or {}, observation.get("hardware") or {}
+    macos, machine = seen.macos, seen.hardware
     lines = [
         f"# Probe of {host}",
         "",
         inline(
-            f"{machine.get('model')}, {machine.get('chip')}, macOS {macos.get('version')} "
-            f"({macos.get('build')}), {observation.get('observed_at')}. "
+            f"{machine.model}, {machine.chip}, macOS {macos.version} ({macos.build}), {seen.observed_at}. "
         )
         + (
             "With write probes on a volume, a daemon and a user."

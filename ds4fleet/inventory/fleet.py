@@ -70,6 +70,14 @@ class Host:
         return Path(str(value)).expanduser() if value else None
 
     @property
+    def catalogue(self) -> tuple[str, ...]:
+        """Files of its own catalogue, `ds4_catalogue`."""
+        value = self.vars.get("ds4_catalogue")
+        if isinstance(value, str):
+            return (value,) if value else ()
+        return tuple(str(one) for one in value) if isinstance(value, list | tuple) else ()
+
+    @property
     def known_hosts(self) -> Path:
         """The file with this Mac's host key, filed under its inventory name."""
         return Path(str(self.vars.get("ds4_known_hosts") or _DEFAULT_KNOWN_HOSTS)).expanduser()

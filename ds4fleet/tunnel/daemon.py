@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ds4agent.border import plain
+from ds4agent.border import plain, shaped
 from ds4agent.tunnel import ports
 from ds4agent.tunnel.endpoint import Endpoint, EndpointSpec
 from ds4agent.tunnel.front import HostFront, Ports
@@ -57,13 +57,11 @@ class Job:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Job:
         """Reads `to_dict`'s form."""
-        policy = dict(data.get("policy") or {})
-        policy["backoff_s"] = tuple(policy.get("backoff_s") or Policy.backoff_s)
         return cls(
             tunnels=tuple(TunnelSpec.from_dict(item) for item in data["tunnels"]),
             endpoint=EndpointSpec.from_dict(data["endpoint"]) if data.get("endpoint") else None,
             background=bool(data.get("background")),
-            policy=Policy(**policy),
+            policy=shaped.read(Policy, data.get("policy", {}), "the job's policy"),
         )
 
 
@@ -200,7 +198,7 @@ class Daemon:
 
     def _why(self, name: str) -> str:
         link = self.links.get(name)
-        found = link.snapshot() if link is not None else self.elsewhere.get(name) or {}
+        found = link.snapshot() if link is not None else self.elsewhere.get(name, {})
         words = [found.get("state", ""), "draining" if found.get("draining") else "", found.get("reason", "")]
         return ", ".join(word for word in words if word)
 

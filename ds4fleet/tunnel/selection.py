@@ -94,8 +94,12 @@ def spec_of(host: Host) -> TunnelSpec:
         known_hosts=str(host.known_hosts),
         local_port=port,
         remote_port=int(settings["ds4_port"]),
-        ssh_args=tuple(settings.get("ds4_tunnel_ssh_args") or ()),
+        ssh_args=_words(settings.get("ds4_tunnel_ssh_args")),
     )
+
+
+def _words(value: object) -> tuple[str, ...]:
+    return tuple(str(one) for one in value) if isinstance(value, list | tuple) else ()
 
 
 def region_port(region: str, hosts: Sequence[Host]) -> int:

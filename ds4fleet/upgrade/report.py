@@ -126,7 +126,7 @@ def _attempts(entries: Sequence[Mapping[str, Any]], host: str) -> list[dict[str,
     found: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if entry.get("host") == host:
-            found.update({one["id"]: one for one in entry.get("attempts") or ()})
+            found.update({one["id"]: one for one in entry.get("attempts", ())})
     return list(found.values())
 
 

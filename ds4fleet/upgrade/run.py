@@ -82,7 +82,7 @@ def upgrade(
 
 def _known(model: str, engine: str, hosts: Sequence[Host]) -> None:
     """Raises OperatorError for a model that is in no catalogue and a malformed commit."""
-    for files in {tuple(host.vars.get("ds4_catalogue") or ()) for host in hosts}:
+    for files in {host.catalogue for host in hosts}:
         catalogue = load(files)
         if model:
             catalogue.model(model)

@@ -45,7 +45,7 @@ class Snapshot:
 
 def take(hosts: Sequence[Host]) -> list[Snapshot]:
     """Ask the Macs at once; the snapshots stand in the order of the hosts."""
-    known = load(hosts[0].vars.get("ds4_catalogue") or ()) if hosts else load()
+    known = load(hosts[0].catalogue) if hosts else load()
     return [of(answer, known) for answer in observe.ask(hosts, "rollout")]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from ansible_collections.ds4.fleet.plugins.action.ds4_info import ActionModule as ObserveAction
 
+from ds4agent.model import ModelError, Observation
+
 try:
     from ds4fleet.fleetview import probe
 
@@ -45,10 +47,14 @@ class ActionModule(ObserveAction):
         if result.get("failed") or "answers" not in result:
             return result
         hardware = self.settings.get("ds4_hardware") or {}
-        found = probe.differences(host, hardware, observation, result)
+        try:
+            read = Observation.from_json(observation)
+        except ModelError as error:
+            return {"failed": True, "msg": f"{host}: {error}"}
+        found = probe.differences(host, hardware, read, result)
         result["differences"] = [one.sentence for one in found]
         result["facts"] = probe.facts(observation, result)
-        result["report"] = probe.report(host, observation, result, found, write=write)
+        result["report"] = probe.report(host, read, result, found, write=write)
         if result["left"]:
             result.update(failed=True, msg=f"could not be removed again: {', '.join(result['left'])}")
         return result

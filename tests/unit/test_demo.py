@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ds4fleet.cli.demo import answers, models, stream_chat
+from ds4fleet.cli.demo import answers, models, outcomes, stream_chat
 from ds4fleet.errors import OperatorError
+from ds4fleet.plan.make import make_plan
 
 EVENTS = [
     b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n',
@@ -72,3 +74,14 @@ def test_a_refusal_is_said_with_its_status(endpoint: str, monkeypatch: pytest.Mo
 
 def test_nobody_at_the_endpoint_is_no_answer() -> None:
     assert not answers("http://127.0.0.1:9")
+
+
+def test_the_record_of_a_run_is_read_once() -> None:
+    made = make_plan("tyo-01", {"ds4_hardware": {"memory_gb": 128}, "ds4_region": "tokyo"})
+    told = {"plan": {**made.to_dict(), "stages": []}, "changed": ["a"], "stopped": "", "seconds": 2.5}
+    found = outcomes(json.loads(json.dumps({"tyo-01": told, "tyo-02": {**told, "plan": {}}})))
+    plan = found["tyo-01"].plan
+    assert plan is not None and json.loads(json.dumps(plan.to_dict())) == json.loads(json.dumps(told["plan"]))
+    assert (found["tyo-02"].plan, found["tyo-01"].changed) == (None, ("a",))
+    with pytest.raises(OperatorError, match="schema of the plan of tyo-01 is 2, and this ds4-fleet reads 1"):
+        outcomes({"tyo-01": {**told, "plan": {**made.to_dict(), "schema": 2}}})

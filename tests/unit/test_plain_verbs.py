@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.text import Text
 
 import tasks
+from ds4agent.model import Observation
 from ds4agent.observe import document
 from ds4agent.tunnel.link import Link
 from ds4agent.tunnel.spec import TunnelSpec
@@ -305,7 +306,8 @@ def test_a_probes_report() -> None:
         "parsers": [parser],
         "left": [EVIL_LINES],
     }
-    seen = {"macos": {"version": EVIL_LINES}, "hardware": {"chip": EVIL}, "observed_at": EVIL}
+    told_by_it = {"macos": {"version": EVIL_LINES}, "hardware": {"chip": EVIL}, "observed_at": EVIL}
+    seen = Observation.from_json({"schema": 1, **told_by_it})
     found = [probe.Difference(EVIL_LINES, EVIL, EVIL_LINES, "this")]
     page = probe.report("sg-01", seen, told, found, write=False)
     assert is_safe(page)

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ds4agent.model import Observation
 from ds4fleet.fleetview import probe
 from ds4fleet.layout import CHECKOUT
 from maclab.machine import stock
@@ -34,7 +35,9 @@ def told(**changes: Any) -> dict[str, Any]:
 
 
 def names(result: dict[str, Any], observation: dict[str, Any] = OBSERVATION) -> list[str]:
-    return [one.name for one in probe.differences("tyo-03", HARDWARE, observation, result)]
+    return [
+        one.name for one in probe.differences("tyo-03", HARDWARE, Observation.from_json(observation), result)
+    ]
 
 
 def test_what_is_assumed_is_no_difference() -> None:
@@ -50,9 +53,9 @@ def test_three_planted_differences_of_three_kinds_are_found() -> None:
     assert names(result) == ["checkmember_no_rc", "quota_errno", "parser pmset"]
     page = probe.report(
         "tyo-03",
-        OBSERVATION,
+        Observation.from_json(OBSERVATION),
         result,
-        probe.differences("tyo-03", HARDWARE, OBSERVATION, result),
+        probe.differences("tyo-03", HARDWARE, Observation.from_json(OBSERVATION), result),
         write=False,
     )
     assert "## 3 differences" in page

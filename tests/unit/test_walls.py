@@ -13,14 +13,6 @@ from ds4fleet.layout import CHECKOUT
 from tests.support.walls import FLOOR, room
 
 TOP = CHECKOUT / "ds4fleet"
-#: `value.get(...) or {}`, `or ()`, `or []`: a shape that nobody has checked.
-GUESSES = {
-    "agents": 1,
-    "cli": 17,
-    "fleetview": 3,
-    "tunnel": 3,
-    "upgrade": 4,
-}
 #: Public functions with an object of JSON for an argument or result, which another package calls.
 UNTYPED = {"components": 1, "ground": 3, "inventory": 2, "plan": 2, "sizing": 3, "tunnel": 1}
 
@@ -95,8 +87,9 @@ def untyped() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("package", sorted(FLOOR))
-def test_a_package_guesses_shapes_no_oftener_than_before(package: str) -> None:
-    assert guesses()[package] <= GUESSES.get(package, 0)
+def test_no_package_guesses_a_shape(package: str) -> None:
+    """`value.get(...) or {}`, `or ()`, `or []`: what arrived without a shape is read where it arrives."""
+    assert guesses()[package] == 0
 
 
 @pytest.mark.parametrize("package", sorted(FLOOR))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ds4agent.model import Observation
 from ds4fleet.catalogue.read import load
 from ds4fleet.cli import twin as rehearsal
 from ds4fleet.errors import OperatorError
@@ -22,6 +23,7 @@ def volume(name: str, uuid: str, roles: list[str], **more: Any) -> dict[str, Any
     return {
         "uuid": uuid,
         "name": name,
+        "device": f"disk3s{len(name)}",
         "roles": roles,
         "quota_bytes": 0,
         "reserve_bytes": 0,
@@ -57,6 +59,7 @@ def facts(**changes: Any) -> dict[str, Any]:
                     "reference": "disk3",
                     "uuid": "C" * 8,
                     "size_bytes": 994662584320,
+                    "free_bytes": 5 * 10**11,
                     "volumes": [
                         volume("Data", "D" * 8, ["Data"]),
                         volume(
@@ -73,6 +76,11 @@ def facts(**changes: Any) -> dict[str, Any]:
         "weights": {"files": []},
     }
     return {**data, **changes}
+
+
+def seen(**changes: Any) -> Observation:
+    """The same as it is read."""
+    return Observation.from_json(facts(**changes))
 
 
 @pytest.fixture
@@ -129,7 +137,7 @@ class TestShape:
 
 class TestVariables:
     def test_say_what_ran_instead_of_what_is_wanted(self) -> None:
-        assert rehearsal.variables(facts(), load()) == {
+        assert rehearsal.variables(seen(), load()) == {
             "ds4_engine_commit": JULY,
             "ds4_context": 65536,
             "ds4_port": 8123,
@@ -139,27 +147,27 @@ class TestVariables:
     def test_name_the_model_of_the_file_that_was_served(self) -> None:
         catalogue = load()
         name, entry = next(iter(catalogue.models.items()))
-        seen = facts(server={"argv": ["ds4-server", "--model", f"/opt/ds4/models/{entry.files[0].name}"]})
-        assert rehearsal.variables(seen, catalogue)["ds4_model"] == name
+        original = seen(server={"argv": ["ds4-server", "--model", f"/opt/ds4/models/{entry.files[0].name}"]})
+        assert rehearsal.variables(original, catalogue)["ds4_model"] == name
 
     def test_refuse_weights_that_nobody_knows(self) -> None:
         with pytest.raises(OperatorError, match="mystery.gguf"):
-            rehearsal.variables(facts(server={"argv": ["ds4-server", "--model", "/x/mystery.gguf"]}), load())
+            rehearsal.variables(seen(server={"argv": ["ds4-server", "--model", "/x/mystery.gguf"]}), load())
 
     def test_are_empty_where_no_engine_was(self) -> None:
-        assert rehearsal.variables(facts(engine={"current": None, "releases": []}), load()) == {}
+        assert rehearsal.variables(seen(engine={"current": None, "releases": []}), load()) == {}
 
 
 class TestDrift:
     def test_copies_what_differs(self) -> None:
-        seen = facts(
+        original = seen(
             files={
                 "/etc/a": {"kind": "file", "owner": "root", "group": "wheel", "mode": "0600"},
                 "/etc/gone": {"kind": "absent", "owner": None, "group": None, "mode": None},
             },
             jobs={"x": {"loaded": False, "disabled": True}, "y": {"loaded": True, "disabled": False}},
         )
-        lines = rehearsal.drift_script(seen, ["/etc/a"]).splitlines()
+        lines = rehearsal.drift_script(original, ["/etc/a"]).splitlines()
         assert "rm -rf /etc/gone" in lines
         assert any("chmod 0600 /etc/a" in line for line in lines)
         assert any(line.startswith("if [ -f /etc/a ]") and ">> /etc/a" in line for line in lines)
@@ -173,7 +181,9 @@ class TestRead:
         (tmp_path / "a.json").write_text(json.dumps(facts()))
         assert list(rehearsal.read(tmp_path, ["a", "b"])) == ["a"]
 
-    @pytest.mark.parametrize("text", ["", "[]", '{"schema": 9}'])
+    @pytest.mark.parametrize(
+        "text", ["", "[]", '{"schema": 9}', json.dumps(facts(schema=9)), json.dumps(facts(files=7))]
+    )
     def test_refuses_what_is_no_facts(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(OperatorError, match="fab observe"):
