@@ -172,5 +172,5 @@ def test_a_mac_that_may_take_part_has_the_account_the_job_and_the_drop_in_by_its
     assert [job.state for job in made.jobs if job.label == peer_fetch.LABEL_FETCH] == ["loaded"]
     (drop_in,) = [entry.content for entry in made.files if entry.path == peer_fetch.SSHD]
     assert "ForceCommand /Library" in drop_in and "{{" not in drop_in
-    alone = make_plan(host, {**variables, "ds4_weights_method": "upstream", "ds4_model": "flash-q2"})
+    alone = make_plan(host, {**variables, "ds4_weights_method": "upstream", "ds4_model": "flash-q2-0731"})
     assert [job.state for job in alone.jobs if job.label == peer_fetch.LABEL_FETCH] == ["absent"]
