@@ -165,7 +165,7 @@ class Macs:
             )
             for name in names
         ]
-        return {name: part["order"] for name, part in relay.orders(macs).items()}
+        return {name: part.order.to_json() for name, part in relay.orders(macs).items()}
 
     def prepare(self, file: Path, url: str, **settings: Any) -> None:
         """Account, programs, keys and a first small file, by the role."""

@@ -32,6 +32,7 @@ from ds4fleet.plan.sources import PUSHED, directory_of
 from ds4fleet.remote import ssh
 from ds4fleet.state import state_dir
 from ds4fleet.tunnel.home import TURN_S
+from ds4fleet.weights.order import TransferOrder
 
 if TYPE_CHECKING:
     from ds4agent.shapes import Wanted
@@ -75,17 +76,17 @@ class Transfer:
     files: Sequence[Mapping[str, Any]]
 
 
-def transfer_to(host: Host, order: Mapping[str, Any]) -> Transfer | None:
+def transfer_to(host: Host, order: TransferOrder) -> Transfer | None:
     """The transfer to a Mac with this staging order, None when nothing of it is here."""
     files = []
-    for wanted in order["files"]:
+    for wanted in order.files:
         paths = [directory_of(url) for url in wanted["urls"] if url.startswith(PUSHED)]
         here = next((path for path in paths if path.is_file()), None)
         if here is not None:
             files.append({**{key: wanted[key] for key in ("name", "bytes", "sha256")}, "path": str(here)})
     if not files:
         return None
-    return Transfer(host, str(order["id"]), str(order["push"]), int(order["chunk_bytes"]), files)
+    return Transfer(host, order.id, order.push, order.chunk_bytes, files)
 
 
 def start(transfers: Iterable[Transfer]) -> Path | None:

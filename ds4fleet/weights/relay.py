@@ -10,16 +10,15 @@ takes the place of a first one that is slow (see weights.source_selection), unle
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ds4agent.weights import window as weights_window
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.plan.sources import PUSHED
+from ds4fleet.weights.order import Failover, Part, Peer, TransferOrder
 
 #: Longer chains lose more when a Mac in the middle is slow, a tree halves what each can send.
 CHAIN_OF = 8
@@ -95,12 +94,10 @@ def ancestors(place: int, size: int) -> list[int]:
     return found if place < 2 or 1 in found else [*found, 1]
 
 
-def orders(macs: Sequence[Mac]) -> dict[str, dict[str, Any]]:
-    """{name: {order, keys, may_fetch}} for all Macs that take part.
+def orders(macs: Sequence[Mac]) -> dict[str, Part]:
+    """The part of each Mac that takes part, by name; without host keys.
 
-    order: what the fetch and those that serve chunks read (ds4agent.weights.fetch). keys: public keys that
-    may ask this Mac for chunks. may_fetch: whether it is lent a token: it goes to the source, or is the next
-    one to go there when that one fails. Raises OperatorError for settings that make no sense.
+    Raises OperatorError for settings that make no sense.
     """
     chains = groups(macs)
     wide = Counter(chain[0].region for chain in chains if not chain[0].is_complete)
@@ -108,7 +105,7 @@ def orders(macs: Sequence[Mac]) -> dict[str, dict[str, Any]]:
     for chain in sorted(chains, key=lambda chain: not chain[0].is_complete):
         if _across(chain[0]):
             firsts.setdefault(chain[0].wanted, chain[0])
-    result: dict[str, dict[str, Any]] = {}
+    result: dict[str, Part] = {}
     askers: dict[str, set[str]] = {}
     for chain in chains:
         for place, mac in enumerate(chain):
@@ -118,20 +115,23 @@ def orders(macs: Sequence[Mac]) -> dict[str, dict[str, Any]]:
                 peers += [_peer(other, wait=False) for other in behind]
             first = firsts.get(mac.wanted)
             if first is not None and first.region != mac.region and _across(mac):
-                peers.append({**_peer(first, wait=True), "wide": True})
+                peers.append(replace(_peer(first, wait=True), wide=True))
             if mac.is_complete:
                 peers = []
             for peer in peers:
-                askers.setdefault(peer["name"], set()).add(mac.public_key)
-            order = _order(mac, peers, max(1, wide[mac.region]))
-            order["failover"] = _failover(chain, place) if first is None else {}
-            result[mac.name] = {"order": order, "keys": [], "may_fetch": place < 2 and not mac.is_complete}
+                askers.setdefault(peer.name, set()).add(mac.public_key)
+            order = replace(
+                _order(mac, max(1, wide[mac.region])),
+                peers=tuple(peers),
+                failover=_failover(chain, place) if first is None else Failover(),
+            )
+            result[mac.name] = Part(order, may_fetch=place < 2 and not mac.is_complete)
     for name, keys in askers.items():
-        result[name]["keys"] = sorted(keys - {""})
+        result[name] = replace(result[name], keys=tuple(sorted(keys - {""})))
     return result
 
 
-def _failover(chain: Sequence[Mac], place: int) -> dict[str, Any]:
+def _failover(chain: Sequence[Mac], place: int) -> Failover:
     """The Mac whose place at the source the Mac here takes when that one is slow, or the Mac that takes its
     own.
 
@@ -142,23 +142,22 @@ def _failover(chain: Sequence[Mac], place: int) -> dict[str, Any]:
     second = next((one for one in chain[1:] if not one.is_complete), None)
     pushed = any(url.startswith(PUSHED) for item in mac.files for url in item["urls"])
     if second is None or pushed or int(mac.settings["ds4_stage_region_rate_mbps"]):
-        return {}
+        return Failover()
     if mac is second:
         cap_mbps = 0 if first.is_complete else int(first.settings["ds4_weights_rate_limit_mbps"])
-        return {"of": first.name, "cap_mbps": cap_mbps}
-    return {"by": second.name} if mac is first and not mac.is_complete else {}
+        return Failover(of=first.name, cap_mbps=cap_mbps)
+    return Failover(by=second.name) if mac is first and not mac.is_complete else Failover()
 
 
 def _across(mac: Mac) -> bool:
     return bool(mac.settings.get("ds4_seed_across_regions"))
 
 
-def _peer(mac: Mac, wait: bool) -> dict[str, Any]:
-    user = str(mac.settings["ds4_seed_user"])
-    return {"name": mac.name, "address": mac.address, "port": mac.port, "user": user, "wait": wait}
+def _peer(mac: Mac, wait: bool) -> Peer:
+    return Peer(mac.name, mac.address, mac.port, str(mac.settings["ds4_seed_user"]), wait)
 
 
-def _order(mac: Mac, peers: list[dict[str, Any]], sharing: int) -> dict[str, Any]:
+def _order(mac: Mac, sharing: int) -> TransferOrder:
     """`sharing`: chains of the region that go to the source, and have its cap in common."""
     settings = mac.settings
     slots, chunk_mib = int(settings["ds4_stage_seed_slots"]), int(settings["ds4_stage_chunk_mib"])
@@ -175,25 +174,18 @@ def _order(mac: Mac, peers: list[dict[str, Any]], sharing: int) -> dict[str, Any
             raise OperatorError(f"{mac.name}: ds4_stage_window: {error}", exit_code=EXIT_USAGE) from None
     keys = ("name", "path", "bytes", "sha256", "urls", "header")
     region_mbps = int(settings["ds4_stage_region_rate_mbps"])
-    order = {
-        "schema": 1,
-        "dir": mac.dir,
-        "on_volume": mac.on_volume,
-        "files": [
+    return TransferOrder(
+        dir=mac.dir,
+        on_volume=mac.on_volume,
+        files=tuple(
             {key: item[key] for key in keys} | ({"pieces": item["pieces"]} if item.get("pieces") else {})
             for item in mac.files
-        ],
-        "peers": peers,
-        "chunk_bytes": chunk_mib * MIB,
-        "seed_slots": slots,
-        "rate_limit_mbps": int(settings["ds4_weights_rate_limit_mbps"]),
-        "wide_rate_limit_mbps": max(1, region_mbps // sharing) if region_mbps else 0,
-        "window": window,
-        "token_file": str(settings["ds4_weights_token_file"]),
-        "staged_for": mac.model,
-    }
-    # A rerun of the same order attaches to the one that is under way. Who is ahead does not make it another.
-    same = {key: value for key, value in order.items() if key != "peers"}
-    name = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
-    pushed = any(url.startswith(PUSHED) for item in mac.files for url in item["urls"])
-    return {**order, "id": name, "push": f"/tmp/ds4-push-{name}.sock" if pushed else ""}
+        ),
+        chunk_bytes=chunk_mib * MIB,
+        seed_slots=slots,
+        rate_limit_mbps=int(settings["ds4_weights_rate_limit_mbps"]),
+        wide_rate_limit_mbps=max(1, region_mbps // sharing) if region_mbps else 0,
+        window=window,
+        token_file=str(settings["ds4_weights_token_file"]),
+        staged_for=mac.model,
+    )

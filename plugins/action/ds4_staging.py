@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ds4fleet.inventory import defaults
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.remote import openssh
 from ds4fleet.weights import push, relay
+from ds4fleet.weights.order import Part
 
 
 class ActionModule(ActionBase):
@@ -39,21 +41,13 @@ class ActionModule(ActionBase):
             if mac is not None:
                 macs.append(mac)
                 recorded.append(_known_hosts(settings, values))
-        found: dict[str, dict[str, Any]]
         try:
-            if not answers:
-                found = {mac.name: {} for group in relay.groups(macs) for mac in group}
-            else:
-                found = relay.orders(macs)
-        except OperatorError as error:
-            return {"failed": True, "changed": False, "msg": error.sentence}
-        try:
+            found = relay.orders(macs)
             known = "".join(openssh.text_for(name, recorded) for name in found)
         except OperatorError as error:
             return {"failed": True, "changed": False, "msg": error.sentence}
-        for part in found.values():
-            part["known_hosts"] = known
-        result = {"changed": False, "macs": found}
+        told = {name: replace(part, known_hosts=known).to_json() for name, part in found.items()}
+        result = {"changed": False, "macs": told}
         if answers and not self._task.check_mode:
             pushed = _pushed(
                 [mac for mac in macs if mac.name in found and not mac.is_complete], found, everybody
@@ -98,11 +92,11 @@ def _mac(
 
 
 def _pushed(
-    macs: Iterable[relay.Mac], found: Mapping[str, Any], everybody: Mapping[str, Any]
+    macs: Iterable[relay.Mac], found: Mapping[str, Part], everybody: Mapping[str, Any]
 ) -> list[push.Transfer]:
     """What these Macs are to have from this machine."""
     transfers = [
-        push.transfer_to(Host(mac.name, mac.region, everybody[mac.name]), found[mac.name]["order"])
+        push.transfer_to(Host(mac.name, mac.region, everybody[mac.name]), found[mac.name].order)
         for mac in macs
     ]
     return [one for one in transfers if one is not None]

@@ -164,7 +164,7 @@ class Programs:
         weights = self.plan["weights"]
         where = (self.host, "", "192.0.2.1", 22, weights["dir"], weights["files"])
         mac = relay.Mac(*where, settings=self.settings)
-        found: dict[str, Any] = relay.orders([mac])[self.host]["order"]
+        found: dict[str, Any] = relay.orders([mac])[self.host].order.to_json()
         return found
 
     def stage(self) -> None:

@@ -358,4 +358,4 @@ def test_what_is_printed_plans_and_stages_like_a_built_in_model(
     settings = {**role_defaults(), **variables}
     files = plan.to_dict()["weights"]["files"]
     mac = relay.Mac("tyo-01", "tokyo", "t", 22, plan.weights.dir, files, settings=settings)
-    assert json.dumps(relay.orders([mac])["tyo-01"]["order"]["files"]).count("mine.gguf") == 3
+    assert json.dumps(relay.orders([mac])["tyo-01"].to_json()["order"]["files"]).count("mine.gguf") == 3

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +16,7 @@ from ds4agent.weights import seed
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.weights import push, relay
+from ds4fleet.weights.order import TransferOrder
 
 MIB = 1024 * 1024
 DATA = bytes(range(256)) * 8192 + b"the last chunk is a short one"
@@ -28,7 +28,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> dict[str, Any]:
+def order(tmp_path: Path) -> TransferOrder:
     (tmp_path / "w.gguf").write_bytes(DATA)
     file = {
         "name": "w.gguf",
@@ -40,19 +40,18 @@ def order(tmp_path: Path) -> dict[str, Any]:
     }
     settings = {**role_defaults(), "ds4_stage_chunk_mib": 1}
     mac = relay.Mac("tyo-01", "tokyo", "t", 22, "/opt/ds4/models", [file], settings=settings)
-    made: dict[str, Any] = relay.orders([mac])["tyo-01"]["order"]
-    return made
+    return relay.orders([mac])["tyo-01"].order
 
 
 @pytest.fixture
-def transfer(order: dict[str, Any]) -> push.Transfer:
+def transfer(order: TransferOrder) -> push.Transfer:
     made = push.transfer_to(Host("tyo-01", "tokyo", {}), order)
     assert made is not None
     return made
 
 
-def test_an_order_names_its_way_only_where_something_is_pushed(order: dict[str, Any], tmp_path: Path) -> None:
-    assert order["push"] == f"/tmp/ds4-push-{order['id']}.sock"
+def test_an_order_names_its_way_only_where_something_is_pushed(order: TransferOrder, tmp_path: Path) -> None:
+    assert order.push == f"/tmp/ds4-push-{order.id}.sock"
     (tmp_path / "w.gguf").unlink()
     assert push.transfer_to(Host("tyo-01", "tokyo", {}), order) is None
     assert push.start([]) is None

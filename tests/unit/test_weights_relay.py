@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from ds4agent.shapes import FetchOrder
 from ds4fleet.components import peer_fetch
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.defaults import role_defaults
@@ -14,6 +16,7 @@ from ds4fleet.inventory.fleet import Fleet
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.make import make_plan
 from ds4fleet.weights import relay
+from ds4fleet.weights.order import Failover
 
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"
 FILE = {
@@ -33,7 +36,7 @@ def mac(name: str, region: str = "tokyo", **more: Any) -> relay.Mac:
 
 
 def peers(name: str, *macs: relay.Mac) -> list[tuple[str, bool]]:
-    return [(peer["name"], peer["wait"]) for peer in relay.orders(macs)[name]["order"]["peers"]]
+    return [(peer.name, peer.wait) for peer in relay.orders(macs)[name].order.peers]
 
 
 def test_the_macs_of_a_region_form_a_chain_and_fall_back_along_it() -> None:
@@ -53,8 +56,8 @@ def test_who_has_the_file_comes_first_then_who_has_more_then_the_better_line() -
 
 def test_only_those_ahead_and_behind_may_ask() -> None:
     orders = relay.orders([mac(name) for name in "abc"])
-    assert orders["a"]["keys"] == ["key b", "key c"]
-    assert orders["b"]["keys"] == ["key a", "key c"]
+    assert orders["a"].keys == ("key b", "key c")
+    assert orders["b"].keys == ("key a", "key c")
 
 
 def test_nothing_is_planned_where_all_is_there() -> None:
@@ -73,8 +76,8 @@ def test_another_region_helps_only_when_it_may() -> None:
     held = frozenset(["w.gguf"])
     macs = [mac("a", held=held, settings=across), mac("b", "seoul", settings=across)]
     assert peers("b", *macs) == [("a", True)]
-    assert relay.orders(macs)["b"]["order"]["peers"][0]["wide"] is True
-    assert relay.orders(macs)["a"]["keys"] == ["key b"]
+    assert relay.orders(macs)["b"].order.peers[0].wide
+    assert relay.orders(macs)["a"].keys == ("key b",)
 
 
 def test_when_the_first_of_a_tree_dies_one_mac_goes_to_the_source() -> None:
@@ -84,15 +87,15 @@ def test_when_the_first_of_a_tree_dies_one_mac_goes_to_the_source() -> None:
 
 
 def test_the_second_of_a_chain_relieves_a_slow_first_one() -> None:
-    def failover(*macs: relay.Mac) -> dict[str, dict[str, Any]]:
+    def failover(*macs: relay.Mac) -> dict[str, Failover]:
         parts = relay.orders(macs).items()
-        return {name: part["order"]["failover"] for name, part in parts if part["order"]["failover"]}
+        return {name: part.order.failover for name, part in parts if part.order.failover != Failover()}
 
     capped = mac("a", settings={"ds4_weights_rate_limit_mbps": 50})
-    assert failover(capped, mac("b"), mac("c")) == {"a": {"by": "b"}, "b": {"of": "a", "cap_mbps": 50}}
+    assert failover(capped, mac("b"), mac("c")) == {"a": Failover(by="b"), "b": Failover(of="a", cap_mbps=50)}
     held = frozenset(["w.gguf"])
     seeds = [mac("c", held=held, settings={"ds4_weights_rate_limit_mbps": 50}), mac("d", held=held)]
-    assert failover(mac("a"), mac("b"), *seeds) == {"a": {"of": "c", "cap_mbps": 0}}
+    assert failover(mac("a"), mac("b"), *seeds) == {"a": Failover(of="c")}
 
 
 @pytest.mark.parametrize("settings", [{"ds4_stage_region_rate_mbps": 100}, {"ds4_seed_across_regions": True}])
@@ -100,27 +103,37 @@ def test_where_the_wide_link_has_a_cap_or_another_region_helps_nobody_is_relieve
     settings: dict[str, Any],
 ) -> None:
     orders = relay.orders([mac(name, settings=settings) for name in "ab"])
-    assert [part["order"]["failover"] for part in orders.values()] == [{}, {}]
+    assert {part.order.failover for part in orders.values()} == {Failover()}
 
 
 def test_nobody_waits_for_somebody_behind() -> None:
     macs = [mac(f"m{number:02}") for number in range(20)]
     place = {one.name: number for number, one in enumerate(relay.groups(macs)[0])}
     for name, part in relay.orders(macs).items():
-        waits = [peer["name"] for peer in part["order"]["peers"] if peer["wait"]]
+        waits = [peer.name for peer in part.order.peers if peer.wait]
         assert all(place[peer] < place[name] for peer in waits)
         assert len(waits) <= 5
 
 
 def test_the_same_work_is_the_same_order_whoever_is_ahead() -> None:
-    alone = relay.orders([mac("b")])["b"]["order"]["id"]
-    assert relay.orders([mac("a"), mac("b")])["b"]["order"]["id"] == alone
-    assert relay.orders([mac("b", settings={"ds4_stage_chunk_mib": 4})])["b"]["order"]["id"] != alone
+    alone = relay.orders([mac("b")])["b"].order.id
+    assert relay.orders([mac("a"), mac("b")])["b"].order.id == alone
+    assert relay.orders([mac("b", settings={"ds4_stage_chunk_mib": 4})])["b"].order.id != alone
+
+
+def test_what_a_mac_gets_is_all_that_its_fetch_reads_and_nothing_is_lost_on_the_way() -> None:
+    part = relay.orders([mac("a", settings={"ds4_seed_across_regions": True}), mac("b")])["b"]
+    told = json.loads(json.dumps(part.to_json()))
+    assert {"id", *FetchOrder.__required_keys__} <= set(told["order"])
+    assert set(told["order"]) <= {"schema", *FetchOrder.__required_keys__, *FetchOrder.__optional_keys__}
+    assert (told["order"]["id"], told["order"]["push"]) == (part.order.id, "")
+    assert told["order"]["peers"][0] == {**part.order.peers[0].to_json(), "name": "a", "wait": True}
+    assert told["keys"] == ["key a"] and told["order"]["files"] == [FILE]
 
 
 def test_a_token_is_lent_to_who_goes_to_the_source_and_to_who_takes_over() -> None:
     def lent(*macs: relay.Mac) -> list[str]:
-        return [name for name, part in relay.orders(macs).items() if part["may_fetch"]]
+        return [name for name, part in relay.orders(macs).items() if part.may_fetch]
 
     assert lent(mac("a"), mac("b"), mac("c"), mac("d", "seoul")) == ["a", "b", "d"]
     held = frozenset(["w.gguf"])
@@ -133,7 +146,7 @@ def test_chains_of_a_region_share_its_cap_on_the_wide_link() -> None:
     other = [{**FILE, "sha256": "cd"}]
     macs = [mac("a", settings=settings), mac("b", files=other, settings=settings)]
     macs.append(mac("c", "seoul", settings=settings))
-    caps = {name: part["order"]["wide_rate_limit_mbps"] for name, part in relay.orders(macs).items()}
+    caps = {name: part.order.wide_rate_limit_mbps for name, part in relay.orders(macs).items()}
     assert caps == {"a": 50, "b": 50, "c": 100}
 
 
@@ -158,7 +171,7 @@ def test_a_window_that_makes_no_sense_is_refused_before_anything_is_ordered() ->
 def test_every_file_of_the_plan_is_ordered(host: str, wishes: dict[str, Any], kinds: list[str]) -> None:
     planned = make_plan(host, {**Fleet.load(host, [HOSTS]).host(host).vars, **wishes}).to_dict()
     assert planned["refusals"] == [] and [item["kind"] for item in planned["weights"]["files"]] == kinds
-    files = relay.orders([mac(host, files=planned["weights"]["files"])])[host]["order"]["files"]
+    files = relay.orders([mac(host, files=planned["weights"]["files"])])[host].order.files
     names = [item["name"] for item in planned["weights"]["files"]]
     assert [item["path"] for item in files] == [f"/opt/ds4/models/{name}" for name in names]
     assert all(item["urls"] and item["bytes"] > 10**9 for item in files)
