@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 POLL_S = 0.02
 #: A record is a line; more than this was not written here.
@@ -69,7 +69,7 @@ def turn(folder: Path, patience_s: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-def look(path: Path) -> tuple[dict[str, Any] | None, bool]:
+def look(path: Path) -> tuple[dict[str, object] | None, bool]:
     """(record, whether a living process holds the file); no record where none can be read."""
     try:
         stream = path.open("rb")
@@ -88,7 +88,7 @@ def look(path: Path) -> tuple[dict[str, Any] | None, bool]:
     return record if isinstance(record, dict) else None, alive
 
 
-def hold(path: Path, record: Mapping[str, Any]) -> Held:
+def hold(path: Path, record: Mapping[str, object]) -> Held:
     """Holds the file with this record. To be called in a `turn` in which `look` saw no living holder."""
     part = _part(path)
     stream = part.open("w+")
@@ -103,7 +103,7 @@ def hold(path: Path, record: Mapping[str, Any]) -> Held:
     return Held(path, stream)
 
 
-def take(path: Path, record: Mapping[str, Any], patience_s: float) -> Held | None:
+def take(path: Path, record: Mapping[str, object], patience_s: float) -> Held | None:
     """Holds the file unless a living process does, or goes on to take one in its folder."""
     with contextlib.suppress(TimeoutError), turn(path.parent, patience_s):
         _record, alive = look(path)

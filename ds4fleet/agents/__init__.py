@@ -64,10 +64,8 @@ def find_server(host: str = "", region: str = "") -> Server:
         url = choice.endpoint.url if choice.endpoint else selection.spec_of(choice.hosts[0]).url
         start = f"fab tunnel {'--host' if host else '--region'} {name} --background"
     else:
-        open_tunnels, endpoints = view.everything()
-        choices = {**{t["name"]: t["endpoint"] for t in open_tunnels}}
-        if endpoints:
-            choices = {endpoint["name"]: endpoint["endpoint"] for endpoint in endpoints}
+        found = view.open_now()
+        choices = found.endpoints or found.tunnels
         if len(choices) != 1:
             what = f"{', '.join(choices)} are open" if choices else "no tunnel is open"
             raise OperatorError(f"Which engine ({what})? --host or --region.", exit_code=EXIT_USAGE)
@@ -90,11 +88,11 @@ def _least(server: Server) -> Server:
 
     Those of `--then` answer only while the region is away: they are told of, and take nothing from it.
     """
-    open_tunnels, endpoints = view.everything()
-    members = [m for one in endpoints if one["name"] == server.name for m in one["members"]]
-    own = [m["name"] for m in members if not m.get("tier")]
-    names = [m["name"] for m in members]
-    urls = {one["name"]: one["endpoint"] for one in open_tunnels if one["name"] in names}
+    found = view.open_now()
+    members = found.members.get(server.name, ())
+    own = [one.name for one in members if not one.tier]
+    names = [one.name for one in members]
+    urls = {name: url for name, url in found.tunnels.items() if name in names}
 
     async def ask() -> list[probe.Answer]:
         return await asyncio.gather(*(probe.ask(_port(url), MODELS_TIMEOUT_S) for url in urls.values()))

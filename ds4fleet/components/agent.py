@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import ds4agent
 from ds4agent.__main__ import PROGRAMS
@@ -72,7 +71,7 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
     return iter(())
 
 
-def removed(settings: Mapping[str, Any]) -> Removed:
+def removed(settings: Mapping[str, object]) -> Removed:
     paths = Paths(str(settings["ds4_root"]))
     return Removed(files=(paths.root,), trees=(paths.libexec,))
 

@@ -238,7 +238,7 @@ class Component(Protocol):
     def steps(self, plan: Decided, seen: Seen) -> Iterator[Step]:
         """What has to be done on the Mac for it, files, jobs and accounts apart."""
 
-    def removed(self, settings: Mapping[str, Any]) -> Removed:
+    def removed(self, settings: Mapping[str, object]) -> Removed:
         """What goes at decommissioning; settings with the role's defaults."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from ds4fleet.components.base import NOTHING, Decided, Named, Part, Removed, Seen, Step, Watched
 from ds4fleet.layout import Paths
@@ -35,7 +34,7 @@ def complete(seen: Seen) -> set[str]:
     return {release.id for release in (seen or NOTHING).engine.releases if release.complete}
 
 
-def removed(settings: Mapping[str, Any]) -> Removed:
+def removed(settings: Mapping[str, object]) -> Removed:
     """The build runs as the service user, whose caches are in its run directory."""
     paths = Paths(str(settings["ds4_root"]))
     return Removed(files=(paths.root,), notes=("/var/run/ds4-engine.lock",), data=(paths.engine,))

@@ -105,7 +105,7 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
     return iter(())
 
 
-def removed(settings: Mapping[str, Any]) -> Removed:
+def removed(settings: Mapping[str, object]) -> Removed:
     paths = Paths(str(settings["ds4_root"]))
     return Removed(
         labels=(LABEL,),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from ds4fleet.components import base, scripts
 from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
@@ -54,7 +53,7 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
     return iter(())
 
 
-def removed(settings: Mapping[str, Any]) -> Removed:
+def removed(settings: Mapping[str, object]) -> Removed:
     paths = Paths(str(settings["ds4_root"]))
     files = (paths.root, paths.newsyslog, paths.plist(LABEL_LOGS))
     return Removed(labels=(LABEL_LOGS,), files=files, trees=(paths.libexec,), data=(paths.logs,))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from ds4agent.model import Root, Volume
 from ds4fleet.components import base, boot_job
@@ -50,7 +49,7 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
             yield Step(STAGE, f"mount the volume {volume.name} at every boot")
 
 
-def removed(settings: Mapping[str, Any]) -> Removed:
+def removed(settings: Mapping[str, object]) -> Removed:
     paths = Paths(str(settings["ds4_root"]))
     places = {"models": paths.models, "kv": paths.kv}
     names = {purpose: str(settings[f"ds4_storage_{purpose}_volume"]) for purpose in places}

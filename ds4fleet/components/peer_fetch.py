@@ -4,7 +4,6 @@ nothing but serve chunks, behind sshd."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from ds4agent.mac import accounts
 from ds4fleet.components import agent, base, scripts
@@ -60,7 +59,7 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
     return iter(())
 
 
-def removed(settings: Mapping[str, Any]) -> Removed:
+def removed(settings: Mapping[str, object]) -> Removed:
     root = str(settings["ds4_root"])
     return Removed(
         labels=(LABEL_FETCH,),

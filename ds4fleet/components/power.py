@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from ds4fleet.components.base import NOTHING, Decided, Named, Part, Removed, Seen, Step, Watched
 from ds4fleet.layout import Paths
@@ -29,6 +28,6 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
         yield Step("power", f"set pmset {' '.join(odd)}")
 
 
-def removed(settings: Mapping[str, Any]) -> Removed:
+def removed(settings: Mapping[str, object]) -> Removed:
     """Nothing: what pmset had before is not known."""
     return Removed()

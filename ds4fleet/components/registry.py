@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
 
 from ds4fleet.components import (
     agent,
@@ -80,7 +79,7 @@ def own_steps(plan: Decided, seen: Seen, components: Sequence[Component] = COMPO
     return chain.from_iterable(component.steps(plan, seen) for component in components)
 
 
-def removed(settings: Mapping[str, Any]) -> Removed:
+def removed(settings: Mapping[str, object]) -> Removed:
     """What all of them leave on a Mac: each once; settings with the role's defaults."""
     parts = [component.removed(settings) for component in COMPONENTS]
     volumes = {volume["name"]: volume for part in parts for volume in part.volumes}

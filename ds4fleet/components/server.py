@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from ds4agent.mac import accounts
 from ds4fleet.components import base, command_line, scripts
@@ -90,7 +89,7 @@ def stale(server: ServerPlan | None, seen: Seen) -> bool:
     return loaded and seen.server.running_config_sha256 != server.config_sha256
 
 
-def removed(settings: Mapping[str, Any]) -> Removed:
+def removed(settings: Mapping[str, object]) -> Removed:
     paths = Paths(str(settings["ds4_root"]))
     return Removed(
         labels=(LABEL_SERVER,),

@@ -6,7 +6,6 @@ What it does on the Mac is in ds4agent.switch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from ds4fleet.components import agent, base
 from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
@@ -57,7 +56,7 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
     return iter(())
 
 
-def removed(settings: Mapping[str, Any]) -> Removed:
+def removed(settings: Mapping[str, object]) -> Removed:
     paths = Paths(str(settings["ds4_root"]))
     files = (paths.root, Paths.plist(LABEL_SWITCH))
     return Removed(labels=(LABEL_SWITCH,), files=files, trees=(paths.var, paths.libexec))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from ds4agent.mac import accounts
 from ds4fleet.access import users
@@ -48,7 +47,7 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
     return iter(())
 
 
-def removed(settings: Mapping[str, Any]) -> Removed:
+def removed(settings: Mapping[str, object]) -> Removed:
     paths = Paths(str(settings["ds4_root"]))
     return Removed(
         files=(paths.root, paths.sshd, paths.tunnel_keys),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from ds4fleet.components import agent, base
 from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
@@ -65,7 +64,7 @@ def stopped(root: str, seen: Seen) -> bool:
     return held is not None and held.kind == "file"
 
 
-def removed(settings: Mapping[str, Any]) -> Removed:
+def removed(settings: Mapping[str, object]) -> Removed:
     root = str(settings["ds4_root"])
     files = (root, Paths.plist(LABEL_GUARD))
     return Removed(labels=(LABEL_GUARD,), files=files, trees=(folder(root),))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from ds4agent.model import WeightsFile
 from ds4agent.weights import stamp
@@ -46,7 +46,7 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
             yield Step(STAGE, f"prove {file.name}, or fetch it again")
 
 
-def removed(settings: Mapping[str, Any]) -> Removed:
+def removed(settings: Mapping[str, object]) -> Removed:
     """The weights themselves go with their volume, the link with its release."""
     paths = Paths(str(settings["ds4_root"]))
     return Removed(data=(paths.engine,), notes=("/var/run/ds4-weights.lock",))

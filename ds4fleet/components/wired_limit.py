@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from ds4fleet.components import base, boot_job
 from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
@@ -38,7 +37,7 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
         yield Step(STAGE, f"give the GPU wired limit back to macOS (now {_limit_text(live)})")
 
 
-def removed(settings: Mapping[str, Any]) -> Removed:
+def removed(settings: Mapping[str, object]) -> Removed:
     paths = Paths(str(settings["ds4_root"]))
     return Removed(
         labels=(LABEL_WIRED,),

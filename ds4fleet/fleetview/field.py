@@ -22,7 +22,7 @@ from ds4fleet import console
 from ds4fleet.catalogue.read import Catalogue, Model
 from ds4fleet.errors import EXIT_USAGE
 from ds4fleet.sizing.estimate import default_catalogue
-from ds4fleet.sizing.policy import class_limit_mib, policy, stock_limits_mib
+from ds4fleet.sizing.policy import class_limit_mib, refuse_above_percent, stock_limits_mib
 from ds4fleet.sizing.types import REFUSED, STAGE, Mac, Request, Verdict
 from ds4fleet.sizing.verdict import auto_cache_gib, verdict
 
@@ -247,7 +247,7 @@ def _judge_planned(
     if not planned_gib or not limit_mib:
         return None
     share = 100 * float(planned_gib.group(1)) * 1024 / limit_mib
-    refused = share > policy()["margin"]["refuse_above_percent"]
+    refused = share > refuse_above_percent()
     why = f"planned {planned_gib.group(1)} GiB is {share:.1f} % of the limit"
     return Judgement(label, refused == failed, outcome, "refused" if refused else "serves", why)
 

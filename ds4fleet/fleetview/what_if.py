@@ -17,7 +17,7 @@ from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.sizing import speed
 from ds4fleet.sizing.disk import SYSTEM_BYTES
 from ds4fleet.sizing.estimate import GB, MIB, default_catalogue
-from ds4fleet.sizing.policy import policy, step
+from ds4fleet.sizing.policy import largest_streaming_context, model_for, refuse_above_percent
 from ds4fleet.sizing.types import STREAMS, Mac, Request, Verdict
 from ds4fleet.sizing.verdict import verdict
 
@@ -255,7 +255,7 @@ def _best(mac: Mac, request: Request, known: Catalogue) -> Verdict:
     if known.families[known.model(request.model).family].layout == "deepseek41":
         # Its engine says itself what it takes.
         return verdict(mac, request, catalogue=known)
-    largest = int(policy()["streaming"]["contexts"]["largest"])
+    largest = largest_streaming_context()
     if request.ctx is not None and request.ctx > largest:
         return resident
     streamed = verdict(mac, replace(request, mode="streaming"), catalogue=known)
@@ -291,14 +291,14 @@ def _instead(mac: Mac, model: str, use: Use, known: Catalogue) -> str:
 
 
 def _default_model(mac: Mac) -> str:
-    return str(step(policy()["roles"]["models"], mac.memory_gb)["model"])
+    return model_for(mac.memory_gb)
 
 
 def _short(answer: Verdict) -> str:
     """The first reason in a few words."""
     rule = answer.reasons[0].rule if answer.reasons else ""
     over = answer.required_mib - answer.limit_mib
-    least = 100 - policy()["margin"]["refuse_above_percent"]
+    least = 100 - refuse_above_percent()
     words = {
         "resident-floor": "too little memory to hold it",
         "pro-resident": "PRO needs 512 GB",

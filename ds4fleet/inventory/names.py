@@ -130,7 +130,7 @@ FIRST_PORT = 1024
 
 
 def mistakes(
-    settings: Mapping[str, Any], *, host: str = "", login: str = "", templated: bool = True
+    settings: Mapping[str, object], *, host: str = "", login: str = "", templated: bool = True
 ) -> list[str]:
     """One sentence per variable with an old name and per name that is not of its kind; [] when all are.
 
@@ -160,7 +160,7 @@ def _host(host: str) -> Iterator[str]:
         yield f"the inventory name {host!r} is not valid: {HOST.words}"
 
 
-def _kinds(settings: Mapping[str, Any]) -> Iterator[str]:
+def _kinds(settings: Mapping[str, object]) -> Iterator[str]:
     for name, kind in KINDS.items():
         value = settings.get(name)
         if name not in settings or (name in EMPTY and value in ("", None)):
@@ -169,7 +169,7 @@ def _kinds(settings: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} is {value!r}; it must be {kind.words}"
 
 
-def _accounts(settings: Mapping[str, Any], login: str) -> Iterator[str]:
+def _accounts(settings: Mapping[str, object], login: str) -> Iterator[str]:
     named = {name: str(settings[name]) for name in OWN_ACCOUNTS if settings.get(name)}
     for name, value in named.items():
         if value.lower() in TAKEN:
@@ -183,7 +183,7 @@ def _accounts(settings: Mapping[str, Any], login: str) -> Iterator[str]:
             yield f"{name} is {value!r}, by which you log in ({whose}); choose a name of its own"
 
 
-def _volumes(settings: Mapping[str, Any]) -> Iterator[str]:
+def _volumes(settings: Mapping[str, object]) -> Iterator[str]:
     names = [name for name in ("ds4_storage_models_volume", "ds4_storage_kv_volume") if name in settings]
     values = [str(settings[name]).lower() for name in names]
     for name, value in zip(names, values, strict=True):
@@ -193,7 +193,7 @@ def _volumes(settings: Mapping[str, Any]) -> Iterator[str]:
         yield f"{names[0]} and {names[1]} are both {settings[names[0]]!r}; weights and KV need one each"
 
 
-def _zone(settings: Mapping[str, Any]) -> Iterator[str]:
+def _zone(settings: Mapping[str, object]) -> Iterator[str]:
     name = settings.get("ds4_timezone")
     if not isinstance(name, str) or not TIME_ZONE.takes(name) or not _zones() or name in _zones():
         return
@@ -208,7 +208,7 @@ def _zones() -> frozenset[str]:
     return frozenset(zoneinfo.available_timezones())
 
 
-def _keys(settings: Mapping[str, Any]) -> Iterator[str]:
+def _keys(settings: Mapping[str, object]) -> Iterator[str]:
     for name in ("ds4_tunnel_keys", "ds4_admin_keys"):
         for text in _listed(settings.get(name)):
             yield from _key(text, name)
@@ -221,7 +221,7 @@ def _key(text: Any, where: str) -> Iterator[str]:
         yield f"{where} holds an entry that is not one public key: {str(text)[:20]!r}: {error}"
 
 
-def _users(settings: Mapping[str, Any]) -> Iterator[str]:
+def _users(settings: Mapping[str, object]) -> Iterator[str]:
     entries = settings.get("ds4_access")
     for user, entry in entries.items() if isinstance(entries, Mapping) else ():
         if not isinstance(user, str) or not USER.takes(user):
@@ -231,7 +231,7 @@ def _users(settings: Mapping[str, Any]) -> Iterator[str]:
             yield from _key(text, f"ds4_access: {user}")
 
 
-def _texts(settings: Mapping[str, Any]) -> Iterator[str]:
+def _texts(settings: Mapping[str, object]) -> Iterator[str]:
     for name in TEXTS:
         if any(not _is_line(str(text)) for text in _listed(settings.get(name))):
             yield f"{name} holds a control character; write each entry as one line of text"
@@ -250,7 +250,7 @@ def _is_line(text: str, allowed: str = "") -> bool:
     )
 
 
-def _numbers(settings: Mapping[str, Any]) -> Iterator[str]:
+def _numbers(settings: Mapping[str, object]) -> Iterator[str]:
     for name in PORTS:
         if not _whole(settings.get(name) or 0, lambda port: 0 <= port <= 65535):
             yield f"{name} is {settings[name]!r}; it must be a port from 1 to 65535, or 0"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ds4agent.mac import accounts
 from ds4agent.model import UNTOLD, User
@@ -17,7 +17,7 @@ REAL_NAMES: Mapping[str, str] = accounts.REAL_NAMES
 NO_HOME: str = accounts.NO_HOME
 
 
-def objections(host: str, settings: Mapping[str, Any], service_uid: int | None, seen: Seen) -> list[str]:
+def objections(host: str, settings: Mapping[str, object], service_uid: int | None, seen: Seen) -> list[str]:
     """Refusals of accounts that are in use otherwise, as far as the observation tells."""
     users, groups = (seen or NOTHING).users, (seen or NOTHING).groups
     sentences = []

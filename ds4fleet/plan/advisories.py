@@ -9,7 +9,7 @@ from ds4fleet.access import users
 from ds4fleet.catalogue.engines import Advisory, Answer, Engine
 from ds4fleet.plan.known import Known
 from ds4fleet.plan.types import HostPlan
-from ds4fleet.sizing.policy import policy
+from ds4fleet.sizing.policy import think_max_tokens
 
 
 def with_advisories(plan: HostPlan, known: Known, engine: Engine) -> HostPlan:
@@ -43,7 +43,7 @@ def uses(plan: HostPlan, known: Known, engine: Engine) -> set[str]:
         "kv": known.settings.kv_budget_mib > 0,
         "streaming": plan.mode == "streaming",
         "batched-sessions": known.settings.sessions > 1,
-        "think-max": plan.context >= policy()["context"]["think_max"],
+        "think-max": plan.context >= think_max_tokens(),
         "v41": layout == "deepseek41",
     }
     return {name for name, does in holds.items() if does}

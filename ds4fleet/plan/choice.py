@@ -14,7 +14,7 @@ from ds4fleet.plan.known import Known
 from ds4fleet.plan.types import HostPlan, JumpPlan, ModelChoice
 from ds4fleet.sizing import speed
 from ds4fleet.sizing import types as sizing
-from ds4fleet.sizing.policy import policy, step
+from ds4fleet.sizing.policy import jump_up_to_gb, model_for, model_steps, think_max_tokens
 from ds4fleet.sizing.rules import cannot_load
 from ds4fleet.sizing.types import Request, Verdict
 from ds4fleet.sizing.verdict import verdict as verdict_on
@@ -142,22 +142,21 @@ def _declared_role(known: Known) -> str:
         raise OperatorError("ds4_role stream and ds4_mode resident exclude each other; drop one of them")
     if mode == "streaming" and role in ("auto", "serve"):
         return "stream"
-    small = known.mac.memory_gb <= policy()["roles"]["jump_up_to_gb"]
+    small = known.mac.memory_gb <= jump_up_to_gb()
     leads = small or bool(known.variables.get("ds4_jump_to"))
     return "jump" if role == "auto" and mode == "auto" and leads else role
 
 
 def models_of_auto() -> list[str]:
     """Every model that `ds4_model: auto` comes to on a Mac of some size."""
-    return [row["model"] for row in policy()["roles"]["models"]]
+    return [one.model for one in model_steps()]
 
 
 def _auto_models(known: Known, engine: Engine) -> list[str]:
     """What `ds4_model: auto` tries, best first: the model of this size, then those of smaller Macs."""
     traits = known.catalogue.generation(engine.generation)
-    rows = policy()["roles"]["models"]
-    reaching = [row["model"] for row in rows if row["up_to_gb"] < known.mac.memory_gb]
-    reaching.append(step(rows, known.mac.memory_gb)["model"])
+    reaching = [one.model for one in model_steps() if one.up_to_gb < known.mac.memory_gb]
+    reaching.append(model_for(known.mac.memory_gb))
     models = [known.catalogue.model(name) for name in reaching]
     return [model.id for model in reversed(models) if traits.can_load(model.family, model.quant)]
 
@@ -206,6 +205,6 @@ def _about_the_context(plan: HostPlan, known: Known, verdict: Verdict) -> Iterat
             f"the context goes from {live:,} to {plan.context:,};"
             " checkpoints of the larger one no longer load"
         )
-    think_max = policy()["context"]["think_max"]
+    think_max = think_max_tokens()
     if known.settings.context and verdict.context < think_max <= verdict.largest_context:
         yield f"Think-Max needs a context of {think_max:,}; below it max is plain high"

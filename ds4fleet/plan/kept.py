@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ds4agent.border import bounded_json
 from ds4agent.model import ModelError, Observation
@@ -23,7 +22,7 @@ FACTS_BYTES = 16 * 1024 * 1024
 
 def make_plans(
     hosts: Iterable[Host],
-    overrides: Mapping[str, Any],
+    overrides: Mapping[str, object],
     facts: Path,
     targets: Callable[[Host], Targets | None] = lambda _host: None,
 ) -> list[HostPlan]:
@@ -48,7 +47,7 @@ def make_plans(
     return plans
 
 
-def observation(facts: Path, name: str) -> Mapping[str, Any] | None:
+def observation(facts: Path, name: str) -> Mapping[str, object] | None:
     """What was kept of a Mac, or None. Raises OperatorError for a file that is not an observation."""
     path = facts / f"{name}.json"
     if not path.is_file():
@@ -63,7 +62,7 @@ def observation(facts: Path, name: str) -> Mapping[str, Any] | None:
     return seen
 
 
-def _readable(kept: Mapping[str, Any] | None) -> Observation | None:
+def _readable(kept: Mapping[str, object] | None) -> Observation | None:
     """None for one that its plan is refused for."""
     try:
         return read(kept)

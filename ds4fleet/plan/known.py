@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ds4fleet.catalogue.read import Catalogue, load
 from ds4fleet.components import base
@@ -21,11 +20,11 @@ class Known:
     from `ds4_hardware` alone. targets: of a jump Mac; None where they are not known."""
 
     host: str
-    variables: Mapping[str, Any]
+    variables: Mapping[str, object]
     seen: base.Seen
     catalogue: Catalogue
     read: Reader
-    declared: Mapping[str, Any]
+    declared: Mapping[str, object]
     settings: Settings
     mac: Mac
     targets: base.Targets | None
@@ -37,7 +36,7 @@ class Known:
 
 def known(
     host: str,
-    variables: Mapping[str, Any],
+    variables: Mapping[str, object],
     seen: base.Seen,
     catalogue: Catalogue | None,
     targets: base.Targets | None,
@@ -52,7 +51,7 @@ def known(
     return Known(host, variables, seen, catalogue, read, declared, settings, mac, targets)
 
 
-def _mac(host: str, declared: Mapping[str, Any], settings: Settings, seen: base.Seen) -> Mac:
+def _mac(host: str, declared: Mapping[str, object], settings: Settings, seen: base.Seen) -> Mac:
     live = (seen or base.NOTHING).memory
     size = (seen or base.NOTHING).hardware.memsize_bytes
     if not size:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from ds4agent.model import ModelError, Observation
 from ds4fleet import layout
@@ -33,8 +32,8 @@ LAST_UID = 2**31 - 2
 
 def make_plan(
     host: str,
-    variables: Mapping[str, Any],
-    observation: Observation | Mapping[str, Any] | None = None,
+    variables: Mapping[str, object],
+    observation: Observation | Mapping[str, object] | None = None,
     catalogue: Catalogue | None = None,
     *,
     region: str = "",
@@ -66,7 +65,7 @@ def make_plan(
     return replace(plan, steps=[], stages=[]) if plan.refusals else plan
 
 
-def read(observation: Observation | Mapping[str, Any] | None) -> Seen:
+def read(observation: Observation | Mapping[str, object] | None) -> Seen:
     """What ds4_info returned, None for a bare Mac. Raises ModelError for what cannot be read."""
     if observation is None or isinstance(observation, Observation):
         return observation

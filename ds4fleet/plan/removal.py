@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from ds4fleet.components import base, registry
 from ds4fleet.components.shapes import FileEntry, Job
@@ -27,14 +26,14 @@ class Removal:
     volumes: list[Mapping[str, str]]
     accounts: list[dict[str, str]]
     wired_limit: bool
-    held: Mapping[str, Any] | None
+    held: Mapping[str, object] | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The same as JSON-able data."""
         return {**asdict(self), "files": [entry.to_json() for entry in self.files]}
 
 
-def removal(variables: Mapping[str, Any], observation: Mapping[str, Any] | None) -> Removal:
+def removal(variables: Mapping[str, object], observation: Mapping[str, object] | None) -> Removal:
     """What every component leaves on the Mac of these variables; observation: what ds4_info returned.
 
     It asks for no plan: a Mac whose plan is refused can be decommissioned too.

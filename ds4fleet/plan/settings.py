@@ -22,7 +22,7 @@ MODES = ("auto", "resident", "streaming")
 class Reader:
     """Variables as they come (also as text from -e), or one clear sentence."""
 
-    def __init__(self, variables: Mapping[str, Any]) -> None:
+    def __init__(self, variables: Mapping[str, object]) -> None:
         self.vars = variables
 
     def _bad(self, name: str, what: str) -> OperatorError:
@@ -50,7 +50,7 @@ class Reader:
             raise self._bad(name, "true or false")
         return value
 
-    def mapping(self, name: str) -> Mapping[str, Any]:
+    def mapping(self, name: str) -> Mapping[str, object]:
         value = self.vars.get(name)
         if value is None:
             return {}
@@ -135,7 +135,7 @@ def read_settings(read: Reader) -> Settings:
     return found
 
 
-def numbers(read: Reader, found: Settings) -> dict[str, Any]:
+def numbers(read: Reader, found: Settings) -> dict[str, object]:
     """The variables that `render` reads, numbers as numbers: what comes from -e is text."""
     return {
         "ds4_sessions": found.sessions,

@@ -5,7 +5,6 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from ds4agent.model import FileFacts, JobFacts
 from ds4fleet.components import base, registry, server
@@ -49,7 +48,7 @@ def stages_of(steps: Iterable[Step]) -> list[str]:
     return [stage for stage in STAGES if stage in having]
 
 
-def differences(declared: Mapping[str, Any], seen: Seen) -> list[str]:
+def differences(declared: Mapping[str, object], seen: Seen) -> list[str]:
     """Where the inventory's hardware is not what the Mac says; the Mac wins."""
     live = (seen or base.NOTHING).hardware
     result = []

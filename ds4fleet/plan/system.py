@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ds4fleet.components import watchdog
 from ds4fleet.components.base import NOTHING
 from ds4fleet.plan.known import Known
-from ds4fleet.sizing.policy import policy
+from ds4fleet.sizing.policy import kv_storm
 
 #: Addresses at which tunnels and `fab status` reach the engine.
 REACHED = ("127.0.0.1", "localhost", "0.0.0.0")
@@ -26,11 +26,11 @@ def refusals(known: Known) -> Iterator[str]:
 
 def warnings(known: Known) -> Iterator[str]:
     """What the inventory asks for and what was seen, where the operator may want to know."""
-    rules = policy()["kv"]
-    if known.settings.kv_budget_mib > rules["storm_above_mib"]:
+    storm_mib, measured = kv_storm()
+    if known.settings.kv_budget_mib > storm_mib:
         yield (
-            f"a KV budget of {known.settings.kv_budget_mib:,} MiB wears the SSD ({rules['why']}):"
-            f" keep it at or below {rules['storm_above_mib']:,}"
+            f"a KV budget of {known.settings.kv_budget_mib:,} MiB wears the SSD ({measured}):"
+            f" keep it at or below {storm_mib:,}"
         )
     if known.settings.host not in REACHED:
         yield (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ds4fleet.catalogue.read import Catalogue, Model, load
 from ds4fleet.components import registry, server, switcher
@@ -15,7 +14,7 @@ from ds4fleet.plan import choice
 from ds4fleet.plan.settings import Reader
 
 
-def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
+def watch(variables: Mapping[str, object]) -> dict[str, object]:
     """The arguments of ds4_info for a host: every path, user and label that any plan for it can need.
 
     The Mac may turn out to be another one than the inventory declares. Malformed variables are not judged
@@ -25,7 +24,7 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
     paths = Paths(str(settings["ds4_root"]))
     watched = registry.watched(paths, named(settings))
     users = [str(settings[f"ds4_{account}_user"]) for account in ("service", "tunnel", "seed")]
-    port = settings["ds4_port"]
+    port = str(settings["ds4_port"])
     return {
         "files": list(watched.files),
         "labels": list(watched.labels),
@@ -34,12 +33,12 @@ def watch(variables: Mapping[str, Any]) -> dict[str, Any]:
         "engine_root": paths.engine,
         "switch_dir": switcher.folder(paths.root),
         "models_dir": paths.models,
-        "port": int(port) if str(port).isdigit() else 0,
+        "port": int(port) if port.isdigit() else 0,
         "running_config": paths.running_config,
     }
 
 
-def named(settings: Mapping[str, Any]) -> Named:
+def named(settings: Mapping[str, object]) -> Named:
     """What these settings, with the role's defaults, may lead a plan to name on a Mac of any size.
 
     Nothing for settings of which no plan can be made.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ds4agent.mac import volumes as mac_volumes
 from ds4agent.model import Container, Observation, Volume
@@ -95,7 +94,7 @@ class Disk:
 def plan_disk(
     *,
     host: str,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     observation: Observation | None,
     now_bytes: int,
     kv_budget_mib: int,
@@ -180,7 +179,9 @@ class _Sizes:
         return self.room is None or self.room >= self.least
 
 
-def _sizes(settings: Mapping[str, Any], available: int | None, now_bytes: int, kv_budget_mib: int) -> _Sizes:
+def _sizes(
+    settings: Mapping[str, object], available: int | None, now_bytes: int, kv_budget_mib: int
+) -> _Sizes:
     """Where not all fits, the KV entries of the version before go first, then the next weights."""
     one, two = _with_slack(now_bytes), _with_slack(2 * now_bytes)
     explicit = _explicit(settings, "ds4_storage_models_quota_gb")
@@ -265,7 +266,7 @@ def _containers(observation: Observation | None) -> tuple[Container, ...]:
     return observation.storage.containers if observation else ()
 
 
-def _container(settings: Mapping[str, Any], observation: Observation | None) -> str | None:
+def _container(settings: Mapping[str, object], observation: Observation | None) -> str | None:
     asked = str(settings["ds4_storage_container"])
     known = [item.reference for item in _containers(observation)]
     if asked == "auto":
@@ -318,7 +319,7 @@ def _strangers(
 
 
 def _available(
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     observation: Observation | None,
     container: str | None,
     found: Mapping[str, Volume | None],
@@ -365,7 +366,7 @@ def _compare(disk: Disk, name: str, have: Volume, quota: int, least: int) -> Non
         disk.refusals.append(f"volume {name} is encrypted and locked; unlock it, or name another one")
 
 
-def _explicit(settings: Mapping[str, Any], name: str) -> int | None:
+def _explicit(settings: Mapping[str, object], name: str) -> int | None:
     value = settings.get(name)
     if value in (None, "auto", ""):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,50 @@ def policy() -> Mapping[str, Any]:
 def step(rows: Sequence[Mapping[str, Any]], memory_gb: int) -> Mapping[str, Any]:
     """The first row whose `up_to_gb` reaches `memory_gb`."""
     return next(row for row in rows if memory_gb <= row["up_to_gb"])
+
+
+@dataclass(frozen=True)
+class SizeStep:
+    """The model of Macs with up to so much memory, above those of the step before."""
+
+    model: str
+    up_to_gb: int
+
+
+def model_steps() -> tuple[SizeStep, ...]:
+    """What `ds4_model: auto` is on Macs of each size, from the smallest up."""
+    return tuple(SizeStep(str(row["model"]), int(row["up_to_gb"])) for row in policy()["roles"]["models"])
+
+
+def model_for(memory_gb: int) -> str:
+    """What `ds4_model: auto` is on a Mac of this size."""
+    return next(one.model for one in model_steps() if memory_gb <= one.up_to_gb)
+
+
+def jump_up_to_gb() -> int:
+    """The memory up to which a Mac holds tunnels and no weights."""
+    return int(policy()["roles"]["jump_up_to_gb"])
+
+
+def think_max_tokens() -> int:
+    """The context that Think-Max needs."""
+    return int(policy()["context"]["think_max"])
+
+
+def kv_storm() -> tuple[int, str]:
+    """(MiB of a KV budget above which the SSD wears, what was measured)."""
+    rules = policy()["kv"]
+    return int(rules["storm_above_mib"]), str(rules["why"])
+
+
+def refuse_above_percent() -> float:
+    """The share of the limit above which a plan is refused."""
+    return float(policy()["margin"]["refuse_above_percent"])
+
+
+def largest_streaming_context() -> int:
+    """Tokens; with a longer one streaming is not considered."""
+    return int(policy()["streaming"]["contexts"]["largest"])
 
 
 def class_limit_mib(mac: Mac) -> int:

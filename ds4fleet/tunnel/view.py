@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,36 @@ def everything(names: Sequence[str] = ()) -> tuple[list[dict[str, Any]], list[di
         if endpoint and (not names or endpoint["name"] in names):
             endpoints.append({**endpoint, **holder})
     return tunnels, endpoints
+
+
+@dataclass(frozen=True)
+class Member:
+    """A Mac behind an endpoint. tier: 0 for those of its region."""
+
+    name: str
+    tier: int
+
+
+@dataclass(frozen=True)
+class Open:
+    """What can be asked: urls of the tunnels and of the endpoints by name, and the endpoints' Macs."""
+
+    tunnels: Mapping[str, str]
+    endpoints: Mapping[str, str]
+    members: Mapping[str, tuple[Member, ...]]
+
+
+def open_now() -> Open:
+    """What any process of this user keeps open."""
+    tunnels, endpoints = everything()
+    return Open(
+        tunnels={str(one["name"]): str(one["endpoint"]) for one in tunnels},
+        endpoints={str(one["name"]): str(one["endpoint"]) for one in endpoints},
+        members={
+            str(one["name"]): tuple(Member(str(m["name"]), int(m.get("tier", 0))) for m in one["members"])
+            for one in endpoints
+        },
+    )
 
 
 def show_nearest(hosts: Iterable[Host], json: bool = False) -> int:

@@ -1,5 +1,8 @@
-"""What crosses a wall between two packages of ds4fleet has a type. What has none yet is counted: the counts
-are upper bounds that only go down: lower one with each step, or the next step may undo it."""
+"""What crosses a wall between two packages of ds4fleet has a type.
+
+Variables of an inventory and the record of a held file cross as `Mapping[str, object]`: a receiver cannot use
+what it has not checked. `dict[str, Any]` stays within a room where JSON or YAML is read or written.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,6 @@ from ds4fleet.layout import CHECKOUT
 from tests.support.walls import FLOOR, room
 
 TOP = CHECKOUT / "ds4fleet"
-#: Public functions with an object of JSON for an argument or result, which another package calls.
-UNTYPED = {"components": 1, "ground": 3, "inventory": 2, "plan": 2, "sizing": 3, "tunnel": 1}
 
 
 def files() -> Iterator[tuple[str, str, ast.Module]]:
@@ -93,6 +94,6 @@ def test_no_package_guesses_a_shape(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", sorted(FLOOR))
-def test_a_package_hands_out_no_more_objects_without_a_type_than_before(package: str) -> None:
-    found = [name for here, name in untyped() if here == package]
-    assert len(found) <= UNTYPED.get(package, 0), found
+def test_no_package_hands_out_objects_whose_keys_nobody_knows(package: str) -> None:
+    """Public functions that another package calls, with `dict[str, Any]` for an argument or result."""
+    assert [name for here, name in untyped() if here == package] == []
