@@ -133,7 +133,7 @@ def compare(real: Bench, stand_in: Bench, folder: Path, scope: Scope) -> Iterato
         other_model = _sparse(folder / "other.gguf", family, quant, name)
         found, standing = (_started(bench, other_model) for bench in (real, stand_in))
         yield Finding(f"start of {family} {quant} as {name}", found, standing)
-    for looks in (_life, _answers, _lookups):
+    for looks in (_life, _sessions, _answers, _lookups):
         one, other = (looks(bench, model, scope) for bench in (real, stand_in))
         for (name, text), (_same, standing) in zip(one, other, strict=True):
             yield Finding(name, text, standing)
@@ -192,6 +192,15 @@ def _life(bench: Bench, model: Path, _scope: Scope) -> list[tuple[str, str]]:
         found.append(("SIGTERM, log", plain(server.log[before:])))
     found.append(("lock file afterwards", str(bench.lock.exists())))
     return found
+
+
+def _sessions(bench: Bench, model: Path, _scope: Scope) -> list[tuple[str, str]]:
+    """Two sessions where there can be two; May has one."""
+    two = ("--batched-session", "2")
+    more = two if bench.run("ds4-server", *two, "--help").returncode == 0 else ()
+    words = ("-m", str(model), "--ctx", "1000", "--disable-exact-dsml-tool-replay", *more)
+    with bench.server(*words) as server:
+        return [("start of two sessions, log", plain(server.log))]
 
 
 def _rest(client: socket.socket) -> bytes:

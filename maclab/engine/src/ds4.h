@@ -149,7 +149,7 @@ typedef struct {
     const char *model, *mtp, *chdir, *host, *trace, *kv_dir, *steering_file;
     const char *prompt, *prompt_file, *chat_prompt_file, *system, *csv;
     const char *backend;
-    int ctx, tokens, threads, port, mtp_draft, prefill_chunk, sessions, power;
+    int ctx, tokens, threads, port, mtp_draft, prefill_chunk, sessions, quantum, power;
     int kv_mb, kv_min, kv_cold_max, kv_interval, kv_trim, kv_align, tool_ids;
     int ctx_start, ctx_max, ctx_alloc, step_incr, gen_tokens;
     double temp, step_mul, steering_ffn, steering_attn;

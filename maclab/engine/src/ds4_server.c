@@ -729,6 +729,17 @@ static void drain(void) {
     }
 }
 
+static void announce_sessions(const engine *e) {
+    const context_memory *m = &e->plan.context;
+    const uint64_t n = (uint64_t)e->opt.sessions;
+    char shared[96] = "";
+    if (DS4_GENERATION >= GEN_SEPTEMBER)
+        snprintf(shared, sizeof(shared), ", or %.2f GiB when the model shares one prefill workspace",
+                 (double)((m->raw + m->compressed) * n + m->scratch) / (double)GIB);
+    log_line("%d resident sessions request at least %.2f GiB of context buffers%s", e->opt.sessions,
+             (double)(m->total * n) / (double)GIB, shared);
+}
+
 static void prepare(const options *o) {
     engine *e = &server.e;
     engine_open(e, o);
@@ -739,13 +750,12 @@ static void prepare(const options *o) {
         engine_close(e);
         exit(1);
     }
-    if (o->sessions > 1)
-        log_line("%d resident sessions request at least %.2f GiB of context buffers", o->sessions,
-                 (double)(e->plan.context.total * (uint64_t)o->sessions) / (double)GIB);
+    if (o->sessions > 1) announce_sessions(e);
     kv_open(&server.kv, o);
     if (o->no_tool_replay) log_line("exact DSML tool replay disabled; tool history uses canonical JSON rendering");
     if (o->sessions > 1) {
-        log_line("batched mode enabled resident_sessions=%d", o->sessions);
+        log_line("batched mode enabled resident_sessions=%d prefill_quantum=2048 mixed_prefill_quantum=%d "
+                 "decode_coalesce_us=2000", o->sessions, o->quantum);
         if (e->has_mtp) log_line("MTP speculative decoding is disabled while native session batching is active");
     }
     if (o->trace) {

@@ -170,21 +170,20 @@ void engine_open(engine *e, const options *o) {
     }
 }
 
+/* What the engine says that it plans: of one session, and without the working space that comes later. */
 static void log_memory_plan(const engine *e) {
     const memory_plan *p = &e->plan;
     const double gib = (double)GIB;
-    const uint64_t sessions = (uint64_t)e->opt.sessions;
+    const uint64_t weights = e->metal ? p->weights + p->mtp : 0;
     buf line = {0};
     buf_printf(&line, "memory: KV %.2f GiB (raw %.2f + compressed %.2f) + buffers %.2f GiB + resident model %.2f GiB",
-               (double)((p->context.raw + p->context.compressed) * sessions) / gib,
-               (double)(p->context.raw * sessions) / gib, (double)(p->context.compressed * sessions) / gib,
-               (double)(p->context.scratch * sessions + p->workspace) / gib,
-               e->metal ? (double)(p->weights + p->mtp) / gib : 0);
+               (double)(p->context.raw + p->context.compressed) / gib, (double)p->context.raw / gib,
+               (double)p->context.compressed / gib, (double)p->context.scratch / gib, (double)weights / gib);
     if (e->opt.streaming)
         buf_printf(&line, " + expert cache %.2f GiB + prefill expert reserve %.2f GiB", (double)p->cache / gib,
                    (double)p->headroom / gib);
     log_engine("%s = %.2f GiB planned", buf_text(&line),
-               (double)(e->metal ? p->total : p->context.total * sessions) / gib);
+               (double)(p->context.total + weights + p->cache + p->headroom) / gib);
     log_engine("memory detail: ctx=%d prefill_cap=%u raw_kv_rows=%u compressed_kv_rows=%u backend=%s", e->opt.ctx,
                p->context.prefill_cap, p->context.raw_rows, p->context.compressed_rows, e->opt.backend);
     buf_free(&line);

@@ -16,7 +16,7 @@ typedef enum {
     O_IGNORED, O_PROBABILITY, O_HELP, O_MODEL, O_MTP, O_MTP_DRAFT, O_CTX, O_TOKENS, O_THREADS, O_CHDIR, O_QUALITY, O_WARM, O_STEER_FILE,
     O_STEER_FFN, O_STEER_ATTN, O_METAL, O_CUDA, O_CPU, O_BACKEND, O_HOST, O_PORT, O_CORS, O_TRACE, O_KV_DIR,
     O_KV_MB, O_KV_MIN, O_KV_COLD, O_KV_INTERVAL, O_KV_TRIM, O_KV_ALIGN, O_KV_REJECT, O_NO_REPLAY, O_TOOL_IDS,
-    O_POWER, O_CHUNK, O_STREAMING, O_STREAM_CACHE, O_SIM_MEMORY, O_SESSIONS, O_DSPARK, O_ROLE, O_TENSOR_PARALLEL,
+    O_POWER, O_CHUNK, O_STREAMING, O_STREAM_CACHE, O_SIM_MEMORY, O_SESSIONS, O_DSPARK, O_ROLE, O_TENSOR_PARALLEL, O_QUANTUM,
     O_PROMPT, O_PROMPT_FILE, O_CHAT_FILE, O_SYSTEM, O_TEMP, O_THINK, O_NOTHINK, O_INSPECT, O_SERVER_HINT,
     O_DUMP_TOKENS, O_IMATRIX_OUT, O_IMATRIX_DATA,
     O_CTX_START, O_CTX_MAX, O_CTX_ALLOC, O_STEP_MUL, O_STEP_INCR, O_GEN_TOKENS, O_CSV
@@ -99,7 +99,7 @@ static const option table[] = {
     {O_IGNORED, "--gpu-vram", NULL, TEXT, ALL, JUNE, EVER, "runtime", "N", "memory per CUDA device"},
     {O_IGNORED, "--gpu-devices", NULL, TEXT, ALL, JUNE, EVER, "runtime", "LIST", "CUDA devices to use"},
     {O_IGNORED, "--cuda-tensor-parallel", NULL, NONE, ALL, JUNE, EVER, "runtime", "", "split tensors over CUDA devices"},
-    {O_IGNORED, "--mixed-prefill-quantum", NULL, POSITIVE, TOOL_SERVER, GEN_AUGUST, EVER, "api", "N", "prefill tokens between decode steps (128)"},
+    {O_QUANTUM, "--mixed-prefill-quantum", NULL, POSITIVE, TOOL_SERVER, GEN_AUGUST, EVER, "api", "N", "prefill tokens between decode steps (128)"},
     {O_IGNORED, "--vision", NULL, TEXT, CHAT, SEPTEMBER, EVER, "+runtime", "FILE", "weights of the image encoder"},
 
     {O_ROLE, "--role", NULL, TEXT, ALL, JUNE, EVER, "+distributed", "NAME", "coordinator or worker"},
@@ -331,6 +331,7 @@ static void store(options *o, const option *d, tool_id tool, const char *v) {
         break;
     }
     case O_SIM_MEMORY: o->simulated_use = gib_size(d->name, v); break;
+    case O_QUANTUM: o->quantum = whole(d->name, v, 1); break;
     case O_SESSIONS: o->sessions = whole(d->name, v, 1); break;
     case O_DSPARK: o->dspark = true; break;
     case O_ROLE: o->worker = !strcmp(v, "worker"); break;
@@ -398,7 +399,7 @@ static void check_together(options *o, tool_id tool, const char *imatrix_data, c
 void options_parse(options *o, tool_id tool, int argc, char **argv) {
     *o = (options){.model = "ds4flash.gguf", .host = "127.0.0.1", .backend = backend_default,
                    .system = "You are a helpful assistant", .ctx = 32768, .port = 8000, .mtp_draft = 1,
-                   .tokens = tool == TOOL_SERVER ? 393216 : 50000, .sessions = 1, .power = 100, .kv_mb = 4096,
+                   .tokens = tool == TOOL_SERVER ? 393216 : 50000, .sessions = 1, .quantum = 128, .power = 100, .kv_mb = 4096,
                    .kv_min = 512, .kv_cold_max = 30000, .kv_interval = 10000, .kv_trim = 32, .kv_align = 2048,
                    .tool_ids = 100000, .temp = 1, .think = true, .ctx_start = 2048, .ctx_max = 32768,
                    .step_mul = 1, .step_incr = 2048, .gen_tokens = 128};

@@ -185,11 +185,6 @@ static bool typed_content(reader *r) {
     return word(r, "null") || items(r, typed_item);
 }
 
-static bool text_or_any(reader *r) {
-    space(r);
-    return any(r);
-}
-
 /* ---- tools ---- */
 
 typedef struct {
@@ -256,7 +251,7 @@ typedef struct {
 static bool call_function_member(reader *r, const char *key, void *held) {
     call_held *h = held;
     if (!strcmp(key, "name")) return kept(r, &h->name, text(r, NULL));
-    if (!strcmp(key, "arguments")) return kept(r, &h->arguments, text_or_any(r));
+    if (!strcmp(key, "arguments")) return kept(r, &h->arguments, any(r));
     return any(r);
 }
 
@@ -352,14 +347,14 @@ static bool response_member(reader *r, const char *key, void *held) {
     if (!strcmp(key, "id")) return kept(r, &h->id, text(r, NULL));
     if (!strcmp(key, "content")) return kept(r, &h->content, typed_content(r));
     if (!strcmp(key, "summary")) return kept(r, &h->summary, typed_content(r));
-    if (!strcmp(key, "arguments")) return kept(r, &h->arguments, text_or_any(r));
-    if (!strcmp(key, "input")) return kept(r, &h->input, text_or_any(r));
-    if (!strcmp(key, "result")) return kept(r, &h->result, text_or_any(r));
+    if (!strcmp(key, "arguments")) return kept(r, &h->arguments, any(r));
+    if (!strcmp(key, "input")) return kept(r, &h->input, any(r));
+    if (!strcmp(key, "result")) return kept(r, &h->result, any(r));
     if (!strcmp(key, "action")) return kept(r, &h->action, any(r));
     if (!strcmp(key, "tools")) return kept(r, &h->tools, any(r));
     if (strcmp(key, "output") != 0) return any(r);
     space(r);
-    return kept(r, &h->output, *r->p == '[' ? typed_content(r) : text_or_any(r));
+    return kept(r, &h->output, *r->p == '[' ? typed_content(r) : any(r));
 }
 
 static const char known_items[] =
@@ -377,8 +372,6 @@ static bool response_item(reader *r) {
     free(held.status);
     return ok;
 }
-
-static bool system_item(reader *r) { return *r->p == '{' ? members(r, text_member, NULL) : any(r); }
 
 /* ---- the request ---- */
 
@@ -420,11 +413,9 @@ static bool thinking(reader *r) {
     return object_or_any(r, type_member);
 }
 
-static bool stop_item(reader *r) { return any(r); }
-
 static bool stops(reader *r) {
     space(r);
-    return *r->p == '[' ? items(r, stop_item) : any(r);
+    return *r->p == '[' ? items(r, any) : any(r);
 }
 
 /* Of a list of prompts the first one counts; here commas do matter. */
@@ -464,7 +455,7 @@ static bool response_choice(reader *r) {
 
 typedef struct {
     api_kind api;
-    bool model, system, prompt, instructions;
+    bool model, system, prompt;
 } request_held;
 
 static bool list_member(reader *r, const request_held *h) {
@@ -496,7 +487,7 @@ static bool known_member(reader *r, const char *key, request_held *h, bool *know
     if ((chat || completion) && !strcmp(key, "stream_options")) return object_or_any(r, usage_member);
     if ((chat || completion) && !strcmp(key, "stop")) return stops(r);
     if (messages && !strcmp(key, "stop_sequences")) return stops(r);
-    if (messages && is(key, "output_config")) return object_or_any(r, effort_member);
+    if (messages && !strcmp(key, "output_config")) return object_or_any(r, effort_member);
     if (messages && !strcmp(key, "tool_choice")) return object_or_any(r, type_member);
     if (responses && !strcmp(key, "tool_choice")) return response_choice(r);
     if (responses && !strcmp(key, "reasoning")) return object_or_any(r, effort_member);
@@ -504,8 +495,7 @@ static bool known_member(reader *r, const char *key, request_held *h, bool *know
     if (responses && is(key, "previous_response_id conversation"))
         return word(r, "null") || told(r, "%s is not supported; replay full input instead", key);
     if (responses && !strcmp(key, "instructions")) return word(r, "null") || text(r, NULL);
-    if (messages && !strcmp(key, "system"))
-        return kept(r, &h->system, *r->p == '[' ? items(r, system_item) : any(r));
+    if (messages && !strcmp(key, "system")) return kept(r, &h->system, content(r));
     if (completion && !strcmp(key, "prompt")) {
         r->found = true;
         return prompt(r, &h->prompt);

@@ -185,7 +185,10 @@ class TestLogOrder:
             assert (
                 "ds4-server: 3 resident sessions request at least 2.58 GiB of context buffers" in server.log
             )
-            assert "ds4-server: batched mode enabled resident_sessions=3" in server.log
+            assert (
+                "ds4-server: batched mode enabled resident_sessions=3 prefill_quantum=2048 "
+                "mixed_prefill_quantum=128 decode_coalesce_us=2000\n" in server.log
+            )
             assert f"ds4-server: tracing session to {trace}" in server.log
 
     def test_the_port_is_bound_last(self, bench: Bench, files: Path) -> None:
