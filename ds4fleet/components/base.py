@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from ds4agent.model import SCHEMA, Capabilities, Observation
 from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.catalogue.types import Piece
-from ds4fleet.components.shapes import FileEntry, Job, Link, MemoryPlan, ServerPlan
+from ds4fleet.components.shapes import FileEntry, Job, Link, MemoryPlan, ServerPlan, Wishes
 from ds4fleet.layout import Paths
 from ds4fleet.sizing.disk import Disk, VolumePlan
 
@@ -129,7 +129,7 @@ class Targets:
 class Decided:
     """What a plan has decided of a Mac, before it is said in files and jobs.
 
-    settings: the host's variables with the role's defaults, numbers as numbers. disk: what was found of the
+    settings: what the inventory asks for. disk: what was found of the
     volumes; None without weights.
     """
 
@@ -144,7 +144,7 @@ class Decided:
     disk: Disk | None
     engine: EnginePlan | None
     weights: WeightsPlan | None
-    settings: Mapping[str, Any]
+    settings: Wishes
     service_uid: int | None = None
     power: Mapping[str, object] = field(default_factory=dict)
     jump: JumpPlan | None = None
@@ -152,7 +152,7 @@ class Decided:
 
     @property
     def paths(self) -> Paths:
-        return Paths(str(self.settings["ds4_root"]))
+        return Paths(self.settings.root)
 
     @property
     def serves(self) -> bool:
@@ -162,7 +162,7 @@ class Decided:
     @property
     def relays(self) -> bool:
         """Whether it takes part when weights go from Mac to Mac."""
-        return self.weights is not None and self.settings["ds4_weights_method"] == "direct"
+        return self.weights is not None and self.settings.weights_method == "direct"
 
     @property
     def volumes(self) -> Sequence[VolumePlan]:

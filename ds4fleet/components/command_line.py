@@ -65,17 +65,17 @@ def planned(plan: Decided, weights: WeightsPlan, flags: frozenset[str], kv_dir: 
     found: list[list[object]] = [
         ["--model", weights.main],
         ["--ctx", plan.context],
-        ["--host", settings["ds4_listen_address"]],
-        ["--port", int(settings["ds4_port"])],
+        ["--host", settings.listen_address],
+        ["--port", settings.port],
     ]
     if kv_dir:
-        found += [["--kv-disk-dir", kv_dir], ["--kv-disk-space-mb", int(settings["ds4_kv_budget_mib"])]]
-    if settings["ds4_sessions"] > 1:
-        found.append(["--batched-session", settings["ds4_sessions"]])
-    if settings["ds4_prefill_chunk"]:
-        found.append(["--prefill-chunk", settings["ds4_prefill_chunk"]])
-    if settings["ds4_power_percent"]:
-        found.append(["--power", settings["ds4_power_percent"]])
+        found += [["--kv-disk-dir", kv_dir], ["--kv-disk-space-mb", settings.kv_budget_mib]]
+    if settings.sessions > 1:
+        found.append(["--batched-session", settings.sessions])
+    if settings.prefill_chunk:
+        found.append(["--prefill-chunk", settings.prefill_chunk])
+    if settings.power_percent:
+        found.append(["--power", settings.power_percent])
     if plan.mode == "streaming":
         found.append(["--ssd-streaming"])
         streaming = plan.memory.streaming
@@ -89,7 +89,7 @@ def planned(plan: Decided, weights: WeightsPlan, flags: frozenset[str], kv_dir: 
             found.append(["--dspark"])
         if item.kind == "vision":
             found.append(["--vision", item.path])
-    if settings["ds4_cors"]:
+    if settings.cors:
         found.append(["--cors"])
     return [[str(word) for word in words] for words in found]
 
@@ -97,7 +97,7 @@ def planned(plan: Decided, weights: WeightsPlan, flags: frozenset[str], kv_dir: 
 def extra(plan: Decided, engine: EnginePlan, flags: frozenset[str]) -> list[str]:
     """ds4_server_extra_args, checked. Raises OperatorError for a flag that this engine does not have, or
     that is not for them to give."""
-    words = [str(item) for item in plan.settings["ds4_server_extra_args"]]
+    words = [str(item) for item in plan.settings.server_extra_args]
     for item in words:
         flag = item.split("=", 1)[0]
         why = ""

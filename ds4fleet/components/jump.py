@@ -82,8 +82,8 @@ def entries(plan: Decided) -> Part:
         return base.absent(LABEL, settings_path(root), known_hosts_path(root), stage=STAGE)
     if plan.targets is None:
         return Part()
-    user = str(plan.settings["ds4_tunnel_user"])
-    configuration = config(int(plan.settings["ds4_port"]), plan.targets, root)
+    user = plan.settings.tunnel_user
+    configuration = config(plan.settings.port, plan.targets, root)
     text = json.dumps(configuration, indent=1, sort_keys=True) + "\n"
     plist = _plist(root, user)
     files = [

@@ -23,7 +23,7 @@ def watched(paths: Paths, named: Named) -> Watched:
 
 
 def entries(plan: Decided) -> Part:
-    paths, user = plan.paths, str(plan.settings["ds4_service_user"])
+    paths, user = plan.paths, plan.settings.service_user
     if not plan.serves:
         return base.absent(LABEL_LOGS, paths.newsyslog, stage=STAGE)
     rules = scripts.template(

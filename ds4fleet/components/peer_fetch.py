@@ -29,7 +29,7 @@ def entries(plan: Decided) -> Part:
     """There on a Mac whose weights may come from another one, gone from any other."""
     if not plan.relays:
         return base.absent(LABEL_FETCH, SSHD, stage=STAGE)
-    root, user = plan.paths.root, str(plan.settings["ds4_seed_user"])
+    root, user = plan.paths.root, plan.settings.seed_user
     plist = base.plist(
         LABEL_FETCH,
         stage=STAGE,

@@ -44,7 +44,7 @@ def watched(paths: Paths, named: Named) -> Watched:
 
 def entries(plan: Decided) -> Part:
     """Raises OperatorError for settings that contradict each other or that the engine cannot take."""
-    user = str(plan.settings["ds4_service_user"])
+    user = plan.settings.service_user
     users = [_account(user, plan.service_uid)] if plan.role != "jump" else []
     paths = plan.paths
     if not plan.serves or plan.engine is None or plan.weights is None:
@@ -111,27 +111,27 @@ def _server(plan: Decided, engine: EnginePlan, weights: WeightsPlan) -> tuple[Se
     settings, paths = plan.settings, plan.paths
     flags = command_line.flags_of(engine)
     identity = _kv_identity(plan, engine, weights)
-    kv_dir = f"{paths.kv}/{identity}" if int(settings["ds4_kv_budget_mib"]) and identity else ""
+    kv_dir = f"{paths.kv}/{identity}" if settings.kv_budget_mib and identity else ""
     planned = command_line.planned(plan, weights, flags, kv_dir)
     argv = [f"{engine.release_dir}/ds4-server"]
     argv += [word for words in planned if words[0] in flags for word in words]
     argv += command_line.extra(plan, engine, flags)
-    timeout = settings["ds4_exit_timeout_s"]
+    timeout = settings.exit_timeout_s
     server = ServerPlan(
         label=LABEL_SERVER,
         argv=tuple(argv),
         smoke_argv=_smoke(plan, engine, weights, argv),
         env={"HOME": paths.run, "TMPDIR": f"{paths.run}/tmp", "DS4_LOCK_FILE": paths.lock},
         cwd=engine.current,
-        host=str(settings["ds4_listen_address"]),
-        port=int(settings["ds4_port"]),
+        host=settings.listen_address,
+        port=settings.port,
         lock_file=paths.lock,
         kv_dir=kv_dir,
         kv_identity=identity,
         config_path=paths.config,
         running_config=paths.running_config,
-        exit_timeout_s=int(engine.drain_s if timeout == "auto" else timeout),
-        throttle_s=int(settings["ds4_throttle_s"]),
+        exit_timeout_s=engine.drain_s if timeout is None else timeout,
+        throttle_s=settings.throttle_s,
         log_path=paths.log,
     )
     return server, [words[0] for words in planned if words[0] not in flags]
@@ -142,7 +142,7 @@ def _smoke(plan: Decided, engine: EnginePlan, weights: WeightsPlan, argv: Sequen
     smoke = [f"{engine.release_dir}/ds4", "--model", str(weights.main), "--ctx", str(SMOKE_CONTEXT)]
     smoke += [flag for flag in ("--ssd-streaming",) if flag in argv]
     return (
-        *smoke, "--nothink", "--temp", "0", "-n", str(SMOKE_TOKENS), "-p", plan.settings["ds4_verify_prompt"],
+        *smoke, "--nothink", "--temp", "0", "-n", str(SMOKE_TOKENS), "-p", plan.settings.verify_prompt,
     )  # fmt: skip
 
 
@@ -193,6 +193,6 @@ def _config(plan: Decided, engine: EnginePlan, weights: WeightsPlan, server: Ser
         host=server.host,
         port=server.port,
         # Longer than the throttle: launchd lets a job that ends sooner wait longer each time.
-        wait_s=max(int(plan.settings["ds4_start_wait_s"]), server.throttle_s),
+        wait_s=max(plan.settings.start_wait_s, server.throttle_s),
         arguments=server.argv[1:],
     )

@@ -67,6 +67,35 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What the inventory asks of the things that are put on a Mac, read and checked.
+
+    prefill_chunk, power_percent: None leaves it to the engine. exit_timeout_s: None takes the engine's own
+    time. access: `ds4_access`, whose keys ds4fleet.access reads.
+    """
+
+    root: str
+    service_user: str
+    tunnel_user: str
+    seed_user: str
+    weights_method: str
+    listen_address: str
+    port: int
+    sessions: int
+    prefill_chunk: int | None
+    power_percent: int | None
+    kv_budget_mib: int
+    start_wait_s: int
+    throttle_s: int
+    exit_timeout_s: int | None
+    cors: bool
+    server_extra_args: tuple[str, ...]
+    tunnel_keys: tuple[str, ...]
+    access: object
+    verify_prompt: str
+
+
+@dataclass(frozen=True)
 class Link:
     """A symbolic link."""
 

@@ -28,7 +28,7 @@ def entries(plan: Decided) -> Part:
     if plan.role == "stage":
         gone = (paths.sshd, paths.tunnel_keys, paths.tunnel_wait)
         return Part([base.gone(path, stage=STAGE) for path in gone])
-    name, port = str(settings["ds4_tunnel_user"]), int(settings["ds4_port"])
+    name, port = settings.tunnel_user, settings.port
     drop_in = scripts.template(
         "sshd.conf.j2", user=name, port=port, keys_path=paths.tunnel_keys, wait_command=paths.tunnel_wait
     )
@@ -58,7 +58,7 @@ def removed(settings: Mapping[str, object]) -> Removed:
 
 def _keys(plan: Decided) -> list[str]:
     keys = []
-    for text in plan.settings["ds4_tunnel_keys"]:
+    for text in plan.settings.tunnel_keys:
         try:
             keys.append(parse_key(str(text)).commented)
         except ValueError as error:
@@ -67,4 +67,4 @@ def _keys(plan: Decided) -> list[str]:
                 f" {str(text)[:20]!r}: {error}",
                 exit_code=EXIT_USAGE,
             ) from None
-    return keys + users.keys_for(plan.host, plan.region, plan.settings["ds4_access"])
+    return keys + users.keys_for(plan.host, plan.region, plan.settings.access)

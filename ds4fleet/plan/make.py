@@ -21,7 +21,7 @@ from ds4fleet.inventory import defaults, names
 from ds4fleet.plan import accounts, advisories, bring, choice, options, system
 from ds4fleet.plan.engine import with_engine
 from ds4fleet.plan.known import Known, known
-from ds4fleet.plan.settings import numbers
+from ds4fleet.plan.settings import wishes
 from ds4fleet.plan.steps import differences, stages_of, steps
 from ds4fleet.plan.types import AccountsPlan, HostPlan, VerifyPlan
 from ds4fleet.sizing.disk import Disk
@@ -114,7 +114,7 @@ def _assembled(plan: HostPlan, facts: Known, disk: Disk | None, uid: int | None)
         disk=disk,
         engine=plan.engine,
         weights=plan.weights,
-        settings={**facts.variables, **numbers(facts.read, facts.settings)},
+        settings=wishes(facts.read, facts.settings),
         service_uid=uid,
         power=plan.power,
         jump=plan.jump,

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ds4fleet.components.shapes import Wishes
 from ds4fleet.errors import OperatorError
 from ds4fleet.layout import Paths
 
@@ -135,21 +136,29 @@ def read_settings(read: Reader) -> Settings:
     return found
 
 
-def numbers(read: Reader, found: Settings) -> dict[str, object]:
-    """The variables that `render` reads, numbers as numbers: what comes from -e is text."""
-    return {
-        "ds4_sessions": found.sessions,
-        "ds4_prefill_chunk": found.prefill_chunk,
-        "ds4_kv_budget_mib": found.kv_budget_mib,
-        "ds4_port": found.port,
-        "ds4_power_percent": read.auto_int("ds4_power_percent", least=1, most=100),
-        "ds4_start_wait_s": read.number("ds4_start_wait_s", least=0),
-        "ds4_throttle_s": read.number("ds4_throttle_s", least=1),
-        "ds4_exit_timeout_s": read.auto_int("ds4_exit_timeout_s", least=1) or "auto",
-        "ds4_cors": read.flag("ds4_cors"),
-        "ds4_server_extra_args": list(read.words("ds4_server_extra_args")),
-        "ds4_tunnel_keys": list(read.words("ds4_tunnel_keys")),
-    }
+def wishes(read: Reader, found: Settings) -> Wishes:
+    """What components go by. Raises OperatorError for the first variable that is invalid."""
+    return Wishes(
+        root=str(read.vars["ds4_root"]),
+        service_user=str(read.vars["ds4_service_user"]),
+        tunnel_user=str(read.vars["ds4_tunnel_user"]),
+        seed_user=str(read.vars["ds4_seed_user"]),
+        weights_method=str(read.vars["ds4_weights_method"]),
+        listen_address=found.host,
+        port=found.port,
+        sessions=found.sessions,
+        prefill_chunk=found.prefill_chunk,
+        power_percent=read.auto_int("ds4_power_percent", least=1, most=100),
+        kv_budget_mib=found.kv_budget_mib,
+        start_wait_s=read.number("ds4_start_wait_s", least=0),
+        throttle_s=read.number("ds4_throttle_s", least=1),
+        exit_timeout_s=read.auto_int("ds4_exit_timeout_s", least=1),
+        cors=read.flag("ds4_cors"),
+        server_extra_args=read.words("ds4_server_extra_args"),
+        tunnel_keys=read.words("ds4_tunnel_keys"),
+        access=read.vars.get("ds4_access"),
+        verify_prompt=read.text("ds4_verify_prompt"),
+    )
 
 
 def _listen_address(address: str, confirmed: bool) -> None:

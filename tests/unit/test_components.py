@@ -21,6 +21,7 @@ from ds4fleet.inventory.fleet import Fleet
 from ds4fleet.layout import CHECKOUT, LABEL_WIRED, Paths
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.removal import removal
+from ds4fleet.plan.settings import Reader, read_settings, wishes
 from ds4fleet.plan.steps import steps
 from ds4fleet.plan.types import STAGES
 from ds4fleet.plan.watch import watch
@@ -57,7 +58,7 @@ def decided(role: str) -> Decided:
         disk=disk,
         engine=plan.engine,
         weights=plan.weights,
-        settings=SETTINGS,
+        settings=wishes(Reader(SETTINGS), read_settings(Reader(SETTINGS))),
         power={"sleep": 0},
         jump=JumpPlan("hk-01", ["hk-01"], has_key=True) if role == "jump" else None,
         targets=TARGETS if role == "jump" else None,

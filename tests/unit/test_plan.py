@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ds4agent.model import ModelError
 from ds4fleet.catalogue.read import load
 from ds4fleet.components.shapes import Link
+from ds4fleet.inventory.fleet import Fleet
 from ds4fleet.inventory.settings import specs
+from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.types import STAGES, HostPlan, JumpPlan
 from ds4fleet.plan.watch import watch
@@ -68,6 +71,30 @@ def test_an_engine_gets_the_time_to_drain_that_its_generation_needs(commit: str,
     made = plan(128, ds4_engine_commit=commit, ds4_model="flash-q2")
     assert made.server is not None
     assert made.server.exit_timeout_s == seconds
+
+
+def test_plans_of_the_sample_fleet_read_back_to_the_byte() -> None:
+    for host in Fleet.load(inventory=[CHECKOUT / "inventory"]):
+        for role in ("auto", "stage", "jump"):
+            variables = {**host.vars, "ds4_role": role}
+            made = make_plan(host.name, variables, None, region=host.region, templated=False)
+            text = json.dumps(made.to_dict())
+            assert json.dumps(HostPlan.from_json(json.loads(text)).to_dict()) == text, host.name
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"schema": 2}, "schema of the plan is 2, and this ds4-fleet reads 1: plan again"),
+        ({"server": {"argv": 7}}, "server.label of the plan is missing"),
+        ({"files": [{"path": "/x"}]}, "files[0].kind of the plan is missing"),
+        ({"memory": {"streaming": {"decode_tps": [1]}}}, "memory.streaming.cache_gib of the plan is missing"),
+    ],
+)
+def test_what_is_no_plan_of_this_release_is_a_sentence(more: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        HostPlan.from_json({**plan(128).to_dict(), **more})
+    assert str(caught.value).startswith(sentence)
 
 
 @pytest.mark.parametrize("memory_gb", SIZES)

@@ -16,6 +16,7 @@ from ds4fleet.components.base import Decided, EnginePlan, ModelChoice, Named, We
 from ds4fleet.components.shapes import Link, MemoryPlan
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.defaults import role_defaults
+from ds4fleet.plan.settings import Reader, read_settings, wishes
 from ds4fleet.sizing.disk import Disk, VolumePlan
 
 COMMIT = "54b36ed9ba42da31b24f2d1a5feb075c2475dbb1"
@@ -40,6 +41,7 @@ def desired(settings: dict[str, Any] | None = None, **changes: Any) -> dict[str,
     places = ("/opt/ds4/models", "/opt/ds4/kv")
     volumes = [VolumePlan(place[-2:], "kv", None, place, 1, 0, None) for place in places]
     numbers = {"ds4_prefill_chunk": None, "ds4_power_percent": None, "ds4_exit_timeout_s": "auto"}
+    read = Reader({**role_defaults(), **numbers, **(settings or {})})
     plan = Decided(
         host="tyo-01",
         region="tokyo",
@@ -52,7 +54,7 @@ def desired(settings: dict[str, Any] | None = None, **changes: Any) -> dict[str,
         disk=Disk(volumes, None, None, 0, 0, 0, 0),
         engine=ENGINE,
         weights=weights(MODEL),
-        settings={**role_defaults(), **numbers, **(settings or {})},
+        settings=wishes(read, read_settings(read)),
     )
     made = registry.assemble(replace(plan, **changes))
     files = [scripts.with_content(one).arguments() for one in made.files]
