@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,10 @@ from ds4agent.observe.document import Document, Progress, Weights, WeightsFile
 from ds4fleet import console
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.plan.make import make_plan
 from ds4fleet.remote import observe
 from ds4fleet.weights import care, listing, stage, store
+from tests.unit import plan_mac as mac
 
 SAID = {
     "state": "fetching",
@@ -214,11 +217,23 @@ class TestPrune:
 
 def test_a_mac_is_held_against_the_catalogue_and_its_own_plan() -> None:
     hardware = {"form": "Mac Studio", "chip": "Apple M3 Ultra", "memory_gb": 512, "storage_gb": 4000}
-    known, kept = store.known_and_kept("tyo-01", {"ds4_hardware": hardware, "ds4_model": "flash-q2"})
+    known, kept = store.known_and_kept(
+        "tyo-01", {"ds4_hardware": hardware, "ds4_model": "flash-q2"}, mac.bare(512)
+    )
     assert len(kept) == 1 and set(kept) < set(known)
     assert known[kept[0]]["bytes"] == 86720111488 and known[kept[0]]["header"]["architecture"] == "deepseek4"
 
 
 def test_where_no_plan_can_be_made_nothing_counts_as_needless() -> None:
     with pytest.raises(OperatorError, match="tyo-01: what it needs is not known"):
-        store.known_and_kept("tyo-01", {"ds4_model": "flash-q9", "ds4_hardware": {"memory_gb": 512}})
+        store.known_and_kept("tyo-01", {"ds4_model": "flash-q9"}, mac.bare(512))
+
+
+@pytest.mark.parametrize(
+    "declared", [{}, mac.variables(128), mac.variables(24)], ids=["none", "less", "a jump Mac"]
+)
+def test_what_the_mac_itself_needs_is_kept_whatever_is_declared_of_it(declared: dict[str, Any]) -> None:
+    planned = make_plan("tyo-01", declared, mac.bare(512)).weights
+    assert planned is not None
+    _known, kept = store.known_and_kept("tyo-01", declared, mac.bare(512))
+    assert kept == [file.name for file in planned.files] != []
