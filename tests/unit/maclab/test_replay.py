@@ -163,7 +163,7 @@ def diskutil_errors() -> Outputs:
 
 
 def fdesetup() -> Outputs:
-    for state in ("on", "off"):
+    for state in ("on", "off", "deferred"):
         mac = bare()
         mac.filevault = state
         yield run(mac, "fdesetup", "status")
