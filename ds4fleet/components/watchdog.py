@@ -1,4 +1,4 @@
-"""The memory watchdog as files and a launchd job; what it decides is in ds4agent.watchdog.guard. Pure."""
+"""The memory watchdog as files and a launchd job; what it decides is in ds4agent.watchdog.memory. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, 
 from ds4fleet.layout import LABEL_SERVER, Paths
 
 STAGE = "service"
-LABEL_GUARD = "com.ds4fleet.guard"
+LABEL_WATCHDOG = "com.ds4fleet.guard"
 
 
 def folder(root: str) -> str:
-    """Where the guard keeps its reason and its memory; root's own, unlike the service user's run
+    """Where the memory watchdog keeps its reason and its memory; root's own, unlike the service user's run
     directory.
     """
     return f"{root}/guard"
@@ -25,17 +25,17 @@ def stopped_path(root: str) -> str:
 
 
 def watched(paths: Paths, named: Named) -> Watched:
-    own = (folder(paths.root), stopped_path(paths.root), Paths.plist(LABEL_GUARD))
-    return Watched(own, (LABEL_GUARD,))
+    own = (folder(paths.root), stopped_path(paths.root), Paths.plist(LABEL_WATCHDOG))
+    return Watched(own, (LABEL_WATCHDOG,))
 
 
 def entries(plan: Decided) -> Part:
     """There on a Mac that serves, gone from any other."""
     if not plan.serves:
-        return base.absent(LABEL_GUARD, stage=STAGE)
+        return base.absent(LABEL_WATCHDOG, stage=STAGE)
     root = plan.paths.root
     plist = base.plist(
-        LABEL_GUARD,
+        LABEL_WATCHDOG,
         stage=STAGE,
         ProgramArguments=agent.argv(
             root, "watch", "run", LABEL_SERVER, Paths.plist(LABEL_SERVER), folder(root)
@@ -51,7 +51,7 @@ def entries(plan: Decided) -> Part:
         StandardErrorPath="/var/log/ds4/guard.log",
     )
     files = [base.folder(folder(root), stage=STAGE), plist]
-    return Part(files, [base.job(LABEL_GUARD, "started", [plist.path], stage=STAGE)])
+    return Part(files, [base.job(LABEL_WATCHDOG, "started", [plist.path], stage=STAGE)])
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
@@ -66,5 +66,5 @@ def stopped(root: str, seen: Seen) -> bool:
 
 def removed(settings: Mapping[str, object]) -> Removed:
     root = str(settings["ds4_root"])
-    files = (root, Paths.plist(LABEL_GUARD))
-    return Removed(labels=(LABEL_GUARD,), files=files, trees=(folder(root),))
+    files = (root, Paths.plist(LABEL_WATCHDOG))
+    return Removed(labels=(LABEL_WATCHDOG,), files=files, trees=(folder(root),))

@@ -67,7 +67,7 @@ def _trouble(server: document.Server) -> str:
     if server.models:
         return ""
     if server.stopped:
-        return f"the guard stopped the engine: {server.stopped}"
+        return f"the memory watchdog stopped the engine: {server.stopped}"
     if not server.job:
         return ""
     if server.waits:

@@ -48,7 +48,7 @@ def warnings(known: Known) -> Iterator[str]:
         )
     if watchdog.stopped(known.paths.root, known.seen):
         yield (
-            "the guard has stopped the engine for lack of memory;"
+            "the memory watchdog has stopped the engine for lack of memory;"
             f" {watchdog.stopped_path(known.paths.root)} says when and why"
         )
 

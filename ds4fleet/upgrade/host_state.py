@@ -88,7 +88,7 @@ def _trouble(seen: Observation) -> str:
         return found is not None and found.kind == "file"
 
     if there("/opt/ds4/guard/stopped"):
-        return "its guard stopped the engine"
+        return "its memory watchdog stopped the engine"
     if seen.server.models is None:
         return "its engine does not answer"
     return "it is drained" if there("/opt/ds4/var/switch/drain.json") else ""

@@ -1,4 +1,5 @@
-"""On a simulated 96 GB Mac: the gate runs again at an upgrade, the guard stops what would freeze it."""
+"""On a simulated 96 GB Mac: the gate runs again at an upgrade, the memory watchdog stops what would freeze
+it."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ pytestmark = pytest.mark.lab
 
 MAY = "8d576642c39b9a2d782a80159ba84ef5a81c0b81"
 SERVER = "com.ds4fleet.server"
-#: Of the guard of these tests.
-GUARDS_NOTE = "/private/tmp/guard/stopped"
+#: Of the memory watchdog of these tests.
+WATCHDOG_NOTE = "/private/tmp/guard/stopped"
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +51,11 @@ def serving(mac: TestLab) -> TestLab:
 
 @pytest.fixture
 def stopped(mac: TestLab) -> TestLab:
-    """The Mac whose engine the guard has stopped."""
-    if not mac.has("sg-02", GUARDS_NOTE) or serves(mac):
+    """The Mac whose engine the memory watchdog has stopped."""
+    if not mac.has("sg-02", WATCHDOG_NOTE) or serves(mac):
         if not serves(mac):
             mac.ansible("site.yml", "sg-02")
-        let_the_guard_stop(mac, "memory-pressure")
+        let_the_watchdog_stop(mac, "memory-pressure")
     return mac
 
 
@@ -86,18 +87,18 @@ def serves(mac: TestLab) -> bool:
     return mac.has("sg-02", f"/Library/LaunchDaemons/{SERVER}.plist") and "pid" in job(mac, SERVER)
 
 
-def let_the_guard_stop(mac: TestLab, fault: str) -> None:
-    """The fault is on until the guard stops the engine."""
+def let_the_watchdog_stop(mac: TestLab, fault: str) -> None:
+    """The fault is on until the memory watchdog stops the engine."""
     mac.exec("sg-02", "/bin/rm", "-rf", "/private/tmp/guard")
     mac.lab.fault("sg-02", fault)
     try:
-        # A second guard, in more of a hurry than the job: the same code, state of its own.
+        # A second memory watchdog, in more of a hurry than the job: the same code, state of its own.
         mac.exec("sg-02", "/bin/mkdir", "-p", "/private/tmp/guard")
         hurried = agent.argv("/opt/ds4", "watch", "run", SERVER)
         hurried += [f"/Library/LaunchDaemons/{SERVER}.plist", "/private/tmp/guard"]
         hurried += ["interval_s=0.3", "empty_s=3", "calm_s=3"]
         threading.Thread(target=runs_until_the_lab_ends, args=(mac, hurried), daemon=True).start()
-        note = until(lambda: mac.exec("sg-02", "/bin/cat", GUARDS_NOTE, check=False))
+        note = until(lambda: mac.exec("sg-02", "/bin/cat", WATCHDOG_NOTE, check=False))
         assert "reason=memory pressure is critical and next to nothing has been free" in note
         until(lambda: job(mac, SERVER).get("pid") is None)
         assert job(mac, SERVER)["last exit code"] == "0"
@@ -133,11 +134,11 @@ def test_an_upgrade_with_an_automatic_context_lowers_it(may: TestLab) -> None:
     assert may.ansible("site.yml", "sg-02").changed == 0
 
 
-def test_the_guard_stops_the_engine_cleanly_and_says_why(serving: TestLab) -> None:
+def test_the_watchdog_stops_the_engine_cleanly_and_says_why(serving: TestLab) -> None:
     assert job(serving, "com.ds4fleet.guard")["state"] == "running"
-    let_the_guard_stop(serving, "memory-pressure")
+    let_the_watchdog_stop(serving, "memory-pressure")
 
 
-def test_what_the_guard_stopped_is_started_by_the_next_run(stopped: TestLab) -> None:
+def test_what_the_watchdog_stopped_is_started_by_the_next_run(stopped: TestLab) -> None:
     stopped.ansible("site.yml", "sg-02")
     assert job(stopped, SERVER)["state"] == "running"

@@ -53,14 +53,14 @@ from pathlib import Path
 root = Path(sys.argv[1])
 sys.path.insert(0, str(root / "libexec/ds4agent"))
 from ds4agent.switch import state
-from ds4agent.watchdog import guard
+from ds4agent.watchdog import memory as watchdog
 places = state.Places(str(root))
 notes, rules = (root / "guard/stopped", root / "guard/state.json"), dict(drain_s=1, notice_s=0)
-guard.keep(*notes, "stop", "hostile", dict(stops=[time.time()]), time.time())
-assert "could not" not in guard.warn_clients(places, None, "hostile", rules)
-guard.keep(*notes, "start", "hostile", dict(stops=[]), time.time())
-guard.open_again(places, "start")
-guard.open_again(places, "none")
+watchdog.keep(*notes, "stop", "hostile", dict(stops=[time.time()]), time.time())
+assert "could not" not in watchdog.warn_clients(places, None, "hostile", rules)
+watchdog.keep(*notes, "start", "hostile", dict(stops=[]), time.time())
+watchdog.open_again(places, "start")
+watchdog.open_again(places, "none")
 """
 #: As long as the account may hold up its build here.
 BUILD_S = 60

@@ -16,7 +16,7 @@ import pytest
 
 from ds4agent.mac import run as mac_run
 from ds4agent.observe import document, parts
-from ds4agent.watchdog import guard
+from ds4agent.watchdog import memory as watchdog
 from ds4agent.weights import stamp, store
 from ds4fleet.components import agent
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
@@ -197,7 +197,7 @@ class TestParts:
             (tmp_path / name).mkdir()
         (tmp_path / "engine/current").symlink_to("releases/54b36ed9ba42")
         (tmp_path / "boot/mounts.state").write_text("at=2026\nreason=waits\nnote=found\n")
-        (tmp_path / "guard/stopped").write_text(guard.stop_note(1_785_542_400, "swap grows", 1))
+        (tmp_path / "guard/stopped").write_text(watchdog.stop_note(1_785_542_400, "swap grows", 1))
         found = parts.server(str(tmp_path), 1)
         assert (found.macos, found.booted_at_s, found.wired_limit_mib) == ("26.1", 1795300000, 118784)
         assert (found.release, found.job, found.pid) == ("54b36ed9ba42", "spawn scheduled", 0)

@@ -70,7 +70,7 @@ OWN_JSON = {
     "ds4fleet/weights/push.py": "the order on standard input",
     "plugins/callback/ds4_banner.py": "a copy of what is in memory",
     "plugins/action/ds4_plan.py": "a copy of what is in memory",
-    "plugins/module_utils/ds4agent/watchdog/guard.py": "its own state",
+    "plugins/module_utils/ds4agent/watchdog/memory.py": "its own state",
     "plugins/modules/ds4_info.py": "root's own files",
     "plugins/module_utils/ds4agent/weights/transfer.py": "root's own files",
     "plugins/module_utils/ds4agent/weights/chunks.py": "root's own journal",

@@ -69,7 +69,9 @@ def test_an_answer_that_is_none_is_said() -> None:
 
 
 def test_why_the_watchdog_stopped_the_engine_is_said() -> None:
-    assert said(models=(), stopped="swap grows").trouble == "the guard stopped the engine: swap grows"
+    assert (
+        said(models=(), stopped="swap grows").trouble == "the memory watchdog stopped the engine: swap grows"
+    )
 
 
 def test_what_a_boot_job_found_is_worth_a_note_and_no_trouble() -> None:

@@ -328,7 +328,10 @@ class TestPlan:
         ("seen", "trouble"),
         [
             ({}, "its engine does not answer"),
-            ({"files": {"/opt/ds4/guard/stopped": {"kind": "file"}}}, "its guard stopped the engine"),
+            (
+                {"files": {"/opt/ds4/guard/stopped": {"kind": "file"}}},
+                "its memory watchdog stopped the engine",
+            ),
             (
                 {
                     "server": {"models": {"data": [{"id": "m"}]}},

@@ -1,5 +1,5 @@
-"""The guard on series of samples: when it stops the engine, when it leaves it alone, and that it does not
-flap.
+"""The memory watchdog on series of samples: when it stops the engine, when it leaves it alone, and that it
+does not flap.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds4agent.observe import document
-from ds4agent.watchdog import guard
+from ds4agent.watchdog import memory as watchdog
 from ds4fleet.fleetview.status import of
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.remote.observe import Answer
@@ -47,7 +47,8 @@ class Mac:
 def live(
     mac: Mac, steps: list[tuple[float, int, float]], stops_within_s: float = 10
 ) -> list[tuple[str, str]]:
-    """A Mac on which the guard's actions have their effect: the engine stops, and frees its memory."""
+    """A Mac on which the memory watchdog's actions have their effect: the engine stops, and frees its
+    memory."""
     state: dict[str, Any] = {}
     done: list[tuple[str, str]] = []
     for seconds, pressure, swap in steps:
@@ -55,7 +56,7 @@ def live(
         while mac.at_s < end:
             freed = mac.pid is None
             mac.goes(5, 1 if freed else pressure, swap_gib_per_min=-4 if freed else swap)
-            action, reason, state = guard.decide(mac.series[-240:], state)
+            action, reason, state = watchdog.decide(mac.series[-240:], state)
             if action != "none":
                 done.append((action, reason))
             if action in ("stop", "kill"):
@@ -66,18 +67,18 @@ def live(
 
 
 def test_a_calm_day_is_left_alone() -> None:
-    assert guard.replay(Mac().goes(3600, 1, free=60).series) == []
+    assert watchdog.replay(Mac().goes(3600, 1, free=60).series) == []
 
 
 def test_a_spike_while_the_weights_load_is_left_alone() -> None:
     series = Mac().goes(60, 1).goes(15, 4, free=3).goes(20, 2).goes(600, 1).series
-    assert guard.replay(series) == []
+    assert watchdog.replay(series) == []
 
 
 def test_sustained_critical_pressure_stops_the_engine_in_time() -> None:
     mac = Mac().goes(300, 1)
     began = mac.at_s
-    done = guard.replay(mac.goes(60, 4, free=2, swap_gib_per_min=3).series)
+    done = watchdog.replay(mac.goes(60, 4, free=2, swap_gib_per_min=3).series)
     assert done[0][1] == "stop"
     assert done[0][2].startswith("memory pressure is at critical since 20 s and swap grew by")
     assert done[0][0] - began <= 25
@@ -86,59 +87,59 @@ def test_sustained_critical_pressure_stops_the_engine_in_time() -> None:
 def test_a_swap_storm_at_warning_level_stops_the_engine() -> None:
     mac = Mac().goes(300, 1)
     began = mac.at_s
-    done = guard.replay(mac.goes(180, 2, free=6, swap_gib_per_min=4).series)
+    done = watchdog.replay(mac.goes(180, 2, free=6, swap_gib_per_min=4).series)
     assert done[0][1] == "stop"
     assert "swap grew" in done[0][2]
     assert done[0][0] - began <= 70
 
 
 def test_warning_without_growing_swap_is_left_alone_for_hours() -> None:
-    assert guard.replay(Mac().goes(60, 1).goes(14_400, 2, free=8).series) == []
+    assert watchdog.replay(Mac().goes(60, 1).goes(14_400, 2, free=8).series) == []
 
 
 def test_swap_that_grew_once_and_rests_is_left_alone() -> None:
     series = Mac().goes(60, 1).goes(30, 1, swap_gib_per_min=6).goes(3600, 2, free=8).series
-    assert guard.replay(series) == []
+    assert watchdog.replay(series) == []
 
 
 def test_growing_swap_under_normal_pressure_is_left_alone() -> None:
-    assert guard.replay(Mac().goes(600, 1, swap_gib_per_min=3).series) == []
+    assert watchdog.replay(Mac().goes(600, 1, swap_gib_per_min=3).series) == []
 
 
 def test_pressure_that_flickers_is_left_alone() -> None:
     mac = Mac()
     for _ in range(40):
         mac.goes(15, 4, free=3).goes(10, 1)
-    assert guard.replay(mac.series) == []
+    assert watchdog.replay(mac.series) == []
 
 
 def test_without_an_engine_there_is_nothing_to_stop() -> None:
     mac = Mac()
     mac.pid = None
-    assert guard.replay(mac.goes(600, 4, free=1, swap_gib_per_min=5).series) == []
+    assert watchdog.replay(mac.goes(600, 4, free=1, swap_gib_per_min=5).series) == []
 
 
 def test_a_mac_that_is_full_by_plan_and_does_not_page_is_left_alone() -> None:
-    assert guard.replay(Mac().goes(60, 1).goes(14_400, 4, free=4).series) == []
+    assert watchdog.replay(Mac().goes(60, 1).goes(14_400, 4, free=4).series) == []
 
 
 def test_a_mac_with_nothing_left_is_not_waited_for_to_page() -> None:
     mac = Mac().goes(60, 1)
     began = mac.at_s
-    done = guard.replay(mac.goes(300, 4, free=1).series)
+    done = watchdog.replay(mac.goes(300, 4, free=1).series)
     assert done[0][1] == "stop"
     assert "next to nothing" in done[0][2]
     assert done[0][0] - began <= 125
 
 
 def test_an_engine_that_does_not_stop_is_killed_while_memory_stays_short() -> None:
-    done = guard.replay(Mac().goes(60, 1).goes(90, 4, swap_gib_per_min=3).series)
+    done = watchdog.replay(Mac().goes(60, 1).goes(90, 4, swap_gib_per_min=3).series)
     assert [action for _, action, _ in done][:2] == ["stop", "kill"]
     assert done[1][0] - done[0][0] == pytest.approx(45, abs=5)
 
 
 def test_an_engine_that_drains_while_memory_recovers_is_given_its_time() -> None:
-    done = guard.replay(Mac().goes(60, 1).goes(30, 4, swap_gib_per_min=3).goes(300, 1).series)
+    done = watchdog.replay(Mac().goes(60, 1).goes(30, 4, swap_gib_per_min=3).goes(300, 1).series)
     assert [action for _, action, _ in done] == ["stop"]
 
 
@@ -163,30 +164,31 @@ def test_a_start_by_hand_ends_the_hold() -> None:
     mac.pid = None
     mac.goes(60, 1)
     mac.pid = 900
-    done = guard.replay(mac.goes(600, 1).series)
+    done = watchdog.replay(mac.goes(600, 1).series)
     assert [action for _, action, _ in done] == ["stop", "release"]
 
 
-def test_a_restarted_guard_remembers_its_stops() -> None:
+def test_a_restarted_watchdog_remembers_its_stops() -> None:
     mac = Mac().goes(60, 1).goes(25, 4, swap_gib_per_min=3)
-    _, _, state = guard.decide(mac.series, {})
+    _, _, state = watchdog.decide(mac.series, {})
     assert state["stops"] and state["held"]
-    action, _, again = guard.decide(mac.goes(5, 4).series[-1:], state)
+    action, _, again = watchdog.decide(mac.goes(5, 4).series[-1:], state)
     assert action == "none"
     assert again["stops"] == state["stops"]
 
 
 class Over(Exception):
-    """Ends the guard's loop."""
+    """Ends the memory watchdog's loop."""
 
 
 class TestClients:
-    """What becomes of requests when the guard stops the engine."""
+    """What becomes of requests when the memory watchdog stops the engine."""
 
     def stop(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients: int, **settings: float
     ) -> tuple[list[tuple[str, str]], str]:
-        """([(action, what tunnels then read)], the note) of a guard that stops an engine at once."""
+        """([(action, what tunnels then read)], the note) of a memory watchdog that stops an engine at
+        once."""
         folder = tmp_path / "guard"
         folder.mkdir()
         drain = tmp_path / "var/switch/drain.json"
@@ -200,19 +202,21 @@ class TestClients:
             raise Ended
 
         def lsof(name: str, *_words: object, **_more: object) -> Any:
-            return guard.mac_run.Result([name], int(not clients), "p700\n" + sockets if clients else "", "")
+            return watchdog.mac_run.Result(
+                [name], int(not clients), "p700\n" + sockets if clients else "", ""
+            )
 
         def act(action: str, *_more: object) -> None:
             done.append((action, drain.read_text() if drain.exists() else ""))
 
-        monkeypatch.setattr(guard, "sample", lambda _label: Mac().goes(5, 4).series[0])
-        monkeypatch.setattr(guard, "decide", lambda *_: ("stop", "no memory", {"stops": [1]}))
-        monkeypatch.setattr(guard, "act", act)
-        monkeypatch.setattr(guard, "open_again", end)
-        monkeypatch.setattr(guard.mac_run, "run", lsof)
-        monkeypatch.setattr(guard.switch_drain, "POLL_S", 0.01)
+        monkeypatch.setattr(watchdog, "sample", lambda _label: Mac().goes(5, 4).series[0])
+        monkeypatch.setattr(watchdog, "decide", lambda *_: ("stop", "no memory", {"stops": [1]}))
+        monkeypatch.setattr(watchdog, "act", act)
+        monkeypatch.setattr(watchdog, "open_again", end)
+        monkeypatch.setattr(watchdog.mac_run, "run", lsof)
+        monkeypatch.setattr(watchdog.switch_drain, "POLL_S", 0.01)
         with pytest.raises(Ended):
-            guard.run("label", "plist", str(folder), {"drain_s": 0.1, "notice_s": 0, **settings})
+            watchdog.run("label", "plist", str(folder), {"drain_s": 0.1, "notice_s": 0, **settings})
         return done, (folder / "stopped").read_text()
 
     def test_new_work_is_sent_elsewhere_before_the_engine_is_told_to_stop(
@@ -252,11 +256,11 @@ def test_it_acts_whether_or_not_it_can_write(
         if done:
             raise Over
 
-    monkeypatch.setattr(guard, "sample", lambda _label: next(series))
-    monkeypatch.setattr(guard, "act", lambda action, *_more: done.append(action))
-    monkeypatch.setattr(guard.time, "sleep", pause)
+    monkeypatch.setattr(watchdog, "sample", lambda _label: next(series))
+    monkeypatch.setattr(watchdog, "act", lambda action, *_more: done.append(action))
+    monkeypatch.setattr(watchdog.time, "sleep", pause)
     with pytest.raises(Over):
-        guard.run("label", "plist", str(folder), {})
+        watchdog.run("label", "plist", str(folder), {})
     assert done == ["stop"]
     assert (folder / "stopped").exists() == writable
 
@@ -265,7 +269,7 @@ def test_gaps_in_what_could_be_read_are_no_alarm() -> None:
     mac = Mac().goes(60, 1)
     for sample in mac.goes(120, 4, swap_gib_per_min=3).series[12:]:
         sample.update(pressure=None, swap_used_bytes=None)
-    assert guard.replay(mac.series) == []
+    assert watchdog.replay(mac.series) == []
 
 
 @pytest.mark.parametrize(
@@ -278,41 +282,43 @@ def test_gaps_in_what_could_be_read_are_no_alarm() -> None:
     ],
 )
 def test_sysctl_is_read_as_macos_prints_it(text: str, expected: tuple[Any, ...]) -> None:
-    found = guard.parse_sysctl(text)
+    found = watchdog.parse_sysctl(text)
     assert (found["pressure"], found["free_percent"], found["swap_used_bytes"]) == expected
 
 
 def test_the_process_is_found_in_what_launchctl_prints() -> None:
-    assert guard.parse_pid("system/x = {\n\tstate = running\n\tpid = 731\n}\n") == 731
-    assert guard.parse_pid("Could not find service") is None
+    assert watchdog.parse_pid("system/x = {\n\tstate = running\n\tpid = 731\n}\n") == 731
+    assert watchdog.parse_pid("Could not find service") is None
 
 
 def test_what_is_left_behind_tells_when_and_why() -> None:
-    note = guard.stop_note(1_785_542_400, "memory pressure is critical", 1)
+    note = watchdog.stop_note(1_785_542_400, "memory pressure is critical", 1)
     assert note == "since=2026-08-01T00:00:00Z\nreason=memory pressure is critical\nstops_today=1\n"
 
 
-RECORDED = Path(__file__).parent / "data" / "guard"
+RECORDED = Path(__file__).parent / "data" / "watchdog"
 
 
 def test_a_full_mac_that_serves_is_left_alone_as_recorded() -> None:
     series = json.loads((RECORDED / "lab_96gb_serves.json").read_text())
     assert {sample["pressure"] for sample in series} == {4}, "full by plan"
-    assert guard.replay(series) == []
+    assert watchdog.replay(series) == []
 
 
 def test_a_mac_that_runs_out_is_stopped_once_as_recorded() -> None:
     series = json.loads((RECORDED / "lab_96gb_runs_out.json").read_text())
-    done = guard.replay(series)
+    done = watchdog.replay(series)
     assert [action for _, action, _ in done] == ["stop"]
     last_alive = max(sample["at_s"] for sample in series if sample["pid"])
-    assert abs(done[0][0] - last_alive) <= 15, "the guard that ran beside the recording stopped it then"
+    assert abs(done[0][0] - last_alive) <= 15, (
+        "the memory watchdog that ran beside the recording stopped it then"
+    )
 
 
-def test_status_tells_why_the_guard_stopped_the_engine() -> None:
+def test_status_tells_why_the_watchdog_stopped_the_engine() -> None:
     server = document.Server(job="not running", stopped="memory pressure is critical")
     status = of(Answer(Host("sg-02", "singapore", {}), document.Document(1, server=server)))
-    assert status.trouble == "the guard stopped the engine: memory pressure is critical"
+    assert status.trouble == "the memory watchdog stopped the engine: memory pressure is critical"
 
 
 def noise() -> st.SearchStrategy[list[tuple[float, int, float]]]:

@@ -12,7 +12,7 @@ PROGRAMS = {
     "fetch": "weights.fetch",
     "serve-chunks": "weights.seed",
     "switch": "switch.carry_out",
-    "watch": "watchdog.guard",
+    "watch": "watchdog.memory",
     "jump": "tunnel.jump",
     "observe": "observe.parts",
 }

@@ -13,7 +13,7 @@ time, and what it cuts off is said in the reason.
 What it leaves in its state directory (root's own, so that the service user cannot point it elsewhere):
   stopped      KEY=VALUE: since, reason, stops_today; there while the engine is held back. The start script
                and `fab status` show it; a start by hand or by site.yml ends it.
-  state.json   times of past stops, so that a restart of the guard does not forget them
+  state.json   times of past stops, so that a restart of the memory watchdog does not forget them
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def stop_note(at_s: float, reason: str, restarts: int) -> str:
 def replay(
     series: Iterable[Sample], settings: Mapping[str, float] | None = None
 ) -> list[tuple[float, str, str]]:
-    """[(at_s, action, reason)] that this guard would have taken over a recorded series."""
+    """[(at_s, action, reason)] that this memory watchdog would have taken over a recorded series."""
     state: Watched = {}
     samples: list[Sample] = []
     done = []
