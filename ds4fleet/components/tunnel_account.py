@@ -25,7 +25,7 @@ def entries(plan: Decided) -> Part:
     """Raises OperatorError for an entry that is not a public key."""
     paths, settings = plan.paths, plan.settings
     keys = _keys(plan)
-    if plan.role == "stage":
+    if plan.role == "staging":
         gone = (paths.sshd, paths.tunnel_keys, paths.tunnel_wait)
         return Part([base.gone(path, stage=STAGE) for path in gone])
     name, port = settings.tunnel_user, settings.port

@@ -23,7 +23,7 @@ from ds4fleet.catalogue.read import Catalogue, Model
 from ds4fleet.errors import EXIT_USAGE
 from ds4fleet.sizing.estimate import default_catalogue
 from ds4fleet.sizing.policy import class_limit_mib, refuse_above_percent, stock_limits_mib
-from ds4fleet.sizing.types import REFUSED, STAGE, Mac, Request, Verdict
+from ds4fleet.sizing.types import REFUSED, STAGING, Mac, Request, Verdict
 from ds4fleet.sizing.verdict import auto_cache_gib, verdict
 
 #: Words of an outcome that say that memory was not enough (or that nothing useful came of it).
@@ -119,7 +119,7 @@ def judge(report: Mapping[str, Any], *, catalogue: Catalogue | None = None) -> J
     if failed and request.mode == "resident" and _undecided(mac, request, text, known):
         return aside("whether the limit was raised decides, and the report does not say")
     answer = verdict(mac, request, catalogue=known)
-    predicted_failure = answer.outcome in (REFUSED, STAGE)
+    predicted_failure = answer.outcome in (REFUSED, STAGING)
     return Judgement(label, predicted_failure == failed, outcome, answer.sentence, answer.why, answer)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 #: Variables of the inventory.
 VARIABLES: Mapping[str, str] = {
@@ -10,9 +11,18 @@ VARIABLES: Mapping[str, str] = {
     "ds4_host_public_confirmed": "ds4_listen_public_confirmed",
     "ds4_drain_told_s": "ds4_drain_notice_s",
 }
+#: Values of a variable.
+VALUES: Mapping[tuple[str, str], str] = {("ds4_role", "stage"): "staging"}
 
 
-def refusals(names: Iterable[str]) -> list[str]:
-    """A sentence for each variable that has an old name."""
-    old = sorted(set(names) & VARIABLES.keys())
-    return [f"{name} is called {VARIABLES[name]} now; rename it where it is set" for name in old]
+def refusals(settings: Mapping[str, Any]) -> list[str]:
+    """A sentence for each variable that has an old name or an old value."""
+    old = sorted(settings.keys() & VARIABLES.keys())
+    return [
+        *(f"{name} is called {VARIABLES[name]} now; rename it where it is set" for name in old),
+        *(
+            f"{name} {value} is called {new} now; set {name}: {new}"
+            for (name, value), new in VALUES.items()
+            if settings.get(name) == value
+        ),
+    ]

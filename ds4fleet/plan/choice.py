@@ -32,17 +32,17 @@ def with_role(plan: HostPlan, known: Known, engine: Engine) -> tuple[HostPlan, V
     if known.variables.get("ds4_jump_to"):
         plan = plan.saying(warnings=[f"ds4_jump_to has no effect where ds4_role is {settings.role}"])
     candidates = _auto_models(known, engine) if settings.model == "auto" else [settings.model]
-    if role == "stage":
+    if role == "staging":
         return _staging(_with_model(plan, known, candidates[-1]), known, engine), None
     mode = "streaming" if role == "stream" else settings.mode
     verdicts = [_verdict(model, known, engine, mode) for model in candidates]
     verdict = next((one for one in verdicts if one.outcome != sizing.REFUSED), verdicts[0])
     plan = _with_model(plan, known, verdict.model)
-    if verdict.outcome == sizing.STAGE and role == "auto":
-        return replace(plan, role="stage"), verdict
+    if verdict.outcome == sizing.STAGING and role == "auto":
+        return replace(plan, role="staging"), verdict
     streams = verdict.outcome == sizing.STREAMS or role == "stream"
     plan = replace(plan, role="stream" if streams else "serve")
-    if verdict.outcome in (sizing.REFUSED, sizing.STAGE):
+    if verdict.outcome in (sizing.REFUSED, sizing.STAGING):
         reasons = (verdict.why or "it does not fit").rstrip(".")
         plan = plan.saying(refusals=[f"{reasons}; to do: {verdict.fix}."])
     return plan, verdict

@@ -16,7 +16,7 @@ from ds4fleet.components.shapes import Wishes
 from ds4fleet.errors import OperatorError
 from ds4fleet.layout import Paths
 
-ROLES = ("auto", "serve", "stream", "stage", "jump")
+ROLES = ("auto", "serve", "stream", "staging", "jump")
 MODES = ("auto", "resident", "streaming")
 
 

@@ -124,7 +124,7 @@ def no_streaming_rule(case: Case, request: Request, known: Catalogue) -> None:
     """Objects to an engine that cannot stream."""
     flag = policy()["streaming"]["flag"]
     if flag not in flags_of(request, known):
-        fix = "pin an engine of July 2026 or later, or use the Mac as a stage"
+        fix = "pin an engine of July 2026 or later, or use the Mac as a staging Mac"
         case.object(Reason("no-streaming", f"this engine has no {flag}."), fix, True)
 
 

@@ -10,7 +10,7 @@ from ds4fleet.sizing.estimate import Estimate
 SERVES = "serves"
 RAISED = "serves_raised"
 STREAMS = "streams"
-STAGE = "stage"
+STAGING = "staging"
 REFUSED = "refused"
 
 MODES = ("auto", "resident", "streaming")
@@ -124,7 +124,7 @@ class Verdict:
             return f"serves with the limit raised to {self.wired_limit_mib:,} MiB"
         if self.outcome == STREAMS:
             return "streams from the SSD"
-        return "stage only" if self.outcome == STAGE else "refused"
+        return "staging only" if self.outcome == STAGING else "refused"
 
     @property
     def why(self) -> str:

@@ -50,7 +50,7 @@ from ds4fleet.sizing.types import (
     RAISED,
     REFUSED,
     SERVES,
-    STAGE,
+    STAGING,
     STREAMS,
     Mac,
     Reason,
@@ -85,7 +85,7 @@ def verdict(mac: Mac, request: Request, *, catalogue: Catalogue | None = None) -
 
 def _staged(mac: Mac, request: Request, answer: Verdict, known: Catalogue) -> Verdict:
     """A Mac that holds no model: it keeps weights for others, and is offered as one that streams."""
-    staged = replace(answer, outcome=STAGE, wired_limit_mib=0, mode="none")
+    staged = replace(answer, outcome=STAGING, wired_limit_mib=0, mode="none")
     if mac.memory_gb < int(policy()["streaming"]["offer_from_gb"]):
         return staged
     streamed = verdict(mac, replace(request, mode="streaming", ctx=None), catalogue=known)
@@ -95,7 +95,7 @@ def _staged(mac: Mac, request: Request, answer: Verdict, known: Catalogue) -> Ve
     low, high = plan.decode_tps
     offer = (
         f"it can serve {request.model} from its SSD (ds4_role: stream): {low:g} to {high:g} tokens/s were"
-        f" reported of such Macs ({plan.speed_source}), with a context of {plan.context:,}; ds4_role: stage"
+        f" reported of such Macs ({plan.speed_source}), with a context of {plan.context:,}; ds4_role: staging"
         " leaves it as it is"
     )
     return replace(staged, streaming=plan, warnings=(*staged.warnings, offer))

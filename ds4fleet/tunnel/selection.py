@@ -16,7 +16,7 @@ from ds4fleet.inventory.names import HOST
 from ds4fleet.plan.kept import FACTS, make_plans
 
 #: Roles of Macs without an engine behind their tunnel.
-IDLE_ROLES = ("stage", "jump")
+IDLE_ROLES = ("staging", "jump")
 
 
 @dataclass(frozen=True)

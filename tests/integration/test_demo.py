@@ -90,7 +90,7 @@ def test_an_answer_streams_and_a_table_closes(first: str) -> None:
     assert re.search(r"\d+ pieces, the first after \d+\.\d\d s", first)
     closing = first[first.index("wired limit") :]
     assert re.search(r"tyo-01 +serve +flash-\S+ +[\d,]+ +54b36ed9ba42 .*http://127\.0\.0\.1:\d+/v1", closing)
-    assert re.search(r"tyo-03 +stage", closing)
+    assert re.search(r"tyo-03 +staging", closing)
     assert "fab lab ssh tyo-01" in closing and "fab lab down" in closing
 
 

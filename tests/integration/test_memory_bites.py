@@ -126,7 +126,7 @@ def test_what_exceeds_the_limit_by_more_than_the_margin_fails(
     limit_mib = int(estimate(model, ctx, generation=generation).required_wired_mib / over)
     assume(limit_mib <= class_limit_mib(Mac.of_gb(memory_gb)))
     mac = Mac.of_gb(memory_gb, wired_limit_mib=limit_mib, may_raise=False)
-    assert verdict(mac, Request(model, ctx, generation=generation)).outcome in ("refused", "stage")
+    assert verdict(mac, Request(model, ctx, generation=generation)).outcome in ("refused", "staging")
     assert not lives(engines, memory_gb, limit_mib, stock_mib(memory_gb), model, ctx, generation)
 
 

@@ -422,7 +422,7 @@ class TestChoosing:
         one, two = fleet.hosts
         # The account of these tests is whoever runs them, and no plan takes root's.
         planned = {**two.vars, "ds4_tunnel_user": "_ds4tunnel"}
-        for more in ({"ds4_role": "stage"}, {"ds4_hardware": {"memory_gb": 64}}, {"ds4_role": "jump"}):
+        for more in ({"ds4_role": "staging"}, {"ds4_hardware": {"memory_gb": 64}}, {"ds4_role": "jump"}):
             without = Fleet((one, Host(two.name, two.region, {**planned, **more})), ("tokyo",))
             assert selection.choose(without, region="tokyo").hosts == (one,)
             assert selection.choose(without, everything=True).hosts == (one,)

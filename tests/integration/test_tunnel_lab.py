@@ -389,7 +389,7 @@ class TestCommands:
     def test_a_dry_run_names_every_ssh_and_starts_none(self, operator: Operator) -> None:
         said = operator.fab("tunnel", "--all", "--dry-run")
         for host in Fleet.load(inventory=operator.inventories):
-            serves = host.hardware_class != "mac_mini_64"  # those only stage
+            serves = host.hardware_class != "mac_mini_64"  # those are staging Macs
             assert (f"HostKeyAlias={host.name} " in said) == serves
         assert json.loads(operator.fab("tunnel.status", "--json")) == {"endpoints": [], "tunnels": []}
 

@@ -58,7 +58,7 @@ def controller(make_lab: Callable[..., Any]) -> Controller:
 
 @pytest.fixture
 def serving(controller: Controller) -> list[Host]:
-    """The Macs that are meant to serve: others stage weights or lead to those behind them."""
+    """The Macs that are meant to serve: others fetch weights or lead to those behind them."""
     hosts = [host for host in controller.lab.fleet.hosts if host.name in MACS]
     plans = {h.name: make_plan(h.name, {**h.vars, "ds4_model": OLDER}, None, region=h.region) for h in hosts}
     return [host for host in hosts if plans[host.name].server is not None]

@@ -36,7 +36,7 @@ SETTINGS = {
 }
 SPEC = TunnelSpec(name="hk-01", region="hk", address="192.0.2.1", user="_ds4tunnel", local_port=18000)
 TARGETS = Targets((SPEC,), False, "hk-01 ssh-ed25519 AAAA\n")
-ROLES = {"serve": 128, "stage": 64, "jump": 24}
+ROLES = {"serve": 128, "staging": 64, "jump": 24}
 COMPONENTS = {component.__name__.rpartition(".")[2]: component for component in registry.COMPONENTS}  # type: ignore[attr-defined]
 
 
@@ -102,7 +102,7 @@ class TestLife:
 
     def test_of_one_role_after_another_leaves_no_job_of_the_first(self) -> None:
         here = Simulated()
-        for role in ("serve", "jump", "stage", "serve"):
+        for role in ("serve", "jump", "staging", "serve"):
             plan = decided(role)
             part = registry.assemble(plan)
             plan = here.apply(plan, part)

@@ -48,7 +48,7 @@ def refusal(memory_gb: int, observation: Any = None, **more: Any) -> str:
 
 @pytest.mark.parametrize(
     ("memory_gb", "role", "model"),
-    [(24, "jump", None), (64, "stage", "flash-q2-0731"), (96, "serve", "flash-q2-0731"),
+    [(24, "jump", None), (64, "staging", "flash-q2-0731"), (96, "serve", "flash-q2-0731"),
      (128, "serve", "flash-q2-0731"), (192, "serve", "flash-q2-q4-0731"), (256, "serve", "flash-q4-0731"),
      (512, "serve", "pro-q2-0813")],
 )  # fmt: skip
@@ -149,7 +149,7 @@ def test_everything_that_a_plan_writes_is_looked_at() -> None:
         {"ds4_model": "flash-q2-0731"},
         {"ds4_engine_commit": "0123456789ab" + "0" * 28},
         {"ds4_engine_commit": "0123456789ab" + "0" * 28, "ds4_model": "flash-q2"},
-        {"ds4_role": "stage"},
+        {"ds4_role": "staging"},
         {"ds4_sidecars": "mtp"},
     ],
     ids=str,
@@ -231,7 +231,7 @@ def test_a_larger_limit_under_a_running_engine_is_left_alone() -> None:
 
 def test_a_limit_that_is_no_longer_needed_is_given_back() -> None:
     seen = mac.converged(plan(96, mac.bare(96)), 96)
-    made = plan(96, seen, ds4_role="stage")
+    made = plan(96, seen, ds4_role="staging")
     assert "give the GPU wired limit back to macOS" in " ".join(step.what for step in made.steps)
 
 
@@ -411,7 +411,7 @@ def test_without_declared_or_observed_memory_there_is_no_plan() -> None:
         (256, {"ds4_model": "pro-q2"}, "512"),
         (192, {"ds4_model": "flash-q4"}, "ds4_memory_override"),
         (128, {"ds4_power_percent": 150}, "from 1 to 100"),
-        (128, {"ds4_role": "server"}, "one of auto, serve, stream, stage, jump"),
+        (128, {"ds4_role": "server"}, "one of auto, serve, stream, staging, jump"),
         (128, {"ds4_port": 70000}, "to 65535"),
         (128, {"ds4_listen_address": "0.0.0.0"}, "ds4_listen_public_confirmed"),
         (128, {"ds4_listen_address": "::1"}, "IPv4"),
@@ -531,7 +531,7 @@ class TestAccountsOfOthers:
 
     @pytest.mark.parametrize("variable", ["ds4_service_user", "ds4_tunnel_user", "ds4_seed_user"])
     def test_a_person_is_refused_for_every_role(self, variable: str) -> None:
-        for role in ("serve", "stage", "jump"):
+        for role in ("serve", "staging", "jump"):
             seen = mac.bare(128, users={"ada": {**self.ADA, "real_name": "Ada"}}, groups={"ada": None})
             made = make_plan("tyo-01", mac.variables(128, ds4_role=role, **{variable: "ada"}), seen)
             (refusal,) = made.refusals

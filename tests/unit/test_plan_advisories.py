@@ -50,7 +50,7 @@ def test_a_quant_that_the_engine_loads_is_planned(engine: str) -> None:
 
 
 def test_a_mac_that_keeps_weights_for_others_may_keep_what_its_engine_does_not_load() -> None:
-    made = plan(JULY, 64, ds4_model="flash-mxfp4-0731", ds4_role="stage")
+    made = plan(JULY, 64, ds4_model="flash-mxfp4-0731", ds4_role="staging")
     assert made.refusals == []
     assert "is kept for other Macs; pin 84cc88235275" in text(made.warnings)
 

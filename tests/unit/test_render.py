@@ -261,7 +261,7 @@ class TestTunnel:
 
 
 class TestRolesThatDoNotServe:
-    @pytest.mark.parametrize("role", ["stage", "jump"])
+    @pytest.mark.parametrize("role", ["staging", "jump"])
     def test_there_is_no_server_and_a_former_one_goes(self, role):
         result = desired(role=role, mode="none")
         assert result["server"] is None

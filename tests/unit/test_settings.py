@@ -38,7 +38,7 @@ def test_a_value_of_the_wrong_type_is_one_line_with_the_host():
 
 def test_a_value_outside_the_choices_names_them():
     (sentence,) = mistakes(ds4_role="boss")
-    assert "stage" in sentence
+    assert "staging" in sentence
 
 
 def test_another_root_is_refused_for_what_decommissioning_would_delete_below_it():
@@ -80,3 +80,12 @@ class TestARenamedVariable:
     def test_has_a_new_name_that_is_known(self, old, new):
         known = {name for section in settings.specs().values() for name in section.get("options", ())}
         assert new in known and old not in known
+
+
+@pytest.mark.parametrize(("setting", "new"), renamed.VALUES.items())
+def test_a_renamed_value_is_refused_with_its_new_name(setting, new):
+    name, old = setting
+    sentence = f"tyo-01: {name} {old} is called {new} now; set {name}: {new}"
+    assert sentence in mistakes(**{name: old}) and mistakes(**{name: new}) == []
+    made = make_plan("tyo-01", {"ds4_hardware": HARDWARE, name: old}, None, templated=False)
+    assert sentence in made.refusals

@@ -87,7 +87,7 @@ def test_a_measured_stock_limit_decides_whether_it_is_raised() -> None:
 def test_below_96_gb_nothing_is_served_resident_whatever_is_said(memory_gb: int, override: str) -> None:
     request = Request("flash-q2", 4_096, mode="resident", override=override)
     assert verdict(Mac.of_gb(memory_gb), request).outcome == "refused"
-    assert verdict(Mac.of_gb(memory_gb), replace(request, mode="auto")).outcome == "stage"
+    assert verdict(Mac.of_gb(memory_gb), replace(request, mode="auto")).outcome == "staging"
 
 
 def test_q4_on_192_gb_is_blocked_although_it_fits_unless_overridden() -> None:
@@ -414,14 +414,14 @@ def test_reports_that_cannot_be_read_are_one_sentence(
 
 def test_a_64_gb_mac_is_offered_to_stream_and_a_smaller_one_is_not() -> None:
     answer = verdict(Mac.of_gb(64), Request("flash-q2-0731"))
-    assert answer.outcome == "stage"
+    assert answer.outcome == "staging"
     [offer] = [text for text in answer.warnings if "ds4_role: stream" in text]
     assert "4.9 to 11.7 tokens/s" in offer
     assert "context of 32,768" in offer
     assert answer.streaming and answer.streaming.cache_flag == "16GB"
     for less in (verdict(Mac.of_gb(48), Request("flash-q2-0731")),
                  verdict(Mac.of_gb(64), Request("flash-q2-0731", generation="2026-05"))):  # fmt: skip
-        assert less.outcome == "stage"
+        assert less.outcome == "staging"
         assert not any("ds4_role: stream" in text for text in less.warnings)
 
 

@@ -165,7 +165,7 @@ def test_a_window_that_makes_no_sense_is_refused_before_anything_is_ordered() ->
     [
         ("tyo-01", {"ds4_model": "flash-q2", "ds4_sidecars": ["mtp"]}, ["model", "mtp"]),
         ("tyo-01", {"ds4_model": "flash-q2-0731", "ds4_sidecars": ["dspark-0731"]}, ["model", "dspark"]),
-        ("use-01", {"ds4_model": "pro-q4", "ds4_role": "stage"}, ["split", "split"]),
+        ("use-01", {"ds4_model": "pro-q4", "ds4_role": "staging"}, ["split", "split"]),
     ],
 )
 def test_every_file_of_the_plan_is_ordered(host: str, wishes: dict[str, Any], kinds: list[str]) -> None:
