@@ -33,7 +33,7 @@ SERVED = "served"
 
 @dataclass(frozen=True)
 class Finding:
-    """One file on one Mac as the module ds4_shelf found it; see there for `state`."""
+    """One file on one Mac as the module ds4_weights_store found it; see there for `state`."""
 
     host: str
     name: str
@@ -164,7 +164,7 @@ def _run(hosts: Sequence[Host], values: Mapping[str, Any], *arguments: str, watc
             with playbook.running(
                 "weights",
                 names,
-                {**values, "__ds4_shelf_reports": name},
+                {**values, "__ds4_store_reports": name},
                 *arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -181,7 +181,7 @@ def _run(hosts: Sequence[Host], values: Mapping[str, Any], *arguments: str, watc
 
 
 def gather(hosts: Sequence[str], folder: Path) -> Report:
-    """The report of a run from the files <host>.json that the action ds4_shelf left."""
+    """The report of a run from the files <host>.json that the action ds4_weights_store left."""
     report = Report([], [], {}, [])
     for host in hosts:
         path = folder / f"{host}.json"

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 ds4-fleet contributors
 # MIT License (see LICENSE)
-"""Run the module ds4_shelf with what catalogue and plan say, and keep its answer for `fab weights`."""
+"""Run the module ds4_weights_store by catalogue and plan, and keep its answer for `fab weights`."""
 
 from __future__ import annotations
 
@@ -48,4 +48,4 @@ class ActionModule(ObserveAction):
         else:
             super(ObserveAction, self).run(tmp, task_vars)
             given.update(known=store.known(store.of(self._given(task_vars))))
-        return self._execute_module("ds4.fleet.ds4_shelf", module_args=given, task_vars=task_vars)
+        return self._execute_module("ds4.fleet.ds4_weights_store", module_args=given, task_vars=task_vars)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: ds4_shelf
+module: ds4_weights_store
 short_description: Verify and prune the directory of weights
 description:
   - Looks after all files of the directory, where M(ds4.fleet.ds4_weights) brings those of one plan.
@@ -61,7 +61,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Hash all weights anew
-  ds4.fleet.ds4_shelf:
+  ds4.fleet.ds4_weights_store:
     state: verified
 """
 

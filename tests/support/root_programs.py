@@ -147,12 +147,12 @@ class Programs:
         self.put([one for one in self.plan["files"] if one["stage"] == "service"])
 
     def verify_weights(self) -> None:
-        self.module("ds4_shelf", state="verified", root=ROOT)
+        self.module("ds4_weights_store", state="verified", root=ROOT)
 
     def prune_weights(self) -> None:
         keep = [item["name"] for item in self.plan["weights"]["files"]]
-        self.module("ds4_shelf", state="pruned", root=ROOT, keep=keep, _ansible_check_mode=True)
-        self.module("ds4_shelf", state="pruned", root=ROOT, keep=keep, safe_mode=False)
+        self.module("ds4_weights_store", state="pruned", root=ROOT, keep=keep, _ansible_check_mode=True)
+        self.module("ds4_weights_store", state="pruned", root=ROOT, keep=keep, safe_mode=False)
 
     def weights(self) -> None:
         plan = self.plan["weights"]

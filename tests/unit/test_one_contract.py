@@ -31,7 +31,7 @@ PLANS = {"__ds4_plan", "__ds4_removal", "__ds4_held"}
 #: Orders derived from plans: values of a type that are handed on whole.
 ORDERS = {VARIABLE, "__ds4_by_hand"}
 #: What a verb of fab says besides: names of weights and folders of this machine, and whether to take over.
-SAID = {"__ds4_agreed", "__ds4_jump_keys_dir", "__ds4_shelf_reports", "__ds4_take_over"}
+SAID = {"__ds4_agreed", "__ds4_jump_keys_dir", "__ds4_store_reports", "__ds4_take_over"}
 #: Where an observation may be read: to plan by it, and to see that there is none.
 OBSERVERS = {"bare.yml", "look.yml", "main.yml", "observe.yml", "plan_again.yml"}
 

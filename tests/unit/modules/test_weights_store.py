@@ -207,7 +207,9 @@ class TestWhatCanGo:
         def pruned(staged):
             chosen, needed = store.items(str(root / "models")), store.users(str(root))
             given = {**params, "staged": staged}
-            found, _changed = module("ds4_shelf").prune(str(root / "models"), chosen, needed, given, True)
+            found, _changed = module("ds4_weights_store").prune(
+                str(root / "models"), chosen, needed, given, True
+            )
             return {one["name"]: (one["state"], one["why"]) for one in found}
 
         gone = ("free", "no version needs it")
