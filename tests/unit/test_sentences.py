@@ -17,7 +17,7 @@ PATTERNS = {
     # Not the account of macOS: "nobody", `nobody`, /Users/nobody.
     r"(?<![/\"'`:*])\b[Nn]obody\b(?![\"'`:*=])": "name who or what: no client, no version, the port is free",
     r"\b[Ww]hom\b": "name the thing: the Mac that ..., which Mac",
-    r"\bfor as long as\b": "while",
+    r"\b[Ff]or as long as\b": "while",
     r"\bway back\b": "rollback",
     r"\b(goes|took|taken) back (alone|by itself)\b": "rolls back",
     r"\b(for|is) what is none\b": "for what is not a ...",
