@@ -15,8 +15,8 @@ from ds4fleet.components import (
     peer_fetch,
     power,
     server,
-    switcher,
     tunnel_account,
+    version_switch,
     watchdog,
     weights,
     wired_limit,
@@ -46,7 +46,7 @@ COMPONENTS: tuple[Component, ...] = (
     weights,
     logs,
     watchdog,
-    switcher,
+    version_switch,
     tunnel_account,
     jump,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ds4fleet.catalogue.read import Catalogue, Model, load
-from ds4fleet.components import registry, server, switcher
+from ds4fleet.components import registry, server, version_switch
 from ds4fleet.components.base import Named
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import defaults
@@ -31,7 +31,7 @@ def watch(variables: Mapping[str, object]) -> dict[str, object]:
         "users": users,
         "groups": users,
         "engine_root": paths.engine,
-        "switch_dir": switcher.folder(paths.root),
+        "switch_dir": version_switch.folder(paths.root),
         "models_dir": paths.models,
         "port": int(port) if port.isdigit() else 0,
         "running_config": paths.running_config,

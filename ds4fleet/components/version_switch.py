@@ -1,6 +1,6 @@
-"""What switches versions on a Mac as files and a launchd job. Pure.
+"""The version switch as files and a launchd job. Pure.
 
-What it does on the Mac is in ds4agent.switch.
+What it does on a Mac is in ds4agent.switch.
 """
 
 from __future__ import annotations
