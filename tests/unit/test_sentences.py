@@ -20,6 +20,7 @@ PATTERNS = {
     r"\b[Ff]or as long as\b": "while",
     r"\bway back\b": "rollback",
     r"\b(goes|took|taken) back (alone|by itself)\b": "rolls back",
+    r"\b([Ee]rrands?|[Ss]helf|[Ss]couts?|[Pp]lacement)\b": "transfer, weights store, selection, install",
     r"\b(for|is) what is none\b": "for what is not a ...",
 }
 PAGES = [Path("README.md"), *sorted(Path("docs").glob("*.md")), *sorted(Path("docs/agents").glob("*.md"))]
