@@ -12,7 +12,7 @@ short_description: Fetch, prove, stamp and link model files
 description:
   - A file that is in place with a valid stamp costs two stat calls. One that is in place without a stamp is
     adopted after proof, also when it lay there before the volume was mounted. One that is missing is fetched
-    in closed ranges, resumed where it was cut off.
+    in chunks by closed ranges, and goes on where an earlier run or C(fab stage) was cut off.
   - Proof is size, sha256 and GGUF header. A file that fails it is kept aside as C(.sha-mismatch), is never
     linked and never served.
 version_added: "0.1.0"
@@ -49,6 +49,12 @@ options:
   link:
     description: Link to make once everything is proven, C(path) and C(target).
     type: dict
+  chunk_mib:
+    description:
+      - MiB of a chunk, the unit of resumption. That of C(fab stage), so that each goes on with a part of the
+        other.
+    type: int
+    default: 16
   rate_limit_mbps:
     description: Cap in megabits per second, 0 for none.
     type: int
@@ -110,31 +116,36 @@ import grp
 import os
 import pwd
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.ds4agent.engine.build import Engine, EngineError
 from ..module_utils.ds4agent.mac.run import locked
-from ..module_utils.ds4agent.weights.install import Installer, InstallError
+from ..module_utils.ds4agent.weights.fetch import LOCK, LOCK_TIMEOUT_S, Fetch
+from ..module_utils.ds4agent.weights.install import InstallError
+from ..module_utils.ds4agent.weights.progress import Unwatched
+from ..module_utils.ds4agent.weights.script import NAME, Script
 
-# Not on the volume, which may be full.
-LOCK = "/var/run/ds4-weights.lock"
-LOCK_TIMEOUT_S = 5
-SCRIPT = "download_model.sh"
+if TYPE_CHECKING:
+    from ..module_utils.ds4agent.shapes import FetchOrder
+
 GIT_TIMEOUT_S = 60
+#: So long a volume may take to be mounted while somebody waits.
+VOLUME_S = 120
+MIB = 1024 * 1024
 
 
-def about_script(params: Mapping[str, Any], installer: Installer) -> str:
+def about_script(params: Mapping[str, Any], fetch: Fetch) -> str:
     """Why the script that root is about to run is not the engine's own, "" when it is or is not needed."""
     release = params["release_dir"]
-    if params["method"] == "direct" or all(installer.look(one) == "proven" for one in params["files"]):
+    if params["method"] == "direct" or all(fetch.installer.look(one) == "proven" for one in params["files"]):
         return ""
     with contextlib.suppress(EngineError):
-        if Engine(os.path.dirname(os.path.dirname(release)), GIT_TIMEOUT_S).has_from_commit(release, SCRIPT):
+        if Engine(os.path.dirname(os.path.dirname(release)), GIT_TIMEOUT_S).has_from_commit(release, NAME):
             return ""
     sentence = "%s/%s is not the one of its commit and is not run: delete that release and run site.yml"
-    return sentence % (release, SCRIPT)
+    return sentence % (release, NAME)
 
 
 def alone(dry: bool) -> contextlib.AbstractContextManager[None]:
@@ -142,20 +153,21 @@ def alone(dry: bool) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if dry else locked(LOCK, LOCK_TIMEOUT_S)
 
 
-def installer_of(params: dict[str, Any]) -> Installer:
-    """Where the weights go and by which way they come."""
-    return Installer(
-        folder=params["dir"],
-        uid=pwd.getpwnam(params["owner"]).pw_uid,
-        gid=grp.getgrnam(params["group"]).gr_gid,
-        method=params["method"],
-        target_name=params["target_name"],
-        release_dir=params["release_dir"],
-        rate_limit_mbps=params["rate_limit_mbps"],
-        token_file=params["token_file"],
-        timeout_s=params["timeout_s"],
-        on_volume=params["on_volume"],
-    )
+def fetch_of(params: dict[str, Any]) -> Fetch:
+    """The fetch of an order that names no other Macs."""
+    order: FetchOrder = {
+        "id": "",
+        "dir": params["dir"],
+        "files": params["files"],
+        "peers": [],
+        "chunk_bytes": params["chunk_mib"] * MIB,
+        "uid": pwd.getpwnam(params["owner"]).pw_uid,
+        "gid": grp.getgrnam(params["group"]).gr_gid,
+        "rate_limit_mbps": params["rate_limit_mbps"],
+        "token_file": params["token_file"] or "",
+        "on_volume": params["on_volume"],
+    }
+    return Fetch("", order, Unwatched(order))
 
 
 def main() -> None:
@@ -169,6 +181,7 @@ def main() -> None:
             "target_name": {"type": "str"},
             "release_dir": {"type": "path"},
             "link": {"type": "dict"},
+            "chunk_mib": {"type": "int", "default": 16},
             "rate_limit_mbps": {"type": "int", "default": 0},
             "token_file": {"type": "path", "no_log": False},
             "timeout_s": {"type": "int", "default": 86400},
@@ -178,23 +191,29 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    installer = installer_of(params)
+    if params["chunk_mib"] < 1:
+        module.fail_json(msg="chunk_mib must be 1 or more")
+    fetch = fetch_of(params)
+    installer, receive = fetch.installer, fetch.receive
+    if params["method"] == "upstream":
+        script = Script(installer, params["release_dir"], params["target_name"], params["timeout_s"])
+        receive = script.receive
     before, after = [], []
     results = []
-    objection = about_script(params, installer)
+    objection = about_script(params, fetch)
     if objection and not module.check_mode:
         module.fail_json(msg=objection)
     try:
         with alone(module.check_mode):
             if not module.check_mode:
-                installer.await_volume()
+                fetch.await_volume(VOLUME_S)
             for wanted in params["files"]:
                 state = installer.look(wanted)
                 before.append("%s %s\n" % (wanted["name"], state))
                 if module.check_mode and state != "proven":
                     result = installer.would(wanted, state)
                 else:
-                    result = installer.bring(wanted, state)
+                    result = fetch.bring(wanted, state, receive)
                 results.append(result)
                 after.append("%s proven\n" % wanted["name"])
             linked = installer.link(params["link"], dry=module.check_mode) if params["link"] else False

@@ -15,9 +15,10 @@ import pytest
 
 pytestmark = pytest.mark.lab
 HOST = "tyo-02"
+MIB = 1024 * 1024
 MODELS = "/opt/ds4/models"
 OTHER = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"
-FETCH = ("--tags", "weights", "-e", "ds4_model=flash-q2")
+FETCH = ("--tags", "weights", "-e", "ds4_model=flash-q2", "-e", "ds4_stage_chunk_mib=1")
 
 
 class Mac:
@@ -56,8 +57,8 @@ class Mac:
         )
         try:
             deadline, first = time.monotonic() + 120, 0
-            # A second note in the journal is begun when the first one has reached the disk, name and all.
-            while (noted := self.noted_bytes()) <= first or not first:
+            # A second chunk is begun when the first one has reached the disk, with its journal's name.
+            while (noted := self.noted_chunks()) <= first or not first:
                 first = first or noted
                 assert time.monotonic() < deadline, self.files()
                 time.sleep(0.2)
@@ -67,21 +68,22 @@ class Mac:
             run.communicate(timeout=30)
             self.lab.lab.fault(HOST, fault, on=False)
 
-    def noted_bytes(self) -> int:
-        """What the journal of a part says is on the disk; 0 where there is none."""
-        script = f"cat {MODELS}/{OTHER}.part.*.journal 2>/dev/null || echo '{{\"done_bytes\": 0}}'"
-        return int(json.loads(self.lab.exec(HOST, "/bin/sh", "-c", script))["done_bytes"])
+    def noted_chunks(self) -> int:
+        """How many the journal of a part says are on the disk; 0 where there is none."""
+        script = f"cat {MODELS}/{OTHER}.part.*.chunks 2>/dev/null || true"
+        lines = self.lab.exec(HOST, "/bin/sh", "-c", script).splitlines()
+        return sum(len(line.partition(" ")[2]) == 64 for line in lines)
 
     def fill(self) -> None:
         """Takes all room on the volume, the rest of its quota included."""
         self.lab.exec(HOST, "/bin/sh", "-c", f"cat /dev/zero >{MODELS}/filler 2>/dev/null; sync")
 
     def goes_on(self) -> None:
-        """The next run fetches what is missing and nothing else."""
-        before = len(self.ranges())
+        """The next run fetches what is missing and nothing else: from the first byte that is not noted on."""
+        before, noted = len(self.ranges()), self.noted_chunks()
         self.fetch()
         first = self.ranges()[before]
-        assert int(first.removeprefix("bytes=").split("-")[0]) > 0
+        assert int(first.removeprefix("bytes=").split("-")[0]) == noted * MIB > 0
         assert {OTHER, f"{OTHER}.stamp"} <= set(self.files())
 
     def ranges(self) -> list[str]:

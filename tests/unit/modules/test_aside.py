@@ -1,6 +1,7 @@
 """What lies in the place of a volume before it is mounted: put aside, taken over once proven, never lost."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ds4agent.mac import aside as mac_aside
 from ds4agent.weights import fetch as weights_fetch
 from ds4agent.weights import install as weights_install
 from ds4agent.weights import progress, stamp
+from tests.support.waited_fetch import Place
 
 DATA = b"GGUF" + (3).to_bytes(4, "little") + bytes(16) + bytes(range(256)) * 9000
 NAME = "w.gguf"
@@ -36,8 +38,11 @@ def wanted(place: Path, data: bytes = DATA, *urls: str) -> dict:
     return {**entry, "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def installer(place: Path, **more: object) -> weights_install.Installer:
-    return weights_install.Installer(str(place), os.getuid(), os.getgid(), **more)
+CHUNK = 100_000
+
+
+def fetch(place: Path, **more: object) -> Place:
+    return Place(place, CHUNK, **more)
 
 
 class TestThePlace:
@@ -92,45 +97,53 @@ class TestTakingOver:
     def test_a_file_of_the_plan_is_proven_on_its_way_and_nothing_is_fetched(self, place):
         aside = mounted(place)
         item = wanted(place, DATA, "http://127.0.0.1:1/never")
-        result = installer(place).bring(item, "missing")
+        result = fetch(place).bring(item, "missing")
         assert (result["action"], result["fetched_bytes"]) == ("adopted", 0)
         assert (result["hashed_bytes"], result["source"]) == (len(DATA), str(aside))
         assert (place / NAME).read_bytes() == DATA and stamp.read(item["path"])[1]
         assert not aside.exists()
-        assert sorted(path.name for path in place.iterdir()) == [NAME, NAME + ".stamp"]
+        assert sorted(path.name for path in place.iterdir()) == [NAME, NAME + ".manifest", NAME + ".stamp"]
 
     def test_what_else_lay_there_stays(self, place):
         (place / "mine.gguf").touch()
         aside = mounted(place)
-        installer(place).bring(wanted(place), "missing")
+        fetch(place).bring(wanted(place), "missing")
         assert [path.name for path in aside.iterdir()] == ["mine.gguf"]
 
     def test_a_file_that_is_not_what_it_should_be_stays_and_is_not_served(self, place):
         aside = mounted(place)
         other = wanted(place, DATA[:-1] + b"x")
         with pytest.raises(weights_install.InstallError, match="could not be fetched"):
-            installer(place).bring(other, "missing")
+            fetch(place).bring(other, "missing")
         assert (aside / NAME).read_bytes() == DATA and list(place.iterdir()) == []
 
     def test_a_cut_costs_what_was_under_way_and_nothing_else(self, place, monkeypatch):
         aside = mounted(place)
-        real, budget = os.write, [500_000]
-        monkeypatch.setattr(mac_aside, "READ_BYTES", 100_000)
+        real, budget, written = os.pwrite, [500_000], []
 
-        def write(descriptor, data):
-            if len(data) > 4096:
-                budget[0] -= len(data)
-                if budget[0] < 0:
-                    raise OSError(5, "Input/output error")
-            return real(descriptor, data)
+        def write(descriptor, data, at):
+            budget[0] -= len(data)
+            if budget[0] < 0:
+                raise OSError(5, "Input/output error")
+            written.append(at)
+            return real(descriptor, data, at)
 
-        monkeypatch.setattr(os, "write", write)
+        monkeypatch.setattr(os, "pwrite", write)
         with pytest.raises(weights_install.InstallError, match="cannot be taken over"):
-            installer(place).bring(wanted(place), "missing")
+            fetch(place).bring(wanted(place), "missing")
         assert (aside / NAME).read_bytes() == DATA and not (place / NAME).exists()
-        monkeypatch.setattr(os, "write", real)
-        assert installer(place).bring(wanted(place), "missing")["action"] == "adopted"
+        budget[0] = 10**9
+        assert fetch(place).bring(wanted(place), "missing")["action"] == "adopted"
         assert (place / NAME).read_bytes() == DATA
+        assert sorted(written) == [*range(0, len(DATA), CHUNK)], "each chunk once"
+
+    def test_what_an_earlier_release_had_copied_goes_on(self, place):
+        mounted(place)
+        part = place / (NAME + ".part.before-volume")
+        part.write_bytes(DATA[: 3 * CHUNK])
+        Path(f"{part}.journal").write_text(json.dumps({"done_bytes": 3 * CHUNK, "total_bytes": len(DATA)}))
+        assert fetch(place).bring(wanted(place), "missing")["action"] == "adopted"
+        assert sorted(path.name for path in place.iterdir()) == [NAME, NAME + ".manifest", NAME + ".stamp"]
 
     def test_without_room_it_is_said_what_to_do_and_nothing_is_lost(self, place, monkeypatch):
         aside = mounted(place)
@@ -143,7 +156,7 @@ class TestTakingOver:
         with pytest.raises(
             weights_install.InstallError, match=r"lies in .*before-volume and needs .*another disk"
         ):
-            installer(place).bring(wanted(place), "missing")
+            fetch(place).bring(wanted(place), "missing")
         assert (aside / NAME).read_bytes() == DATA
 
     @pytest.mark.parametrize("kind", ["link", "fifo", "directory", "shorter"])
@@ -161,7 +174,7 @@ class TestTakingOver:
         mounted(place)
         size = Path("/etc/passwd").stat().st_size if kind == "link" else len(DATA)
         assert mac_aside.find(str(place), NAME, size) == (None, None)
-        assert installer(place).take_over(wanted(place)) is None
+        assert fetch(place).installer.take_over(wanted(place)) is None
 
 
 class TestStaging:
@@ -193,14 +206,16 @@ class TestStaging:
     def test_a_run_soon_after_boot_looks_when_the_volume_is_there(self, place, monkeypatch):
         waits = []
         monkeypatch.setattr(os.path, "ismount", lambda path: len(waits) >= 2)
-        installer(place, on_volume=True).await_volume(waits.append)
-        installer(place).await_volume(waits.append)
+        late = fetch(place, on_volume=True)
+        late.wait = waits.append
+        late.await_volume(120)
+        fetch(place).await_volume(120)
         assert waits == [1, 1]
 
     def test_a_volume_that_never_comes_is_the_reason(self, place, monkeypatch):
         monkeypatch.setattr(os.path, "ismount", lambda path: False)
         with pytest.raises(weights_install.InstallError, match="is not mounted; nothing was fetched"):
             self.fetch(place, on_volume=True).run()
-        with pytest.raises(weights_install.InstallError, match="is not mounted; nothing is looked for"):
-            installer(place, on_volume=True).await_volume(lambda _seconds: None)
+        with pytest.raises(weights_install.InstallError, match="is not mounted; nothing was fetched"):
+            fetch(place, on_volume=True).await_volume(120)
         assert [path.name for path in place.iterdir()] == [NAME]

@@ -13,8 +13,9 @@ from typing import Callable, Optional
 
 import pytest
 
-from ds4agent.weights import install, origin, transport
+from ds4agent.weights import chunks, origin, transport
 from ds4agent.weights import token as weights_token
+from tests.support.waited_fetch import Place
 
 DATA = bytes(number * 7 % 251 for number in range(200_000))
 SECRET = "hf_secret"
@@ -125,6 +126,17 @@ class Fetched:
         self.why = str(self.error or "")
 
 
+def gave(place: Place, *urls: str) -> str:
+    """Which of the sources of a file gave it."""
+    path = f"{place.order['dir']}/f"
+    wanted = {"name": "f", "path": path, "bytes": len(DATA), "urls": list(urls)}
+    part = chunks.ChunkedPart(path, "r", len(DATA), 65536).open()
+    place.route.complete(wanted, part, set())
+    assert b"".join(part.read(index) for index in range(part.total)) == DATA
+    part.close()
+    return place.route.gave
+
+
 def redirect(location: str, status: int = 302) -> Callable[[Handler], None]:
     return lambda handler: handler.say(status, {"Location": location, "Content-Length": "0"})
 
@@ -175,18 +187,10 @@ class TestTheToken:
         fetched = Fetched(hub.url + "/file", token=token)
         assert fetched.why.startswith("its token has line ends, blanks or letters") and hub.asked == []
         assert "hf_s" not in fetched.why and token not in fetched.why
-        place = install.Installer(str(tmp_path), 0, 0)
-        place.token = lambda: token
-        wanted = {"name": "f", "bytes": len(DATA), "urls": [hub.url + "/file", plain.url + "/file"]}
-        refusals: dict[str, str] = {}
-        got: list[bytes] = []
-
-        class Part:
-            done_bytes = 0
-            write = staticmethod(got.append)
-
-        assert place._from_any(wanted, Part, refusals) == plain.url + "/file"
-        assert b"".join(got) == DATA and list(refusals) == [hub.url + "/file"]
+        place = Place(tmp_path)
+        place._token = lambda: token
+        assert gave(place, hub.url + "/file", plain.url + "/file") == plain.url + "/file"
+        assert hub.asked == []
 
     @pytest.mark.parametrize(
         ("text", "token"),
@@ -355,26 +359,13 @@ class TestBusy:
             self.after(plain, 10**6, 503, Retry_After=value)
             assert "it asks to come back in" in Fetched(plain.url + "/file").why
 
-    def test_where_there_is_another_source_that_one_is_tried_soon(self, plain, tmp_path, monkeypatch):
-        waits: list[float] = []
-        original = transport.Source.__init__
-
-        def patched(self, *arguments, **options):
-            original(self, *arguments, **{**options, "wait": waits.append})
-
-        monkeypatch.setattr(transport.Source, "__init__", patched)
+    def test_where_there_is_another_source_that_one_is_tried_soon(self, plain, tmp_path):
         self.after(plain, 8, 429)
-        place = install.Installer(str(tmp_path), 0, 0)
-        got: list[bytes] = []
-
-        class Part:
-            done_bytes = 0
-            write = staticmethod(got.append)
-
-        wanted = {"name": "f", "bytes": len(DATA), "urls": [plain.url + "/a", "http://localhost:1/b"]}
-        assert place._from_any(wanted, Part, {}) == plain.url + "/a"
-        # Brief with the first, refused by the second, then patient.
-        assert waits == [1, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4] and b"".join(got) == DATA
+        place = Place(tmp_path)
+        assert gave(place, plain.url + "/a", "http://localhost:1/b") == plain.url + "/a"
+        assert len(plain.asked) == 9
+        # Brief with the first, refused by the second, and so on in rounds.
+        assert sum(place.slept) < 100
 
 
 class TestWhatCountsAsData:

@@ -16,6 +16,7 @@ import pytest
 from ds4agent.weights import chunks, install, pieces, progress, proof, transport
 from ds4agent.weights import fetch as weights_fetch
 from ds4agent.weights import stamp as weights_stamp
+from tests.support.waited_fetch import Place
 
 CHUNK = 4096
 DATA = b"GGUF" + (3).to_bytes(4, "little") + bytes(16) + bytes(range(256)) * 200
@@ -114,11 +115,11 @@ def test_a_file_in_pieces_is_brought_proven_and_takes_the_room_of_itself_alone(
     hub: Hub, base: str, tmp_path: Path
 ) -> None:
     hub.files.update(cut())
-    place = install.Installer(str(tmp_path), os.getuid(), os.getgid())
+    place = Place(tmp_path, CHUNK)
     item = wanted(tmp_path, f"{base}/w.gguf")
     result = place.bring(item, place.look(item))
     assert (result["action"], result["sha256"]) == ("fetched", SHA)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.gguf", "w.gguf.stamp"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.gguf", "w.gguf.manifest", "w.gguf.stamp"]
     assert (tmp_path / "w.gguf").read_bytes() == DATA
 
 
@@ -171,7 +172,7 @@ def test_a_file_whose_pieces_are_not_those_of_the_catalogue_is_refused_although_
     hub: Hub, base: str, tmp_path: Path
 ) -> None:
     hub.files.update(cut())
-    place = install.Installer(str(tmp_path), os.getuid(), os.getgid())
+    place = Place(tmp_path, CHUNK)
     item = wanted(tmp_path, f"{base}/w.gguf")
     item["pieces"] = [{**PIECES[0], "sha256": "0" * 64}, *PIECES[1:]]
     with pytest.raises(install.InstallError, match=r"of its pieces w\.gguf\.part1 is not what was published"):
@@ -181,7 +182,7 @@ def test_a_file_whose_pieces_are_not_those_of_the_catalogue_is_refused_although_
 def test_a_wrong_piece_at_the_source_is_named(hub: Hub, base: str, tmp_path: Path) -> None:
     hub.files.update(cut())
     hub.files["w.gguf.part2"] = bytes(len(hub.files["w.gguf.part2"]))
-    place = install.Installer(str(tmp_path), os.getuid(), os.getgid())
+    place = Place(tmp_path, CHUNK)
     item = wanted(tmp_path, f"{base}/w.gguf")
     with pytest.raises(install.InstallError, match=r"of its pieces w\.gguf\.part2 is not"):
         place.bring(item, place.look(item))

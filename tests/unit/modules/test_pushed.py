@@ -7,6 +7,7 @@ import pytest
 
 from ds4agent.weights import install, progress
 from ds4agent.weights import route as weights_route
+from tests.support.waited_fetch import Place
 from tests.unit.modules.test_weights import DATA, HEADER
 
 URLS = ["file:///Volumes/a/w.gguf", "file:///Volumes/b/w.gguf", "https://hub.example/w.gguf"]
@@ -57,6 +58,6 @@ def test_what_is_only_pushed_is_not_looked_for_on_the_mac_itself(tmp_path):
     (tmp_path / "source.gguf").write_bytes(DATA)
     item = {"name": "w.gguf", "path": str(tmp_path / "w.gguf"), "bytes": len(DATA), "header": HEADER}
     item.update(sha256=hashlib.sha256(DATA).hexdigest(), urls=["file://%s/source.gguf" % tmp_path])
-    place = install.Installer(str(tmp_path), 0, 0)
+    place = Place(tmp_path)
     with pytest.raises(install.InstallError, match="it is pushed by `fab stage`"):
         place.bring(item, place.look(item))

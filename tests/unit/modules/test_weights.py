@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import json
 import os
 import re
 import struct
@@ -11,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from ds4agent.weights import chunks, install, script, transport
 from ds4agent.weights import gguf as weights_gguf
-from ds4agent.weights import install, transport
-from ds4agent.weights import part as weights_part
 from ds4agent.weights import stamp as weights_stamp
+from tests.support.waited_fetch import Place
 
 MIB = 1024 * 1024
 
@@ -106,20 +107,8 @@ def url(mood: Mood) -> Iterator[str]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> install.Installer:
-    return install.Installer(str(tmp_path), os.getuid(), os.getgid())
-
-
-@pytest.fixture
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    waits: list[float] = []
-    original = transport.Source.__init__
-
-    def patched(self, *arguments, **options):
-        original(self, *arguments, **{**options, "wait": waits.append})
-
-    monkeypatch.setattr(transport.Source, "__init__", patched)
-    return waits
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
 
 
 def wanted(folder: Path, *urls: str, data: bytes = DATA, **other: object) -> dict:
@@ -127,22 +116,35 @@ def wanted(folder: Path, *urls: str, data: bytes = DATA, **other: object) -> dic
     return {**entry, "sha256": hashlib.sha256(data).hexdigest(), "header": HEADER, **other}
 
 
-def bring(place: install.Installer, item: dict) -> dict:
+def bring(place: Place, item: dict) -> dict:
     return place.bring(item, place.look(item))
 
 
+def earlier_part(item: dict, done: int, data: bytes = DATA, revision: str = "") -> Path:
+    """What an earlier release left: so many bytes from the beginning, with its journal."""
+    part = Path(f"{item['path']}.part.{revision or item['sha256'][:12]}")
+    part.write_bytes(data[:done])
+    journal = {"done_bytes": done, "total_bytes": item["bytes"]}
+    Path(f"{part}.journal").write_text(json.dumps(journal))
+    return part
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 class TestFetching:
-    def test_a_missing_file_is_fetched_hashed_on_the_way_and_stamped(self, place, tmp_path, url):
+    def test_a_missing_file_is_fetched_read_back_once_and_stamped(self, place, tmp_path, url):
         item = wanted(tmp_path, url)
         result = bring(place, item)
         assert (result["action"], result["fetched_bytes"], result["hashed_bytes"]) == (
             "fetched",
             len(DATA),
-            0,
+            len(DATA),
         )
         assert (tmp_path / "file.gguf").read_bytes() == DATA
         assert place.look(item) == "proven"
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["file.gguf", "file.gguf.stamp"]
+        assert names(tmp_path) == ["file.gguf", "file.gguf.manifest", "file.gguf.stamp"]
 
     def test_every_range_is_closed(self, tmp_path, url, mood):
         got: list[bytes] = []
@@ -152,36 +154,37 @@ class TestFetching:
 
     def test_a_part_goes_on_where_its_journal_says(self, place, tmp_path, url, mood):
         item = wanted(tmp_path, url)
-        part = weights_part.Part(item["path"], item["sha256"][:12], len(DATA)).open()
-        part.write(DATA[:MIB])
-        part.sync()
-        part.write(b"lost in the power cut")
-        os.close(part._descriptor)
+        part = chunks.ChunkedPart(item["path"], item["sha256"][:12], len(DATA), MIB).open()
+        part.commit(0, DATA[:MIB], hashlib.sha256(DATA[:MIB]).hexdigest())
+        os.pwrite(part._data, b"lost in the power cut", MIB)
+        part.close()
         result = bring(place, item)
         assert mood.log == [f"bytes=1048576-{len(DATA) - 1}"]
-        assert (result["fetched_bytes"], result["hashed_bytes"]) == (len(DATA) - MIB, MIB)
+        assert result["fetched_bytes"] == len(DATA) - MIB
 
     def test_a_part_of_another_revision_is_not_used(self, place, tmp_path, url, mood):
         item = wanted(tmp_path, url)
-        part = weights_part.Part(item["path"], "0123456789ab", len(DATA)).open()
-        part.write(b"x" * MIB)
+        part = chunks.ChunkedPart(item["path"], "0123456789ab", len(DATA), MIB).open()
+        part.commit(0, b"x" * MIB, hashlib.sha256(b"x" * MIB).hexdigest())
         part.close()
+        kept = earlier_part(item, MIB, b"x" * MIB, revision="0123456789ab")
         bring(place, item)
         assert mood.log[0].startswith("bytes=0-")
+        assert kept.exists() and Path(part.path).exists()
 
-    def test_resets_are_survived_while_bytes_arrive(self, place, tmp_path, url, mood, no_waiting):
+    def test_resets_are_survived_while_bytes_arrive(self, place, tmp_path, url, mood):
         mood.reset_after = 700_000
         result = bring(place, wanted(tmp_path, url))
         assert result["action"] == "fetched"
         assert len(mood.log) == 5
 
     def test_a_source_that_never_delivers_is_given_up_and_the_next_one_tried(
-        self, place, tmp_path, url, mood, no_waiting
+        self, place, tmp_path, url, mood
     ):
         mood.statuses = [(503, {})] * transport.MAX_FAILURES
         result = bring(place, wanted(tmp_path, url + "?mirror", url))
         assert result["source"] == url
-        assert no_waiting == [1, 2, 4, 8]
+        assert sum(place.slept) == 1 + 2 + 4 + 8
 
     def test_a_redirect_is_followed_anew_for_every_range(self, tmp_path, url, mood):
         mood.redirect_to = "/storage"
@@ -192,21 +195,21 @@ class TestFetching:
         assert mood.redirected == mood.log == ["bytes=0-2097151", "bytes=2097152-3145727"]
 
     def test_a_revision_that_vanished_costs_no_waiting_where_a_mirror_has_it(
-        self, place, tmp_path, url, mood, no_waiting
+        self, place, tmp_path, url, mood
     ):
         mood.statuses = [(404, {})]
         assert bring(place, wanted(tmp_path, url + "?gone", url))["source"] == url
-        assert no_waiting == []
+        assert place.slept == []
 
-    def test_a_date_in_retry_after_means_a_minute(self, place, tmp_path, url, mood, no_waiting):
+    def test_a_date_in_retry_after_means_a_minute(self, place, tmp_path, url, mood):
         mood.statuses = [(503, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"})]
         bring(place, wanted(tmp_path, url))
-        assert no_waiting == [60]
+        assert sum(place.slept) == 60
 
-    def test_retry_after_is_honoured(self, place, tmp_path, url, mood, no_waiting):
+    def test_retry_after_is_honoured(self, place, tmp_path, url, mood):
         mood.statuses = [(429, {"Retry-After": "7"})]
         bring(place, wanted(tmp_path, url))
-        assert no_waiting == [7]
+        assert sum(place.slept) == 7
 
     @pytest.mark.parametrize(
         ("statuses", "why"),
@@ -229,9 +232,10 @@ class TestFetching:
             bring(place, wanted(tmp_path, url))
 
     def test_a_token_that_cannot_be_sent_in_clear_is_not_asked_for_again(self, place, tmp_path, url, mood):
-        place.token_file = str(tmp_path / "token")
-        Path(place.token_file).write_text("HF_TOKEN=hf_secret\n")
-        Path(place.token_file).chmod(0o600)
+        token = tmp_path / "token"
+        token.write_text("HF_TOKEN=hf_secret\n")
+        token.chmod(0o600)
+        place.order["token_file"] = str(token)
         mood.statuses = [(403, {"X-Error-Code": "GatedRepo"})]
         with pytest.raises(install.InstallError, match=r"wants a token .* over https alone") as error:
             bring(place, wanted(tmp_path, url))
@@ -261,7 +265,7 @@ class TestFetching:
         token = tmp_path / "token"
         token.write_text("secret")
         token.chmod(0o644)
-        place = install.Installer(str(tmp_path), os.getuid(), os.getgid(), token_file=str(token))
+        place = Place(tmp_path, token_file=str(token))
         with pytest.raises(install.InstallError, match="mode 0600"):
             bring(place, wanted(tmp_path, url))
 
@@ -273,47 +277,157 @@ class TestFetching:
         assert waits == [1.0, 2.0]
 
 
+def test_a_power_cut_between_the_two_renames_of_a_whole_file_costs_no_transfer(
+    place, tmp_path, url, mood, monkeypatch
+):
+    item, real = wanted(tmp_path, url), os.replace
+
+    def cut(source, target):
+        if target == item["path"]:
+            raise OSError(5, "the power is gone")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", cut)
+    with pytest.raises(install.InstallError):
+        bring(place, item)
+    monkeypatch.setattr(os, "replace", real)
+    mood.log.clear()
+    assert bring(place, item)["action"] == "fetched" and mood.log == []
+    assert names(tmp_path) == ["file.gguf", "file.gguf.manifest", "file.gguf.stamp"]
+
+
+def test_a_source_of_wrong_bytes_is_left_for_the_next_one(place, tmp_path, url, mood, monkeypatch):
+    real = transport.Source.fetch
+
+    def fetch(source, start, write, end=None):
+        turn = bytearray.swapcase if source.url.endswith("?wrong") else bytearray
+        real(source, start, lambda piece: write(turn(piece)), end)
+
+    monkeypatch.setattr(transport.Source, "fetch", fetch)
+    assert bring(place, wanted(tmp_path, url + "?wrong", url))["source"] == url
+    assert (tmp_path / "file.gguf").read_bytes() == DATA
+
+
+class TestEarlierPart:
+    """A part that a release before the chunks left goes on as one of today."""
+
+    def test_what_its_journal_vouches_for_is_not_fetched_again(self, place, tmp_path, url, mood):
+        item = wanted(tmp_path, url)
+        part = earlier_part(item, 2 * MIB + 500)
+        with part.open("ab") as handle:
+            handle.write(b"lost in the power cut")
+        result = bring(place, item)
+        assert mood.log == [f"bytes={2 * MIB}-{len(DATA) - 1}"]
+        assert result["fetched_bytes"] == MIB and (tmp_path / "file.gguf").read_bytes() == DATA
+        assert names(tmp_path) == ["file.gguf", "file.gguf.manifest", "file.gguf.stamp"]
+
+    def test_a_whole_one_needs_no_source(self, place, tmp_path):
+        item = wanted(tmp_path)
+        earlier_part(item, len(DATA))
+        result = bring(place, item)
+        assert (result["action"], result["fetched_bytes"]) == ("fetched", 0)
+        assert (tmp_path / "file.gguf").read_bytes() == DATA
+
+    def test_a_move_that_is_cut_off_at_any_chunk_goes_on_and_loses_nothing(
+        self, place, tmp_path, url, mood, monkeypatch
+    ):
+        item, real = wanted(tmp_path, url), os.ftruncate
+        earlier_part(item, 2 * MIB)
+
+        def cut(descriptor, size):
+            real(descriptor, size)
+            if size in (MIB, 0):
+                raise OSError(5, "the power is gone")
+
+        for _time in range(2):
+            monkeypatch.setattr(os, "ftruncate", cut)
+            with pytest.raises(install.InstallError, match="cannot be written"):
+                bring(place, item)
+            assert mood.log == []
+        monkeypatch.setattr(os, "ftruncate", real)
+        assert bring(place, item)["fetched_bytes"] == MIB
+
+    def test_beside_one_of_today_it_gives_what_that_one_lacks(self, place, tmp_path, url, mood):
+        item = wanted(tmp_path, url)
+        part = chunks.ChunkedPart(item["path"], item["sha256"][:12], len(DATA), MIB).open()
+        part.commit(2, DATA[2 * MIB :], hashlib.sha256(DATA[2 * MIB :]).hexdigest())
+        part.close()
+        earlier_part(item, MIB)
+        assert bring(place, item)["fetched_bytes"] == MIB
+        assert mood.log == [f"bytes={MIB}-{2 * MIB - 1}"]
+
+    def test_it_takes_no_room_twice(self, place, tmp_path, url, monkeypatch):
+        item, real = wanted(tmp_path, url), os.statvfs
+        earlier_part(item, 2 * MIB)
+
+        class Tight:
+            f_bavail, f_frsize = MIB + 65536, 1
+
+        monkeypatch.setattr(os, "statvfs", lambda path: Tight if path == str(tmp_path) else real(path))
+        assert bring(place, item)["fetched_bytes"] == MIB
+
+    def test_one_whose_bytes_are_wrong_costs_a_transfer_and_never_a_wrong_file(
+        self, place, tmp_path, url, mood
+    ):
+        item = wanted(tmp_path, url)
+        earlier_part(item, 2 * MIB, b"x" * len(DATA))
+        assert bring(place, item)["action"] == "fetched"
+        assert (tmp_path / "file.gguf").read_bytes() == DATA
+        assert mood.log == [f"bytes={2 * MIB}-{len(DATA) - 1}", f"bytes=0-{len(DATA) - 1}"]
+
+    @pytest.mark.parametrize("journal", [None, "", "{}", '{"done_bytes": 9, "total_bytes": 7}', "[1]"])
+    def test_one_that_no_journal_vouches_for_is_left_alone(self, place, tmp_path, url, mood, journal):
+        item = wanted(tmp_path, url)
+        part = earlier_part(item, MIB)
+        beside = Path(f"{part}.journal")
+        beside.unlink() if journal is None else beside.write_text(journal)
+        assert bring(place, item)["fetched_bytes"] == len(DATA)
+        assert part.read_bytes() == DATA[:MIB]
+
+    def test_a_link_in_its_place_is_not_followed(self, place, tmp_path, url):
+        item = wanted(tmp_path, url)
+        part = earlier_part(item, MIB)
+        victim = tmp_path / "victim"
+        part.rename(victim)
+        part.symlink_to(victim)
+        with pytest.raises(install.InstallError, match="cannot be written"):
+            bring(place, item)
+        assert victim.read_bytes() == DATA[:MIB]
+
+
 class TestFullDisk:
     def test_the_part_is_kept_and_the_sentence_names_what_is_there(self, place, tmp_path, url, monkeypatch):
-        real = os.write
+        real = os.pwrite
         budget = [2 * MIB]
 
-        def write(descriptor, data):
-            if len(data) > 4096:
-                budget[0] -= len(data)
-                if budget[0] < 0:
-                    raise OSError(28, "No space left on device")
-            return real(descriptor, data)
+        def write(descriptor, data, at):
+            budget[0] -= len(data)
+            if budget[0] < 0:
+                raise OSError(28, "No space left on device")
+            return real(descriptor, data, at)
 
-        monkeypatch.setattr(os, "write", write)
+        monkeypatch.setattr(os, "pwrite", write)
         item = wanted(tmp_path, url)
         with pytest.raises(install.InstallError, match="is full: 2097152 of 3145728 bytes"):
             bring(place, item)
-        monkeypatch.setattr(os, "write", real)
+        monkeypatch.setattr(os, "pwrite", real)
         assert bring(place, item)["fetched_bytes"] == len(DATA) - 2 * MIB
 
     def test_the_sentence_is_true_also_where_the_journal_finds_no_room(
         self, place, tmp_path, url, monkeypatch
     ):
-        real_write, real_sync, full = os.write, weights_part.Part.sync, [True]
+        real = os.write
 
         def write(descriptor, data):
-            if len(data) > 4096 and os.lseek(descriptor, 0, os.SEEK_CUR) >= 2 * MIB:
-                raise OSError(28, "No space left on device")
-            return real_write(descriptor, data)
-
-        def sync(part):
-            if full and part.done_bytes == 2 * MIB:
-                raise OSError(28, "No space left on device")
-            real_sync(part)
+            if data.startswith(b"1 "):
+                return real(descriptor, data[:20])
+            return real(descriptor, data)
 
         monkeypatch.setattr(os, "write", write)
-        monkeypatch.setattr(weights_part.Part, "sync", sync)
         item = wanted(tmp_path, url)
         with pytest.raises(install.InstallError, match="is full: 1048576 of 3145728 bytes"):
             bring(place, item)
-        monkeypatch.setattr(os, "write", real_write)
-        full.clear()
+        monkeypatch.setattr(os, "write", real)
         assert bring(place, item)["fetched_bytes"] == len(DATA) - MIB
 
     def test_a_file_that_cannot_fit_is_refused_before_the_first_byte(self, place, tmp_path, url, mood):
@@ -324,14 +438,14 @@ class TestFullDisk:
     def test_a_wrong_copy_that_was_kept_gives_way(self, place, tmp_path, url, monkeypatch):
         aside = tmp_path / "file.gguf.sha-mismatch"
         aside.write_bytes(b"wrong")
-        real = os.write
+        real = os.pwrite
 
-        def write(descriptor, data):
-            if aside.exists() and len(data) > 4096:
+        def write(descriptor, data, at):
+            if aside.exists():
                 raise OSError(28, "No space left on device")
-            return real(descriptor, data)
+            return real(descriptor, data, at)
 
-        monkeypatch.setattr(os, "write", write)
+        monkeypatch.setattr(os, "pwrite", write)
         assert bring(place, wanted(tmp_path, url))["action"] == "fetched"
         assert not aside.exists()
 
@@ -368,7 +482,7 @@ class TestProof:
         item = wanted(tmp_path, url)
         with pytest.raises(install.InstallError, match="sha256 is .* kept as .*file.gguf.sha-mismatch"):
             bring(place, item)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["file.gguf.sha-mismatch"]
+        assert names(tmp_path) == ["file.gguf.sha-mismatch"]
 
     def test_a_file_in_place_is_adopted_after_proof(self, place, tmp_path):
         (tmp_path / "file.gguf").write_bytes(DATA)
@@ -441,40 +555,35 @@ class TestHeader:
 class TestLink:
     def test_the_release_points_to_the_weights_by_one_rename(self, place, tmp_path):
         link = {"path": str(tmp_path / "ds4flash.gguf"), "target": "/opt/ds4/models/x.gguf"}
-        assert place.link(link, dry=True)
+        assert place.installer.link(link, dry=True)
         assert not os.path.lexists(link["path"])
-        assert place.link(link)
+        assert place.installer.link(link)
         assert str(Path(link["path"]).readlink()) == link["target"]
-        assert not place.link(link)
+        assert not place.installer.link(link)
 
 
 class TestUpstreamScript:
-    def make(self, tmp_path: Path, body: str) -> install.Installer:
-        release = tmp_path / "release"
+    def bring(self, tmp_path: Path, body: str) -> dict:
+        release, models = tmp_path / "release", tmp_path / "models"
         release.mkdir()
-        (release / "download_model.sh").write_text("#!/bin/sh\n" + body)
-        models = tmp_path / "models"
         models.mkdir()
-        return install.Installer(
-            str(models), os.getuid(), os.getgid(), "upstream", "q2-imatrix", str(release), 0, None, 30
-        )
+        (release / "download_model.sh").write_text("#!/bin/sh\n" + body)
+        place = Place(models)
+        item = wanted(models)
+        by_script = script.Script(place.installer, str(release), "q2-imatrix", 30)
+        return place.bring(item, place.look(item), by_script.receive)
 
     def test_what_it_leaves_is_proven_the_same_way(self, tmp_path):
         (tmp_path / "data").write_bytes(DATA)
-        place = self.make(
-            tmp_path, f'[ "$1" = q2-imatrix ] && cp {tmp_path}/data "$DS4_GGUF_DIR/file.gguf"\n'
-        )
-        assert bring(place, wanted(tmp_path / "models"))["action"] == "fetched"
+        copy = f'[ "$1" = q2-imatrix ] && cp {tmp_path}/data "$DS4_GGUF_DIR/file.gguf"\n'
+        assert self.bring(tmp_path, copy)["action"] == "fetched"
 
     def test_wrong_content_is_put_aside(self, tmp_path):
-        place = self.make(tmp_path, 'echo hello > "$DS4_GGUF_DIR/file.gguf"\n')
         with pytest.raises(install.InstallError, match="6 bytes"):
-            bring(place, wanted(tmp_path / "models"))
+            self.bring(tmp_path, 'echo hello > "$DS4_GGUF_DIR/file.gguf"\n')
         assert (tmp_path / "models" / "file.gguf.sha-mismatch").exists()
 
     def test_its_last_words_are_passed_on(self, tmp_path):
-        place = self.make(
-            tmp_path, 'echo "Large GGUF downloads require the official Hugging Face CLI."; exit 1\n'
-        )
+        said = 'echo "Large GGUF downloads require the official Hugging Face CLI."; exit 1\n'
         with pytest.raises(install.InstallError, match="status 1 .*Hugging Face CLI"):
-            bring(place, wanted(tmp_path / "models"))
+            self.bring(tmp_path, said)

@@ -12,12 +12,6 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-from ..weights.proof import READ_BYTES, uncached
-
-if TYPE_CHECKING:
-    from ..weights.part import Part
 
 SUFFIX = ".before-volume"
 #: What Finder, Spotlight and a volume that was here before leave in any directory.
@@ -110,17 +104,6 @@ def find(mount_point: str, name: str, size_bytes: int) -> tuple[str, int] | tupl
                 return folder, handle
             os.close(handle)
     return None, None
-
-
-def copy(source: int, part: Part) -> None:
-    """Put the rest of the file behind the descriptor into an opened part."""
-    uncached(source)
-    os.lseek(source, part.done_bytes, os.SEEK_SET)
-    while part.done_bytes < part.total_bytes:
-        piece = os.read(source, min(READ_BYTES, part.total_bytes - part.done_bytes))
-        if not piece:
-            return
-        part.write(piece)
 
 
 def forget(folder: str, name: str) -> None:

@@ -11,6 +11,8 @@ journal becomes `<name>.manifest`.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,8 +20,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from .part import flush
-from .proof import Proof, uncached
+from .proof import Proof, flush, flush_folder, uncached
 
 if TYPE_CHECKING:
     from ..shapes import PieceOf, Wanted
@@ -35,13 +36,18 @@ _CLOSED = -1
 
 
 def part_path(final: str, revision: str) -> str:
-    """Where the file is while it is received. Not the name of a part that grows from its beginning."""
+    """Where the file is while it is received. Not the name of earlier_part."""
     return "%s.part.%s.relay" % (final, revision)
 
 
 def revision_of(wanted: Wanted) -> str:
     """What names the content in the name of a part: twelve digits of the sha256."""
     return (wanted.get("sha256") or "unpublished")[:12]
+
+
+def allocated(path: str) -> int:
+    """Bytes that a file takes on its disk: a part has its final size from its first byte on."""
+    return os.stat(path).st_blocks * 512 if os.path.exists(path) else 0
 
 
 def count(total_bytes: int, chunk_bytes: int) -> int:
@@ -221,6 +227,10 @@ class ChunkedPart:
         os.fchmod(self._data, 0o644)
         uncached(self._data)
         fits = os.fstat(self._data).st_size == self.total_bytes
+        manifest = self.final + MANIFEST
+        if fits and not os.path.exists(self.journal.path) and os.path.exists(manifest):
+            # The power went between the two renames of `place`. What it says is held against the disk.
+            os.replace(manifest, self.journal.path)
         self.done = dict(self.journal.refresh()) if fits else {}
         if not fits:
             os.ftruncate(self._data, self.total_bytes)
@@ -239,6 +249,7 @@ class ChunkedPart:
             os.fsync(handle.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, self.journal.path)
+        flush_folder(os.path.dirname(self.path))
         self.journal.refresh()
 
     def restart_whole(self) -> None:
@@ -265,7 +276,9 @@ class ChunkedPart:
             written = os.pwrite(self._data, view, at)
             view, at = view[written:], at + written
         flush(self._data)
-        os.write(self._lines, b"%d %s\n" % (index, digest.encode()))
+        line = b"%d %s\n" % (index, digest.encode())
+        if os.write(self._lines, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(self._lines)
         self.done[index] = digest
         self.whole.offer(index, data)
@@ -294,12 +307,21 @@ class ChunkedPart:
             return [index for found in readers.map(spoiled, sorted(self.done)) for index in found]
 
     def close(self) -> None:
+        """Keep what there is for the next time; of nothing, nothing is kept."""
         if self._whole is not None:
             self._whole.stop()
+        if self._lines != _CLOSED and not self.done:
+            self.discard()
         for handle in (self._data, self._lines):
             if handle != _CLOSED:
                 os.close(handle)
         self._data = self._lines = _CLOSED
+
+    def discard(self) -> None:
+        """Nothing of it is worth anything."""
+        for path in (self.path, self.journal.path):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     def place(self) -> None:
         """Rename part and journal to file and manifest, both flushed before."""

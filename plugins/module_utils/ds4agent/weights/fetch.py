@@ -1,10 +1,11 @@
 # Copyright: (c) 2026, the ds4-fleet authors
 # MIT License (see LICENSE)
-"""Bring the files of an order to this Mac, detached: started by launchd, also after a reboot.
+"""Bring the files of an order to this Mac: what moves bytes of weights, and the only thing that does.
 
-The folder holds order.json (what, and from which sources in which order), control and status.json
-(weights.progress).
-Who sends what is missing is ds4_route's matter; here a file is looked for, made room for, proven and placed.
+ds4_weights waits for it, with an order that names no peers. The transfer from Mac to Mac is detached: started
+by launchd, also after a reboot, with a folder that holds order.json (what, and from which sources in which
+order), control and status.json (weights.progress). Which source sends what is missing is weights.route's
+matter; here a file is looked for, made room for, proven and placed.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..mac.run import locked
-from . import chunks, route, stamp, window
+from . import chunks, earlier_part, route, stamp, window
 from . import peer as weights_peer
-from .install import FULL, Installer, InstallError
+from . import token as weights_token
+from .install import FULL, Installer, InstallError, NoRoom, result
 from .progress import Aborted, State
-from .proof import MISMATCH, judge, put_aside
+from .proof import MISMATCH, judge
 from .transport import Source
 
 if TYPE_CHECKING:
-    from ..shapes import FetchOrder, Sender, Wanted
+    from ..shapes import FetchOrder, Placed, Sender, Wanted
 
 FOLDER = "/opt/ds4/var/stage"
-#: Held by ds4_weights too: only one of them writes into the directory at a time.
+#: Held by ds4_weights too: only one of them writes into the directory at a time. Not on the volume, which may
+#: be full.
 LOCK = "/var/run/ds4-weights.lock"
 LOCK_TIMEOUT_S = 5
 #: How often the whole is checked against the catalogue.
@@ -40,7 +43,10 @@ TOKEN = "token.env"
 
 
 class Fetch:
-    """One order. `dial(peer)` gives the command line that reaches a peer's seed."""
+    """One order. `dial(peer)` gives the command line that reaches a peer's seed.
+
+    folder: of the order, "" for one that has none (weights.progress.Unwatched).
+    """
 
     def __init__(
         self,
@@ -55,9 +61,10 @@ class Fetch:
         self.state = state
         source = source or Source
         self.wait = wait
-        self.lent = os.path.join(folder, TOKEN)
-        self.installer = Installer(folder=order["dir"], uid=0, gid=0)
-        self.installer.uid, self.installer.gid = order.get("uid", 0), order.get("gid", 0)
+        self.lent = os.path.join(folder, TOKEN) if folder else ""
+        self.installer = Installer(
+            order["dir"], order.get("uid", 0), order.get("gid", 0), order["chunk_bytes"]
+        )
         self.route = route.Route(
             order,
             state,
@@ -68,20 +75,20 @@ class Fetch:
 
     def run(self) -> None:
         """All files of the order; raises InstallError, Aborted."""
-        self._await_volume()
+        self.await_volume()
         for wanted in self.order["files"]:
             self.state.values["file"] = wanted["name"]
-            self._bring(wanted)
+            self.bring(wanted, self.installer.look(wanted))
             if self.order.get("staged_for"):
                 stamp.mark(wanted["path"], self.order["staged_for"])
             self.state.settled_bytes += wanted["bytes"]
             self.state.part = None
 
-    def _await_volume(self) -> None:
+    def await_volume(self, seconds: int = VOLUME_S) -> None:
         """At boot this may begin before the volume is mounted, which would hide what is written there."""
         if not self.order.get("on_volume"):
             return
-        for _second in range(VOLUME_S):
+        for _second in range(seconds):
             if os.path.ismount(self.order["dir"]):
                 self.state.values["reason"] = ""
                 return
@@ -92,23 +99,37 @@ class Fetch:
         raise InstallError("the volume of %s is not mounted; nothing was fetched" % self.order["dir"])
 
     def _token(self) -> str:
-        self.installer.token_file = self.lent if os.path.exists(self.lent) else self.order.get("token_file")
-        return self.installer.token()
+        path = self.lent if os.path.exists(self.lent) else self.order.get("token_file")
+        try:
+            return weights_token.read(path) if path else ""
+        except ValueError as error:
+            raise InstallError(str(error)) from None
 
-    def _bring(self, wanted: Wanted) -> None:
-        look = self.installer.look(wanted)
-        if look == "unproven":
+    def bring(self, wanted: Wanted, look: str, receive: Callable[[Wanted], Placed] | None = None) -> Placed:
+        """Make sure that the file is in place and proven.
+
+        look: what Installer.look said of it. receive: brings it in the place of `self.receive`.
+        """
+        if look != "proven":
             self.state.values["state"] = "proving"
-            adopted, hashed = self.installer.adopt(wanted)
-            self.state.values["hashed_bytes"] += hashed
-            look = "proven" if adopted else "missing"
-        if look == "missing":
-            self.state.values["state"] = "proving"
-            taken = self.installer.take_over(wanted)
-            self.state.values["hashed_bytes"] += taken["hashed_bytes"] if taken else 0
-            look = "proven" if taken else look
-        if look == "proven":
-            return
+        found, hashed_bytes = self.installer.find(wanted, look)
+        self.state.values["hashed_bytes"] += hashed_bytes
+        placed = found or (receive or self.receive)(wanted)
+        return {**placed, "hashed_bytes": hashed_bytes + (0 if found else placed["hashed_bytes"])}
+
+    def receive(self, wanted: Wanted) -> Placed:
+        """Fetch what is missing, prove the whole, and put it in its place."""
+        try:
+            return self._receive(wanted)
+        except NoRoom:
+            # A wrong copy that was kept to be looked at gives way to the right one.
+            aside = wanted["path"] + MISMATCH
+            if not os.path.exists(aside):
+                raise
+            os.unlink(aside)
+            return self._receive(wanted)
+
+    def _receive(self, wanted: Wanted) -> Placed:
         revision = chunks.revision_of(wanted)
         part = chunks.ChunkedPart(
             wanted["path"],
@@ -117,22 +138,29 @@ class Fetch:
             self.order["chunk_bytes"],
             wanted.get("pieces") or (),
         )
-        self._room(wanted, part)
+        earlier = earlier_part.path_of(wanted["path"], revision)
+        self.installer.room(wanted, part.path, earlier)
+        self.route.gave = ""
         try:
             self.state.part = part.open()
-            self._prove(wanted, part)
+            earlier_part.move(earlier, part, self.state.check_abort)
+            return self._prove(wanted, part)
         except OSError as error:
             if error.errno not in FULL:
-                raise
-            sentence = "%s is full: %d of %d bytes of %s are there and are kept"
-            raise InstallError(
+                raise InstallError("%s cannot be written: %s" % (part.path, error.strerror)) from None
+            sentence = (
+                "%s is full: %d of %d bytes of %s are there and are kept; make room or raise the quota, then"
+                " run this again"
+            )
+            raise NoRoom(
                 sentence % (self.order["dir"], part.done_bytes, wanted["bytes"], wanted["name"])
             ) from None
         finally:
             part.close()
 
-    def _prove(self, wanted: Wanted, part: chunks.ChunkedPart) -> None:
-        wrong, resumed = "", bool(part.done)
+    def _prove(self, wanted: Wanted, part: chunks.ChunkedPart) -> Placed:
+        wrong, resumed, hashed_bytes = "", bool(part.done), 0
+        before = sum(self.state.values["from"].values())
         refused: set[str] = set()
         peers = {peer["name"] for peer in self.order["peers"]}
         for _trial in range(MAX_PROOFS):
@@ -148,6 +176,7 @@ class Fetch:
             digest = part.whole.hexdigest()
             # The disk has the last word: what was hashed on its way in may have been damaged since.
             spoiled = part.spoiled()
+            hashed_bytes += part.whole.reread_bytes + wanted["bytes"]
             self.state.values["hashed_bytes"] += part.whole.reread_bytes + wanted["bytes"]
             if spoiled:
                 wrong = "%d of its chunks came back from the disk with other bytes" % len(spoiled)
@@ -157,32 +186,23 @@ class Fetch:
             if not wrong:
                 part.place()
                 self.installer.settle(wanted["path"], digest)
-                return
+                fetched_bytes = sum(self.state.values["from"].values()) - before
+                return {
+                    **result(wanted, "fetched", digest),
+                    "fetched_bytes": fetched_bytes,
+                    "hashed_bytes": hashed_bytes,
+                    "source": self.route.gave or None,
+                }
             # Received as they were sent: whoever sent them has a wrong file, a peer sooner than a source.
             # What an earlier run left may be from anybody.
             refused |= set() if resumed else senders & peers or senders
             resumed, bad = False, part.whole.wrong_chunks()
+            others = {source["name"] for source in self.route.sources(wanted)} - refused
+            if not others and len(bad) in (0, part.total):
+                break
             part.drop(bad or sorted(part.done))
         os.unlink(part.journal.path)
-        aside = put_aside(part.path, wanted["path"])
-        raise InstallError(
-            "%s is not what was asked for: %s; kept as %s, it is not linked and not served"
-            % (wanted["name"], wrong, aside)
-        )
-
-    def _room(self, wanted: Wanted, part: chunks.ChunkedPart) -> None:
-        space = os.statvfs(self.order["dir"])
-        there = os.stat(part.path).st_blocks * 512 if os.path.exists(part.path) else 0
-        need, free = wanted["bytes"] - there, space.f_bavail * space.f_frsize
-        aside = wanted["path"] + MISMATCH
-        if need > free and os.path.exists(aside):
-            os.unlink(aside)
-            free += wanted["bytes"]
-        if need > free:
-            raise InstallError(
-                "%s has %d bytes free, %s still needs %d: make room or raise the quota; nothing was fetched"
-                % (self.order["dir"], free, wanted["name"], need)
-            )
+        raise self.installer.refuse(wanted, part.path, wrong, self.route.gave or "an earlier run")
 
 
 def main(arguments: Sequence[str] = ()) -> None:

@@ -91,6 +91,11 @@ class State:
         if word == "hold":
             raise Held
 
+    def check_abort(self) -> None:
+        """Raises Aborted when the operator wants no more of it."""
+        if self.control()[0] == "abort":
+            raise Aborted
+
     def gained(self, source: str, count: int) -> None:
         self.values["from"][source] = self.values["from"].get(source, 0) + count
 
@@ -111,6 +116,19 @@ class State:
             json.dump(self.values, handle)
         os.chmod(path + ".new", 0o644)
         os.replace(path + ".new", path)
+
+
+class Unwatched(State):
+    """That of a run which a module waits for: it says nothing on the way and is not paused."""
+
+    def __init__(self, order: FetchOrder) -> None:
+        super().__init__("", order)
+
+    def control(self) -> tuple[str, str]:
+        return "run", ""
+
+    def write(self) -> None:
+        pass
 
 
 class Counted:

@@ -26,6 +26,7 @@ from .transport import (
     PATIENCE_S,
     RANGE_BYTES,
     Busy,
+    Failing,
     Pace,
     Source,
 )
@@ -70,6 +71,8 @@ class Route:
             "wait": True,
             "wide": True,
         }
+        #: Who gave the last chunk: a URL, or the name of a peer.
+        self.gave = ""
         self.resting: dict[str, float] = {}
         #: (source that was left, its chunks a second, source that is measured)
         self.measurement: tuple[str, float, str] | None = None
@@ -77,13 +80,13 @@ class Route:
 
     def complete(self, wanted: Wanted, part: chunks.ChunkedPart, refused: set[str]) -> set[str]:
         """Fetch what is missing; returns the names of the senders. InstallError when there is none."""
-        senders, rounds, why, fresh, waited_s = set(), 0, {}, not part.done, 0
+        senders, rounds, fresh, waited_s = set(), 0, not part.done, 0
+        why = self._not_here(wanted)
         self.failover.end()
-        most = MAX_ROUNDS_PUSHED if self.pushed in self.sources(wanted) else MAX_ROUNDS
         while part.missing():
             self._hold()
             self.state.values["state"] = "fetching"
-            before, tried, busy_s = len(part.done), set(refused), 0
+            before, busy_s, tried, barred = len(part.done), 0, set(refused), set(refused)
             while part.missing():
                 # Those behind us can only have something when this is not the first attempt, or when one
                 # of them has taken our place at the origin.
@@ -102,6 +105,8 @@ class Route:
                     if isinstance(error, OSError) and error.errno in FULL:
                         raise
                     why[name] = str(error)
+                    if "url" in source and not isinstance(error, (Busy, Failing, OSError)):
+                        barred.add(name)
                     if isinstance(error, Busy):
                         busy_s = max(busy_s, error.wait_s, min(ROUND_S * 2**rounds, MAX_WAIT_S))
                     self.rest(name)
@@ -111,20 +116,15 @@ class Route:
                 finally:
                     if len(part.done) > count:
                         senders.add(name)
+                        self.gave = source.get("url", name)
             self.state.values["reason"] = "; ".join("%s: %s" % item for item in sorted(why.items()))
             held = self.state.control()[0] == "hold"
             rounds = 0 if held or len(part.done) > before else rounds + 1
             waited_s = waited_s if rounds else 0
-            if rounds >= most and not (busy_s and waited_s < PATIENCE_S):
-                raise InstallError(
-                    "%s could not be fetched, %d of %d bytes are kept for the next run: %s"
-                    % (
-                        wanted["name"],
-                        part.done_bytes,
-                        wanted["bytes"],
-                        self.state.values["reason"] or "there is no other source",
-                    )
-                )
+            if part.missing() and self._is_over(
+                wanted, barred, 0 if busy_s and waited_s < PATIENCE_S else rounds
+            ):
+                raise self._unfetched(wanted, part)
             if rounds:
                 self.resting.clear()
                 pause_s = min(max(busy_s, ROUND_S), MAX_RETRY_AFTER_S)
@@ -132,6 +132,29 @@ class Route:
                 self._pause(pause_s)
         self.state.values["reason"] = ""
         return senders
+
+    def _is_over(self, wanted: Wanted, barred: Collection[str], rounds: int) -> bool:
+        """Whether another round would be in vain: all sources have refused for good, or none of so many
+        rounds gained anything."""
+        sources = self.sources(wanted)
+        most = MAX_ROUNDS_PUSHED if self.pushed in sources else MAX_ROUNDS
+        return rounds >= most or all(source["name"] in barred for source in sources)
+
+    def _unfetched(self, wanted: Wanted, part: chunks.ChunkedPart) -> InstallError:
+        return InstallError(
+            "%s could not be fetched, %d of %d bytes are kept for the next run: %s"
+            % (
+                wanted["name"],
+                part.done_bytes,
+                wanted["bytes"],
+                self.state.values["reason"] or "there is no other source",
+            )
+        )
+
+    def _not_here(self, wanted: Wanted) -> dict[str, str]:
+        """{URL: why} of files of the controller that it has opened no way to."""
+        pushed = [] if self.order.get("push") else [url for url in wanted["urls"] if url.startswith("file:")]
+        return dict.fromkeys(pushed, "it is pushed by `fab stage`")
 
     def sources(self, wanted: Wanted) -> list[Sender]:
         """All of them, the nearest first."""
@@ -141,7 +164,7 @@ class Route:
                 host = url.split("/")[2]
                 same = sum(one.get("url", "").split("/")[2:3] == [host] for one in named)
                 named.append({"name": "%s (%d)" % (host, same + 1) if same else host, "url": url})
-            elif self.pushed not in named:
+            elif self.order.get("push") and self.pushed not in named:
                 named.append(self.pushed)
         return [*self.order["peers"], *named]
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 STATUS = "/var/run/ds4-verify.json"
 _NAME = re.compile(
     r"(?P<of>.+?\.gguf)"
-    r"(?:(?P<part>\.part(?:\.[0-9a-z]+(?:\.relay)?)?)(?P<journal>\.(?:journal|chunks)(?:\.new)?)?"
+    r"(?:(?P<part>\.part(?:\.[0-9a-z-]+(?:\.relay)?)?)(?P<journal>\.(?:journal|chunks)(?:\.new)?)?"
     r"|(?P<wrong>%s)|(?P<beside>\.(?:stamp|manifest)(?:\.new)?))?\Z" % re.escape(MISMATCH)
 )
 #: What sets a directory of KV entries apart among the names of files.

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..mac import aside
-from . import chunks, stamp
+from . import chunks, earlier_part, stamp
 
 if TYPE_CHECKING:
     from ..shapes import Wanted
@@ -71,8 +71,9 @@ def present(files: Iterable[Wanted]) -> tuple[list[str], int]:
             part_bytes += os.stat(wanted["path"]).st_size
         elif set_aside(wanted):
             part_bytes += wanted["bytes"]
-        elif os.path.exists(part):
-            part_bytes += os.stat(part).st_blocks * 512
+        else:
+            earlier = earlier_part.path_of(wanted["path"], chunks.revision_of(wanted))
+            part_bytes += chunks.allocated(part) + chunks.allocated(earlier)
     return held, part_bytes
 
 

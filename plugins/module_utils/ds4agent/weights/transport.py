@@ -57,6 +57,10 @@ class Busy(SourceError):
         self.wait_s = wait_s
 
 
+class Failing(SourceError):
+    """It failed again and again, which may pass."""
+
+
 class Missing(SourceError):
     """It does not have this file."""
 
@@ -180,7 +184,7 @@ class Source:
             else:
                 failures += 1
                 if failures >= MAX_FAILURES:
-                    raise SourceError("%s, %d times in a row at byte %d" % (failed, failures, at))
+                    raise Failing("%s, %d times in a row at byte %d" % (failed, failures, at))
                 wait_s = min(2 ** (failures - 1), 16)
             self.wait(wait_s)
 
