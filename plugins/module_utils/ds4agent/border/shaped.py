@@ -2,7 +2,7 @@
 # MIT License (see LICENSE)
 """JSON values into frozen dataclasses by their annotations, and back.
 
-A field may be str, int, float, bool, Optional of these, a tuple[X, ...] or list[X], a tuple[X, Y], a
+A field may be str, int, float, bool, anything, Optional of these, a tuple[X, ...] or list[X], a tuple[X, Y], a
 Mapping[str, X], a dataclass, or object for whatever is there. A missing key takes the field's default; keys
 that no field has are ignored, so that a newer writer can be read.
 """
@@ -71,7 +71,7 @@ def _reader(kind: Any) -> Reader:
     """What reads a value of this annotation."""
     if dataclasses.is_dataclass(kind):
         return _of_dataclass(kind)
-    if kind is object:
+    if kind in (object, Any):
         return lambda value: value
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in _UNIONS:
