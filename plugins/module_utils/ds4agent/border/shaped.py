@@ -2,8 +2,8 @@
 # MIT License (see LICENSE)
 """JSON values into frozen dataclasses by their annotations, and back.
 
-A field may be str, int, float, bool, anything, Optional of these, a tuple[X, ...] or list[X], a tuple[X, Y], a
-Mapping[str, X], a dataclass, or object for whatever is there. A missing key takes the field's default; keys
+A field may be str, int, float, bool, Optional of these, a tuple[X, ...] or list[X], a tuple[X, Y], a
+Mapping[str, X], a dataclass, or Any for whatever it is. A missing key takes the field's default; keys
 that no field has are ignored, so that a newer writer can be read.
 """
 
