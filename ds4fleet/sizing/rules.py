@@ -128,12 +128,6 @@ def no_streaming_rule(case: Case, request: Request, known: Catalogue) -> None:
         case.object(Reason("no-streaming", f"this engine has no {flag}."), fix, True)
 
 
-def cap_has_headroom(generation: str, known: Catalogue) -> bool:
-    """Whether NGB of --ssd-streaming-cache-experts holds the layers that are read ahead as well."""
-    flag = f"{policy()['streaming']['flag']}-cache-experts"
-    return any(one.id <= generation and flag in one.changed for one in known.generations.values())
-
-
 def cache_overrun(mac: Mac, generation: Generation, known: Catalogue) -> int:
     """How many times the experts that its cache is allowed an engine may hold; 1 on Macs with room for that.
 

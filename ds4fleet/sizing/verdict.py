@@ -31,7 +31,6 @@ from ds4fleet.sizing.rules import (
     Case,
     below_floor,
     cache_overrun,
-    cap_has_headroom,
     engine_rules,
     field_rules,
     fix_for,
@@ -155,8 +154,8 @@ def streaming_plan(mac: Mac, request: Request, *, catalogue: Catalogue | None = 
         left = system_budget_mib(mac, int(policy()["least_reserve_mib"])) * MIB - beside
         cache_gib = max(min(cache_gib, left // (times * GIB)), 1)
     planned = beside + cache_gib * GIB
-    # From September on the layers that are read ahead count in the cap.
-    ahead_gib = -(-headroom // GIB) if cap_has_headroom(request.generation, known) else 0
+    # NGB of --ssd-streaming-cache-experts holds the layers that are read ahead as well (ds4.c at 54b36ed).
+    ahead_gib = -(-headroom // GIB)
     decode, prefill, source = streaming_speed(mac, model.family, model.quant)
     return StreamingPlan(
         cache_gib=cache_gib,

@@ -336,13 +336,13 @@ def test_the_flags_of_the_built_engine_decide_over_the_catalogue() -> None:
     assert "--ssd-streaming" in refusal(64, seen, ds4_role="stream")
 
 
-@pytest.mark.parametrize(("commit", "cache"), [("54b36ed", "16GB"), ("0aaea5a", "20GB")])
-def test_a_streaming_server_is_given_its_cache(commit: str, cache: str) -> None:
-    """Since September the number includes two layers for prefill."""
+@pytest.mark.parametrize("commit", ["54b36ed", "0aaea5a"])
+def test_a_streaming_server_is_given_its_cache(commit: str) -> None:
+    """The number includes two layers for prefill."""
     made = plan(64, ds4_role="stream", ds4_engine_commit=commit)
     assert made.server is not None
     argv = made.server.argv
-    assert argv[argv.index("--ssd-streaming-cache-experts") + 1] == cache
+    assert argv[argv.index("--ssd-streaming-cache-experts") + 1] == "20GB"
     assert made.speed.text == "4.9-11.7"
 
 

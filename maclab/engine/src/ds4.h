@@ -126,6 +126,7 @@ typedef struct {
     int ctx, sessions, prefill_chunk;
     bool streaming, metal;
     uint64_t stream_cache; /* asked for; 0 = automatic */
+    bool exact_cache; /* for experts alone; else the layers that are read ahead are in it */
     uint64_t simulated_use;
 } memory_request;
 typedef struct {

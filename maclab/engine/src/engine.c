@@ -151,10 +151,11 @@ void engine_open(engine *e, const options *o) {
         die(1, "CUDA backend requested but this build is linked with Metal, not CUDA");
 
     uint64_t cache = o->stream_cache;
-    if (cache && cache < MIB) cache *= (uint64_t)((e->model.quant_bits == 4 ? 13.5 : 6.75) * (double)MIB); /* a count */
+    const bool exact = cache && cache < MIB;
+    if (exact) cache *= (uint64_t)((e->model.quant_bits == 4 ? 13.5 : 6.75) * (double)MIB); /* a count */
     const memory_request request = {.ctx = o->ctx, .sessions = o->sessions, .prefill_chunk = o->prefill_chunk,
                                     .streaming = o->streaming, .metal = e->metal, .stream_cache = cache,
-                                    .simulated_use = o->simulated_use};
+                                    .simulated_use = o->simulated_use, .exact_cache = exact};
     e->plan = memory_make_plan(&e->model, e->has_mtp ? &e->mtp : NULL, &request);
 
     const double speed = DS4_SPEED_PERCENT / 100.0 * (o->power / 100.0);

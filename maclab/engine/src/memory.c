@@ -140,6 +140,14 @@ static uint64_t workspace(const shape_facts *f, shape_id shape, const context_me
     return (uint64_t)((double)f->workspace_shared * share) + (uint64_t)sessions * f->workspace_session;
 }
 
+/* What is left for experts of a budget, whose first part is the layers that are read ahead while a prompt is prefilled. */
+static double dynamic_cache(double budget, uint64_t headroom) {
+    if (budget <= (double)headroom)
+        die(1, "%.2f GiB are too little for the experts' cache: %.2f GiB of it are read ahead", budget / (double)GIB,
+            (double)headroom / (double)GIB);
+    return budget - (double)headroom;
+}
+
 /* The Engram tables stay on the SSD. The rest must fit both limits, which is looked at before anything is started. */
 static void plan_v41(memory_plan *p, const gguf *model, const memory_request *r) {
     const int four = model->quant_bits == 4;
@@ -156,7 +164,9 @@ static void plan_v41(memory_plan *p, const gguf *model, const memory_request *r)
     if (!r->streaming) return;
     const double expert = facts[SHAPE_FLASH41].expert_mib[four] * (double)MIB, all = expert * facts[SHAPE_FLASH41].experts;
     const double room = p->ram ? (double)(p->limit - p->total) : all;
-    const double cache = r->stream_cache && (double)r->stream_cache < room ? (double)r->stream_cache : room < all ? room : all;
+    const double asked = r->stream_cache && !r->exact_cache ? dynamic_cache((double)r->stream_cache, p->headroom)
+                                                            : (double)r->stream_cache;
+    const double cache = asked > 0 && asked < room ? asked : room < all ? room : all;
     p->expert_mib = expert / (double)MIB;
     p->cached_experts = (uint32_t)(cache / expert);
     p->cache = (uint64_t)(p->cached_experts * expert);
@@ -190,13 +200,14 @@ memory_plan memory_make_plan(const gguf *model, const gguf *mtp, const memory_re
         const double all = expert * f->experts;
         const double rest = (double)p.weights > all ? (double)p.weights - all : 0;
         const double working_set = p.limit ? (double)p.limit : all + rest;
+        p.headroom = STREAM_PREFILL_RESERVE;
         double cache = r->stream_cache ? (double)r->stream_cache : working_set * STREAM_AUTO_SHARE - rest;
+        if (!r->exact_cache) cache = dynamic_cache(cache, p.headroom);
         if (cache < expert) cache = expert;
         if (cache > all) cache = all;
         p.expert_mib = expert / (double)MIB;
         p.cached_experts = (uint32_t)(cache / expert);
         p.cache = (uint64_t)cache;
-        p.headroom = STREAM_PREFILL_RESERVE;
         p.weights = (uint64_t)rest;
         p.resident_share = cache / all;
     }

@@ -368,11 +368,17 @@ class TestMemory:
         july.memory(64, stock_limit_mib=52_428)
         arguments = ["--ssd-streaming", "--ssd-streaming-cache-experts", "32GB"]
         with july.server("-m", str(files / FLASH), *arguments) as server:
-            budget = "35.38 GiB = 3.38 GiB prefill headroom + 32.00 GiB dynamic cache ("
+            budget = "32.00 GiB = 3.38 GiB prefill headroom + 28.62 GiB dynamic cache ("
             assert f"SSD streaming total expert budget {budget}" in server.log
-            assert "+ expert cache 32.00 GiB" in server.log
+            assert "+ expert cache 28.62 GiB" in server.log
             status, answer = server.chat("2+2")
             assert (status, answer["choices"][0]["message"]["content"]) == (200, "4")
+
+    def test_a_budget_below_what_is_read_ahead_is_refused(self, july: Bench, files: Path) -> None:
+        july.memory(64, stock_limit_mib=52_428)
+        arguments = ["--ssd-streaming", "--ssd-streaming-cache-experts", "3GB"]
+        done = july.run("ds4-server", "-m", str(files / FLASH), *arguments)
+        assert (done.returncode, "too little" in done.stderr) == (1, True)
 
     def test_a_slow_generation_is_told_by_its_speed(self, tmp_path: Path, files: Path, july: Bench) -> None:
         slow = Bench(rig.build("slow", tmp_path / "slow"), tmp_path / "state")
