@@ -33,6 +33,7 @@ SOURCES = [
 COMMENTED = [
     *SOURCES,
     *(path for path in sorted(Path("maclab").rglob("*.py")) if "data" not in path.parts),
+    *sorted(Path("maclab").rglob("*.[ch]")),
     *sorted(Path("bench").rglob("*.py")),
     *(path for folder in ("roles", "playbooks") for path in sorted(Path(folder).rglob("*.yml"))),
     *sorted(Path("roles").rglob("*.j2")),

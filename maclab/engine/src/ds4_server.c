@@ -22,7 +22,7 @@ typedef struct job {
     request r;
     int tokens; /* of the prompt; since a session took it, with what that session holds already */
     bool done;
-    volatile bool cancelled; /* its client has gone; nobody is told anything any more */
+    volatile bool cancelled; /* its client has gone: nothing is written to it any more */
     pthread_cond_t cv;
     struct job *next;
 } job;
@@ -542,7 +542,7 @@ static void wait_for(job *j) {
     }
 }
 
-/* What comes after the stop is taken by nobody and told nothing. */
+/* What comes after the stop is not taken and gets no answer. */
 static void enqueue_and_wait(job *j) {
     pthread_cond_init(&j->cv, NULL);
     pthread_mutex_lock(&server.mu);

@@ -421,7 +421,7 @@ static const char *unfit(const entry *c, const engine *e, const char *text, bool
     return NULL;
 }
 
-/* Counts the hit in place; a file that this process may not write keeps its old figures, and nobody is told. */
+/* Counts the hit in place; a file that this process may not write keeps its old figures without a word. */
 static void touch(const entry *c) {
     uint8_t head[HEADER];
     memcpy(head, c->head, HEADER);
