@@ -15,7 +15,7 @@ from ds4fleet.sizing.policy import (
     class_limit_mib,
     largest_fitting,
     policy,
-    step,
+    sensible_context,
     stock_limits_mib,
     streaming_speed,
     system_budget_mib,
@@ -44,7 +44,7 @@ from ds4fleet.sizing.types import (
     Verdict,
 )
 
-SOURCE = "antirez/ds4 at bd66c40 (ds41_memory_admit_for_host), by ds4-control v1.8.2"
+SOURCE = "antirez/ds4 at bd66c40 (ds41_memory_admit_for_host), as ds4-control v1.8.2 tells it (B)"
 _FAILS = "the engine ends at its start: it refuses what is more than its budget"
 
 
@@ -154,17 +154,9 @@ class _Asked:
 
     def own_context(self) -> int:
         """The largest context that is comfortable and sensible here; without one the least useful."""
-        rules = policy()["context"]
-        sensible = int(step(rules["sensible"], self.mac.memory_gb)["tokens"])
-        if self.mac.desktop:
-            sensible = min(sensible, int(policy()["desktop"]["sensible_tokens"]))
         comfortable = self.highest_budget_mib() * policy()["margin"]["comfortable_percent"] / 100
-        fitting = [
-            tokens
-            for tokens in rules["steps"]
-            if tokens <= sensible and self.resident_mib(tokens) <= comfortable
-        ]
-        return int(max(fitting, default=rules["least_useful"]))
+        fitting = sensible_context(self.mac, lambda tokens: self.resident_mib(tokens) <= comfortable)
+        return fitting or int(policy()["context"]["least_useful"])
 
     def answer(
         self,

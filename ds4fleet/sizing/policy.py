@@ -104,6 +104,15 @@ def largest_fitting(fits: Callable[[int], bool]) -> int:
     return low * 256
 
 
+def sensible_context(mac: Mac, fits: Callable[[int], bool]) -> int:
+    """The largest of the usual contexts that is sensible on this Mac and fits; 0 when none does."""
+    rules = policy()["context"]
+    most = int(step(rules["sensible"], mac.memory_gb)["tokens"])
+    if mac.desktop:
+        most = min(most, int(policy()["desktop"]["sensible_tokens"]))
+    return max((int(tokens) for tokens in rules["steps"] if tokens <= most and fits(tokens)), default=0)
+
+
 def streaming_floor_gb(family: str, quant: str) -> int:
     """GB of memory from which a Mac streams such a model."""
     least = policy()["streaming"]["least_gb"]

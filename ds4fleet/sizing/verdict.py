@@ -22,7 +22,7 @@ from ds4fleet.sizing.policy import (
     class_limit_mib,
     largest_fitting,
     policy,
-    step,
+    sensible_context,
     stock_limits_mib,
     streaming_speed,
     system_budget_mib,
@@ -103,18 +103,11 @@ def _staged(mac: Mac, request: Request, answer: Verdict, known: Catalogue) -> Ve
 def auto_context(mac: Mac, request: Request, *, catalogue: Catalogue | None = None) -> int:
     """The largest context that is comfortable and sensible on this Mac; 0 when there is none."""
     known = catalogue or default_catalogue()
-    rules = policy()["context"]
-    sensible = int(step(rules["sensible"], mac.memory_gb)["tokens"])
-    if mac.desktop:
-        sensible = min(sensible, int(policy()["desktop"]["sensible_tokens"]))
     percent = policy()["margin"]["comfortable_percent"]
     comfortable = int(_allowed_mib(mac, request, known.model(request.model), percent))
-    fitting = [
-        tokens
-        for tokens in rules["steps"]
-        if tokens <= sensible and _required_mib(replace(request, ctx=tokens), known) <= comfortable
-    ]
-    return max(fitting, default=0)
+    return sensible_context(
+        mac, lambda tokens: _required_mib(replace(request, ctx=tokens), known) <= comfortable
+    )
 
 
 def auto_cache_gib(mac: Mac, model: Model, known: Catalogue) -> float:
