@@ -76,7 +76,6 @@ OWN_JSON = {
     "plugins/module_utils/ds4agent/weights/chunks.py": "root's own journal",
     "plugins/module_utils/ds4agent/weights/fetch.py": "root's own order",
     "plugins/module_utils/ds4agent/border/bounded_json.py": "the border",
-    "plugins/module_utils/ds4agent/weights/earlier_part.py": "root's own journal",
     "plugins/module_utils/ds4agent/observe/read_probes.py": "a script of ours that asks Metal",
     "plugins/module_utils/ds4agent/engine/release.py": "root's own marker",
     "plugins/module_utils/ds4agent/weights/seed.py": "root's own order",

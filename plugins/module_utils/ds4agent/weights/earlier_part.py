@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Callable
 
+from ..border import bounded_json
+from ..mac import safe
 from . import chunks
 from .proof import uncached
 
 JOURNAL = ".journal"
+#: It has a handful of fields.
+MAX_JOURNAL_BYTES = 65536
 
 
 def path_of(final: str, revision: str) -> str:
@@ -32,7 +35,7 @@ def move(path: str, part: chunks.ChunkedPart, each: Callable[[], object]) -> Non
     if known is None:
         return
     with contextlib.suppress(FileNotFoundError):
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        descriptor = safe.open_file(path, os.O_RDWR)
         try:
             uncached(descriptor)
             known = min(known, os.fstat(descriptor).st_size)
@@ -63,8 +66,9 @@ def _read(descriptor: int, start: int, length: int) -> bytes:
 def _journalled(path: str, total_bytes: int) -> int | None:
     """Bytes that are on the disk; None where no journal says so."""
     try:
-        with open(path + JOURNAL) as handle:
-            journal = json.load(handle)
-        return int(journal["done_bytes"]) if journal["total_bytes"] == total_bytes else None
-    except (OSError, ValueError, KeyError, TypeError):
+        journal = bounded_json.mapping(safe.read(path + JOURNAL, MAX_JOURNAL_BYTES))
+    except (OSError, bounded_json.JsonError):
         return None
+    return (
+        bounded_json.count(journal.get("done_bytes")) if journal.get("total_bytes") == total_bytes else None
+    )
