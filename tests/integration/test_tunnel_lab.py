@@ -345,6 +345,7 @@ class TestLoss:
             time.sleep(1)  # into the answer: the Mac has begun it
             lab.lab.link(MAC, down=True)
             wait_until(lambda: snapshot()["state"] != "up", 20, "the loss to be seen")
+            assert not result  # the cut came before the end of the answer
             time.sleep(1)
         finally:
             lab.lab.link(MAC)

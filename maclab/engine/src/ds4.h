@@ -171,7 +171,7 @@ typedef struct {
     gguf model, mtp;
     bool has_mtp, metal, frozen;
     memory_plan plan;
-    double prefill_tps, generation_tps;
+    double prefill_pace, generation_pace; /* of the speeds in engine.conf, which are read while it runs */
 } engine;
 
 void engine_open(engine *e, const options *o); /* takes the lock, maps the model; exits 1 or 2 on failure */

@@ -160,8 +160,8 @@ void engine_open(engine *e, const options *o) {
 
     const double speed = DS4_SPEED_PERCENT / 100.0 * (o->power / 100.0);
     const double streaming = o->streaming ? 0.05 + 0.25 * e->plan.resident_share : 1;
-    e->prefill_tps = mac_setting("prefill_tps", 50000) * speed * (o->streaming ? 0.25 : 1);
-    e->generation_tps = mac_setting("generation_tps", 400) * speed * streaming;
+    e->prefill_pace = speed * (o->streaming ? 0.25 : 1);
+    e->generation_pace = speed * streaming;
 
     if (e->metal) {
         start_gpu();
@@ -213,9 +213,13 @@ void engine_close(engine *e) {
     lock_fd = -1;
 }
 
-double engine_prefill_seconds(const engine *e, int tokens) { return tokens / e->prefill_tps; }
+double engine_prefill_seconds(const engine *e, int tokens) {
+    return tokens / (mac_setting("prefill_tps", 50000) * e->prefill_pace);
+}
 
-double engine_generation_seconds(const engine *e, int tokens) { return tokens / e->generation_tps; }
+double engine_generation_seconds(const engine *e, int tokens) {
+    return tokens / (mac_setting("generation_tps", 400) * e->generation_pace);
+}
 
 bool engine_prompt_fits_memory(engine *e, int prompt_tokens, char *err, size_t size) {
     const uint64_t extra = e->metal ? indexer_bound(e->model.shape, e->plan.context.prefill_cap, prompt_tokens) : 0;

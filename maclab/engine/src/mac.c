@@ -81,7 +81,8 @@ double mac_setting(const char *name, double fallback) {
     snprintf(path, sizeof(path), "%s/engine.conf", run_dir());
     if (!read_small_file(path, text, sizeof(text))) return fallback;
     const size_t n = strlen(name);
-    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+    char *rest = NULL;
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
         if (!strncmp(line, name, n) && line[n] == '=') return strtod(line + n + 1, NULL);
     return fallback;
 }
