@@ -61,7 +61,7 @@ def state(lab: Any) -> str:
 def test_reading_changes_nothing_and_finds_what_is_assumed(mac: Any) -> None:
     before = state(mac)
     facts, report = probe(mac)
-    assert differences(report) == set()
+    assert differences(report) == set(), report
     assert facts["answers"]["info_unknown_rc"] == 1
     assert state(mac) == before
 
@@ -69,7 +69,7 @@ def test_reading_changes_nothing_and_finds_what_is_assumed(mac: Any) -> None:
 def test_trials_are_undone_and_find_what_is_assumed(mac: Any) -> None:
     before = state(mac)
     facts, report = probe(mac, "-e", "ds4_probe_write=true")
-    assert differences(report) == set()
+    assert differences(report) == set(), report
     assert {"df_quota_size", "mount_elsewhere_rc", "bad_username_bootstrap_rc", "rename_text"} <= set(
         facts["answers"]
     )
@@ -85,7 +85,7 @@ def test_with_full_disk_access_a_user_is_made_and_removed(mac: Any) -> None:
     finally:
         mac.lab.fault(HOST, "full-disk-access", on=False)
     assert "- user_creation_rc: 0" in report
-    assert differences(report) == set()
+    assert differences(report) == set(), report
     assert state(mac) == before
 
 
@@ -98,7 +98,7 @@ def test_planted_differences_are_found_and_a_twin_takes_them(mac: Any, make_lab:
         facts, report = probe(mac, "-e", "ds4_probe_write=true")
     finally:
         plant(mac, before)
-    assert differences(report) == set(planted)
+    assert differences(report) == set(planted), report
     assert {name: facts["answers"][name] for name in planted} == planted
     assert "| bad_username_bootstrap_rc | 0 | 114 |" in report
 

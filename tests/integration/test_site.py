@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.support import asked
+
 pytestmark = pytest.mark.lab
 HOST, STAGE = "tyo-02", "tyo-03"
 SERVER = "/Library/LaunchDaemons/com.ds4fleet.server.plist"
@@ -151,10 +153,10 @@ class TestFirstRun:
         assert run.changed == 0
 
     def test_what_was_kept_is_taken_up_again(self, kept):
-        before = len((kept.folder / "upstreams" / "requests.jsonl").read_text().splitlines())
+        begun = asked.now()
         kept.ansible("site.yml", "hk-01")
-        after = (kept.folder / "upstreams" / "requests.jsonl").read_text().splitlines()
-        assert [line for line in after[before:] if ".gguf" in line] == []
+        asked_for = [f"{one['path']} {one['file']}" for one in asked.since(kept.folder, begun)]
+        assert [words for words in asked_for if ".gguf" in words] == []
 
     def test_with_safe_mode_off_nothing_is_left(self, served):
         served.ansible("playbooks/decommission.yml", "hk-01", "-e", '{"ds4_safe_mode": false}')

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.support import asked
+
 pytestmark = pytest.mark.lab
 MODELS = "/opt/ds4/models"
 STAGE = "/opt/ds4/var/stage"
@@ -43,12 +45,10 @@ class Region:
     def tell(self, action: str) -> Any:
         return self.stage("-e", f"ds4_stage_action={action}")
 
-    def sent(self) -> int:
-        lines = (self.lab.folder / "upstreams" / "requests.jsonl").read_text().splitlines()
-        asked = [json.loads(line) for line in lines]
-        return sum(
-            entry.get("bytes", 0) for entry in asked if OTHER in entry["file"] and entry["status"] == 206
-        )
+    def sent(self, begun: float) -> int:
+        """Bytes of the other model in answers to what was asked for from this moment on."""
+        known = asked.since(self.lab.folder, begun)
+        return sum(one["bytes"] for one in known if OTHER in one["file"] and one["status"] == 206)
 
     def size_ordered(self) -> int:
         return int(self.status(self.hosts[0])["total_bytes"])
@@ -123,15 +123,15 @@ def channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Co
 def test_one_copy_comes_over_the_wide_link_and_a_rerun_is_one_look_at_each_mac(
     region: Region, channels: Callable[[], Counter[str]]
 ) -> None:
-    before = region.sent()
+    begun = asked.now()
     region.stage()
     assert all(region.is_proven(host) for host in region.hosts)
-    assert region.sent() - before == region.size(region.hosts[0])
+    assert region.sent(begun) == region.size(region.hosts[0])
     # What is served is not touched, and nobody can ask for chunks any more.
     assert region.lab.exec(region.hosts[0], "/bin/cat", "/etc/ssh/ds4_seed_keys") == ""
     channels()
     again = region.stage()
-    assert again.changed == 0 and region.sent() - before == region.size(region.hosts[0])
+    assert again.changed == 0 and region.sent(begun) == region.size(region.hosts[0])
     assert channels() == dict.fromkeys(region.hosts, 1)
 
 
@@ -140,12 +140,12 @@ def test_a_mac_that_has_the_file_is_the_source_of_its_region_and_of_others_where
 ) -> None:
     region.stage()
     region.forget(*region.hosts[1:])
-    before = region.sent()
+    begun = asked.now()
     region.stage()
-    assert all(region.is_proven(host) for host in region.hosts) and region.sent() == before
+    assert all(region.is_proven(host) for host in region.hosts) and region.sent(begun) == 0
     limit = f"{region.hosts[0]},{ELSEWHERE}"
     region.stage("-e", "ds4_seed_across_regions=true", limit=limit)
-    assert region.is_proven(ELSEWHERE) and region.sent() == before
+    assert region.is_proven(ELSEWHERE) and region.sent(begun) == 0
 
 
 def test_a_seed_hands_out_chunks_and_nothing_else(region: Region) -> None:
@@ -165,7 +165,7 @@ def test_a_seed_hands_out_chunks_and_nothing_else(region: Region) -> None:
 
 
 def test_after_a_power_cut_at_half_at_most_one_chunk_comes_again(region: Region) -> None:
-    before = region.sent()
+    begun = asked.now()
     first = region.hosts[0]
     # Alone: while a Mac is away for long, the next one of its region fetches what it lacks from the source.
     slowly = ("-e", "ds4_stage_wait=false", "-e", "ds4_weights_rate_limit_mbps=12")
@@ -177,12 +177,12 @@ def test_after_a_power_cut_at_half_at_most_one_chunk_comes_again(region: Region)
     region.stage()
     assert all(region.is_proven(host) for host in region.hosts)
     # A request that the cut ended is logged with what was sent, the buffers of the line among it.
-    assert region.sent() - before <= total + 4 * 1024 * 1024
+    assert region.sent(begun) <= total + 4 * 1024 * 1024
     region.stage("-e", "ds4_stage_action=close")
 
 
 def test_it_pauses_resumes_and_ends_as_it_is_told_and_a_rerun_attaches(region: Region) -> None:
-    before = region.sent()
+    begun = asked.now()
     region.stage(*SLOWER)
     first = region.hosts[0]
     pid, total = region.status(first)["pid"], region.status(first)["total_bytes"]
@@ -205,7 +205,7 @@ def test_it_pauses_resumes_and_ends_as_it_is_told_and_a_rerun_attaches(region: R
     region.stage()
     assert all(region.is_proven(host) for host in region.hosts)
     # What was kept was not fetched again: at each break at most what was on the line.
-    assert region.sent() - before <= total + 2 * 4 * 1024 * 1024
+    assert region.sent(begun) <= total + 2 * 4 * 1024 * 1024
 
 
 def window(opens_in_h: int) -> str:
@@ -215,17 +215,17 @@ def window(opens_in_h: int) -> str:
 
 
 def test_outside_its_window_it_waits_and_in_it_the_cap_of_the_region_holds(region: Region) -> None:
-    before = region.sent()
+    begun = asked.now()
     region.stage("-e", window(3), *DETACHED)
     region.until(lambda: region.states() == {"paused"})
-    assert region.status(region.hosts[0])["reason"].startswith("waits for ") and region.sent() == before
+    assert region.status(region.hosts[0])["reason"].startswith("waits for ") and region.sent(begun) == 0
     region.stage("-e", window(-1), *DETACHED, "-e", "ds4_stage_region_rate_mbps=16")
     first, total = region.hosts[0], region.size_ordered()
     region.until(lambda: region.status(first).get("done_bytes", 0) > total // 2)
     assert region.status(first)["bytes_per_s"] <= 1.5 * 16e6 / 8
     region.until(lambda: region.states() == {"done"})
     assert all(region.is_proven(host) for host in region.hosts)
-    assert region.status(region.hosts[1])["from"] == {first: total} and region.sent() - before == total
+    assert region.status(region.hosts[1])["from"] == {first: total} and region.sent(begun) == total
     region.tell("close")
 
 
@@ -288,7 +288,7 @@ def test_a_draft_head_comes_with_its_model(region: Region) -> None:
 def test_a_dead_relay_is_routed_around_and_gets_the_rest_from_those_behind_it(
     region: Region, gated: tuple[str, ...]
 ) -> None:
-    before = region.sent()
+    begun = asked.now()
     region.stage(*SLOW, *gated)
     first, second = region.hosts
     total = region.size_ordered()
@@ -299,5 +299,5 @@ def test_a_dead_relay_is_routed_around_and_gets_the_rest_from_those_behind_it(
     region.until(lambda: region.status(first).get("state") == "done", 120)
     assert region.is_proven(first) and region.is_proven(second)
     assert set(region.status(first)["from"]) == {second}
-    assert region.sent() - before <= total + 4 * 1024 * 1024
+    assert region.sent(begun) <= total + 4 * 1024 * 1024
     region.tell("close")

@@ -66,7 +66,7 @@ def host_of(mac: Sshd, local_port: int) -> Host:
         "ds4_tunnel_key_file": spec.key_file,
         "ds4_tunnel_port": spec.local_port,
         "ds4_port": spec.remote_port,
-        "ds4_region_port": local_port + 1000 if local_port < 60000 else local_port - 1000,
+        "ds4_region_port": free_port(),
     }
     return Host(mac.name, "tokyo", settings)
 

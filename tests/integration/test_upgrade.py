@@ -12,6 +12,7 @@ import pytest
 from ds4fleet import state
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.tunnel import cli, selection, view
+from tests.support import asked
 from tests.support.rollouts import NEWER, OLDER, Clients, Controller, kill
 from tests.support.tunnel_ends import free_port, wait_until
 
@@ -94,11 +95,10 @@ def test_a_second_upgrade_has_nothing_to_do(controller: Controller) -> None:
 
 @pytest.mark.usefixtures("on_older")
 def test_a_mac_goes_back_by_the_playbook_alone_and_forth_again(controller: Controller) -> None:
-    requests = controller.lab.folder / "upstreams" / "requests.jsonl"
-    before, served = requests.stat().st_size, controller.served("tyo-02")
+    begun, served = asked.now(), controller.served("tyo-02")
     run = controller.lab.ansible("playbooks/rollback.yml", "tyo-02", "-e", json.dumps(SETTINGS))
     assert "is back on its version before" in run.output
-    assert requests.stat().st_size == before
+    assert asked.since(controller.lab.folder, begun) == []
     assert controller.served("tyo-02") != served
     controller.whole("tyo-02")
     controller.fab("rollback", "--host", "tyo-02", "--yes")

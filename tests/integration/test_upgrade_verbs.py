@@ -16,6 +16,7 @@ from ds4agent.upgrade_state import UpgradeState
 from ds4fleet.catalogue import read
 from ds4fleet.upgrade import controller_lock
 from maclab import weights
+from tests.support import asked
 from tests.support.rollouts import NEWER, OLDER, Controller
 from tests.support.tunnel_ends import wait_until
 
@@ -184,10 +185,9 @@ def test_the_playbook_without_a_plan_refuses(controller: Controller) -> None:
 
 @pytest.mark.usefixtures("upgraded")
 def test_all_macs_go_back_to_engine_and_weights_and_fetch_nothing(controller: Controller) -> None:
-    requests = controller.lab.folder / "upstreams" / "requests.jsonl"
-    asked = requests.stat().st_size
+    begun = asked.now()
     output = controller.fab("rollback", "--all", "--yes")
-    assert requests.stat().st_size == asked
+    assert asked.since(controller.lab.folder, begun) == []
     assert all(controller.other(name) == OLDER for name in MACS)
     for name in MACS:
         controller.whole(name)

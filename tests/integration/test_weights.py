@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support import asked
 
 pytestmark = pytest.mark.lab
 HOST = "tyo-02"
@@ -80,16 +81,16 @@ class Mac:
 
     def goes_on(self) -> None:
         """The next run fetches what is missing and nothing else: from the first byte that is not noted on."""
-        before, noted = len(self.ranges()), self.noted_chunks()
+        begun, noted = asked.now(), self.noted_chunks()
         self.fetch()
-        first = self.ranges()[before]
+        first = self.ranges(begun)[0]
         assert int(first.removeprefix("bytes=").split("-")[0]) == noted * MIB > 0
         assert {OTHER, f"{OTHER}.stamp"} <= set(self.files())
 
-    def ranges(self) -> list[str]:
-        lines = (self.lab.folder / "upstreams" / "requests.jsonl").read_text().splitlines()
-        asked = [json.loads(line) for line in lines]
-        return [entry["range"] for entry in asked if OTHER in entry["path"] and entry["range"]]
+    def ranges(self, begun: float) -> list[str]:
+        """What was asked for of the other model from this moment on."""
+        known = asked.since(self.lab.folder, begun)
+        return [entry["range"] for entry in known if OTHER in entry["path"] and entry["range"]]
 
 
 @pytest.fixture
@@ -103,19 +104,19 @@ def mac(converged: Any) -> Iterator[Mac]:
 
 
 def test_resets_and_refusals_on_the_way_only_cost_time(mac):
-    before = len(mac.ranges())
+    begun = asked.now()
     assert mac.fetch(faults=("download-resets", "download-429")).changed == 1
     assert {OTHER, f"{OTHER}.stamp"} <= set(mac.files())
-    asked = mac.ranges()[before:]
-    assert len(asked) > 3
-    assert all(not closed.endswith("-") for closed in asked)
+    ranges = mac.ranges(begun)
+    assert len(ranges) > 3
+    assert all(not closed.endswith("-") for closed in ranges)
 
 
 def test_what_is_proven_is_neither_fetched_nor_hashed_again(mac):
     mac.fetch()
-    before = len(mac.ranges())
+    begun = asked.now()
     assert mac.fetch().changed == 0
-    assert len(mac.ranges()) == before
+    assert mac.ranges(begun) == []
 
 
 def test_wrong_bytes_are_kept_aside_never_linked_and_replaced_by_the_next_run(mac):
@@ -145,7 +146,7 @@ def test_a_source_that_refuses_is_named_with_its_reason(mac, fault, sentence):
 
 
 def test_a_volume_without_room_is_refused_with_the_numbers_before_anything_changes(mac):
-    before = len(mac.ranges())
+    begun = asked.now()
     mac.fill()
     try:
         run = mac.fetch(check=False)
@@ -153,7 +154,7 @@ def test_a_volume_without_room_is_refused_with_the_numbers_before_anything_chang
         assert "87 GB of weights do not fit beside" in run.output and "its quota is 178 GB" in run.output
     finally:
         mac.lab.exec(HOST, "/bin/rm", "-f", f"{MODELS}/filler")
-    assert len(mac.ranges()) == before and OTHER not in mac.files()
+    assert mac.ranges(begun) == [] and OTHER not in mac.files()
 
 
 def test_a_volume_that_fills_up_meanwhile_keeps_the_part_and_the_next_run_goes_on(mac):
@@ -170,10 +171,10 @@ def test_a_volume_that_fills_up_meanwhile_keeps_the_part_and_the_next_run_goes_o
 
 def test_a_file_without_a_stamp_is_adopted_after_proof(mac):
     mac.fetch()
-    before = len(mac.ranges())
+    begun = asked.now()
     mac.lab.exec(HOST, "/bin/rm", f"{MODELS}/{OTHER}.stamp")
     assert mac.fetch().changed == 1
-    assert len(mac.ranges()) == before
+    assert mac.ranges(begun) == []
     assert f"{OTHER}.stamp" in mac.files()
 
 

@@ -18,6 +18,7 @@ import yaml
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED
 from ds4fleet.layout import CHECKOUT
 from maclab import weights
+from tests.support import asked
 
 pytestmark = pytest.mark.lab
 MODELS = "/opt/ds4/models"
@@ -118,8 +119,7 @@ def test_a_directory_is_pushed_once_per_region_also_when_the_controller_goes_awa
     total = weights.find(HELD).bytes
     assert sum(sent.get("controller", 0) for sent in pushed.values()) == total
     assert sum(sum(sent.values()) for sent in pushed.values()) == 2 * total
-    requests = (controller.lab.folder / "upstreams" / "requests.jsonl").read_text().splitlines()
-    assert not [line for line in requests if HELD in line]
+    assert not [one for one in asked.since(controller.lab.folder) if HELD in f"{one['path']} {one['file']}"]
     log = controller.lab.folder / "state" / "log" / "push.log"
     deadline = time.monotonic() + 60
     while log.read_text().count(": over") < len(MACS) or log.read_text().count(": stopped") < len(MACS):
