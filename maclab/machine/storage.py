@@ -127,6 +127,8 @@ def _attach_image(container: Container, image: Path, point: Path) -> None:
     _run("btrfs", "quota", "enable", str(point))
     if _SHARED_GROUP not in _run("btrfs", "qgroup", "show", str(point)):
         _run("btrfs", "qgroup", "create", _SHARED_GROUP, str(point))
+    # Counted anew before the first volume is used: a power cut can leave numbers of another moment.
+    _run("btrfs", "quota", "rescan", "-w", str(point))
 
 
 def create(
