@@ -11,7 +11,7 @@ from invoke import Collection
 from ds4fleet import locales
 from ds4fleet.cli import command_line
 from ds4fleet.cli.tunnel import access, agents, jump, nearest, tunnel
-from ds4fleet.cli.verb import verb
+from ds4fleet.cli.verb import Word, verb
 
 if TYPE_CHECKING:
     from invoke import Context
@@ -19,13 +19,36 @@ if TYPE_CHECKING:
 locales.use_one_that_exists()
 
 LAB_WORDS = {
-    **dict.fromkeys(("up", "down", "status", "reset", "faults"), 0),
-    **dict.fromkeys(("ssh", "reboot", "power-cut", "link"), 1),
-    "fault": 2,
+    "up": Word("boot Macs of the inventory as simulated ones; --from FACTS: twins of real ones"),
+    "down": Word("end them and remove all that they are made of"),
+    "status": Word("which run, and with which faults"),
+    "reset": Word("bare Macs again"),
+    "ssh": Word("a shell on one, or --command", "HOST"),
+    "reboot": Word("shut one down in order and boot it again", "HOST"),
+    "power-cut": Word("take its power away and give it back", "HOST"),
+    "faults": Word("what can be made to happen"),
+    "fault": Word("make it happen; --off ends it", "HOST NAME"),
+    "link": Word("a long line, by --rtt, --loss, --mbps, --cut; without: the plain one", "HOST|operator"),
 }
 
 
-@verb(words=LAB_WORDS)
+@verb(
+    words=LAB_WORDS,
+    about={
+        "from": "FOLDER: facts that `fab observe` or playbooks/probe.yml kept",
+        "off": "end the fault",
+        "command": "LINE: run this there instead of a shell",
+        "rtt": "MS: round trip",
+        "loss": "PERCENT: packets lost",
+        "mbps": "N: megabits per second",
+        "cut": "nothing gets through",
+    },
+    examples=(
+        "fab lab up -l tokyo",
+        "fab lab fault tyo-01 metal-nil",
+        "fab lab link tyo-01 --rtt 150 --mbps 100",
+    ),
+)
 def lab(
     _: Context,
     words: list[str],
@@ -39,9 +62,7 @@ def lab(
     cut: bool = False,
     json: bool = False,
 ) -> None:
-    """Simulated Macs: up [--from FACTS]|down|status|reset [--limit X], ssh|reboot|power-cut HOST,
-    fault HOST NAME [--off], faults, link HOST|operator [--rtt MS --loss PERCENT --mbps N --cut --off]
-    """
+    """Simulated Macs on this machine, to rehearse on"""
     from ds4fleet.cli import lab as library
 
     status = library.run(
@@ -59,7 +80,19 @@ def lab(
     sys.exit(status)
 
 
-@verb()
+@verb(
+    about={
+        "model": "ID: plan for this model of the catalogue",
+        "ctx": "TOKENS: plan for this context",
+        "what-if": "'MAC': a Mac that is not there yet, as 'Mac Studio 128 GB'",
+        "facts": "FOLDER: what `fab observe` has kept, instead of what is declared",
+    },
+    examples=(
+        "fab plan --region tokyo",
+        "fab plan --what-if 'Mac Studio M4 Max 128 GB' --model flash-q4",
+        "fab plan --json",
+    ),
+)
 def plan(
     _: Context,
     host: str = "",
@@ -71,14 +104,14 @@ def plan(
     facts: str = "",
     json: bool = False,
 ) -> None:
-    """What each Mac is to run and why; changes nothing. Before a purchase: --what-if 'Mac Studio 128 GB'"""
+    """What each Mac is to run and why; changes nothing"""
     from ds4fleet.fleetview import plans
 
     found = Path(facts) if facts else None
     sys.exit(plans.run(host, region, limit, model, ctx, json, what_if, found))
 
 
-@verb()
+@verb(examples=("fab status", "fab status --region tokyo --json"))
 def status(_: Context, host: str = "", region: str = "", limit: str = "", json: bool = False) -> None:
     """What each Mac is doing now: one ssh per Mac, read-only"""
     from dataclasses import asdict
@@ -99,15 +132,36 @@ def status(_: Context, host: str = "", region: str = "", limit: str = "", json: 
     sys.exit(library.exit_code(found))
 
 
-@verb()
+@verb(
+    about={"save": "FOLDER: where the facts are kept (facts)"},
+    examples=("fab observe -l tokyo --save facts",),
+)
 def observe(_: Context, limit: str = "", save: str = "facts") -> None:
-    """Look at Macs as `site.yml` does and keep what was found as files (--save DIR)"""
+    """Look at Macs as `site.yml` does and keep what was found as files"""
     from ds4fleet.fleetview import observe as library
 
     sys.exit(library.run(limit, save))
 
 
-@verb()
+@verb(
+    about={
+        "model": "ID: the model of the catalogue that they are to serve",
+        "engine": "COMMIT: the engine that they are to run",
+        "regions": "A,B: these regions, in this order",
+        "canary": "NAME: the Mac that goes first",
+        "status": "where the upgrade under way is",
+        "history": "earlier ones",
+        "pause": "stop after the Mac that is at it",
+        "resume": "go on with the one that was paused or cut off",
+        "abort": "end it, and roll back Macs that are half-way",
+        "plan-only": "show what would be done",
+    },
+    examples=(
+        "fab upgrade --model flash-q4 --plan-only",
+        "fab upgrade --model flash-q4 --canary tyo-02 --regions tokyo,seoul",
+        "fab upgrade --status",
+    ),
+)
 def upgrade(
     _: Context,
     model: str = "",
@@ -125,10 +179,7 @@ def upgrade(
     yes: bool = False,
     json: bool = False,
 ) -> None:
-    """Bring the fleet to another model or engine, Mac by Mac, gated: [--model ID] [--engine COMMIT]
-    [--regions A,B] [--canary HOST] [--plan-only]; of the last one: --status|--pause|--resume|--abort;
-    --history; --take-over where the owner of a lock is gone
-    """
+    """Bring the fleet to another model or engine, Mac by Mac, behind a gate"""
     from ds4fleet.upgrade import run as library
 
     library.one_of(status=status, history=history, pause=pause, resume=resume, abort=abort)
@@ -156,7 +207,7 @@ def upgrade(
     sys.exit(code)
 
 
-@verb()
+@verb(examples=("fab rollback --host tyo-02", "fab rollback --all --yes"))
 def rollback(
     _: Context,
     host: str = "",
@@ -166,14 +217,24 @@ def rollback(
     yes: bool = False,
     json: bool = False,
 ) -> None:
-    """Back to the engine and weights before the last upgrade, nothing fetched: --host|--region|--all"""
+    """Back to the engine and weights before the last upgrade; nothing is fetched"""
     from ds4fleet.upgrade import run as library
 
     code = library.rollback(host=host, region=region, everything=all, take_over=take_over, yes=yes, json=json)
     sys.exit(code)
 
 
-@verb()
+@verb(
+    about={
+        "model": "ID: the model of the catalogue that is brought",
+        "status": "how far each Mac is",
+        "pause": "let them wait",
+        "resume": "let them go on",
+        "abort": "end it; what has come stays",
+        "detach": "do not wait: the Macs go on by themselves",
+    },
+    examples=("fab stage --model flash-q4 -l tokyo --detach", "fab stage --status"),
+)
 def stage(
     _: Context,
     limit: str = "",
@@ -185,7 +246,7 @@ def stage(
     detach: bool = False,
     json: bool = False,
 ) -> None:
-    """Bring a model to Macs beside what they serve [--detach], or --status|--pause|--resume|--abort"""
+    """Bring a model to Macs beside what they serve"""
     from ds4fleet.weights import stage as library
 
     code = library.stage(
@@ -201,7 +262,23 @@ def stage(
     sys.exit(code)
 
 
-@verb(words={"list": 0, "verify": 0, "prune": 0, "add": 1})
+@verb(
+    words={
+        "list": Word("what is where, proven when, used by what"),
+        "verify": Word("hash anew what is there"),
+        "prune": Word("free what is not needed"),
+        "add": Word("write a catalogue entry for a file", "FILE|URL"),
+    },
+    about={
+        "file": "NAME: this file only (verify)",
+        "wrong": "copies that failed their proof as well (prune)",
+        "staged": "what was only brought as well (prune)",
+        "id": "ID: the model's name in the catalogue (add)",
+        "quant": "NAME: its quantization, where the header does not say it (add)",
+        "hash": "hash the file here (add)",
+    },
+    examples=("fab weights list", "fab weights add model.gguf --id mine-q4 --hash"),
+)
 def weights(
     _: Context,
     words: list[str],
@@ -217,10 +294,7 @@ def weights(
     yes: bool = False,
     json: bool = False,
 ) -> None:
-    """Model files: list (what is where, proven when, used by what), verify [--file NAME] (hash anew),
-    prune [--wrong] [--staged] (free what is not needed; also copies that failed, also what is only staged),
-    add FILE_OR_URL --id ID [--quant Q] [--hash] (a catalogue entry)
-    """
+    """Model files on Macs and in the catalogue"""
     from ds4fleet.weights import add, care, listing
 
     where = {"host": host, "region": region, "limit": limit}

@@ -20,6 +20,8 @@ from invoke.parser.argument import Argument
 from invoke.parser.context import ParserContext, to_flag
 from invoke.program import Program
 
+from ds4fleet import console
+from ds4fleet.cli import helping
 from ds4fleet.console import operator_errors
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 
@@ -87,13 +89,27 @@ class _Line:
         try:
             parsed = parser.parse_argv(self.program.core.unparsed)
         except Usage as usage:
-            sys.stdout.write(f"{usage}\n")
+            console.write(f"{usage}\n")
             sys.exit(0)
         except ParseError as error:
             raise self._not_understood(error, parser, verbs) from error
         except ValueError as error:  # of int() and float(), which Invoke lets through
             raise _refusal(f"{str(error).rpartition(': ')[2]} is not a number") from error
+        self._help(self.program.core[0].args["help"].value or parsed[0].args["help"].value, verbs)
         self.judge([*self.program.core[0].args.values(), *parsed[0].args.values()], parsed[1:])
+
+    def _help(self, of: object, verbs: Collection) -> None:
+        """Shows what `--help` asks for, of one verb or of all; ends the program then."""
+        if not of:
+            return
+        known = dict(helping.named(verbs)) | {name: verbs[name] for name in verbs.task_names}
+        if isinstance(of, str) and of not in known:
+            near = difflib.get_close_matches(of, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "`fab --help` shows those it has."
+            raise _refusal(f"fab has no verb '{of}'; {hint}")
+        text = helping.page(of, known[of]) if isinstance(of, str) else helping.overview(verbs)
+        console.write(f"{text}\n")
+        sys.exit(0)
 
     def judge(self, of_the_runner: Iterable[Argument], called: Sequence[ParserContext]) -> None:
         """The same of a line that was taken apart: the runner's options, and the verbs that it calls."""

@@ -7,13 +7,28 @@ from typing import TYPE_CHECKING
 
 from invoke.collection import Collection
 
-from ds4fleet.cli.verb import verb
+from ds4fleet.cli.verb import Word, verb
 
 if TYPE_CHECKING:
     from invoke.context import Context
 
 
-@verb(name="open", default=True)
+@verb(
+    name="open",
+    default=True,
+    typed="tunnel",
+    about={
+        "region": "NAME: one address for all Macs of a region",
+        "then": "A,B: regions that take over where the first has no Mac left",
+        "nearest": "the region with the shortest round trip",
+        "all": "a tunnel to every Mac",
+        "spread": "new conversations to all Macs of the region, not to the first",
+        "background": "leave it running",
+        "persist": "leave it running and start it at each login",
+        "dry-run": "show the lines of ssh",
+    },
+    examples=("fab tunnel --host sg-01", "fab tunnel --region tokyo --then seoul --background"),
+)
 def tunnel_open(
     _context: Context,
     host: str = "",
@@ -26,7 +41,7 @@ def tunnel_open(
     persist: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """To an engine: --host NAME, or one address for --region NAME [--then R] [--spread], --nearest, --all"""
+    """Open a tunnel to an engine, or one address for the engines of a region"""
     from ds4fleet.inventory.fleet import Fleet
     from ds4fleet.tunnel import cli, selection
 
@@ -34,20 +49,30 @@ def tunnel_open(
     sys.exit(cli.open_tunnel(choice.hosts, background, dry_run, choice.endpoint, keep=persist))
 
 
-@verb(name="status")
+@verb(
+    name="status",
+    typed="tunnel.status",
+    about={"watch": "follow it"},
+    examples=("fab tunnel.status --watch",),
+)
 def tunnel_status(
     _context: Context, host: str = "", region: str = "", json: bool = False, watch: bool = False
 ) -> None:
-    """Every tunnel of yours: state, endpoint, health; --watch follows it, --json for scripts"""
+    """Every tunnel of yours: state, endpoint, health"""
     from ds4fleet.tunnel import view
     from ds4fleet.tunnel.selection import names_in
 
     sys.exit(view.status(names_in(f"{host},{region}"), json=json, watch=watch))
 
 
-@verb(name="stop")
+@verb(
+    name="stop",
+    typed="tunnel.stop",
+    about={"forget": "remove what --persist has installed"},
+    examples=("fab tunnel.stop --region tokyo",),
+)
 def tunnel_stop(_context: Context, host: str = "", region: str = "", forget: bool = False) -> None:
-    """End tunnels: --host, --region, or all of this inventory; --forget removes what --persist installed"""
+    """End tunnels; without a name all of this inventory"""
     from ds4fleet.inventory.fleet import Fleet
     from ds4fleet.tunnel import cli
     from ds4fleet.tunnel.selection import names_in
@@ -56,18 +81,23 @@ def tunnel_stop(_context: Context, host: str = "", region: str = "", forget: boo
     sys.exit(cli.stop(named, forget=forget) if named else cli.stop_all_of(Fleet.load(), forget=forget))
 
 
-@verb(name="logs")
+@verb(
+    name="logs",
+    typed="tunnel.logs",
+    about={"lines": "N: so many of each (40)"},
+    examples=("fab tunnel.logs --host sg-01 --follow",),
+)
 def tunnel_logs(
     _context: Context, host: str = "", region: str = "", lines: int = 40, follow: bool = False
 ) -> None:
-    """What happened to tunnels: --host, --region, or all; --follow"""
+    """What happened to tunnels"""
     from ds4fleet.tunnel import view
     from ds4fleet.tunnel.selection import names_in
 
     sys.exit(view.logs(names_in(f"{host},{region}"), lines=lines, follow=follow))
 
 
-@verb()
+@verb(examples=("fab nearest",))
 def nearest(_context: Context, region: str = "", json: bool = False) -> None:
     """Regions by the round trip to their Macs, measured now and in parallel"""
     from ds4fleet.inventory.fleet import Fleet
@@ -76,7 +106,7 @@ def nearest(_context: Context, region: str = "", json: bool = False) -> None:
     sys.exit(view.show_nearest(Fleet.load(limit=region or None), json=json))
 
 
-@verb()
+@verb(examples=("fab jump --limit tokyo",))
 def jump(_context: Context, host: str = "", limit: str = "", yes: bool = False) -> None:
     """Make jump Macs (ds4_jump_to) hold a tunnel to the Macs that serve, under launchd"""
     from ds4fleet.tunnel import jump_setup
@@ -84,7 +114,16 @@ def jump(_context: Context, host: str = "", limit: str = "", yes: bool = False) 
     sys.exit(jump_setup.run(host=host, limit=limit, yes=yes))
 
 
-@verb()
+@verb(
+    about={
+        "client": "NAME: claude-code, codex, opencode, ...",
+        "host": "NAME: by the tunnel to this Mac",
+        "region": "NAME: by the address of this region",
+        "write": "write it where the client reads it, and keep what was there",
+        "check": "try every API by the tunnel",
+    },
+    examples=("fab agents --client codex --region tokyo --write", "fab agents --check --host sg-01"),
+)
 def agents(
     _context: Context,
     client: str = "",
@@ -94,7 +133,7 @@ def agents(
     check: bool = False,
     yes: bool = False,
 ) -> None:
-    """Configuration for a coding agent: --client NAME [--write]; --check tries every API by the tunnel"""
+    """Configuration for a coding agent"""
     from ds4fleet.agents import run
 
     sys.exit(run(client=client, host=host, region=region, write=write, check=check, yes=yes))
@@ -103,7 +142,18 @@ def agents(
 tunnel = Collection("tunnel", tunnel_open, tunnel_status, tunnel_stop, tunnel_logs)
 
 
-@verb(words={"add": 1, "remove": 1, "list": 0})
+@verb(
+    words={
+        "add": Word("let a person in; run again after a change", "USER"),
+        "remove": Word("let a person in no longer", "USER"),
+        "list": Word("who may open tunnels to what"),
+    },
+    about={
+        "key": "FILE: the public key (add)",
+        "region": "NAME: a region, or all",
+    },
+    examples=("fab access add ada --key ada.pub --region tokyo", "fab access remove ada"),
+)
 def access(
     _context: Context,
     words: list[str],
@@ -113,7 +163,7 @@ def access(
     yes: bool = False,
     json: bool = False,
 ) -> None:
-    """Who may open tunnels: add USER --key FILE.pub --region NAME|all, remove USER [--region NAME], list"""
+    """Who may open tunnels"""
     from ds4fleet.tunnel import letting_in as library
 
     if words[0] == "list":

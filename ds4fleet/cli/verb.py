@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from invoke.exceptions import ParseError
 from invoke.parser.argument import Argument
 from invoke.tasks import Task
 
-from ds4fleet.cli import command_line
+from ds4fleet.cli import command_line, helping
 from ds4fleet.console import operator_errors
 
 #: Short flags mean the same thing in every task; all others are spelled out.
 SHORT_FLAGS = {"limit": "l"}
+
+
+class Word(NamedTuple):
+    """A word behind a verb (`fab lab ssh tyo-01`): what it does, and the names of the words that it takes."""
+
+    does: str
+    takes: str = ""
+
+    @property
+    def arity(self) -> int:
+        return len(self.takes.split())
 
 
 class Words(Argument):
@@ -24,35 +36,39 @@ class Words(Argument):
     until the action has all its words; the next word on the line is then another task again.
     """
 
-    def __init__(self, arity: Mapping[str, int], usage: str) -> None:
-        super().__init__(name="words", positional=True, help="one of: " + ", ".join(arity))
-        self.arity = arity
+    def __init__(self, known: Mapping[str, Word], usage: Callable[[], str]) -> None:
+        super().__init__(name="words", positional=True, help="one of: " + ", ".join(known))
+        self.known = known
         self.usage = usage
         self.words: list[str] = []
 
     @property
     def value(self) -> list[str] | None:
         """The action and its words, None while one is missing."""
-        complete = self.words and len(self.words) > self.arity[self.words[0]]
+        complete = self.words and len(self.words) > self.known[self.words[0]].arity
         return self.words if complete else None
 
     @value.setter
     def value(self, word: str) -> None:
         if word in {"-h", "--help"}:
-            raise command_line.Usage(self.usage)
+            raise command_line.Usage(self.usage())
         if word.startswith("-"):
             raise ParseError(f"No idea what {word!r} is!")
-        if not self.words and word not in self.arity:
-            near = difflib.get_close_matches(word, self.arity, n=1)
+        if not self.words and word not in self.known:
+            near = difflib.get_close_matches(word, self.known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            raise ParseError(f"'{word}' is not one of {', '.join(self.arity)}.{hint}")
+            raise ParseError(f"'{word}' is not one of {', '.join(self.known)}.{hint}")
         self.words = [*self.words, word]
 
 
 class Verb(Task[Any]):
     """A task whose errors are one line, whose flags are spelled out, and which may take words."""
 
-    arity: Mapping[str, int] | None = None
+    known: Mapping[str, Word] | None = None
+    about: Mapping[str, str] = MappingProxyType({})
+    examples: Sequence[str] = ()
+    typed: str = ""
+    """How it is called, where that is not its own name: `tunnel.stop`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it, unless the command line has something that no verb knows."""
@@ -66,13 +82,23 @@ class Verb(Task[Any]):
             short = SHORT_FLAGS.get(argument.name or "")
             if short:
                 argument.names = (*argument.names, short)
-        if self.arity is not None:
-            arguments = [Words(self.arity, self.__doc__ or ""), *(a for a in arguments if a.name != "words")]
+        if self.known is not None:
+            words = Words(self.known, lambda: helping.page(self.name, self))
+            arguments = [words, *(a for a in arguments if a.name != "words")]
         return arguments
 
 
-def verb(words: Mapping[str, int] | None = None, **options: Any) -> Callable[[Callable[..., Any]], Verb]:
-    """Declares a task. `words` maps each sub-word to how many words follow it (`{"up": 0, "ssh": 1}`)."""
+def verb(
+    words: Mapping[str, Word] | None = None,
+    *,
+    about: Mapping[str, str] | None = None,
+    examples: Sequence[str] = (),
+    typed: str = "",
+    **options: Any,
+) -> Callable[[Callable[..., Any]], Verb]:
+    """Declares a task. `words` are those that may follow it; `about` says what its options are, as
+    {"model": "ID: the model that they get"}, where COMMON does not; `examples` are whole lines.
+    """
 
     def declare(function: Callable[..., Any]) -> Verb:
         # Only `words` is ever positional; Invoke would make everything without a default so.
@@ -82,7 +108,7 @@ def verb(words: Mapping[str, int] | None = None, **options: Any) -> Callable[[Ca
             auto_shortflags=False,
             **options,
         )
-        made.arity = words
+        made.known, made.about, made.examples, made.typed = words, about or {}, examples, typed
         return made
 
     return declare

@@ -11,11 +11,11 @@ from invoke import Collection
 from invoke.exceptions import ParseError
 from invoke.parser import Parser
 
-from ds4fleet.cli.verb import verb
+from ds4fleet.cli.verb import Word, verb
 from ds4fleet.errors import OperatorError
 
 
-@verb(words={"up": 0, "ssh": 1, "fault": 2})
+@verb(words={"up": Word("boot"), "ssh": Word("a shell", "HOST"), "fault": Word("a fault", "HOST NAME")})
 def lab(_context, words, limit="", off=False):  # type: ignore[no-untyped-def]
     """The simulated fleet."""
 

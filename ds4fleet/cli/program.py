@@ -1,0 +1,34 @@
+"""`fab` as ds4-fleet installs it: Fabric's program, which knows our version and our overview."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+
+from fabric.config import Config
+from fabric.executor import Executor
+from fabric.main import Fab
+
+from ds4fleet import __version__, console
+
+
+class Program(Fab):  # type: ignore[misc]  # fabric has no types
+    """Fabric prints its own version, and its own options where no verb stands."""
+
+    def print_version(self) -> None:
+        """One line: ours, then what it runs on."""
+        parts = ", ".join(f"{name} {metadata.version(name)}" for name in ("ansible-core", "fabric"))
+        console.write(f"ds4-fleet {__version__} ({parts}, Python {sys.version.split()[0]})\n")
+
+    def print_help(self) -> None:
+        """The verbs of this directory; loading them shows them. Elsewhere Fabric's own options."""
+        self.load_collection()
+        super().print_help()
+
+
+program = Program(name="ds4-fleet", version=__version__, executor_class=Executor, config_class=Config)
+
+
+def main() -> None:
+    """The command `fab`."""
+    sys.exit(program.run())
