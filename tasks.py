@@ -307,6 +307,27 @@ def weights(
     sys.exit(listing.listing(**where, json_out=json))
 
 
-ns = Collection(upgrade, rollback, lab, plan, status, observe, nearest, agents, access, jump, stage, weights)
+@verb(
+    words={
+        "bash": Word("what bash loads"),
+        "zsh": Word("what zsh loads"),
+        "fish": Word("what fish loads"),
+        "refresh": Word("read the inventory of this directory anew; the shells do it by themselves"),
+    },
+    examples=("fab completion bash", "fab completion fish"),
+)
+def completion(_: Context, words: list[str]) -> None:
+    """Completion of verbs, options, hosts, regions and models at the Tab key"""
+    from ds4fleet import console
+    from ds4fleet.cli import completion as library
+
+    if words[0] == "refresh":
+        sys.exit(library.refresh(ns))
+    console.write(library.script(words[0]))
+
+
+ns = Collection(
+    completion, upgrade, rollback, lab, plan, status, observe, nearest, agents, access, jump, stage, weights
+)
 ns.add_collection(tunnel)
 command_line.check(ns)

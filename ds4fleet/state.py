@@ -23,3 +23,13 @@ def state_dir() -> Path:
     for part in ("held", "log"):
         (path / part).mkdir(mode=0o700, exist_ok=True)
     return path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is whole or as it was before, whenever this is cut off."""
+    partial = path.with_suffix(".part")
+    with partial.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.rename(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ds4agent.upgrade_state import ENDED, UpgradeState
+from ds4fleet.state import write_atomically
 from ds4fleet.upgrade.rollout import Rollout, stamp
 
 
@@ -122,13 +123,3 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(entry, dict):
             yield entry
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that is whole or as it was before, whenever this is cut off."""
-    partial = path.with_suffix(".part")
-    with partial.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.rename(path)

@@ -16,9 +16,10 @@ from ds4agent.upgrade_state import UpgradeState
 from ds4fleet import console
 from ds4fleet.errors import OperatorError
 from ds4fleet.remote import playbook
+from ds4fleet.state import write_atomically
 from ds4fleet.upgrade import controller_lock
 from ds4fleet.upgrade.codes import Code
-from ds4fleet.upgrade.journal import Journal, write_atomically
+from ds4fleet.upgrade.journal import Journal
 from ds4fleet.upgrade.order import VARIABLE, RolloutOrder
 
 
