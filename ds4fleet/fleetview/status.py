@@ -8,10 +8,14 @@ from dataclasses import dataclass, field, replace
 from rich.table import Table
 
 from ds4agent.observe import document
-from ds4fleet.console import line, styled, table
+from ds4fleet.catalogue import read as catalogue
+from ds4fleet.console import line, out, styled, table
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.remote import observe
+
+#: From this many columns on a table has what is looked at now and then too.
+WIDE = 120
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,9 @@ class Status:
     up_s: int = 0
     wired_limit_mib: int = 0
     release: str = ""
+    """First twelve digits of the engine's commit."""
+    weights: str = ""
+    """The model of the catalogue whose file the engine has open; the file's name where there is none."""
     job: str = ""
     pid: int = 0
     models: list[str] = field(default_factory=list)
@@ -54,12 +61,24 @@ def of(answer: observe.Answer) -> Status:
         up_s=seen.now_s - server.booted_at_s if server.booted_at_s and seen.now_s else 0,
         wired_limit_mib=server.wired_limit_mib,
         release=server.release[:80],
+        weights=_model(host, server),
         job=server.job[:100],
         pid=server.pid,
         models=[model.id for model in server.models],
         notes=[*waiting, *server.notes],
         context=max((model.context for model in server.models), default=0),
     )
+
+
+def _model(host: Host, server: document.Server) -> str:
+    """What the catalogue calls the weights of an engine."""
+    if not server.weights:
+        return ""
+    file = server.weights.rpartition("/")[2]
+    known = catalogue.load(host.catalogue).models.values()
+    by_hash = (one.id for one in known if server.sha256 and server.sha256 == one.files[0].sha256)
+    by_name = (one.id for one in known if one.files[0].name == file)
+    return next(by_hash, None) or next(by_name, file[:120])
 
 
 def _trouble(server: document.Server) -> str:
@@ -96,25 +115,26 @@ def exit_code(found: Sequence[Status]) -> int:
 
 
 def show(found: Sequence[Status]) -> Table:
-    """The answers as a table."""
-    columns = ("host", "region", "layer", "macOS", "up", "wired limit", "engine", "job", "serves", "context")
-    shown = table("", *columns)
+    """The answers as a table; its first columns, of all that matters daily, fit a terminal of 80."""
+    columns = ("host", "region", "serves", "engine", "context", "job", "up")
+    more = ("macOS", "wired limit", "API's name", "layer") if out.width >= WIDE else ()
+    shown = table("", *columns, *more)
     for status in found:
         if not status.reachable:
-            shown.add_row(status.host, status.region, status.layer, styled("no answer", "red"))
+            shown.add_row(status.host, status.region, styled("no answer", "red"))
             continue
-        serves = ", ".join(status.models) or (styled("no answer", "red") if status.trouble else "-")
-        shown.add_row(
+        limit = f"{status.wired_limit_mib:,} MiB" if status.wired_limit_mib else "stock"
+        cells = (
             status.host,
             status.region,
-            status.layer,
-            status.macos or "-",
-            _span(status.up_s),
-            f"{status.wired_limit_mib:,} MiB" if status.wired_limit_mib else "stock",
+            styled("no answer", "red") if status.trouble and not status.models else status.weights or "-",
             status.release or "-",
-            status.job or "-",
-            serves,
             f"{status.context:,}" if status.context else "-",
+            status.job or "-",
+            _span(status.up_s),
+        )
+        shown.add_row(
+            *cells, *(status.macos or "-", limit, ", ".join(status.models) or "-", status.layer)[: len(more)]
         )
     return shown
 

@@ -204,6 +204,21 @@ class TestParts:
         assert (found.ended, found.models, found.answer) == ("ended with status 78", (), "")
         assert (found.stopped, found.waits, found.notes) == ("swap grows", ("waits",), ("found",))
 
+    @pytest.mark.parametrize(("pid", "serves"), [(412, "old"), (None, "new")])
+    def test_what_is_served_is_what_the_process_was_started_with(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: int | None, serves: str
+    ) -> None:
+        state = f"state = running\n\tpid = {pid}" if pid else "state = not running"
+        answers = {"sysctl": SYSCTL, "job": f"system/x = {{\n\t{state}\n}}\n"}
+        monkeypatch.setattr(
+            parts, "run_all", lambda _, **__: {k: mac_run.Result([k], 0, v, "") for k, v in answers.items()}
+        )
+        for place, name in (("etc/server.conf", "new"), ("var/server.running.conf", "old")):
+            (tmp_path / place).parent.mkdir()
+            (tmp_path / place).write_text(f"release={name}\nweights={name * 2} /m/{name}.gguf\n")
+        found = parts.server(str(tmp_path), 1)
+        assert (found.release, found.weights, found.sha256) == (serves, f"/m/{serves}.gguf", serves * 2)
+
     def test_versions_lock_and_last_switch(self, tmp_path: Path) -> None:
         (tmp_path / "etc").mkdir()
         switch = tmp_path / "var/switch"

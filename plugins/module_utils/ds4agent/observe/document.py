@@ -43,7 +43,8 @@ class Model:
 class Server:
     """The Mac and its engine. "" and 0 stand for what is not there or not known.
 
-    job: state of the server's job. answer: what is wrong with an answer at the engine's port. stopped: why
+    release, weights, sha256: those of the process that runs, else of the configuration. job: state of the
+    server's job. answer: what is wrong with an answer at the engine's port. stopped: why
     the memory watchdog holds the engine back. waits, notes: what the boot jobs wait for and what they found.
     """
 
@@ -51,6 +52,8 @@ class Server:
     booted_at_s: int = 0
     wired_limit_mib: int = 0
     release: str = ""
+    weights: str = ""
+    sha256: str = ""
     job: str = ""
     pid: int = 0
     ended: str = ""
@@ -70,6 +73,8 @@ class Server:
             booted_at_s=_count(value, "booted_at_s"),
             wired_limit_mib=_count(value, "wired_limit_mib"),
             release=_text(value, "release"),
+            weights=_text(value, "weights"),
+            sha256=_text(value, "sha256"),
             job=_text(value, "job"),
             pid=_count(value, "pid"),
             ended=_text(value, "ended"),

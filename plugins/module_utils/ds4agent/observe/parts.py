@@ -44,12 +44,15 @@ def server(root: str, port: int) -> document.Server:
     job = parse.launchctl_print(results["job"].out if results["job"].ok else "")
     models, answer = _offered(port)
     boot = [_settings("%s/boot/%s.state" % (root, name)) for name in ("mounts", "wired")]
+    serves = _serves(root, running=bool(job["pid"]))
     stopped = _settings(root + "/guard/stopped").get("reason", [])
     return document.Server(
         macos=str(values.get("kern.osproductversion", "")),
         booted_at_s=parse.boot_time_s(values.get("kern.boottime")) or 0,
         wired_limit_mib=bounded_json.count(values.get("iogpu.wired_limit_mb")) or 0,
-        release=release.linked_id(root + "/engine", "current") or "",
+        release=serves.release if serves else release.linked_id(root + "/engine", "current") or "",
+        weights=serves.weights if serves else "",
+        sha256=serves.sha256 if serves else "",
         job=job["state"] or "",
         pid=job["pid"] or 0,
         ended=answers.ended(job),
@@ -59,6 +62,13 @@ def server(root: str, port: int) -> document.Server:
         waits=tuple(one for found in boot for one in found.get("reason", [])),
         notes=tuple(one for found in boot for one in found.get("note", [])),
     )
+
+
+def _serves(root: str, *, running: bool) -> document.Version | None:
+    """The version that the process has, or would have if it were started now."""
+    places = ["/var/server.running.conf"] if running else []
+    found = [version(safe.text(root + one, MAX_FILE_BYTES)) for one in [*places, "/etc/server.conf"]]
+    return next((one for one in found if one), None)
 
 
 def _offered(port: int) -> tuple[tuple[document.Model, ...], str]:
