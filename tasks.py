@@ -308,6 +308,17 @@ def weights(
 
 
 @verb(
+    about={"since": "WHEN: 90m, 12h, 7d, 2w ago, or a date; without it the newest 30"},
+    examples=("fab journal --since 7d", "fab journal --host tyo-01 --json"),
+)
+def journal(_: Context, host: str = "", since: str = "", json: bool = False) -> None:
+    """What was changed in the fleet: when, who did it, and how it went"""
+    from ds4fleet.fleetview import journal as library
+
+    sys.exit(library.run(host=host, since=since, json=json))
+
+
+@verb(
     words={
         "bash": Word("what bash loads"),
         "zsh": Word("what zsh loads"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,6 +13,7 @@ from invoke.exceptions import ParseError
 from invoke.parser.argument import Argument
 from invoke.tasks import Task
 
+from ds4fleet import journal
 from ds4fleet.cli import command_line, helping
 from ds4fleet.console import operator_errors
 
@@ -73,6 +76,8 @@ class Verb(Task[Any]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it, unless the command line has something that no verb knows."""
         command_line.check_again()
+        # The playbooks that it starts keep in the journal what was typed.
+        os.environ[journal.COMMAND_VARIABLE] = journal.command(["fab", *sys.argv[1:]])
         return super().__call__(*args, **kwargs)
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:

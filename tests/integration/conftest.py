@@ -17,6 +17,7 @@ import pytest
 from ds4fleet.cli.lab import boot, fleet_lab
 from ds4fleet.inventory.fleet import Fleet, ansible_command
 from ds4fleet.layout import CHECKOUT
+from ds4fleet.state import STATE_VARIABLE
 from maclab import HostSpec, Lab
 from tests.support.faults import ANSWERS
 
@@ -110,6 +111,7 @@ class TestLab:
         """Ansible's state (control sockets, temporary files) in the lab's folder."""
         return {
             **os.environ,
+            STATE_VARIABLE: str(self.folder / "state"),
             "ANSIBLE_HOME": str(self.folder / "ansible"),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.folder / "cp"),
             "ANSIBLE_NOCOLOR": "1",

@@ -55,6 +55,7 @@ OWN_JSON = {
     "ds4fleet/cli/demo.py": "the record of our own run",
     "ds4fleet/inventory/fleet.py": "ansible-inventory",
     "ds4fleet/held_file.py": "locks of this user",
+    "ds4fleet/journal.py": "lines that this user has kept",
     "ds4fleet/fleetview/field.py": "a file that a developer names",
     "ds4fleet/pending.py": "what this machine has yet to do",
     "ds4fleet/remote/playbook.py": "a count of Macs by our own callback",
