@@ -57,7 +57,7 @@ class Entry:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Entry:
-        """Reads a line. Raises ValueError for what is none, and for one of a later schema."""
+        """Reads a line. Raises ValueError for what is not a line of ours, and for one of a later schema."""
         try:
             if value["schema"] != SCHEMA:
                 raise ValueError(f"schema {value['schema']}")
