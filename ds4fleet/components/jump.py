@@ -51,7 +51,13 @@ def config(port: int, targets: Targets, root: str) -> dict[str, Any]:
             local_port=MEMBER_PORT + index,
             key_file=key_path(root),
             known_hosts=known_hosts_path(root),
+            # From there the way is direct: bastions and ssh's configuration are the operator's.
+            address=target.probe_at or target.address,
             ssh_args=(),
+            executable="",
+            own_config=False,
+            via="",
+            probe_at="",
         )
         for index, target in enumerate(targets.specs)
     ]

@@ -1,7 +1,7 @@
 """The inventory as Python: regions, hosts and how to reach them. The only adapter to Ansible.
 
-`Fleet.load` asks `ansible-inventory`, so that groups, precedence and every inventory plugin mean here
-exactly what they mean to `ansible-playbook`.
+`Fleet.load` asks Ansible's own inventory (ds4fleet.inventory.resolve), so that groups, precedence, templates
+and every inventory plugin mean here exactly what they mean to `ansible-playbook`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.inventory.connection import Connection, identity_options
 from ds4fleet.inventory.names import ADDRESS, REMOTE_USER
 from ds4fleet.layout import CHECKOUT
 
@@ -34,40 +35,51 @@ _DEFAULT_KNOWN_HOSTS = CHECKOUT / "inventory" / "known_hosts.txt"
 
 @dataclass(frozen=True)
 class Host:
-    """One Mac of the inventory. `vars` are its inventory variables, untemplated, as Ansible merged them."""
+    """One Mac of the inventory.
+
+    vars: its variables of ours and of Ansible, as Ansible merged and templated them. connection: how it is
+    reached, None for one that was made without the inventory: by its name.
+    """
 
     name: str
     region: str
     vars: Mapping[str, Any] = field(repr=False)
     hardware_class: str = ""
+    connection: Connection | None = field(default=None, repr=False)
+
+    @property
+    def reached(self) -> Connection:
+        """The connection facts. Raises OperatorError for those that no ssh can be started with."""
+        found = self.connection or Connection(address=self.name)
+        if found.trouble:
+            raise OperatorError(f"{self.name}: {found.trouble}", exit_code=EXIT_USAGE)
+        # Words of ssh's command line: what begins with a hyphen would be an option.
+        if not ADDRESS.takes(found.address):
+            raise self._bad("ansible_host", found.address, ADDRESS.words)
+        if found.user and not REMOTE_USER.takes(found.user):
+            raise self._bad("ansible_user", found.user, REMOTE_USER.words)
+        return found
 
     @property
     def address(self) -> str:
-        """The address to connect to: `ansible_host`, or the name where none is given."""
-        value = str(self.vars.get("ansible_host", self.name))
-        # A word of ssh's command line: what begins with a hyphen would be an option.
-        if not ADDRESS.takes(value):
-            raise self._bad("ansible_host", value, ADDRESS.words)
-        return value
+        """The address to connect to."""
+        return self.reached.address
 
     @property
     def port(self) -> int:
-        """The ssh port."""
-        return int(self.vars.get("ansible_port", 22))
+        """The ssh port that the inventory names, or ssh's own."""
+        return self.reached.port or 22
 
     @property
     def user(self) -> str | None:
         """The administrator's account on the Mac, None for ssh's own choice."""
-        value = self.vars.get("ansible_user")
-        if value is not None and not REMOTE_USER.takes(str(value)):
-            raise self._bad("ansible_user", value, REMOTE_USER.words)
-        return None if value is None else str(value)
+        return self.reached.user or None
 
     @property
     def private_key(self) -> Path | None:
         """The operator's private key for this Mac, None for ssh's own choice (agent, configuration)."""
-        value = self.vars.get("ansible_ssh_private_key_file")
-        return Path(str(value)).expanduser() if value else None
+        found = self.reached.key_file
+        return Path(found).expanduser() if found else None
 
     @property
     def catalogue(self) -> tuple[str, ...]:
@@ -80,7 +92,8 @@ class Host:
     @property
     def known_hosts(self) -> Path:
         """The file with this Mac's host key, filed under its inventory name."""
-        return Path(str(self.vars.get("ds4_known_hosts") or _DEFAULT_KNOWN_HOSTS)).expanduser()
+        found = self.connection.known_hosts if self.connection else ""
+        return Path(found) if found else _DEFAULT_KNOWN_HOSTS
 
     @property
     def tunnel_port(self) -> int | None:
@@ -112,12 +125,7 @@ class Host:
 
     def ssh_options(self) -> list[str]:
         """The ssh options that say who this Mac is: its key under its own name, and nothing else accepted."""
-        options = [
-            f'UserKnownHostsFile="{self.known_hosts}"',
-            f"HostKeyAlias={self.name}",
-            "StrictHostKeyChecking=yes",
-        ]
-        return [word for option in options for word in ("-o", option)]
+        return identity_options(self.name, str(self.known_hosts))
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,8 @@ class Fleet:
 
     hosts: tuple[Host, ...]
     regions: tuple[str, ...]
+    #: What Ansible read it from: whole paths, or a list of hosts; () for a fleet that was made by hand.
+    sources: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, limit: str | None = None, inventory: Sequence[Path] | None = None) -> Fleet:
@@ -134,7 +144,7 @@ class Fleet:
         `inventory` names the sources (default: what ansible.cfg says). Raises OperatorError for a name
         that the inventory does not know, and for an inventory that Ansible cannot read.
         """
-        listing = _ansible_inventory(["--list"], inventory)
+        listing = _ansible_inventory("", inventory)
         everything = cls._from_listing(listing)
         if limit is None or not limit.strip():
             return everything
@@ -144,19 +154,20 @@ class Fleet:
         if names is not None:
             wanted = {member for name in names for member in groups.get(name, {name})}
         else:
-            chosen = _ansible_inventory(["--list", "--limit", limit], inventory)
+            chosen = _ansible_inventory(limit, inventory)
             wanted = set(chosen["_meta"]["hostvars"]) | set().union(*_members(chosen).values())
         hosts = tuple(host for host in everything.hosts if host.name in wanted)
         if not hosts:
             raise OperatorError(f"--limit '{limit}' selects no host of the inventory.", exit_code=EXIT_USAGE)
-        return cls(hosts, everything.regions)
+        return replace(everything, hosts=hosts)
 
     @classmethod
     def _from_listing(cls, listing: Mapping[str, Any]) -> Fleet:
         members = _members(listing)
         regions = tuple(listing.get(REGIONS_GROUP, {}).get("children", ()))
         classes = listing.get(CLASSES_GROUP, {}).get("children", ())
-        hostvars = listing["_meta"]["hostvars"]
+        meta = listing["_meta"]
+        hostvars, ways = meta["hostvars"], meta["connections"]
 
         def group_of(name: str, groups: Sequence[str]) -> str:
             return next((group for group in groups if name in members.get(group, ())), "")
@@ -165,19 +176,25 @@ class Fleet:
         # A host with neither a variable nor a region still counts: Ansible would reach it too.
         rest = [name for name in sorted(members.get("all", set()) | set(hostvars)) if name not in ordered]
         hosts = tuple(
-            Host(name, group_of(name, regions), dict(hostvars.get(name, {})), group_of(name, classes))
+            Host(
+                name,
+                group_of(name, regions),
+                dict(hostvars.get(name, {})),
+                group_of(name, classes),
+                Connection.from_dict(ways[name]) if name in ways else None,
+            )
             for name in dict.fromkeys(ordered + rest)
         )
-        return cls(hosts, regions)
+        return cls(hosts, regions, tuple(meta["sources"]))
 
     @classmethod
     def select(cls, *, host: str = "", region: str = "", limit: str = "") -> Fleet:
         """The hosts of a command line: one host, one region, a limit, or all; names are checked first."""
         fleet = cls.load(limit or None)
         if host:
-            fleet = cls((fleet.host(host),), fleet.regions)
+            fleet = replace(fleet, hosts=(fleet.host(host),))
         if region:
-            fleet = cls(fleet.in_region(region), fleet.regions)
+            fleet = replace(fleet, hosts=fleet.in_region(region))
         if not fleet.hosts:
             named = " and ".join(f"'{word}'" for word in (host, region, limit) if word)
             raise OperatorError(
@@ -242,19 +259,15 @@ def ansible_environment() -> dict[str, str]:
     return {**os.environ, "ANSIBLE_CONFIG": str(path)}
 
 
-def _ansible_inventory(arguments: Sequence[str], inventory: Sequence[Path] | None) -> dict[str, Any]:
-    command = [*ansible_command("ansible-inventory"), *arguments]
-    for source in inventory or ():
-        command += ["-i", str(source)]
+def _ansible_inventory(limit: str, inventory: Sequence[Path] | None) -> dict[str, Any]:
+    """The listing of ds4fleet.inventory.resolve for a limit ("" for all) and sources."""
+    command = [sys.executable, "-m", "ds4fleet.inventory.resolve", limit, *map(str, inventory or ())]
     environment = {**ansible_environment(), "ANSIBLE_NOCOLOR": "1"}
-    try:
-        done = subprocess.run(
-            command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError as error:
+    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
+    if "No module named 'ansible'" in done.stderr:
         raise OperatorError(
             "Ansible is not installed beside this Python; run 'make setup' and use .venv/bin."
-        ) from error
+        )
     if done.returncode != 0:
         reason = _first_error(done.stderr) or f"'{shlex.join(command)}' failed"
         raise OperatorError(

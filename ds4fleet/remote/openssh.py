@@ -12,7 +12,7 @@ import hashlib
 import re
 import shlex
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import Any
 
 from ds4agent.mac import output
 from ds4fleet.errors import EXIT_USAGE, OperatorError
+from ds4fleet.inventory.connection import WITH_ARGUMENT
+from ds4fleet.inventory.fleet import Host
 from ds4fleet.remote import ssh
 
 #: Seconds for one connection and for one look at a file, and what ssh may say meanwhile: a stranger is at the
@@ -117,6 +119,53 @@ def way_of(name: str, option: Callable[[str], Any]) -> Way:
     )
 
 
+@dataclass(frozen=True)
+class Effective:
+    """What ssh makes of its arguments and its configuration: where it connects to, and by which bastion (the
+    words after ProxyJump, or the destination of the ssh of a ProxyCommand; "" for none)."""
+
+    hostname: str
+    port: int
+    via: str = ""
+
+
+def effective(host: Host) -> Effective:
+    """How ssh would reach a Mac of the inventory. Raises OperatorError where ssh refuses its arguments."""
+    way = host.reached
+    said = settled(host.name, [way.executable, *host.ssh_options(), *way.reaching(), "-G", way.address])
+    return Effective(said.get("hostname", way.address), int(said.get("port", 22)), bastion(said))
+
+
+def settled(name: str, argv: Sequence[str]) -> dict[str, str]:
+    """What `ssh -G` prints for a command line that has it, by option in lower case."""
+    done = _run(argv)
+    if done.returncode != 0:
+        raise OperatorError(f"{name}: ssh refuses its arguments: {_last(done.stderr)}", exit_code=EXIT_USAGE)
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
+
+
+def bastion(said: Mapping[str, str]) -> str:
+    """The bastion in what `settled` returns, "" for none."""
+    jump = said.get("proxyjump", "none")
+    if jump != "none":
+        return jump
+    command = said.get("proxycommand", "none")
+    if command == "none":
+        return ""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    words = words[1:] if words[:1] == ["exec"] else words
+    if Path(words[0]).name != "ssh":
+        return Path(words[0]).name
+    rest = words[1:]
+    while rest and rest[0].startswith("-"):
+        taken = 2 if rest[0][1:2] in WITH_ARGUMENT and len(rest[0]) == 2 else 1
+        rest = rest[taken:]
+    return rest[0] if rest else "ssh"
+
+
 # What OpenSSH knows.
 
 
@@ -155,20 +204,15 @@ def files_of(way: Way, known_hosts: Path) -> list[Path]:
     Raises OperatorError when ssh would not look there, or not under the Mac's name: what is recorded would
     never count.
     """
-    done = _run(way.argv(words=["-G"]))
-    if done.returncode != 0:
-        raise OperatorError(
-            f"{way.name}: ssh refuses its arguments: {_last(done.stderr)}", exit_code=EXIT_USAGE
-        )
-    said = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
+    said = settled(way.name, way.argv(words=["-G"]))
     users = re.sub(r"(^| )~/", rf"\g<1>{Path.home()}/", said.get("userknownhostsfile", ""))
     alias = said.get("hostkeyalias", "")
     # It prints the names without quotes, so blanks in them are compared as a whole.
     if alias.lower() != way.name.lower() or f" {known_hosts} " not in f" {users} ":
         raise OperatorError(
             f"{way.name}: its ssh compares host keys with {users} under the name {alias or way.address}, not"
-            f" with {known_hosts} under {way.name}; put arguments of your own into ansible_ssh_extra_args, or"
-            f" add -o UserKnownHostsFile={known_hosts} -o HostKeyAlias={way.name} to ansible_ssh_common_args",
+            f" with {known_hosts} under {way.name}; something replaces ansible_ssh_args while the play runs"
+            " (-e, or a play's own variables): put arguments of your own into the inventory",
             exit_code=EXIT_USAGE,
         )
     rest = f" {users} ".replace(f" {known_hosts} ", " ") + said.get("globalknownhostsfile", "")

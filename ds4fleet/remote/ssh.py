@@ -69,11 +69,15 @@ class Result:
 
 def argv(host: Host, *words: str) -> list[str]:
     """The command line of ssh to the administrator's account; words: more options, before the address."""
-    argv = ["ssh", *host.ssh_options(), "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_TIMEOUT_S}"]
-    argv += ["-p", str(host.port)]
-    if host.private_key:
-        argv += ["-i", str(host.private_key), "-o", "IdentitiesOnly=yes"]
-    return [*argv, *words, f"{host.user}@{host.address}" if host.user else host.address]
+    way = host.reached
+    wait_s = max(way.timeout_s, CONNECT_TIMEOUT_S)
+    # ssh takes the first value of an option: ours come before what the inventory gives. A master of its own
+    # would keep this process's pipes; one of another Mac at the same address would lead there.
+    own = ["BatchMode=yes", f"ConnectTimeout={wait_s}", "ControlMaster=no"]
+    if not any("ControlPath" in word for word in (*way.ssh_args, *way.more_args)):
+        own.append("ControlPath=none")
+    options = [word for option in own for word in ("-o", option)]
+    return [way.executable, *host.ssh_options(), *options, *way.reaching(), *words, way.address]
 
 
 def run(host: Host, script: str, *, most_bytes: int = ANSWER_BYTES) -> Result:

@@ -10,10 +10,12 @@ from ds4agent.tunnel import nearest
 from ds4agent.tunnel.endpoint import EndpointSpec
 from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
+from ds4fleet.inventory.connection import way_words
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.inventory.names import HOST
 from ds4fleet.plan.kept import FACTS, make_plans
+from ds4fleet.remote import openssh
 
 #: Roles of Macs without an engine behind their tunnel.
 IDLE_ROLES = ("staging", "jump")
@@ -83,18 +85,28 @@ def spec_of(host: Host) -> TunnelSpec:
         raise OperatorError(
             f"the inventory name {host.name!r} is not valid: {HOST.words}", exit_code=EXIT_USAGE
         )
-    key = settings.get("ds4_tunnel_key_file") or host.private_key or ""
+    way = host.reached
+    key = settings.get("ds4_tunnel_key_file") or way.key_file or ""
+    found = openssh.effective(host)
     return TunnelSpec(
         name=host.name,
         region=host.region,
-        address=host.address,
-        ssh_port=host.port,
+        address=way.address,
+        ssh_port=found.port,
         user=str(settings["ds4_tunnel_user"]),
         key_file=str(Path(str(key)).expanduser()) if key else "",
         known_hosts=str(host.known_hosts),
         local_port=port,
         remote_port=int(settings["ds4_port"]),
-        ssh_args=_words(settings.get("ds4_tunnel_ssh_args")),
+        ssh_args=(
+            *_words(settings.get("ds4_tunnel_ssh_args")),
+            *way_words(way.ssh_args),
+            *way_words(way.more_args),
+        ),
+        executable="" if way.executable == "ssh" else way.executable,
+        own_config=True,
+        via=found.via,
+        probe_at="" if found.hostname == way.address else found.hostname,
     )
 
 

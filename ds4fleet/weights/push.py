@@ -26,6 +26,7 @@ from ds4agent.border import plain
 from ds4agent.weights import peer, seed
 from ds4fleet import held_file
 from ds4fleet.components.peer_fetch import FOLDER
+from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.plan.sources import PUSHED, directory_of
@@ -42,14 +43,6 @@ PATIENCE_S = 1200
 LONGEST_PAUSE_S = 30
 #: Until the order has to be on the Mac: all Macs get theirs in one step of the play.
 ORDER_S = 300
-#: Variables of a host that say how it is reached.
-_REACHED_BY = (
-    "ansible_host",
-    "ansible_port",
-    "ansible_user",
-    "ansible_ssh_private_key_file",
-    "ds4_known_hosts",
-)
 #: Ends with 0 when the fetch of this order has ended or the order was withdrawn.
 _UNTIL_OVER = """\
 seen=0 waited=0
@@ -94,7 +87,7 @@ def start(transfers: Iterable[Transfer]) -> Path | None:
     told = [
         {
             "name": one.host.name,
-            "vars": {key: str(one.host.vars[key]) for key in _REACHED_BY if one.host.vars.get(key)},
+            "connection": one.host.reached.to_dict(),
             "order_id": one.order_id,
             "socket": one.socket,
             "chunk_bytes": one.chunk_bytes,
@@ -234,7 +227,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     transfers = [
         Transfer(
-            Host(told["name"], "", told["vars"]),
+            Host(told["name"], "", {}, connection=Connection.from_dict(told["connection"])),
             told["order_id"],
             told["socket"],
             told["chunk_bytes"],

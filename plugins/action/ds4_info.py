@@ -30,7 +30,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         host = task_vars["inventory_hostname"]
         self.settings = given = self._given(task_vars)
-        login = str(self._templar.template(task_vars.get("ansible_user")) or "")
+        login = str(self._connection.get_option("remote_user") or "")
         mistakes = settings.mistakes(host, given, spec_errors, login)
         if mistakes:
             return {"failed": True, "changed": False, "msg": "\n".join(mistakes)}

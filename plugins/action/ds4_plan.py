@@ -13,14 +13,12 @@ from ansible_collections.ds4.fleet.plugins.action.ds4_info import ActionModule a
 from ds4agent.model import ModelError
 from ds4fleet.components.base import Targets
 from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.inventory.resolve import connection_of
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.removal import Removal, removal
 from ds4fleet.plan.types import HostPlan
 from ds4fleet.tunnel import leading
 from ds4fleet.tunnel import selection as tunnels
-
-#: Variables that say how a Mac is reached, besides our own.
-CONNECTION = ("ansible_host", "ansible_port", "ansible_user", "ansible_ssh_private_key_file")
 
 
 class ActionModule(ObserveAction):
@@ -100,8 +98,8 @@ def jump_targets(
 
 def host_of(name: str, values: Mapping[str, Any]) -> Host:
     """A Mac of the inventory with its variables as Ansible knows them now."""
-    own = {key: values[key] for key in values if key.startswith("ds4_") or key in CONNECTION}
-    return Host(name, str(own.get("ds4_region") or ""), own)
+    own = {key: values[key] for key in values if key.startswith("ds4_")}
+    return Host(name, str(own.get("ds4_region") or ""), own, connection=connection_of(name, values))
 
 
 def with_release(

@@ -13,7 +13,9 @@ from ansible.plugins.action import ActionBase
 
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import defaults
+from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.fleet import Host
+from ds4fleet.inventory.resolve import connection_of
 from ds4fleet.remote import openssh
 from ds4fleet.weights import push, relay
 from ds4fleet.weights.order import Part
@@ -37,10 +39,11 @@ class ActionModule(ActionBase):
             plan = (values.get("ansible_facts") or {}).get("ds4_plan") or {}
             settings = {**defaults.role_defaults(), **{k: values[k] for k in values if k.startswith("ds4_")}}
             answer = (values.get(answers) or {}) if answers else {}
-            mac = _mac(name, plan, settings, values, answer)
+            way = connection_of(name, values)
+            mac = _mac(name, plan, settings, way, answer)
             if mac is not None:
                 macs.append(mac)
-                recorded.append(_known_hosts(settings, values))
+                recorded.append(Path(way.known_hosts))
         try:
             found = relay.orders(macs)
             known = "".join(openssh.text_for(name, recorded) for name in found)
@@ -63,7 +66,7 @@ def _mac(
     name: str,
     plan: Mapping[str, Any],
     settings: Mapping[str, Any],
-    values: Mapping[str, Any],
+    way: Connection,
     answer: Mapping[str, Any],
 ) -> relay.Mac | None:
     weights = plan.get("weights")
@@ -77,8 +80,8 @@ def _mac(
     return relay.Mac(
         name=name,
         region=plan["region"],
-        address=str(settings["ds4_stage_address"] or values.get("ansible_host") or name),
-        port=int(values.get("ansible_port") or 22),
+        address=str(settings["ds4_stage_address"] or way.address),
+        port=way.port or 22,
         dir=weights["dir"],
         files=files,
         held=frozenset(held),
@@ -96,13 +99,15 @@ def _pushed(
 ) -> list[push.Transfer]:
     """What these Macs are to have from this machine."""
     transfers = [
-        push.transfer_to(Host(mac.name, mac.region, everybody[mac.name]), found[mac.name].order)
+        push.transfer_to(
+            Host(
+                mac.name,
+                mac.region,
+                everybody[mac.name],
+                connection=connection_of(mac.name, everybody[mac.name]),
+            ),
+            found[mac.name].order,
+        )
         for mac in macs
     ]
     return [one for one in transfers if one is not None]
-
-
-def _known_hosts(settings: Mapping[str, Any], values: Mapping[str, Any]) -> Path:
-    """The file with a Mac's host key, as inventory/group_vars/all/connection.yml names it."""
-    own = Path(str(values.get("inventory_dir") or "inventory")) / "known_hosts.txt"
-    return Path(str(settings.get("ds4_known_hosts") or own)).expanduser()

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ import pytest
 from ds4agent.tunnel.link import Link
 from ds4agent.tunnel.machine import Policy
 from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
+from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.state import STATE_VARIABLE, state_dir
@@ -59,16 +61,14 @@ def macs(tmp_path: Path, state: Path, engine: TinyEngine) -> Iterator[list[Sshd]
 def host_of(mac: Sshd, local_port: int) -> Host:
     spec = mac.spec(local_port)
     settings = {
-        "ansible_host": spec.address,
-        "ansible_port": spec.ssh_port,
-        "ds4_known_hosts": spec.known_hosts,
         "ds4_tunnel_user": spec.user,
         "ds4_tunnel_key_file": spec.key_file,
         "ds4_tunnel_port": spec.local_port,
         "ds4_port": spec.remote_port,
         "ds4_region_port": free_port(),
     }
-    return Host(mac.name, "tokyo", settings)
+    way = Connection(address=spec.address, port=spec.ssh_port, known_hosts=spec.known_hosts)
+    return Host(mac.name, "tokyo", settings, connection=way)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def _alive(pid: int) -> bool:
 def test_a_tunnel_of_the_same_name_to_another_mac_is_not_mistaken(fleet: Fleet) -> None:
     first, second = fleet.hosts
     assert cli.open_tunnel([first], background=True) == 0
-    impostor = Host(first.name, "tokyo", second.vars)
+    impostor = replace(second, name=first.name)
     with pytest.raises(OperatorError, match="end it with"):
         cli.open_tunnel([impostor], background=True)
 
@@ -191,11 +191,18 @@ def _ask(port: int) -> int:
 def test_foreground_ends_cleanly_on_ctrl_c(fleet: Fleet, state: Path) -> None:
     host = fleet.hosts[0]
     code = (
-        "import json,sys;from ds4fleet.inventory.fleet import Host;from ds4fleet.tunnel import cli;"
-        "n,r,v=json.loads(sys.argv[1]);sys.exit(cli.open_tunnel([Host(n,r,v)]))"
+        "import json,sys;from ds4fleet.inventory.connection import Connection as C;"
+        "from ds4fleet.inventory.fleet import Host;from ds4fleet.tunnel import cli;"
+        "n,r,v,c=json.loads(sys.argv[1]);"
+        "sys.exit(cli.open_tunnel([Host(n,r,v,connection=C.from_dict(c))]))"
     )
     child = subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps([host.name, host.region, dict(host.vars)])],
+        [
+            sys.executable,
+            "-c",
+            code,
+            json.dumps([host.name, host.region, dict(host.vars), host.reached.to_dict()]),
+        ],
         cwd=CHECKOUT,
         stdout=subprocess.PIPE,
         text=True,
@@ -410,7 +417,7 @@ class TestChoosing:
 
     def test_a_jump_mac_counts_only_where_nobody_serves(self, fleet: Fleet) -> None:
         one, two = fleet.hosts
-        jumping = Host(two.name, two.region, {**two.vars, "ds4_jump_to": "tyo-01"})
+        jumping = replace(two, vars={**two.vars, "ds4_jump_to": "tyo-01"})
         both = selection.choose(Fleet((one, jumping), ("tokyo",)), region="tokyo")
         assert [host.name for host in both.hosts] == ["tyo-01"]
         alone = selection.choose(Fleet((jumping,), ("tokyo",)), region="tokyo")
@@ -423,7 +430,7 @@ class TestChoosing:
         # The account of these tests is whoever runs them, and no plan takes root's.
         planned = {**two.vars, "ds4_tunnel_user": "_ds4tunnel"}
         for more in ({"ds4_role": "staging"}, {"ds4_hardware": {"memory_gb": 64}}, {"ds4_role": "jump"}):
-            without = Fleet((one, Host(two.name, two.region, {**planned, **more})), ("tokyo",))
+            without = Fleet((one, replace(two, vars={**planned, **more})), ("tokyo",))
             assert selection.choose(without, region="tokyo").hosts == (one,)
             assert selection.choose(without, everything=True).hosts == (one,)
 

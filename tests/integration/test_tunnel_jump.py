@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ds4fleet.components import agent, scripts
 from ds4fleet.components import jump as components_jump
 from ds4fleet.components.base import Targets
 from ds4fleet.errors import OperatorError
+from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT, Paths
 from ds4fleet.plan.make import make_plan
@@ -174,12 +176,16 @@ class TestSetup:
     def fleet(self, tmp_path: Path, **settings: Any) -> Fleet:
         known_hosts = tmp_path / "known_hosts"
         known_hosts.write_text(f"hk-*,x {HOST_KEY}\nsg-01 {HOST_KEY}\n")
-        common = {"ds4_tunnel_port": 8401, "ds4_known_hosts": str(known_hosts)}
+        common = {"ds4_tunnel_port": 8401}
+
+        def way(address: str) -> Connection:
+            return Connection(address=address, known_hosts=str(known_hosts))
+
         return Fleet(
             (
-                Host("hk-01", "hongkong", {**common, "ansible_host": "198.51.100.21"}),
-                Host("sg-01", "singapore", {**common, "ansible_host": "198.51.100.11"}),
-                Host("hk-02", "hongkong", {**common, **settings}),
+                Host("hk-01", "hongkong", common, connection=way("198.51.100.21")),
+                Host("sg-01", "singapore", common, connection=way("198.51.100.11")),
+                Host("hk-02", "hongkong", {**common, **settings}, connection=way("hk-02")),
             ),
             ("hongkong", "singapore"),
         )
@@ -203,8 +209,8 @@ class TestSetup:
     def test_nearest_leaves_out_who_does_not_serve_or_was_never_met(self, tmp_path: Path) -> None:
         fleet = self.fleet(tmp_path, ds4_jump_to="nearest")
         known, common = fleet.hosts[0], fleet.hosts[0].vars
-        stranger = Host("tyo-01", "tokyo", common)
-        stages = Host("sg-01", "singapore", {**common, "ds4_hardware": {"memory_gb": 64}})
+        stranger = replace(known, name="tyo-01", region="tokyo")
+        stages = replace(fleet.hosts[1], vars={**common, "ds4_hardware": {"memory_gb": 64}})
         everyone = Fleet((known, stranger, stages, fleet.hosts[2]), fleet.regions)
         (one,) = jump_setup.jumps_of(fleet, everyone)
         assert one.targets == (known,)

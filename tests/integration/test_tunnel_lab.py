@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def with_port(host: Host, port: int) -> Host:
-    return Host(host.name, host.region, {**host.vars, "ds4_tunnel_port": port})
+    return replace(host, vars={**host.vars, "ds4_tunnel_port": port})
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ class TestRestrictions:
         key = tmp_path / "alice"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
         host = lab.fleet.host(MAC)
-        alice = Host(host.name, host.region, {**host.vars, "ds4_tunnel_key_file": str(key)})
+        alice = replace(host, vars={**host.vars, "ds4_tunnel_key_file": str(key)})
         assert "Permission denied" in self.attempt(alice)[1]
         public = str(key.with_suffix(".pub"))
         said = operator.fab("access", "add", "alice", "--key", public, "--host", MAC, "--yes")
@@ -500,7 +500,7 @@ def test_no_request_fails_while_a_region_is_drained_and_restarted_mac_by_mac(
     served = [host for host in converged.fleet.hosts if host.name in ("tyo-01", "tyo-02")]
     region_port = free_port()
     hosts = tuple(
-        Host(host.name, host.region, {**with_port(host, free_port()).vars, "ds4_region_port": region_port})
+        replace(host, vars={**with_port(host, free_port()).vars, "ds4_region_port": region_port})
         for host in served
     )
     choice = selection.choose(Fleet(hosts, ("tokyo",)), region="tokyo")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ds4fleet import state
-from ds4fleet.inventory.fleet import Fleet, Host
+from ds4fleet.inventory.fleet import Fleet
 from ds4fleet.tunnel import cli, selection, view
 from tests.support import asked
 from tests.support.rollouts import NEWER, OLDER, Clients, Controller, kill
@@ -60,7 +61,7 @@ def endpoint(controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path / "s"))
     port = free_port()
     hosts = tuple(
-        Host(host.name, host.region, {**host.vars, "ds4_tunnel_port": free_port(), "ds4_region_port": port})
+        replace(host, vars={**host.vars, "ds4_tunnel_port": free_port(), "ds4_region_port": port})
         for host in controller.lab.fleet.hosts
         if host.name in MACS
     )

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def endpoints(
     regions = list(dict.fromkeys(host.region for host in serving))
     ports = {region: free_port() for region in regions}
     hosts = tuple(
-        Host(h.name, h.region, {**h.vars, "ds4_tunnel_port": free_port(), "ds4_region_port": ports[h.region]})
+        replace(h, vars={**h.vars, "ds4_tunnel_port": free_port(), "ds4_region_port": ports[h.region]})
         for h in serving
     )
     fleet = Fleet(hosts, tuple(regions))

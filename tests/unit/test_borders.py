@@ -32,6 +32,7 @@ BOTH = sorted({*CONTROLLER, *ON_THE_MAC})
 WRITERS = {
     ("ds4fleet/cli/command_line.py", "check"): "how a verb is written",
     ("ds4fleet/console.py", "write"): "the border",
+    ("ds4fleet/inventory/resolve.py", "main"): "what is wrong with an inventory, to fab",
     ("ds4fleet/console.py", "print_json_line"): "the border for JSON",
     ("ds4fleet/tunnel/daemon.py", "serve"): "a line that plain has seen, into the log of the background",
     (
@@ -53,7 +54,7 @@ INHERITING = {
 OWN_JSON = {
     "ds4fleet/cli/twin.py": "facts that this machine has kept",
     "ds4fleet/cli/demo.py": "the record of our own run",
-    "ds4fleet/inventory/fleet.py": "ansible-inventory",
+    "ds4fleet/inventory/fleet.py": "our own program within Ansible",
     "ds4fleet/held_file.py": "locks of this user",
     "ds4fleet/journal.py": "lines that this user has kept",
     "ds4fleet/fleetview/field.py": "a file that a developer names",

@@ -21,7 +21,7 @@ def asked_once() -> Iterator[None]:
         patch.setattr(
             fleet_module,
             "_ansible_inventory",
-            lambda words, sources: ask(tuple(words), sources and tuple(sources)),
+            lambda limit, sources: ask(limit, sources and tuple(sources)),
         )
         yield
 

@@ -295,10 +295,10 @@ class TestMarkers:
 class TestWhatSshReads:
     def test_a_file_that_ssh_does_not_read_is_refused_before_anything_is_recorded(self, mac, known_hosts):
         away = Way(NAME, "127.0.0.1", mac.port, "nobody", after=("-F", "/dev/null"))
-        with pytest.raises(OperatorError, match="ansible_ssh_extra_args") as refusal:
+        with pytest.raises(OperatorError, match="ansible_ssh_args") as refusal:
             host_keys.to_record(away, known_hosts)
         assert refusal.value.exit_code == EXIT_USAGE
-        assert f"HostKeyAlias={NAME}" in refusal.value.sentence
+        assert f"under {NAME};" in refusal.value.sentence
 
     def test_another_machine_gets_the_lines_in_clear(self, other, mac, known_hosts):
         known_hosts.write_text(

@@ -21,6 +21,7 @@ from ds4fleet.access import users
 from ds4fleet.components import peer_fetch
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import names
+from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.inventory.public_keys import parse_key
 from ds4fleet.plan.make import make_plan
@@ -219,8 +220,8 @@ def test_any_argument_is_refused_or_one_line_of_the_configuration(arguments: lis
 @settings(deadline=None, max_examples=200)
 @given(anything)
 def test_any_address_or_inventory_name_is_refused_or_one_word(text: str) -> None:
-    common = {"ds4_tunnel_port": 8101, "ansible_user": "admin"}
-    for host in (Host("tyo-01", "tokyo", {**common, "ansible_host": text}), Host(text, "tokyo", common)):
+    common, away = {"ds4_tunnel_port": 8101}, Connection(address=text, user="admin")
+    for host in (Host("tyo-01", "tokyo", common, connection=away), Host(text, "tokyo", common)):
         try:
             spec = spec_of(host)
         except OperatorError:

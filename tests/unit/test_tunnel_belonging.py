@@ -14,6 +14,7 @@ import pytest
 from ds4agent.tunnel.endpoint import EndpointSpec
 from ds4fleet import state
 from ds4fleet.cli import tunnel
+from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.tunnel import cli, home, persist
@@ -24,8 +25,8 @@ from tests.support.tunnel_ends import free_port, wait_until
 
 def host(name: str, port: int, region: str = "tokyo") -> Host:
     """Nobody listens there: the tunnel is tried for ever."""
-    settings = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ds4_tunnel_port": port}
-    return Host(name, region, {**settings, "ds4_region_port": port + 1})
+    way = Connection(address="127.0.0.1", port=1)
+    return Host(name, region, {"ds4_tunnel_port": port, "ds4_region_port": port + 1}, connection=way)
 
 
 @pytest.fixture

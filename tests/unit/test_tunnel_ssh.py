@@ -16,6 +16,7 @@ from ds4agent.tunnel import ports, ssh
 from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet import state
 from ds4fleet.errors import OperatorError
+from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.tunnel import cli, home, selection
 
@@ -159,14 +160,14 @@ def test_proc_tables_of_both_families_are_read() -> None:
     assert ports.parse_proc_net("header\n" + row.replace(" 0A ", " 01 "), 8301) == set()
 
 
-def host(**settings: object) -> Host:
-    return Host("sg-01", "singapore", {"ansible_host": "198.51.100.11", "ds4_tunnel_port": 8301, **settings})
+def host(way: Connection | None = None, **settings: object) -> Host:
+    found = way or Connection(address="198.51.100.11")
+    return Host("sg-01", "singapore", {"ds4_tunnel_port": 8301, **settings}, connection=found)
 
 
 def test_a_spec_is_made_from_the_inventory() -> None:
-    spec = selection.spec_of(
-        host(ansible_port=2222, ansible_ssh_private_key_file="~/.ssh/fleet", ds4_port=8001)
-    )
+    way = Connection(address="198.51.100.11", port=2222, key_file="~/.ssh/fleet")
+    spec = selection.spec_of(host(way, ds4_port=8001))
     assert (spec.name, spec.address, spec.ssh_port, spec.local_port) == ("sg-01", "198.51.100.11", 2222, 8301)
     assert spec.remote_port == 8001
     assert spec.key_file == str(Path("~/.ssh/fleet").expanduser())

@@ -31,7 +31,8 @@ async def _one(spec: TunnelSpec) -> Distance:
     reason = ""
     for _attempt in range(TRIES):
         try:
-            seconds, reason = await within(TIMEOUT_S, probe_sshd(spec.address, spec.ssh_port, TIMEOUT_S))
+            asked = probe_sshd(spec.probe_at or spec.address, spec.ssh_port, TIMEOUT_S)
+            seconds, reason = await within(TIMEOUT_S, asked)
         except asyncio.TimeoutError:
             seconds, reason = None, f"{spec.address} port {spec.ssh_port}: no answer within {TIMEOUT_S:g} s"
         if seconds is None:

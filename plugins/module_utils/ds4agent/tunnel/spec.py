@@ -24,6 +24,10 @@ class TunnelSpec:
     local_port    the fixed port on this machine, on 127.0.0.1 and ::1
     remote_port   the engine's port on the Mac's loopback
     ssh_args      additional arguments from the inventory (for instance a ProxyJump)
+    executable    the ssh program, "" for the system's
+    own_config    whether ssh reads its own configuration files, as on an operator's machine
+    via           the bastion that leads there, as ssh names it; "" where ssh connects directly
+    probe_at      where sshd is asked directly, if `address` is a name of ssh's configuration
     """
 
     name: str
@@ -37,6 +41,10 @@ class TunnelSpec:
     region: str = ""
     remote_address: str = "127.0.0.1"
     ssh_args: tuple[str, ...] = field(default=())
+    executable: str = ""
+    own_config: bool = False
+    via: str = ""
+    probe_at: str = ""
 
     @property
     def url(self) -> str:
@@ -46,7 +54,7 @@ class TunnelSpec:
     @property
     def probeable(self) -> bool:
         """Whether sshd can be asked for its banner directly (not through another host or command)."""
-        return not any("Proxy" in a or a.startswith("-J") for a in self.ssh_args)
+        return not self.via and not any("Proxy" in a or a.startswith("-J") for a in self.ssh_args)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; `from_dict` reads it back."""

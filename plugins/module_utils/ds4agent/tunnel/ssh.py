@@ -61,7 +61,6 @@ def command(
         f"ConnectTimeout={CONNECT_TIMEOUT_S}",
         "StrictHostKeyChecking=yes",
         f"UserKnownHostsFile={_option_path(spec.known_hosts or '~/.ssh/known_hosts')}",
-        "GlobalKnownHostsFile=/dev/null",
         f"HostKeyAlias={spec.name}",
         "CheckHostIP=no",
         "UpdateHostKeys=no",
@@ -73,7 +72,13 @@ def command(
     ]
     if version >= OBSCURE_SINCE:
         options.append("ObscureKeystrokeTiming=no")
-    argv = [ssh, "-F", "/dev/null", "-tt" if terminal else "-T", "-e", "none"]
+    if spec.own_config:
+        # What a person has in there for sessions would end or hinder this one.
+        options += ["RemoteCommand=none", "PermitLocalCommand=no", "Compression=no"]
+    else:
+        options.append("GlobalKnownHostsFile=/dev/null")
+    argv = [spec.executable or ssh, *([] if spec.own_config else ["-F", "/dev/null"])]
+    argv += ["-tt" if terminal else "-T", "-e", "none"]
     for option in options:
         argv += ["-o", option]
     if spec.key_file:
@@ -82,8 +87,8 @@ def command(
     argv += ["-L", f"127.0.0.1:{spec.local_port}:{target}"]
     if ipv6:
         argv += ["-L", f"[::1]:{spec.local_port}:{target}"]
-    argv += list(spec.ssh_args)
-    argv += ["-p", str(spec.ssh_port), "-l", spec.user, spec.address, WAIT_COMMAND]
+    # The account is ours to say: ssh takes the first that it is given.
+    argv += ["-p", str(spec.ssh_port), "-l", spec.user, *spec.ssh_args, spec.address, WAIT_COMMAND]
     return argv
 
 

@@ -34,7 +34,7 @@ async def keep_probing(
         waiting_at_sshd += change
 
     async def once() -> None:
-        told(*await probe.probe_sshd(spec.address, spec.ssh_port, timeout_s, connected))
+        told(*await probe.probe_sshd(spec.probe_at or spec.address, spec.ssh_port, timeout_s, connected))
 
     pending: set[asyncio.Task[None]] = set()
     try:
