@@ -15,6 +15,7 @@ description:
   - The plist itself is written by whoever owns it; its owner and mode are put right here.
   - The engine is never stopped under its clients. With O(drain) its intake is closed first, clients may go on
     for the drain time, and those that are left then are told by the endpoints of their tunnels.
+  - An engine that reads prompts two seconds after it was told to stop is killed, as no client gets an answer.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
 extends_documentation_fragment:
@@ -117,6 +118,10 @@ jobs:
           where their number is not known.
       type: int
       returned: when the engine was stopped
+    killed:
+      description: Whether the engine was killed at a prompt that no client waits for any more.
+      type: bool
+      returned: when the engine was stopped
 """
 
 import os
@@ -127,10 +132,13 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.ds4agent.mac.launchd import JobError, Launchd, describe, pid_of, settle_plist
 from ..module_utils.ds4agent.switch.drain import Drain
+from ..module_utils.ds4agent.switch.in_vain import NothingInVain
 from ..module_utils.ds4agent.switch.state import Places
 
 if TYPE_CHECKING:
     from ..module_utils.ds4agent.shapes import JobFacts, JobOrder
+
+ENGINE = "com.ds4fleet.server"
 
 
 def converge(module: AnsibleModule, launchd: Launchd, job: JobOrder) -> tuple[dict[str, Any], str, str]:
@@ -185,10 +193,16 @@ def carry_out(
 
 
 def take(launchd: Launchd, job: JobOrder, steps: Sequence[str]) -> dict[str, Any]:
+    """Take the steps; {killed} where an engine went on reading prompts after it was told to stop."""
+    done: dict[str, Any] = {}
     for step in steps:
-        if step != "plist owner and mode":
+        if step == "bootout" and job["label"] == ENGINE:
+            with NothingInVain(lambda: pid_of(launchd.look(job["label"]))) as ending:
+                launchd.do(step, job)
+            done["killed"] = ending.killed
+        elif step != "plist owner and mode":
             launchd.do(step, job)
-    return {}
+    return done
 
 
 def main() -> None:
@@ -200,7 +214,7 @@ def main() -> None:
         "stage": {"type": "str"},
     }
     drain_spec = {
-        "label": {"type": "str", "default": "com.ds4fleet.server"},
+        "label": {"type": "str", "default": ENGINE},
         "root": {"type": "path", "default": "/opt/ds4"},
         "drain_s": {"type": "int", "required": True},
         "notice_s": {"type": "int", "required": True},
@@ -226,6 +240,8 @@ def main() -> None:
                     "%s: %s clients were still at work after %d s and were notified that the engine stops"
                     % (job["label"], result["notified"] or "perhaps some", module.params["drain"]["drain_s"])
                 )
+            if result.get("killed"):
+                module.warn("%s was killed at a prompt that no client waits for any more" % job["label"])
             before += was
             after += becomes
     except (JobError, OSError) as error:

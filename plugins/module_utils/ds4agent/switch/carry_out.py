@@ -233,8 +233,10 @@ class Switch:
     def _down(self, swap: switch_swap.Swap) -> None:
         self.note("down")
         down = self.journal["events"][-1]
-        swap.stop(lambda: down.update(at_s=now_s()))
+        killed = swap.stop(lambda: down.update(at_s=now_s()))
         self.mark("gone")
+        if killed:
+            self.mark("killed at a prompt that no client waits for")
 
     def _start(self, swap: switch_swap.Swap, before: State) -> None:
         swap.start()

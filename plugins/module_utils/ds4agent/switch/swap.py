@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..engine import serving
 from ..mac import run
+from ..mac.launchd import pid_of
+from . import in_vain
 from . import state as switch_state
 
 if TYPE_CHECKING:
@@ -61,14 +63,22 @@ class Swap:
         live = run.run("sysctl", "-n", "iogpu.wired_limit_mb").out.strip()
         self.limit = wanted if wanted is not None and live != str(wanted) else None
 
-    def stop(self, about_to: Callable[[], object]) -> None:
-        """Returns once the server is gone; about_to() is called right before it is told to go."""
+    def stop(self, about_to: Callable[[], object]) -> bool:
+        """Returns once the server is gone: whether it was killed at a prompt that no client waits for.
+
+        about_to() is called right before it is told to go.
+        """
         # Read now, as each question costs more while there is no server.
         self.launchd.is_disabled(self.label)
         # Disabled first: neither launchd nor a reboot may start it while its files change.
         self._must(self.launchd.run("launchctl", "disable", "system/" + self.label))
         about_to()
-        self.launchd.do("bootout", {"label": self.label})
+        ending = in_vain.NothingInVain(
+            lambda: pid_of(self.launchd.look(self.label)), self.proof["server"].get("log_path", in_vain.LOG)
+        )
+        with ending:
+            self.launchd.do("bootout", {"label": self.label})
+        return ending.killed
 
     def start(self) -> None:
         """What was prepared takes its place and is started."""

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, cast
 
 from ..mac import run as mac_run
 from ..switch import drain as switch_drain
+from ..switch import in_vain
 from ..switch import state as switch_state
 
 if TYPE_CHECKING:
@@ -255,6 +256,16 @@ def warn_clients(
     return f"{left or 'its'} clients were cut off after {drain.seconds():.0f} s, as memory did not allow more"
 
 
+def reads_in_vain(label: str) -> bool:
+    """Whether an engine that was told to stop reads a prompt all the same; memory is needed now."""
+    for _twice in range(2):
+        time.sleep(in_vain.GRACE_S / 2)
+        _status, job = tool("/bin/launchctl", "print", "system/" + label)
+        if parse_pid(job) is None or not in_vain.unfinished(in_vain.tail(in_vain.LOG)):
+            return False
+    return True
+
+
 def write(path: Path, text: str) -> None:
     """Replaces a file in one step."""
     temporary = path.with_name(path.name + ".new")
@@ -303,6 +314,8 @@ def run(label: str, plist: str, folder: str, settings: Mapping[str, float]) -> N
             if cut:
                 keep(stopped_path, state_path, action, f"{reason}; {cut}", state, now["at_s"])
             act(action, label, plist, now["pid"])
+            if action == "stop" and reads_in_vain(label):
+                act("kill", label, plist, now["pid"])
         open_again(places, action)
         time.sleep(rules["interval_s"])
 
