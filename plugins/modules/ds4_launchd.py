@@ -15,7 +15,7 @@ description:
   - The plist itself is written by whoever owns it; its owner and mode are put right here.
   - The engine is never stopped under its clients. With O(drain) its intake is closed first, clients may go on
     for the drain time, and those that are left then are told by the endpoints of their tunnels.
-  - An engine that reads prompts two seconds after it was told to stop is killed, as no client gets an answer.
+  - An engine that reads prompts a second after it was told to stop is killed, as no client gets an answer.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
 extends_documentation_fragment:

@@ -112,8 +112,18 @@ def complete(
     return reply, time.monotonic() - began
 
 
-def prove_serving(server: Server, verify: Verify, weights: Sequence[str], poll_s: float = POLL_S) -> Figures:
-    """Figures of a server that is as planned; raises VerifyError with everything that is not."""
+def prove_serving(
+    server: Server,
+    verify: Verify,
+    weights: Sequence[str],
+    poll_s: float = POLL_S,
+    *,
+    occupied: bool = False,
+) -> Figures:
+    """Figures of a server that is as planned; raises VerifyError with everything that is not.
+
+    occupied: it is asked for no answer, as it would come behind the prompt that the server reads.
+    """
     began = time.monotonic()
     job, body = wait_until_ready(server, verify["ready_s"], poll_s)
     ready_s = time.monotonic() - began
@@ -144,17 +154,22 @@ def prove_serving(server: Server, verify: Verify, weights: Sequence[str], poll_s
     if objections:
         raise VerifyError("; ".join(objections))
 
+    found: Figures = {
+        "ready_s": round(ready_s, 2),
+        "model_name": verify["model_name"],
+        "context": verify["context"],
+        "answer": "",
+        "completion_tokens": None,
+        "tokens_per_s": None,
+        "headroom_mib": free_mib,
+        "pid": pid,
+    }
+    if occupied:
+        return found
     reply, elapsed_s = complete(server, body, verify["prompt"])
     answer, objections = answers.completion(reply, verify.get("expect"))
     if objections:
         raise VerifyError("; ".join(objections))
-    return {
-        "ready_s": round(ready_s, 2),
-        "model_name": verify["model_name"],
-        "context": verify["context"],
-        "answer": answer["text"],
-        "completion_tokens": answer["tokens"],
-        "tokens_per_s": round(answer["tokens"] / elapsed_s, 2) if answer["tokens"] else None,
-        "headroom_mib": free_mib,
-        "pid": pid,
-    }
+    found["answer"], found["completion_tokens"] = answer["text"], answer["tokens"]
+    found["tokens_per_s"] = round(answer["tokens"] / elapsed_s, 2) if answer["tokens"] else None
+    return found

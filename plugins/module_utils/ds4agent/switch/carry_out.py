@@ -19,7 +19,7 @@ from ..mac import clear
 from ..mac import run as mac_run
 from ..mac.launchd import JobError, Launchd, pid_of
 from ..upgrade_state import UpgradeState
-from . import core, gate
+from . import core, gate, in_vain
 from . import drain as switch_drain
 from . import state as switch_state
 from . import swap as switch_swap
@@ -188,7 +188,12 @@ class Switch:
         """Figures of the version that serves, and its STATE: all that is needed to come back to it."""
         self.enter(UpgradeState.BASELINE)
         order = self.journal["order"]
-        state = gate.state_now(order, POLL_S)
+        # What no client waits for any more is cut off with the server; until then a prompt of ours would wait
+        # behind it.
+        occupied = in_vain.is_occupied(order["target"]["proof"]["server"].get("log_path", in_vain.LOG))
+        if occupied:
+            self.mark("not measured: it reads a prompt that no client waits for")
+        state = gate.state_now(order, POLL_S, occupied=occupied)
         for folder in {state["kv_dir"], order["target"]["kv_dir"]} - {""}:
             switch_state.forget_kv(folder)
         switch_state.write_json(self.places.saved(order["id"]), state)

@@ -50,17 +50,24 @@ def speed(proof: Proof) -> float | None:
     return best
 
 
-def figures(proof: Proof, poll_s: float) -> Figures:
-    """Proves that the version serves as it should and measures it; raises VerifyError."""
-    found = serving.prove_serving(proof["server"], proof["verify"], proof["weights"], poll_s)
-    found["tokens_per_s"] = speed(proof)
+def figures(proof: Proof, poll_s: float, *, occupied: bool = False) -> Figures:
+    """Proves that the version serves as it should and measures it; raises VerifyError.
+
+    occupied: it reads a prompt that no client waits for, so it is asked for nothing and its speed is None.
+    """
+    found = serving.prove_serving(
+        proof["server"], proof["verify"], proof["weights"], poll_s, occupied=occupied
+    )
+    if not occupied:
+        found["tokens_per_s"] = speed(proof)
     return found
 
 
-def state_now(order: SwitchOrder, poll_s: float) -> State:
+def state_now(order: SwitchOrder, poll_s: float, *, occupied: bool = False) -> State:
     """The STATE of what serves now, with its `figures`: all that is needed to come back to it.
 
-    Raises VerifyError when it does not serve; a rollback may also leave a version that does not.
+    occupied: as of `figures`. Raises VerifyError when it does not serve; a rollback may also leave a version
+    that does not.
     """
     like = order["target"]["proof"]
     conf = state.look(like["server"]["config_path"])
@@ -82,7 +89,7 @@ def state_now(order: SwitchOrder, poll_s: float) -> State:
         "wired_limit_mib": int(limit.out) if limit.ok and limit.out.strip().isdigit() else None,
         "kv_dir": proof["server"]["kv_dir"],
         "proof": proof,
-        "figures": figures(proof, poll_s) if order["kind"] == "upgrade" else None,
+        "figures": figures(proof, poll_s, occupied=occupied) if is_upgrade else None,
     }
 
 

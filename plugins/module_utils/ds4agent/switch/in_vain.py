@@ -14,6 +14,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 LOG = "/var/log/ds4/server.log"
 #: For a token under way, and for work that the engine itself cancels (a tenth of a second in September's).
-GRACE_S = 2.0
+GRACE_S = 1.0
 POLL_S = 0.25
 #: The end of a log: more than the lines of the requests that a server works on.
 TAIL_BYTES = 256 << 10
@@ -62,6 +63,14 @@ def tail(path: str) -> str:
         return ""
     finally:
         os.close(handle)
+
+
+def is_occupied(log_path: str = LOG) -> bool:
+    """Whether an engine whose clients are gone works on all the same."""
+    if not unfinished(tail(log_path)):
+        return False
+    time.sleep(GRACE_S)
+    return bool(unfinished(tail(log_path)))
 
 
 class NothingInVain:
