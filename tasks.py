@@ -338,7 +338,20 @@ def completion(_: Context, words: list[str]) -> None:
 
 
 ns = Collection(
-    completion, upgrade, rollback, lab, plan, status, observe, nearest, agents, access, jump, stage, weights
+    completion,
+    journal,
+    upgrade,
+    rollback,
+    lab,
+    plan,
+    status,
+    observe,
+    nearest,
+    agents,
+    access,
+    jump,
+    stage,
+    weights,
 )
 ns.add_collection(tunnel)
 command_line.check(ns)

@@ -13,6 +13,7 @@ from invoke.parser import Parser
 import tasks
 from ds4fleet import __version__
 from ds4fleet.cli import helping
+from ds4fleet.cli.verb import Verb
 from ds4fleet.layout import CHECKOUT
 
 FAB = Path(sys.executable).parent / "fab"
@@ -21,6 +22,11 @@ VERBS = dict(helping.named(tasks.ns))
 
 def said(*words: str) -> str:
     return subprocess.run([FAB, *words], capture_output=True, text=True, check=True, cwd=CHECKOUT).stdout
+
+
+def test_every_verb_that_is_declared_can_be_typed() -> None:
+    declared = [one for one in vars(tasks).values() if isinstance(one, Verb)]
+    assert [one.name for one in declared if one not in VERBS.values()] == []
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -164,8 +164,11 @@ def prove_serving(
         "headroom_mib": free_mib,
         "pid": pid,
     }
-    if occupied:
-        return found
+    return found if occupied else _answered(found, server, verify, body)
+
+
+def _answered(found: Figures, server: Server, verify: Verify, body: dict[str, Any]) -> Figures:
+    """The figures with what the server answers to the prompt of `verify`."""
     reply, elapsed_s = complete(server, body, verify["prompt"])
     answer, objections = answers.completion(reply, verify.get("expect"))
     if objections:
