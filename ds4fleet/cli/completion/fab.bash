@@ -4,6 +4,8 @@ _ds4_fab_words() {
   while IFS="$(printf '\t')" read -r kind one _; do
     [ "$kind" = stale ] || break
     if [ "$one" -nt "$file" ]; then
+      # Once, however often Tab is pressed meanwhile.
+      touch "$file"
       (fab completion refresh >/dev/null 2>&1 &)
       break
     fi

@@ -5,6 +5,7 @@ function __ds4_fab_words
     test -e $file; or fab completion refresh >/dev/null 2>&1; or return
     for source in (string match -r '^stale\t(.*)' -g < $file)
         if test $source -nt $file
+            touch $file
             fab completion refresh >/dev/null 2>&1 &
             break
         end
