@@ -353,8 +353,8 @@ def _key_body(line: str) -> str | None:
 # What a failed first contact means, in one sentence each. The patterns are texts of OpenSSH, sudo and macOS.
 
 
-def unreachable(host: str, said: str) -> str:
-    """Why a host could not be reached, from what ssh printed."""
+def unreachable(host: str, said: str, tried: str = "") -> str:
+    """Why a host could not be reached, from what ssh printed; tried: how, for a refused login."""
     kind = ssh.refusal(said)
     if kind is ssh.Kind.HOST_KEY:
         return (
@@ -364,8 +364,9 @@ def unreachable(host: str, said: str) -> str:
         )
     if kind is ssh.Kind.LOGIN:
         return (
-            f"{host} refuses this login: neither the key nor the first password is accepted; run"
-            f" `ansible-playbook playbooks/bootstrap.yml -l {host}` with ds4_bootstrap_password_file"
+            f"{host} refuses {tried or 'this login'}: neither the key nor the first password is accepted; run"
+            f" `ansible-playbook playbooks/bootstrap.yml -l {host}` with the account of its first login in"
+            " ansible_user and its password in ansible_password (vaulted) or ds4_bootstrap_password_file"
         )
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     # Ansible puts its own advice before what ssh said, in the same line.

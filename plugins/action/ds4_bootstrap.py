@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ds4fleet.errors import OperatorError
-from ds4fleet.remote import bootstrap, host_keys, openssh
+from ds4fleet.remote import bootstrap, first_login, host_keys, openssh
 
 POLL_S = 5
 
@@ -25,6 +26,7 @@ class ActionModule(ActionBase):
     Arguments of a look: user, keys, key_file (its .pub counts as one more key), power, updates, timezone,
     known_hosts.
     Arguments of a step: step (an entry of the look's `steps`), wait_s (seconds for the Command Line Tools).
+    Arguments of both: user, password_file (the first login).
     """
 
     TRANSFERS_FILES = False
@@ -32,8 +34,17 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         self.host = task_vars["inventory_hostname"]
+        args = self._task.args
+        self.password_file = args.get("password_file") or ""
         try:
-            return self._step(self._task.args["step"]) if "step" in self._task.args else self._look()
+            self.unused = first_login.prepare(
+                self.host,
+                self._connection,
+                self._connection.become,
+                args.get("user") or "",
+                self.password_file,
+            )
+            return self._step(args["step"]) if "step" in args else self._look()
         except OperatorError as error:
             return {"failed": True, "msg": error.sentence}
 
@@ -41,11 +52,13 @@ class ActionModule(ActionBase):
         args = self._task.args
         keys = args.get("keys") or []
         wanted = bootstrap.Wanted(
-            user=args["user"],
+            user="",
             # From -e one key comes as a text.
             keys=[
                 *([keys] if isinstance(keys, str) else keys),
-                *bootstrap.public_half(args.get("key_file") or ""),
+                *bootstrap.public_half(
+                    str(args.get("key_file") or self._connection.get_option("private_key_file") or "")
+                ),
             ],
             power=args.get("power") or {},
             timezone=args.get("timezone") or "",
@@ -56,8 +69,10 @@ class ActionModule(ActionBase):
         except AnsibleError as error:
             # Not every failed login is an AnsibleConnectionFailure: with a password, a wrong host key is not.
             self._compare_host_key(Path(args["known_hosts"]).expanduser())
-            raise AnsibleConnectionFailure(bootstrap.unreachable(self.host, str(error))) from None
+            raise AnsibleConnectionFailure(self._unreachable(error)) from None
         probe = bootstrap.Probe.parse(self.host, answer["stdout"])
+        # The account that logged in: the inventory named it, ds4_bootstrap_user or ssh's configuration.
+        wanted = replace(wanted, user=probe.user)
         steps = bootstrap.decide(self.host, probe, wanted)
         return {
             "changed": False,
@@ -65,9 +80,16 @@ class ActionModule(ActionBase):
                 step.name: {"name": step.name, "what": step.what, "script": step.script} for step in steps
             },
             "missing": [step.what for step in steps],
-            "notes": bootstrap.warnings(self.host, probe, wanted),
+            "notes": [
+                *bootstrap.warnings(self.host, probe, wanted),
+                *([f"{self.host}: {self.unused}"] if self.unused else []),
+            ],
             "macos": probe.macos,
         }
+
+    def _unreachable(self, error: AnsibleError) -> str:
+        used = "" if self.unused else self.password_file
+        return bootstrap.unreachable(self.host, str(error), first_login.tried(self._connection, used))
 
     def _compare_host_key(self, known_hosts: Path) -> None:
         """Raise OperatorError when what kept ssh away was another host key than the recorded one."""
@@ -90,7 +112,7 @@ class ActionModule(ActionBase):
             # sudoable asks for a terminal, which mixes up the streams. Ansible adds to the last line.
             result = self._low_level_execute_command(script.rstrip(), sudoable=bool(self._task.become))
         except AnsibleConnectionFailure as error:
-            raise AnsibleConnectionFailure(bootstrap.unreachable(self.host, str(error))) from None
+            raise AnsibleConnectionFailure(self._unreachable(error)) from None
         except AnsibleError as error:
             raise OperatorError(bootstrap.sudo_refused(self.host)) from error
         if result["rc"] != 0:

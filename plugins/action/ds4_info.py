@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 
 from ds4fleet.inventory import settings
 from ds4fleet.plan.watch import watch
-from ds4fleet.remote import bootstrap
+from ds4fleet.remote import bootstrap, first_login
 
 
 class ActionModule(ActionBase):
@@ -40,7 +40,8 @@ class ActionModule(ActionBase):
         except AnsibleConnectionFailure as error:
             if self._task.check_mode and bootstrap.never_met(str(error)):
                 return self._not_ready(bootstrap.unreachable(host, str(error)))
-            raise AnsibleConnectionFailure(bootstrap.unreachable(host, str(error))) from None
+            tried = first_login.tried(self._connection)
+            raise AnsibleConnectionFailure(bootstrap.unreachable(host, str(error), tried)) from None
         except AnsibleError:
             if self._low_level_execute_command("sudo -n true", sudoable=False)["rc"] != 0:
                 return self._not_ready(bootstrap.no_sudo(host))

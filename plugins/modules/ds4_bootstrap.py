@@ -18,7 +18,9 @@ extends_documentation_fragment:
   - ds4.fleet.attributes.action
 options:
   user:
-    description: Account that is to administer the Mac. Needed without O(step).
+    description:
+      - Account that is to administer the Mac. Empty means the account of the inventory.
+      - Refused where the inventory names another one, as no later run would log in to it.
     type: str
   keys:
     description: Public keys that are to log in to that account.
@@ -26,7 +28,9 @@ options:
     elements: str
     default: []
   key_file:
-    description: A private key here, whose public half counts as one more of O(keys).
+    description:
+      - A private key here, whose public half counts as one more of O(keys). The key of the connection where it
+        is not given.
     type: path
   power:
     description: Wanted settings of C(pmset) by name.
@@ -43,6 +47,9 @@ options:
     default: ""
   known_hosts:
     description: File here with the recorded host keys. Needed without O(step).
+    type: path
+  password_file:
+    description: File with the first password, for the login and for sudo where the inventory gives none.
     type: path
   step:
     description: One of RV(steps) of an earlier look.

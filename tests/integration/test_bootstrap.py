@@ -83,6 +83,17 @@ class TestBareMac:
         assert run.returncode != 0
         assert "ds4_bootstrap_password_file" in run.output
 
+    def test_the_account_of_the_inventory_is_tried_and_named_in_the_refusal(self, bare):
+        run = bare.ansible("playbooks/bootstrap.yml", HOST, "-e", "ansible_user=ec2-user", check=False)
+        assert run.returncode != 0
+        assert "refuses the account ec2-user with the key" in run.output
+        assert "the password in" in run.output
+
+    def test_another_account_than_the_inventorys_is_refused_before_a_login(self, bare):
+        run = bare.ansible("playbooks/bootstrap.yml", HOST, "-e", "ds4_bootstrap_user=ec2-user", check=False)
+        assert run.returncode != 0
+        assert "the account of the inventory is admin" in run.output
+
     def test_apple_offering_no_tools_is_said(self, bare):
         bare.lab.fault(HOST, "no-tools-offered", True)
         try:

@@ -52,7 +52,7 @@ HOSTILE: Mapping[str, tuple[Any, ...]] = {
     "ds4_tunnel_user": ("*", "!admin", "a,b", "a b", "all\nPermitRootLogin yes", "admin", "root", "-x", "?"),
     "ds4_service_user": ("root", "admin", "Admin", "../x", "a/b", "a:b", "a\n", "", None, "_ds4tunnel", "é"),
     "ds4_seed_user": ("_ds4", "*", "-oProxyCommand=x", "a@b", "_ds4seed\r"),
-    "ds4_bootstrap_user": ("ALL", "Defaults", "X_Alias", "a ALL=(ALL) ALL\nb", "%w", "#0", "a b", "-l", ""),
+    "ds4_bootstrap_user": ("ALL", "Defaults", "X_Alias", "a ALL=(ALL) ALL\nb", "%w", "#0", "a b", "-l"),
     "ds4_storage_models_volume": ("../../x", "a\nb", "-x", "Macintosh HD", "data", "disk3", "ds4-kv", " a"),
     "ds4_storage_kv_volume": ("Preboot", "a/b", "a:b", "x\x00", "DS4-MODELS", "é"),
     "ds4_storage_container": ("-x", "disk3; x", "../disk3", "disk3\n"),
