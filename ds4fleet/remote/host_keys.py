@@ -41,7 +41,7 @@ def to_record(way: Way, known_hosts: Path, expected: str = "") -> dict[str, str]
         raise refusal
     if seen.kind == "silent":
         raise OperatorError(
-            f"{way.name} does not answer at {way.address} port {way.port}: {seen.reason}",
+            f"{way.name} does not answer at {way.address} port {way.port or 22}: {seen.reason}",
             exit_code=EXIT_UNREACHABLE,
         )
     if seen.kind == "trusted" and any(line.marker for line in lines if line.file == known_hosts):

@@ -12,7 +12,7 @@ import hashlib
 import re
 import shlex
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ from typing import Any
 
 from ds4agent.mac import output
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.inventory.connection import WITH_ARGUMENT
+from ds4fleet.inventory.connection import way_words
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.remote import ssh
+from ds4fleet.remote.ways import settled
 
 #: Seconds for one connection and for one look at a file, and what ssh may say meanwhile: a stranger is at the
 #: other end.
@@ -65,12 +66,13 @@ class Line:
 class Way:
     """How ssh reaches a Mac: as the connections that follow will, through the same proxies and files.
 
+    port: 0 for ssh's own choice.
     before, after: words for ssh's command line that stand before and after port and user there.
     """
 
     name: str
     address: str
-    port: int = 22
+    port: int = 0
     user: str = ""
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
@@ -78,7 +80,8 @@ class Way:
 
     def argv(self, *options: str, words: Sequence[str] = ()) -> list[str]:
         """The command line, these options first."""
-        own = [f"Port={self.port}", *([f'User="{self.user}"'] if self.user else [])]
+        own = [f"Port={self.port}"] if self.port else []
+        own += [f'User="{self.user}"'] if self.user else []
         argv = [self.ssh, *_options(options), *self.before, *_options(own), *self.after]
         return [*argv, *words, "--", self.address]
 
@@ -111,7 +114,7 @@ def way_of(name: str, option: Callable[[str], Any]) -> Way:
     return Way(
         name=name,
         address=str(option("host")),
-        port=int(option("port") or 22),
+        port=int(option("port") or 0),
         user=str(option("remote_user") or ""),
         before=words("ssh_args"),
         after=(*words("ssh_common_args"), *words("ssh_extra_args")),
@@ -119,51 +122,18 @@ def way_of(name: str, option: Callable[[str], Any]) -> Way:
     )
 
 
-@dataclass(frozen=True)
-class Effective:
-    """What ssh makes of its arguments and its configuration: where it connects to, and by which bastion (the
-    words after ProxyJump, or the destination of the ssh of a ProxyCommand; "" for none)."""
-
-    hostname: str
-    port: int
-    via: str = ""
-
-
-def effective(host: Host) -> Effective:
-    """How ssh would reach a Mac of the inventory. Raises OperatorError where ssh refuses its arguments."""
+def way_to(host: Host) -> Way:
+    """The way to a Mac of the inventory. Raises OperatorError where it cannot be reached by ssh."""
     way = host.reached
-    said = settled(host.name, [way.executable, *host.ssh_options(), *way.reaching(), "-G", way.address])
-    return Effective(said.get("hostname", way.address), int(said.get("port", 22)), bastion(said))
-
-
-def settled(name: str, argv: Sequence[str]) -> dict[str, str]:
-    """What `ssh -G` prints for a command line that has it, by option in lower case."""
-    done = _run(argv)
-    if done.returncode != 0:
-        raise OperatorError(f"{name}: ssh refuses its arguments: {_last(done.stderr)}", exit_code=EXIT_USAGE)
-    return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
-
-
-def bastion(said: Mapping[str, str]) -> str:
-    """The bastion in what `settled` returns, "" for none."""
-    jump = said.get("proxyjump", "none")
-    if jump != "none":
-        return jump
-    command = said.get("proxycommand", "none")
-    if command == "none":
-        return ""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return command
-    words = words[1:] if words[:1] == ["exec"] else words
-    if Path(words[0]).name != "ssh":
-        return Path(words[0]).name
-    rest = words[1:]
-    while rest and rest[0].startswith("-"):
-        taken = 2 if rest[0][1:2] in WITH_ARGUMENT and len(rest[0]) == 2 else 1
-        rest = rest[taken:]
-    return rest[0] if rest else "ssh"
+    return Way(
+        name=host.name,
+        address=way.address,
+        port=way.port or 0,
+        user=way.user,
+        before=(*host.ssh_options(), *way_words(way.ssh_args)),
+        after=(*way.identity(), *way_words(way.more_args)),
+        ssh=way.executable,
+    )
 
 
 # What OpenSSH knows.

@@ -16,9 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ds4agent.border import plain
 from ds4agent.mac import output
+from ds4agent.tunnel import endings
 from ds4fleet.errors import EXIT_MISSING, OperatorError
 from ds4fleet.inventory.fleet import Host
+from ds4fleet.remote import ways
 
 #: A cold login over an ocean takes 8 to 9 round trips; beyond this a Mac counts as silent.
 CONNECT_TIMEOUT_S = 20
@@ -87,7 +90,7 @@ def run(host: Host, script: str, *, most_bytes: int = ANSWER_BYTES) -> Result:
         ended = output.run(command, ANSWER_TIMEOUT_S, stdin=script, max_bytes=most_bytes)
     except OSError as error:
         raise OperatorError(f"ssh cannot be run: {error.strerror}", exit_code=EXIT_MISSING) from None
-    return judge(host.name, ended, most_bytes)
+    return judge(host.name, ended, most_bytes, host)
 
 
 def run_all(hosts: Sequence[Host], script: Callable[[Host], str]) -> list[Result]:
@@ -96,8 +99,8 @@ def run_all(hosts: Sequence[Host], script: Callable[[Host], str]) -> list[Result
         return list(pool.map(lambda host: run(host, script(host)), hosts))
 
 
-def judge(name: str, ended: output.Ended, most_bytes: int) -> Result:
-    """The result of an ssh to the Mac `name` that has ended."""
+def judge(name: str, ended: output.Ended, most_bytes: int, host: Host | None = None) -> Result:
+    """The result of an ssh to the Mac `name` that has ended; host: to name its account and bastion."""
     if ended.cut == output.LATE:
         return Result(Kind.TIMEOUT, sentence=f"no whole answer within {ANSWER_TIMEOUT_S} s")
     if ended.cut:
@@ -110,12 +113,43 @@ def judge(name: str, ended: output.Ended, most_bytes: int) -> Result:
     if ended.returncode != SSH_FAILED:
         sentence = f"the command on it ended with status {ended.returncode}" + (f": {last}" if last else "")
         return Result(Kind.FAILED, ended.stdout, ended.returncode, sentence)
+    told = _ending(host, ended.stderr)
+    if told is not None:
+        return told
     kind = refusal(ended.stderr) or Kind.UNREACHABLE
     if kind is Kind.HOST_KEY:
         last = (
             "no host key is recorded" if unknown_key(ended.stderr) else "ssh refuses its host key"
         ) + f"; run `ansible-playbook playbooks/bootstrap.yml -l {name}`, which shows what it is"
     return Result(kind, sentence=last or "ssh ended without a word")
+
+
+#: The endings that are said by the table; of the others ssh's own last words are as clear.
+_TOLD = {
+    "bastion": Kind.UNREACHABLE,
+    "algorithm": Kind.UNREACHABLE,
+    "banner": Kind.UNREACHABLE,
+    "keys": Kind.LOGIN,
+    "account": Kind.LOGIN,
+    "certificate": Kind.HOST_KEY,
+}
+
+
+def _ending(host: Host | None, said: str) -> Result | None:
+    known = endings.meaning(said)
+    if known is None or known[0].kind not in _TOLD or host is None:
+        return None
+    one, found = known
+    way = host.reached
+    via = ways.effective(host) if one.kind == "bastion" else None
+    sentence = one.text.format(
+        via=(via.via if via else "") or "on the way",
+        address=way.address,
+        ssh_port=via.port if via else host.port,
+        user=way.user or "of ssh's own choice",
+        found=found,
+    )
+    return Result(_TOLD[one.kind], sentence=plain.line(sentence))
 
 
 def refusal(said: str) -> Kind | None:

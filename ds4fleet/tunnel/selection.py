@@ -15,7 +15,7 @@ from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.inventory.names import HOST
 from ds4fleet.plan.kept import FACTS, make_plans
-from ds4fleet.remote import openssh
+from ds4fleet.remote import ways
 
 #: Roles of Macs without an engine behind their tunnel.
 IDLE_ROLES = ("staging", "jump")
@@ -87,7 +87,7 @@ def spec_of(host: Host) -> TunnelSpec:
         )
     way = host.reached
     key = settings.get("ds4_tunnel_key_file") or way.key_file or ""
-    found = openssh.effective(host)
+    found = ways.effective(host)
     return TunnelSpec(
         name=host.name,
         region=host.region,

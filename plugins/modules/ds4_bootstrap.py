@@ -29,8 +29,8 @@ options:
     default: []
   key_file:
     description:
-      - A private key here, whose public half counts as one more of O(keys). The key of the connection where it
-        is not given.
+      - A private key here, whose public half counts as one more of O(keys). The key of the connection where
+        it is not given.
     type: path
   power:
     description: Wanted settings of C(pmset) by name.

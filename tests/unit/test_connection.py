@@ -19,7 +19,7 @@ from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.connection import Connection, way_words
 from ds4fleet.inventory.fleet import Fleet, Host, ansible_command
 from ds4fleet.layout import CHECKOUT, ROLE
-from ds4fleet.remote import openssh, ssh
+from ds4fleet.remote import ssh, ways
 from ds4fleet.tunnel import selection
 
 VAULT_PASSWORD = "open sesame"
@@ -324,7 +324,7 @@ def test_the_words_of_sessions_and_forwards_are_left_out() -> None:
     ],
 )
 def test_the_bastion_is_named_as_ssh_knows_it(said: dict[str, str], name: str) -> None:
-    assert openssh.bastion(said) == name
+    assert ways.bastion(said) == name
 
 
 def test_a_connection_is_the_same_after_json() -> None:

@@ -13,6 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from functools import cache
 
+from . import endings
 from .spec import TunnelSpec
 
 SSH = "/usr/bin/ssh"  # the system's, on macOS and on Linux alike
@@ -107,68 +108,11 @@ def _option_path(path: str) -> str:
 
 @dataclass(frozen=True)
 class Ending:
-    """Why an ssh child ended: kind is one of hostkey, auth, port, network, dead,
-    terminal, remote, client, unknown."""
+    """Why an ssh child ended: kind is one of `endings.Meaning`'s, or remote or unknown."""
 
     kind: str
     reason: str
-
-    @property
-    def permanent(self) -> bool:
-        """True where trying again without a person cannot help and may look like an attack."""
-        return self.kind in ("hostkey", "client")
-
-
-# Searched in this order in what ssh wrote: pattern, kind, sentence.
-_MEANINGS: tuple[tuple[str, str, str], ...] = (
-    (
-        r"REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "hostkey",
-        (
-            "its host key is not the recorded one; if it was reinstalled, record the new one with"
-            " playbooks/bootstrap.yml, otherwise do not connect"
-        ),
-    ),
-    (
-        r"No \S+ host key is known for|Host key verification failed",
-        "hostkey",
-        "its host key is not recorded in {known_hosts}; run playbooks/bootstrap.yml for it first",
-    ),
-    (
-        r"Permission denied",
-        "auth",
-        (
-            "key refused for {user}; apply the tunnel stage (site.yml --tags tunnel)"
-            " or ask for access (fab access add)"
-        ),
-    ),
-    (
-        r"Identity file .* not accessible|Load key .*(No such file|invalid format)",
-        "auth",
-        "key file {key} cannot be read",
-    ),
-    (
-        r"Address already in use|Could not request local forwarding|cannot listen to port",
-        "port",
-        "local port {port} is taken",
-    ),
-    (
-        r"Timeout, server .* not responding",
-        "dead",
-        "no answer for {alive} s, connection given up",
-    ),
-    (r"Could not resolve hostname", "network", "address {address} cannot be resolved"),
-    (r"Connection refused", "network", "nothing listens on {address} port {ssh_port}"),
-    (r"timed out", "network", "no answer from {address} port {ssh_port}"),
-    (r"No route to host|Network is unreachable", "network", "no route to {address}"),
-    (r"PTY allocation request failed", "terminal", "the account gives no terminal"),
-    (r"Bad configuration option|unknown option", "client", "the local ssh does not take an option"),
-    (
-        r"Connection (reset|closed)|Broken pipe|Connection to .* closed|banner exchange|kex_exchange",
-        "network",
-        "connection closed by the other side",
-    ),
-)
+    permanent: bool = False
 
 
 def ending(spec: TunnelSpec, status: int | None, stderr: str) -> Ending:
@@ -176,18 +120,21 @@ def ending(spec: TunnelSpec, status: int | None, stderr: str) -> Ending:
 
     status  exit status; negative for a signal, as subprocess reports it
     """
-    for pattern, kind, text in _MEANINGS:
-        if re.search(pattern, stderr):
-            reason = text.format(
-                user=spec.user,
-                key=spec.key_file,
-                known_hosts=spec.known_hosts,
-                port=spec.local_port,
-                address=spec.address,
-                ssh_port=spec.ssh_port,
-                alive=PATIENCE_S,
-            )
-            return Ending(kind, reason)
+    known = endings.meaning(stderr)
+    if known is not None:
+        one, found = known
+        reason = one.text.format(
+            user=spec.user,
+            key=spec.key_file,
+            known_hosts=spec.known_hosts,
+            port=spec.local_port,
+            address=spec.address,
+            ssh_port=spec.ssh_port,
+            alive=PATIENCE_S,
+            via=spec.via or "on the way",
+            found=found,
+        )
+        return Ending(one.kind, reason, permanent=not one.retried)
     if status is not None and status < 0:
         return Ending("dead", f"ssh ended by signal {-status}")
     if status == 255 or status is None:
