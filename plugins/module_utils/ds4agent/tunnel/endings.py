@@ -150,7 +150,7 @@ ENDINGS: tuple[Meaning, ...] = (
         "the local ssh does not take an option",
         retried=False,
     ),
-    # Before its greeting sshd closes for those whom it penalises or who are too many; ssh does not say which.
+    # Before its greeting sshd turns penalised addresses away, and logins beyond MaxStartups; ssh cannot tell which.
     Meaning(
         r"kex_exchange_identification: (?:read: )?Connection (?:closed|reset)",
         "banner",
