@@ -150,7 +150,7 @@ ENDINGS: tuple[Meaning, ...] = (
         "the local ssh does not take an option",
         retried=False,
     ),
-    # Before its greeting sshd turns penalised addresses away, and logins beyond MaxStartups; ssh cannot tell which.
+    # Before its greeting sshd turns away addresses that it penalises, and logins beyond MaxStartups.
     Meaning(
         r"kex_exchange_identification: (?:read: )?Connection (?:closed|reset)",
         "banner",
