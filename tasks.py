@@ -10,7 +10,7 @@ from invoke import Collection
 
 from ds4fleet import locales
 from ds4fleet.cli import command_line
-from ds4fleet.cli.tunnel import access, agents, jump, nearest, tunnel
+from ds4fleet.cli.tunnel import access, agents, hostkey, jump, nearest, tunnel
 from ds4fleet.cli.verb import Word, verb
 
 if TYPE_CHECKING:
@@ -339,6 +339,7 @@ def completion(_: Context, words: list[str]) -> None:
 
 ns = Collection(
     completion,
+    hostkey,
     journal,
     upgrade,
     rollback,

@@ -171,3 +171,25 @@ def access(
     if words[0] == "add":
         sys.exit(library.add(words[1], key, host=host, region=region, yes=yes))
     sys.exit(library.remove(words[1], host=host, region=region, yes=yes))
+
+
+@verb(
+    words={
+        "show": Word("what is recorded, and what the Mac shows now", "HOST"),
+        "accept": Word("record what the Mac shows, after a question", "HOST"),
+        "forget": Word("remove what is recorded, after a question", "HOST"),
+    },
+    about={"fingerprint": "SHA256:...: the key that the provider gave (accept)"},
+    examples=("fab hostkey show tyo-01", "fab hostkey accept tyo-01 --fingerprint SHA256:..."),
+)
+def hostkey(
+    _context: Context, words: list[str], fingerprint: str = "", yes: bool = False, json: bool = False
+) -> None:
+    """The host key of a Mac: show it, accept a new one, forget it"""
+    from ds4fleet.fleetview import hostkey as library
+
+    if words[0] == "show":
+        sys.exit(library.show(words[1], json=json))
+    if words[0] == "accept":
+        sys.exit(library.accept(words[1], fingerprint, yes=yes))
+    sys.exit(library.forget(words[1], yes=yes))

@@ -5,6 +5,7 @@ First sight is when neither the files that ssh reads nor ssh itself know anythin
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -85,6 +86,21 @@ def objection(way: Way, seen: Verdict, lines: Sequence[Line]) -> OperatorError |
             f"{way.name}: ssh refuses the host key {seen.fingerprint}: {seen.reason}; nothing was recorded"
         )
     return None
+
+
+def lines_of(name: str, keys: Mapping[str, str]) -> str:
+    """The lines of a known_hosts file for keys as {type: key}."""
+    return "".join(f"{name} {kind} {key}\n" for kind, key in sorted(keys.items()))
+
+
+def append(path: Path, lines: str) -> None:
+    """Add lines to a known_hosts file that other hosts' workers may be writing, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        text = stream.read()
+        stream.write(("" if text.endswith("\n") or not text else "\n") + lines)
 
 
 def _check_expected(host: str, keys: Mapping[str, str], expected: str) -> None:

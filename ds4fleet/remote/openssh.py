@@ -160,6 +160,26 @@ def recorded(name: str, files: Iterable[Path]) -> list[Line]:
     return found
 
 
+def remove(name: str, file: Path) -> None:
+    """Takes the lines of a name out of a file, hashed ones too; those with a marker stay.
+
+    Raises OperatorError for a line that is about other names, too, which would lose it.
+    """
+    found = _run(["ssh-keygen", "-F", name.lower(), "-f", str(file)]).stdout
+    for line, marker, names in re.findall(
+        r"^# Host [^\n]* found: line (\d+)[^\n]*\n[ \t]*(@\S+[ \t]+)?(\S+)", found, re.M
+    ):
+        if not marker and names.lower() != name.lower() and not names.startswith("|"):
+            raise OperatorError(
+                f"{file}, line {line}: it is about {names}, not {name} alone; correct it by hand"
+            )
+    done = _run(["ssh-keygen", "-R", name.lower(), "-f", str(file)])
+    if done.returncode != 0:
+        raise OperatorError(f"{file}: the lines of {name} cannot be removed: {_last(done.stderr)}")
+    # What ssh-keygen keeps of the file before.
+    file.with_name(file.name + ".old").unlink(missing_ok=True)
+
+
 def text_for(name: str, files: Iterable[Path]) -> str:
     """What these files hold about a name as known_hosts lines that name it in clear, for another machine."""
     lines = [

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from pathlib import Path
@@ -17,16 +16,6 @@ from ansible.plugins.action import ActionBase
 from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
 from ds4fleet.inventory import names
 from ds4fleet.remote import bootstrap, host_keys, openssh
-
-
-def append(path: Path, lines: str) -> None:
-    """Add lines to a known_hosts file that other hosts' workers may be writing, too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.seek(0)
-        text = stream.read()
-        stream.write(("" if text.endswith("\n") or not text else "\n") + lines)
 
 
 class ActionModule(ActionBase):
@@ -53,7 +42,7 @@ class ActionModule(ActionBase):
             return {"failed": True, "msg": error.sentence}
         if not fresh:
             return {"changed": False, "known_hosts": str(known_hosts)}
-        lines = "".join(f"{host} {kind} {key}\n" for kind, key in sorted(fresh.items()))
+        lines = host_keys.lines_of(host, fresh)
         prints = ", ".join(f"{kind} {openssh.fingerprint(key)}" for kind, key in sorted(fresh.items()))
         said = f"{host}: host key recorded at first sight: {prints}"
         if self._task.check_mode:
@@ -62,7 +51,7 @@ class ActionModule(ActionBase):
             handle, name = tempfile.mkstemp(prefix="known_hosts-", dir=constants.DEFAULT_LOCAL_TMP)
             os.close(handle)
             known_hosts = Path(name)
-        append(known_hosts, lines)
+        host_keys.append(known_hosts, lines)
         return {
             "changed": True,
             "known_hosts": str(known_hosts),
