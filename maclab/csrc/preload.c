@@ -1,11 +1,14 @@
 /*
- * What a program on the simulated Mac asks the kernel and must hear as on a Mac: uname(2), sysctlbyname(3) and
- * clonefile(2). Named in the Mac's /etc/ld.so.preload. Values lie in files that PID 1 and the simulated sysctl keep:
+ * What a program on the simulated Mac asks the kernel and must hear as on a Mac: uname(2), sysctlbyname(3),
+ * clonefile(2), and fsync(2), which leaves what was written in the drive's cache, unlike fcntl(2) with F_FULLFSYNC.
+ * Named in the Mac's /etc/ld.so.preload. Values lie in files that PID 1 and the simulated sysctl keep:
  * /.lab/run/uname (release and version, one a line), /.lab/run/sysctl/<oid> ("int N", "quad N" or "string TEXT").
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -130,3 +133,47 @@ int clonefile(const char *from, const char *to, int flags)
     }
     return 0;
 }
+
+/* The drive's cache is memory here, where a write is already: a power cut takes it (maclab.machine.medium). */
+static int to_the_drive(int fd)
+{
+    return syscall(SYS_fcntl, fd, F_GETFD) < 0 ? -1 : 0;
+}
+
+int fsync(int fd)
+{
+    return to_the_drive(fd);
+}
+
+int fdatasync(int fd)
+{
+    return to_the_drive(fd);
+}
+
+#define MAC_F_FULLFSYNC 51
+
+static int control(int fd, int command, void *argument)
+{
+    static int (*next)(int, int, ...);
+    if (command == MAC_F_FULLFSYNC)
+        return (int)syscall(SYS_fsync, fd);
+    if (!next) {
+        next = (int (*)(int, int, ...))dlsym(RTLD_NEXT, "fcntl64");
+        if (!next)
+            next = (int (*)(int, int, ...))dlsym(RTLD_NEXT, "fcntl");
+    }
+    return next(fd, command, argument);
+}
+
+#define CONTROL(name)                            \
+    int name(int fd, int command, ...)           \
+    {                                            \
+        va_list words;                           \
+        va_start(words, command);                \
+        void *argument = va_arg(words, void *);  \
+        va_end(words);                           \
+        return control(fd, command, argument);   \
+    }
+
+CONTROL(fcntl)
+CONTROL(fcntl64)

@@ -1,12 +1,12 @@
 """What a power cut leaves on the added volumes of a Mac: what had reached the medium, and nothing else.
 
-A write stays in memory until fsync(2), or until the file system's next checkpoint (btrfs: every 30 s, at any
-fsync, and whenever `diskutil` counts what a volume holds; a checkpoint has names, owners and modes, not the
-bytes of other files). Unmounting would write it all out, so the images are copied
-between the end of the Mac's last process and the unmount, and the copies take their place. The Mac's other
-files are folders of this machine and keep everything. Real fsync(2) of macOS leaves data in the drive's cache
-(reference 8); here it reaches the medium, as F_FULLFSYNC does there. That a checkpoint of APFS takes names,
-owners and modes along is inferred, not recorded from a Mac (confidence C).
+A write stays in memory until a full sync (fcntl(2) with F_FULLFSYNC), or until the file system's next
+checkpoint (btrfs: every 30 s, at any full sync, and whenever `diskutil` counts what a volume holds; a
+checkpoint has names, owners and modes, not the bytes of other files). fsync(2) of a program on the Mac leaves
+data in the drive's cache, as on macOS (reference 8; maclab/csrc/preload.c). Unmounting would write it all
+out, so the images are copied between the end of the Mac's last process and the unmount, and the copies take
+their place. The Mac's other files are folders of this machine and keep everything. That a checkpoint of APFS
+takes names, owners and modes along is inferred, not recorded from a Mac (confidence C).
 """
 
 from __future__ import annotations

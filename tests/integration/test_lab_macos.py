@@ -236,11 +236,15 @@ def test_a_reboot_renumbers_devices_honours_fstab_and_forgets_the_wired_limit(ma
     mac.delete("manual")
 
 
-def test_a_power_cut_takes_what_was_not_synced(mac: Mac) -> None:
+def test_a_power_cut_takes_what_was_not_fully_synced(mac: Mac) -> None:
+    """fsync(2) leaves it in the drive's cache: only fcntl(2) with F_FULLFSYNC (51) counts."""
     mac.add("cut", "-quota 20g")
-    synced = "dd if=/dev/zero of=/Volumes/cut/synced bs=1k count=300 conv=fsync"
+    write = "import fcntl, sys; f = open('/Volumes/cut/synced', 'wb', 0); f.write(bytes(307200))"
+    pythons = "/.lab/clt-python/bin/python3 /.lab/host/usr/bin/python3"
+    synced = f'$(ls {pythons} 2>/dev/null | head -n 1) -c "{write}; fcntl.fcntl(f, 51)"'
     for _ in range(2):
-        mac.ok(f"{synced}; cd /Volumes/cut; echo more >> synced; touch empty; head -c 300000 synced > copy")
+        mac.ok(f"{synced}; dd if=/dev/zero of=/Volumes/cut/flushed bs=1k count=300 conv=fsync")
+        mac.ok("cd /Volumes/cut; echo more >> synced; touch empty; head -c 300000 synced > copy")
         mac.lab.power_cut(HOST)
         assert mac.ok("ls /Volumes/cut; wc -c < /Volumes/cut/synced | tr -d ' '") == "synced\n307200\n"
     mac.ok("head -c 300000 /Volumes/cut/synced > /Volumes/cut/copy")

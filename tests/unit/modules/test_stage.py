@@ -1,5 +1,6 @@
 """Weights from Mac to Mac: chunks, journal, seed and fetch, over pipes instead of ssh."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -231,6 +232,8 @@ def test_the_journal_names_a_chunk_only_after_its_bytes_were_flushed(
     flushed = []
 
     def flush(handle: int) -> None:
+        if handle != part._data:
+            return
         there = chunks.Journal(part.journal.path, len(DATA), CHUNK).refresh()
         flushed.append((sorted(there), os.pread(handle, CHUNK, 3 * CHUNK) == DATA[3 * CHUNK : 4 * CHUNK]))
 
@@ -239,6 +242,55 @@ def test_the_journal_names_a_chunk_only_after_its_bytes_were_flushed(
     part.commit(3, data, hashlib.sha256(data).hexdigest())
     assert flushed == [([], True)]
     assert sorted(chunks.Journal(part.journal.path, len(DATA), CHUNK).refresh()) == [3]
+    part.close()
+
+
+def test_chunks_are_synced_in_groups_and_at_the_end_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, syncs = [100.0], []
+    monkeypatch.setattr(chunks, "flush", syncs.append)
+    monkeypatch.setattr(chunks.time, "monotonic", lambda: clock[0])
+    part = chunks.ChunkedPart(str(tmp_path / "f"), "r", len(DATA), CHUNK).open()
+    syncs.clear()
+    journalled = chunks.Journal(part.journal.path, len(DATA), CHUNK)
+
+    def commit(index: int) -> None:
+        data = DATA[index * CHUNK : (index + 1) * CHUNK]
+        part.commit(index, data, hashlib.sha256(data).hexdigest())
+
+    for index in range(4):
+        commit(index)
+    assert (len(syncs), sorted(journalled.refresh()), sorted(part.done)) == (2, [0], [0, 1, 2, 3])
+    clock[0] += chunks.GROUP_S
+    commit(4)
+    assert (len(syncs), sorted(journalled.refresh())) == (4, [0, 1, 2, 3, 4])
+    for index in part.missing():
+        commit(index)
+    assert (len(syncs), len(journalled.refresh())) == (6, part.total)
+    part.close()
+
+
+def test_chunks_of_a_group_that_the_disk_does_not_take_are_missing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = chunks.ChunkedPart(str(tmp_path / "f"), "r", len(DATA), CHUNK).open()
+    data = DATA[:CHUNK]
+    part.commit(0, data, hashlib.sha256(data).hexdigest())
+
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    part.commit(1, DATA[CHUNK : 2 * CHUNK], hashlib.sha256(DATA[CHUNK : 2 * CHUNK]).hexdigest())
+    monkeypatch.setattr(chunks, "flush", full)
+    with pytest.raises(OSError, match="No space left"):
+        part.sync()
+    assert sorted(part.done) == [0]
+    monkeypatch.undo()
+    for index in part.missing():
+        data = DATA[index * CHUNK : (index + 1) * CHUNK]
+        part.commit(index, data, hashlib.sha256(data).hexdigest())
+    assert part.whole.hexdigest() == hashlib.sha256(DATA).hexdigest()
     part.close()
 
 
@@ -382,6 +434,7 @@ def failing_over(macs: dict[str, Mac], monkeypatch: pytest.MonkeyPatch) -> dict[
     """A chain of which the second Mac may fail over after looking for 0.3 s."""
     monkeypatch.setattr(source_selection, "MIN_LEAD", 2)
     monkeypatch.setattr(source_selection, "FAILOVER_S", 1)
+    monkeypatch.setattr(chunks, "GROUP_S", 0.02)
     monkeypatch.setattr(weights_route, "RANGE_BYTES", 4 * CHUNK)
     Origin.delay_s = 0.01
     macs["a"].order([peer("b", False), peer("c", False)], failover={"by": "b"}, **SMALL)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..mac import clear, safe
 from ..mac import output as mac_output
+from ..mac.full_sync import flush
 from . import parser
 from .capabilities import TOPICS, is_metal, targets, topics
 from .made import TooMuch, gather
@@ -169,7 +170,7 @@ class Engine:
             with (partial / MARKER).open("w") as handle:
                 json.dump(marker, handle, indent=1, sort_keys=True)
                 handle.flush()
-                os.fsync(handle.fileno())
+                flush(handle.fileno())
             final = self.releases / name
             _clear(final)
             partial.rename(final)

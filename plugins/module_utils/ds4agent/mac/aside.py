@@ -13,6 +13,8 @@ import os
 import stat
 from collections.abc import Iterator
 
+from .full_sync import flush
+
 SUFFIX = ".before-volume"
 #: What Finder, Spotlight and a volume that was here before leave in any directory.
 TRIVIAL = (
@@ -74,10 +76,10 @@ def put_aside(mount_point: str) -> str:
         try:
             os.fchown(folder, os.geteuid(), os.getegid())
             os.fchmod(folder, 0o755)
-            os.fsync(folder)
+            flush(folder)
         finally:
             os.close(folder)
-        os.fsync(descriptor)
+        flush(descriptor)
     return os.path.join(parent, aside)
 
 

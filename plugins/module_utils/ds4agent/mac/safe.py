@@ -16,6 +16,8 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 
+from .full_sync import flush as full_flush
+
 #: Without O_NONBLOCK a FIFO would hold root up until somebody opens its other end.
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | _FILE
@@ -168,7 +170,12 @@ def text(path: str, most_bytes: int = MAX_BYTES) -> str:
 
 
 def replace(
-    path: str, data: bytes, mode: int, uid: int = -1, gid: int = -1, flush: Callable[[int], object] = os.fsync
+    path: str,
+    data: bytes,
+    mode: int,
+    uid: int = -1,
+    gid: int = -1,
+    flush: Callable[[int], object] = full_flush,
 ) -> None:
     """Put a new file in the place of what is there, whole and flushed, with owner and mode from the start.
 
@@ -197,7 +204,11 @@ def temporary_name() -> str:
 
 
 def keep_folder(
-    path: str, mode: int, uid: int = -1, gid: int = -1, flush: Callable[[int], object] | None = os.fsync
+    path: str,
+    mode: int,
+    uid: int = -1,
+    gid: int = -1,
+    flush: Callable[[int], object] | None = full_flush,
 ) -> None:
     """Make a directory, or give the one that is there this owner and mode; flushed, unless that is None."""
     with place(path) as (parent, name):

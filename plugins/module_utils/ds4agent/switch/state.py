@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import grp
 import json
 import os
@@ -22,15 +21,15 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..mac import clear, safe
+from ..mac import clear, full_sync, safe
 from ..mac import run as mac_run
 
 if TYPE_CHECKING:
     from ..mac.run import Result
     from ..shapes import StateFile
 
-#: fcntl(2) of macOS: onto the medium, not just into the drive's cache, which fsync there leaves it in.
-F_FULLFSYNC = 51
+#: Have a file, or the names in a folder, on the medium.
+sync, sync_folder = full_sync.flush, full_sync.flush_folder
 #: <40 hex>.kv.tmp.<pid>: what a killed engine leaves; no version removes them and no budget counts them.
 ORPHAN = re.compile(r"\.kv\.tmp\.\d+$")
 BEFORE = ".before-switch"
@@ -40,23 +39,6 @@ BESIDE = ".ds4-new"
 MAX_STATE_BYTES = 64 << 20
 #: More entries than a budget of KV has; beyond it a directory is somebody's mischief and gets no clone.
 MAX_KV_ENTRIES = 100000
-
-
-def sync(descriptor: int) -> None:
-    """Have what was written on the disk when this returns."""
-    try:
-        fcntl.fcntl(descriptor, F_FULLFSYNC)
-    except OSError:
-        os.fsync(descriptor)
-
-
-def sync_folder(path: str) -> None:
-    """The same of a folder: its names, owner and mode."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        sync(folder)
-    finally:
-        os.close(folder)
 
 
 def read_json(path: str) -> dict[str, Any] | None:

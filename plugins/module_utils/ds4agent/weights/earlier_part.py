@@ -46,6 +46,8 @@ def move(path: str, part: chunks.ChunkedPart, each: Callable[[], object]) -> Non
                 data = b"" if index in part.done else _read(descriptor, start, length)
                 if len(data) == length:
                     part.commit(index, data, hashlib.sha256(data).hexdigest())
+                # What is cut off here must be on the medium there.
+                part.sync()
                 os.ftruncate(descriptor, start)
         finally:
             os.close(descriptor)

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..mac import aside as mac_aside
+from ..mac.full_sync import flush_folder
 from . import chunks, earlier_part
 from . import stamp as weights_stamp
-from .proof import flush_folder, judge, put_aside, sha256, uncached
+from .proof import judge, put_aside, sha256, uncached
 
 if TYPE_CHECKING:
     from ..shapes import Placed, Wanted

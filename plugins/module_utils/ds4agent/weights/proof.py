@@ -76,24 +76,6 @@ def uncached(descriptor: int) -> None:
             fcntl.fcntl(descriptor, F_NOCACHE, 1)
 
 
-def flush(descriptor: int) -> None:
-    """To the platter or cells: fsync of macOS does not reach them, F_FULLFSYNC does (fsync(2))."""
-    full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is not None:
-        fcntl.fcntl(descriptor, full)
-    else:
-        os.fsync(descriptor)
-
-
-def flush_folder(path: str) -> None:
-    """The names in a folder: a rename that a power cut must not undo."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def feed(
     digest: hashlib._Hash | Proof,
     path: str,

@@ -206,6 +206,7 @@ class Route:
                 self._pull_peer(source, wanted, counted, part, look)
         finally:
             selection.close()
+            part.sync()
 
     def _pull_peer(
         self,

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..mac.full_sync import flush
+
 if TYPE_CHECKING:
     from ..shapes import Stamp
 
@@ -95,7 +97,7 @@ def write(path: str, sha256: str) -> None:
         handle.write(render(sha256, Path(path).stat()))
         handle.write("staged_for=%s\n" % before["staged_for"] if before and before["staged_for"] else "")
         handle.flush()
-        os.fsync(handle.fileno())
+        flush(handle.fileno())
     temporary.replace(target)
 
 
