@@ -39,8 +39,8 @@ def entries(plan: Decided) -> Part:
         KeepAlive={"SuccessfulExit": False},
         ThrottleInterval=10,
         ExitTimeOut=10,
-        ProcessType="Background",
-        LowPriorityIO=True,
+        # Not Background: without weights nothing serves. It gives way to a server itself (mac.io_policy).
+        ProcessType="Standard",
         StandardOutPath=LOG,
         StandardErrorPath=LOG,
     )

@@ -11,6 +11,7 @@ from ds4agent.mac import aside as mac_aside
 from ds4agent.weights import fetch as weights_fetch
 from ds4agent.weights import install as weights_install
 from ds4agent.weights import progress, stamp
+from ds4agent.weights.progress import Aborted
 from tests.support.waited_fetch import Place
 
 DATA = b"GGUF" + (3).to_bytes(4, "little") + bytes(16) + bytes(range(256)) * 9000
@@ -212,10 +213,18 @@ class TestStaging:
         fetch(place).await_volume(120)
         assert waits == [1, 1]
 
+    def test_a_job_waits_for_its_volume_until_an_operator_ends_it(self, place, monkeypatch):
+        monkeypatch.setattr(os.path, "ismount", lambda path: False)
+        late, waits = fetch(place, on_volume=True), []
+        late.wait = waits.append
+        monkeypatch.setattr(late.state, "control", lambda: ("abort" if len(waits) > 1000 else "run", ""))
+        with pytest.raises(Aborted):
+            late.run()
+        assert late.state.values["reason"].startswith("waits for the volume of")
+        assert [path.name for path in place.iterdir()] == [NAME]
+
     def test_a_volume_that_never_comes_is_the_reason(self, place, monkeypatch):
         monkeypatch.setattr(os.path, "ismount", lambda path: False)
-        with pytest.raises(weights_install.InstallError, match="is not mounted; nothing was fetched"):
-            self.fetch(place, on_volume=True).run()
         with pytest.raises(weights_install.InstallError, match="is not mounted; nothing was fetched"):
             fetch(place, on_volume=True).await_volume(120)
         assert [path.name for path in place.iterdir()] == [NAME]

@@ -11,12 +11,14 @@ matter; here a file is looked for, made room for, proven and placed.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ..mac import io_policy, launchd
 from ..mac.run import locked
 from . import chunks, earlier_part, route, stamp, window
 from . import peer as weights_peer
@@ -36,8 +38,10 @@ LOCK = "/var/run/ds4-weights.lock"
 LOCK_TIMEOUT_S = 5
 #: How often the whole is checked against the catalogue.
 MAX_PROOFS = 4
-#: So long the volume may take to be mounted.
-VOLUME_S = 900
+#: The engine's job: while it runs, bulk gives way to it.
+SERVER = "com.ds4fleet.server"
+#: launchctl answers at once.
+LOOK_S = 10
 #: The token of this order alone, brought by ds4_stage, also while the work goes on, and removed at its end.
 TOKEN = "token.env"
 
@@ -78,17 +82,22 @@ class Fetch:
         self.await_volume()
         for wanted in self.order["files"]:
             self.state.values["file"] = wanted["name"]
+            give_way()
             self.bring(wanted, self.installer.look(wanted))
             if self.order.get("staged_for"):
                 stamp.mark(wanted["path"], self.order["staged_for"])
             self.state.settled_bytes += wanted["bytes"]
             self.state.part = None
 
-    def await_volume(self, seconds: int = VOLUME_S) -> None:
-        """At boot this may begin before the volume is mounted, which would hide what is written there."""
+    def await_volume(self, seconds: int | None = None) -> None:
+        """At boot this may begin before the volume is mounted, which would hide what is written there.
+
+        seconds: after which InstallError says so; without them it waits until the volume is there, or an
+        operator ends it. launchd does not start again a job that has said why it ends.
+        """
         if not self.order.get("on_volume"):
             return
-        for _second in range(seconds):
+        for _second in itertools.count() if seconds is None else range(seconds):
             if os.path.ismount(self.order["dir"]):
                 self.state.values["reason"] = ""
                 return
@@ -203,6 +212,15 @@ class Fetch:
             part.drop(bad or sorted(part.done))
         os.unlink(part.journal.path)
         raise self.installer.refuse(wanted, part.path, wrong, self.route.gave or "an earlier run")
+
+
+def give_way() -> None:
+    """Read and write as is due: after a server that runs here, else as any other program."""
+    served = False
+    # Without an answer of launchd nothing is known to serve.
+    with contextlib.suppress(launchd.JobError):
+        served = launchd.pid_of(launchd.Launchd(LOOK_S).look(SERVER)) is not None
+    io_policy.set_policy("utility" if served else "standard")
 
 
 def main(arguments: Sequence[str] = ()) -> None:
