@@ -20,6 +20,7 @@ from maclab.commands._disks import (
     yes,
 )
 from maclab.faults.commands import UNKNOWN_DISK_RC0
+from maclab.machine import storage
 from maclab.machine.context import Context
 from maclab.machine.model import Mac
 from maclab.machine.volumes import APFS_CONTENT, CONTAINER_CONTENT, Container, Disk, Volume, in_use
@@ -131,7 +132,8 @@ def info_plist(mac: Mac, target: Target, used: dict[str, int]) -> dict[str, Any]
             "VolumeSize": 0,
             "WholeDisk": True,
         }
-    return data | _volume_plist(container, target, volume, used)
+    locked = storage.is_locked(mac, volume)
+    return data | _volume_plist(container, target, volume, used) | {"Locked": locked}
 
 
 def _volume_plist(
@@ -151,7 +153,6 @@ def _volume_plist(
         "FilesystemUserVisibleName": "APFS (Case-sensitive)" if volume.case_sensitive else "APFS",
         "GlobalPermissionsEnabled": bool(mount_point) and volume.owners_enabled,
         "IORegistryEntryName": snapshot.name if snapshot else volume.name,
-        "Locked": volume.locked,
         "MountPoint": mount_point,
         "OSInternalMedia": volume.os_internal,
         "Sealed": "Yes" if snapshot else volume.sealed,
@@ -249,9 +250,8 @@ def info_text(mac: Mac, target: Target, used: dict[str, int]) -> str:
     text += _field("EFI Driver In macOS", mac.os.efi_driver) if "System" in volume.roles else ""
     text += _field("Encrypted", yes(volume.filevault)) if "Data" not in volume.roles else ""
     text += _field("FileVault", yes(volume.filevault))
-    return (
-        text + _field("Sealed", "Yes" if snapshot else volume.sealed) + _field("Locked", yes(volume.locked))
-    )
+    text += _field("Sealed", "Yes" if snapshot else volume.sealed)
+    return text + _field("Locked", yes(storage.is_locked(mac, volume)))
 
 
 def _read_only(volume: Volume, point: str, snapshot: bool) -> str:

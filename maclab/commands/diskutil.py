@@ -297,7 +297,8 @@ def _mount(ctx: Context, args: list[str]) -> int:
         if not point and not entry:
             place = storage.default_mount_point(volume.name)
             place.mkdir(parents=True)
-        if volume.locked or not volume.backing or not place.is_dir() or not is_admin(mac, ctx.uid):
+        locked = storage.is_locked(mac, volume) or not volume.backing
+        if locked or not place.is_dir() or not is_admin(mac, ctx.uid):
             ctx.err(f"Volume on {words[0]} failed to mount")
             if not place.is_dir():
                 ctx.err(f"The mount point {place} does not exist")

@@ -45,6 +45,11 @@ CONTAINER_LATE = CommandFault(
     "diskutil does not know the added volumes in the first seconds after a boot, and they are not mounted",
     "assumption",
 )
+VOLUME_LOCKED = CommandFault(
+    "volume-locked",
+    "added volumes are locked and cannot be mounted, until the fault is off",
+    "man:diskutil (unlockVolume)",
+)
 UNKNOWN_DISK_RC0 = CommandFault(
     "unknown-disk-rc0",
     "diskutil info -plist of an unknown disk prints the error plist and exits 0",

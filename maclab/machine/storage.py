@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from maclab.faults.commands import CONTAINER_LATE
+from maclab.faults.commands import CONTAINER_LATE, VOLUME_LOCKED
 from maclab.faults.launchd import FSTAB_IGNORED, VOLUME_ELSEWHERE
 from maclab.machine.model import Mac
 from maclab.machine.units import SCALE
@@ -411,6 +411,12 @@ def is_late(mac: Mac, volume: Volume) -> bool:
     return time.time() - mac.boot.booted_at_s < LATE_S
 
 
+def is_locked(mac: Mac, volume: Volume) -> bool:
+    """Whether a volume cannot be mounted before it is unlocked; an added one by the fault volume-locked."""
+    waits = bool(volume.backing) and not volume.mount_point
+    return volume.locked or (waits and VOLUME_LOCKED.active(mac.faults))
+
+
 def is_indexed(mac: Mac) -> bool:
     """Whether Spotlight still holds what it found below /Volumes (fault volume-elsewhere)."""
     return VOLUME_ELSEWHERE.active(mac.faults) and time.time() - mac.boot.booted_at_s < INDEXED_S
@@ -429,7 +435,7 @@ def mount_at_boot(mac: Mac, fstab: str, mounts: Path = MOUNTS) -> list[str]:
             with contextlib.suppress(OSError):
                 leftover.rmdir()
     for container, volume in mac.all_volumes():
-        if not volume.backing or volume.mount_point or volume.locked or is_late(mac, volume):
+        if not volume.backing or volume.mount_point or is_locked(mac, volume) or is_late(mac, volume):
             continue
         entry = fstab_entry(volume, fstab)
         if entry and FSTAB_IGNORED.active(mac.faults):

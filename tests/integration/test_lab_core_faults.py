@@ -202,9 +202,16 @@ class TestBoot:
         # Nothing is left for a run to mend.
         assert limited.ansible("site.yml", HOST, "-e", "ds4_wired_limit_mib=112000").changed == 0
 
-    def test_what_a_boot_job_waits_for_is_shown(self, limited: Any) -> None:
-        with fault(limited, "wired-limit-refused"):
+    @pytest.mark.parametrize(("name", "reason"), [
+        ("wired-limit-refused", "does not take a GPU wired limit of 112000 MiB"),
+        ("volume-locked", "is locked: unlock it"),
+    ])  # fmt: skip
+    def test_what_a_boot_job_waits_for_is_shown_and_then_it_serves(
+        self, limited: Any, name: str, reason: str
+    ) -> None:
+        with fault(limited, name):
             limited.lab.reboot(HOST)
             mac = limited.fleet.host(HOST)
-            wait_for(lambda: "does not take a GPU wired limit of 112000 MiB" in status.ask(mac).trouble)
+            wait_for(lambda: reason in status.ask(mac).trouble)
+            assert not answers(limited)
         wait_for(lambda: answers(limited))

@@ -46,6 +46,7 @@ elif name == "stat":
     print(at(args[2]) or "1")
 elif name == "plutil":
     value = plistlib.loads(sys.stdin.buffer.read()).get(args[1])
+    value = str(value).lower() if isinstance(value, bool) else value
     end("No value at that key path" if value is None else value, int(value is None))
 elif name == "sysctl":
     if args[0] == "-n":
@@ -62,7 +63,8 @@ elif args[0] == "info":
         plistlib.dump({{"Error": True, "ErrorMessage": "Could not find disk"}}, sys.stdout.buffer)
         end()
     point = next((point for device, point in state["table"] if device == volume), "")
-    sys.stdout.buffer.write(plistlib.dumps({{"DeviceIdentifier": volume, "MountPoint": point}}))
+    found = {{"DeviceIdentifier": volume, "MountPoint": point, "Locked": state.get("locked", False)}}
+    sys.stdout.buffer.write(plistlib.dumps(found))
     end()
 elif args[0] == "unmount":
     state["log"].append("unmount")
@@ -188,6 +190,14 @@ class TestVolumes:
         boot.disks(late=6, looks=0)
         status, state = boot.run("mounts", try_s=30)
         assert (status, len(boot.table), "reason=" in state) == (0, 2, False)
+
+    def test_one_that_is_locked_is_waited_for_and_how_to_unlock_it_is_said(self, boot):
+        boot.disks(locked=True)
+        status, state = boot.run("mounts")
+        assert (status, boot.table) == (75, {})
+        assert f"{boot.models} is locked: unlock it with `diskutil apfs unlockVolume {MODELS}" in state
+        boot.disks(locked=False)
+        assert (boot.run("mounts")[0], len(boot.table)) == (0, 2)
 
     def test_a_status_that_says_well_done_is_not_believed(self, boot):
         boot.disks(stuck=True)
