@@ -18,7 +18,7 @@ from ds4fleet.components.base import Decided, Seen, Targets
 from ds4fleet.components.shapes import MemoryPlan
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import defaults, names
-from ds4fleet.plan import accounts, advisories, bring, choice, options, system
+from ds4fleet.plan import accounts, advisories, bring, choice, options, sdk, system
 from ds4fleet.plan.engine import with_engine
 from ds4fleet.plan.known import Known, known
 from ds4fleet.plan.settings import wishes
@@ -80,6 +80,7 @@ def _grown(plan: HostPlan, facts: Known) -> Iterator[HostPlan]:
     lock = facts.seen.rollout.lock if facts.seen else None
     plan = replace(plan, held=lock, differences=differences(facts.declared, facts.seen))
     yield (plan := plan.saying(refusals=system.refusals(facts), warnings=system.warnings(facts)))
+    yield (plan := plan.saying(warnings=sdk.warnings(facts)))
     plan, engine = with_engine(plan, facts)
     yield plan
     plan, verdict = choice.with_role(plan, facts, engine)

@@ -176,8 +176,8 @@ def test_after_a_power_cut_at_half_at_most_one_group_of_chunks_comes_again(regio
     region.until(lambda: region.status(first).get("state") == "done", 120)
     region.stage()
     assert all(region.is_proven(host) for host in region.hosts)
-    # A group lasts a second, at 1.5 MB/s. A request that the cut ended is logged with what was sent, the buffers
-    # of the line among it.
+    # A group lasts a second, at 1.5 MB/s. A request that the cut ended is logged with what was sent, the
+    # buffers of the line among it.
     assert region.sent(begun) <= total + 6 * 1024 * 1024
     region.stage("-e", "ds4_stage_action=close")
 

@@ -515,6 +515,35 @@ def test_another_metal_program_on_a_small_mac_is_refused_by_name() -> None:
     assert "ollama" in refusal(128, mac.bare(128, other_metal=["ollama"]))
 
 
+@pytest.mark.parametrize(
+    ("chip", "version", "warned"),
+    [("Apple M5 Max", "15.5", True), ("Apple M5 Max", "26.0", False), ("Apple M4 Max", "15.5", False),
+     ("Apple M6", "15.5", True), ("Apple M5", None, False)],
+)  # fmt: skip
+def test_an_sdk_that_does_not_know_the_chip_is_a_warning(
+    chip: str, version: str | None, warned: bool
+) -> None:
+    seen = mac.bare(128)
+    seen["hardware"]["chip"] = chip
+    seen["toolchain"]["sdk_version"] = version
+    said = " ".join(plan(128, seen).warnings)
+    assert ("antirez/ds4#584" in said) is warned
+    assert "the selected SDK is that of macOS 15.5" in said or not warned
+
+
+def test_a_release_that_was_built_with_an_old_sdk_is_a_warning_when_the_tools_are_new() -> None:
+    seen = mac.bare(128)
+    seen["hardware"]["chip"] = "Apple M5 Max"
+    release = {
+        "id": "0123456789ab",
+        "path": "/opt/ds4/releases/0123456789ab",
+        "complete": True,
+        "sdk": "15.5",
+    }
+    seen["engine"] = {"current": "0123456789ab", "releases": [release]}
+    assert "was built with the SDK of macOS 15.5" in " ".join(plan(128, seen).warnings)
+
+
 def test_filevault_is_a_warning() -> None:
     assert "FileVault is on" in " ".join(plan(128, mac.bare(128, filevault="on")).warnings)
 

@@ -204,13 +204,17 @@ class Capabilities(Section):
 
 @dataclass(frozen=True)
 class Release(Section):
-    """A release directory of the engine. commit, capabilities: None where it is not complete."""
+    """A release directory of the engine. commit, capabilities, sdk: None where it is not complete.
+
+    sdk: the version that it was built with.
+    """
 
     id: str
     commit: Optional[str] = None
     path: str = ""
     complete: bool = False
     capabilities: Optional[Capabilities] = None
+    sdk: Optional[str] = None
 
 
 @dataclass(frozen=True)

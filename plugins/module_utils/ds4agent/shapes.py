@@ -290,6 +290,7 @@ class Release(TypedDict):
     path: str
     complete: bool
     capabilities: Optional[Capabilities]
+    sdk: Optional[str]
 
 
 class Figures(TypedDict, total=False):

@@ -59,7 +59,7 @@ def to_go_back_to(engine_root: str | Path) -> set[str]:
 
 
 def list_releases(engine_root: str | Path) -> list[Release]:
-    """[{id, commit, path, complete, capabilities}] of all release directories, partial ones left out."""
+    """[{id, commit, path, complete, capabilities, sdk}] of all release directories, partial ones left out."""
     try:
         folders = sorted((Path(engine_root) / "releases").iterdir())
     except OSError:
@@ -76,6 +76,7 @@ def list_releases(engine_root: str | Path) -> list[Release]:
                 "path": str(folder),
                 "complete": marker is not None,
                 "capabilities": marker.get("capabilities") if marker else None,
+                "sdk": marker.get("sdk") if marker else None,
             }
         )
     return found
