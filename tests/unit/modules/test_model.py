@@ -104,8 +104,9 @@ WHOLE = {
                 "path": "/opt/ds4/engine/releases/54b36ed9ba42",
                 "complete": True,
                 "capabilities": {"flags": ["--model"], "topics": [], "targets": ["flash"]},
+                "sdk": "26.0",
             },
-            {"id": "torn", "commit": None, "path": "/x", "complete": False, "capabilities": None},
+            {"id": "torn", "commit": None, "path": "/x", "complete": False, "capabilities": None, "sdk": None},
         ],
     },
     "weights": {
