@@ -18,7 +18,7 @@ from enum import StrEnum
 
 from ds4agent.border import plain
 from ds4agent.mac import output
-from ds4agent.tunnel import endings
+from ds4agent.tunnel import endings, local_network
 from ds4fleet.errors import EXIT_MISSING, OperatorError
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.remote import ways
@@ -117,6 +117,8 @@ def judge(name: str, ended: output.Ended, most_bytes: int, host: Host | None = N
     if told is not None:
         return told
     kind = refusal(ended.stderr) or Kind.UNREACHABLE
+    privacy = local_network.hint(ended.stderr)
+    last += f"; {privacy}" if privacy else ""
     if kind is Kind.HOST_KEY:
         last = (
             "no host key is recorded" if unknown_key(ended.stderr) else "ssh refuses its host key"

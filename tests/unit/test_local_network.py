@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +17,7 @@ LAN = "ssh: connect to host 192.168.1.7 port 22: No route to host\n"
 
 @pytest.fixture
 def on_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(sysname="Darwin"))
     monkeypatch.setattr(os, "geteuid", lambda: 501)
 
 
@@ -41,7 +41,7 @@ def test_only_no_route_to_the_own_network_may_be_privacy(said: str, concerned: b
 def test_elsewhere_and_for_root_it_is_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 501)
     assert local_network.hint(LAN) == ""
-    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(sysname="Darwin"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert local_network.hint(LAN) == ""
 

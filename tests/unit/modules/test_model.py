@@ -106,7 +106,14 @@ WHOLE = {
                 "capabilities": {"flags": ["--model"], "topics": [], "targets": ["flash"]},
                 "sdk": "26.0",
             },
-            {"id": "torn", "commit": None, "path": "/x", "complete": False, "capabilities": None, "sdk": None},
+            {
+                "id": "torn",
+                "commit": None,
+                "path": "/x",
+                "complete": False,
+                "capabilities": None,
+                "sdk": None,
+            },
         ],
     },
     "weights": {

@@ -13,7 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from functools import cache
 
-from . import endings
+from . import endings, local_network
 from .spec import TunnelSpec
 
 SSH = "/usr/bin/ssh"  # the system's, on macOS and on Linux alike
@@ -134,7 +134,8 @@ def ending(spec: TunnelSpec, status: int | None, stderr: str) -> Ending:
             via=spec.via or "on the way",
             found=found,
         )
-        return Ending(one.kind, reason, permanent=not one.retried)
+        more = local_network.hint(stderr)
+        return Ending(one.kind, f"{reason}; {more}" if more else reason, permanent=not one.retried)
     if status is not None and status < 0:
         return Ending("dead", f"ssh ended by signal {-status}")
     if status == 255 or status is None:
