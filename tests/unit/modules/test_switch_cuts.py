@@ -252,7 +252,7 @@ def make_mac(tmp_path, monkeypatch):
             raise serving.VerifyError("nobody answers")
         return {"pid": 7}, body
 
-    def prove(_server, _verify, weights, _poll_s=0):
+    def prove(_server, _verify, weights, _poll_s=0, **_options):
         mac = made[-1]
         ready(None, 0)
         if weights != [f"/models/{mac.served}"]:
