@@ -114,13 +114,20 @@ jobs:
       elements: str
     notified:
       description:
-        - Clients that were still at work at the end of the drain time, and were notified of the stop; null
-          where their number is not known.
+        - Clients that were still at work at the end of the drain time, of which endpoints notified theirs;
+          null where their number is not known.
       type: int
       returned: when the engine was stopped
     killed:
       description: Whether the engine was killed at a prompt that no client waits for any more.
       type: bool
+      returned: when the engine was stopped
+    not_notified:
+      description:
+        - Programs with their users, such as C(curl of alice), that were connected to the engine past all
+          endpoints when it was stopped, at most five.
+      type: list
+      elements: str
       returned: when the engine was stopped
 """
 
@@ -131,6 +138,7 @@ from typing import TYPE_CHECKING, Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.ds4agent.mac.launchd import JobError, Launchd, describe, pid_of, settle_plist
+from ..module_utils.ds4agent.switch import unnotified
 from ..module_utils.ds4agent.switch.drain import Drain
 from ..module_utils.ds4agent.switch.in_vain import NothingInVain
 from ..module_utils.ds4agent.switch.state import Places
@@ -172,7 +180,7 @@ def carry_out(
     now: JobFacts | None,
     steps: Sequence[str],
 ) -> dict[str, Any]:
-    """Take the steps; {notified} where the engine was stopped for them."""
+    """Take the steps; {notified, not_notified} where the engine was stopped for them."""
     stops = "bootout" in steps and pid_of(now) is not None
     if not stops or not drain or drain["label"] != job["label"]:
         return take(launchd, job, steps)
@@ -187,7 +195,8 @@ def carry_out(
     )
     try:
         notified = going.finish()
-        return dict(take(launchd, job, steps), notified=notified)
+        past = going.not_notified() if notified != 0 else []
+        return dict(take(launchd, job, steps), notified=notified, not_notified=past)
     finally:
         going.open()
 
@@ -203,6 +212,17 @@ def take(launchd: Launchd, job: JobOrder, steps: Sequence[str]) -> dict[str, Any
         elif step != "plist owner and mode":
             launchd.do(step, job)
     return done
+
+
+def warning(result: Mapping[str, Any], drain_s: int) -> str:
+    """On clients that were left at the end of the drain time, from the result of a job."""
+    past = unnotified.sentence(result["not_notified"])
+    return "%s: %s clients were still at work after %d s %s" % (
+        result["label"],
+        result["notified"] or "perhaps some",
+        drain_s,
+        "when the engine was stopped; " + past if past else "and were notified that the engine stops",
+    )
 
 
 def main() -> None:
@@ -236,10 +256,7 @@ def main() -> None:
             result, was, becomes = converge(module, launchd, job)
             results.append(result)
             if result.get("notified", 0) != 0:
-                module.warn(
-                    "%s: %s clients were still at work after %d s and were notified that the engine stops"
-                    % (job["label"], result["notified"] or "perhaps some", module.params["drain"]["drain_s"])
-                )
+                module.warn(warning(result, module.params["drain"]["drain_s"]))
             if result.get("killed"):
                 module.warn("%s was killed at a prompt that no client waits for any more" % job["label"])
             before += was

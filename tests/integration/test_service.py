@@ -82,7 +82,9 @@ def test_who_is_left_at_the_end_of_the_drain_time_is_counted(mac):
     with asking_in_the_drain(mac) as heard:
         run = mac.ansible("site.yml", HOST, "-e", "ds4_throttle_s=36", "-e", "ds4_drain_s=4")
     assert "word" in heard[0] and "[DONE]" not in heard[0]
-    assert "1 clients were still at work after 4 s" in " ".join(run.output.split())
+    said = " ".join(run.output.split())
+    assert "1 clients were still at work after 4 s" in said
+    assert "no endpoint is in front of them: curl of root" in said
 
 
 def test_a_prompt_that_no_client_waits_for_is_not_read_to_its_end(mac):

@@ -234,6 +234,13 @@ class TestClients:
         assert json.loads(told)["stopping"]
         assert "reason=no memory; 2 clients were cut off after 0 s" in note
 
+    def test_who_was_past_all_endpoints_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watchdog.switch_drain.Drain, "not_notified", lambda _drain: ["curl of alice"])
+        ((_action, _told),), note = self.stop(tmp_path, monkeypatch, clients=1)
+        assert "1 clients were cut off" in note and note.splitlines()[1].endswith(": curl of alice")
+
     def test_nothing_that_goes_wrong_there_keeps_the_engine_from_being_stopped(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

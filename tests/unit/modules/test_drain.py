@@ -146,7 +146,8 @@ class TestLaunchd:
         return ds4_launchd.carry_out(drain, self.Jobs(mac, **jobs), {"label": label}, now, steps)
 
     def test_a_restart_waits_for_the_clients_and_opens_again(self, mac):
-        assert self.carry_out(mac, ["bootout", "bootstrap", "start"]) == {"notified": 0}
+        done = self.carry_out(mac, ["bootout", "bootstrap", "start"])
+        assert done == {"notified": 0, "not_notified": [], "killed": False}
         looks = [(1, "draining"), (0, "draining"), (0, "draining")]
         steps = [("bootout", "draining"), ("bootstrap", "draining"), ("start", "draining")]
         assert mac.events == looks + steps
@@ -164,3 +165,30 @@ class TestLaunchd:
     def test_what_stops_no_engine_closes_nothing(self, mac, steps, label):
         assert self.carry_out(mac, steps, label) == {}
         assert mac.events == [(step, "open") for step in steps]
+
+    def test_who_came_past_the_endpoints_is_named_while_it_is_connected(self, mac, monkeypatch):
+        look, mac.clients = mac.run, [1]
+
+        def run(tool, *words, **more):
+            if "-p" in words:
+                return look(tool, *words, **more)
+            mac.events.append("named")
+            text = "p7\ncds4-server\nn1:8000->1:50\np9\nccurl\nLalice\nn1:50->1:8000\n"
+            return mac_run.Result([tool], 0, text, "")
+
+        monkeypatch.setattr(mac_run, "run", run)
+        drain = {"label": LABEL, "root": str(mac.root), "drain_s": 0.05, "notice_s": 0}
+        job, steps = {"label": LABEL}, ["bootout"]
+        result = ds4_launchd.carry_out(drain, self.Jobs(mac), job, {"pid": 7}, steps)
+        assert (result["notified"], result["not_notified"]) == (1, ["curl of alice"])
+        assert mac.events[-2:] == ["named", ("bootout", "stopping")]
+        sentence = ds4_launchd.warning({**result, "label": LABEL}, 120)
+        assert "1 clients were still at work after 120 s when the engine was stopped" in sentence
+        assert sentence.endswith(": curl of alice")
+
+    def test_where_endpoints_ended_all_the_warning_says_so(self):
+        sentence = ds4_launchd.warning({"label": LABEL, "notified": 2, "not_notified": []}, 9)
+        assert (
+            sentence
+            == f"{LABEL}: 2 clients were still at work after 9 s and were notified that the engine stops"
+        )

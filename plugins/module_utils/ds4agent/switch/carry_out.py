@@ -182,7 +182,9 @@ class Switch:
     def _let_finish(self, drain: switch_drain.Drain, each_time: Callable[[], object] = lambda: None) -> None:
         """Right before a stop: work that came past the tunnels since has what is left of its time."""
         if drain.in_flight() != 0:
-            self.note("waited", in_flight=drain.finish(each_time))
+            left = drain.finish(each_time)
+            past = drain.not_notified() if left != 0 else []
+            self.note("waited", in_flight=left, not_notified=past)
 
     def _measure(self) -> State:
         """Figures of the version that serves, and its STATE: all that is needed to come back to it."""

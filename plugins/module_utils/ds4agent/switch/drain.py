@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..mac import parse
 from ..mac import run as mac_run
 from . import state as switch_state
+from . import unnotified
 
 if TYPE_CHECKING:
     from ..mac.run import Result
@@ -100,11 +101,15 @@ class Drain:
         mac_run.poll(lambda: self.in_flight() == 0, self.notice_s + ENDING_S if self.notice_s else 0, POLL_S)
 
     def finish(self, each_time: Callable[[], object] = lambda: None) -> int | None:
-        """All that has to be before SIGTERM; how many clients were notified (None: unknown)."""
+        """All that has to be before SIGTERM; how many clients were left then (None: unknown)."""
         left = self.wait(each_time)
         if left != 0:
             self.end()
         return left
+
+    def not_notified(self) -> list[str]:
+        """After `finish`, before SIGTERM: clients that no endpoint has ended, as unnotified.clients."""
+        return unnotified.clients(self.pid(), self.run)
 
     def open(self) -> None:
         """The Mac takes work again."""

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, cast
 
 from ..mac import run as mac_run
 from ..switch import drain as switch_drain
-from ..switch import in_vain
+from ..switch import in_vain, unnotified
 from ..switch import state as switch_state
 
 if TYPE_CHECKING:
@@ -249,11 +249,13 @@ def warn_clients(
         drain = switch_drain.Drain(places, lambda: pid, rules["drain_s"], rules["notice_s"], look)
         drain.close_for_a_stop(reason=reason)
         left = drain.finish()
+        past = unnotified.sentence(drain.not_notified() if left != 0 else [])
     except Exception as error:  # noqa: BLE001
         return f"its clients could not be notified: {error}"
     if left == 0:
         return ""
-    return f"{left or 'its'} clients were cut off after {drain.seconds():.0f} s, as memory did not allow more"
+    cut = f"{left or 'its'} clients were cut off after {drain.seconds():.0f} s, as memory did not allow more"
+    return f"{cut}; {past}" if past else cut
 
 
 def reads_in_vain(label: str) -> bool:
