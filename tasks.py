@@ -337,6 +337,54 @@ def completion(_: Context, words: list[str]) -> None:
     console.write(library.script(words[0]))
 
 
+@verb(
+    about={
+        "checkout": "FOLDER: sources with a build of this machine (make cpu)",
+        "engine": "COMMIT: a release of the Mac; left out, the one that serves",
+        "commit": "HASH: of a checkout without .git",
+        "date": "DAY: of the commit, YYYY-MM-DD, where git does not tell",
+        "generation": "ID: hold it against this one (2026-07)",
+        "out": "FOLDER: for the overlay and the page (engines)",
+        "minutes": "N: for the requests (5); what is left is counted",
+        "drift": "compare the sources with the catalogue, run nothing",
+    },
+    examples=(
+        "fab upstream --checkout ~/ds4",
+        "fab upstream --checkout ~/ds4 --drift",
+        "fab upstream --host tyo-01 --engine 0aaea5a238fb",
+    ),
+)
+def upstream(
+    _: Context,
+    checkout: str = "",
+    host: str = "",
+    engine: str = "",
+    commit: str = "",
+    date: str = "",
+    generation: str = "",
+    out: str = "",
+    minutes: float = 0.0,
+    drift: bool = False,
+    json: bool = False,
+) -> None:
+    """Qualify an engine without a model: flags, loader, malformed requests, KV, stop"""
+    from ds4fleet.upstream import run as library
+
+    code = library.run(
+        checkout=checkout,
+        host=host,
+        engine=engine,
+        commit=commit,
+        date=date,
+        generation=generation,
+        out=out,
+        minutes=minutes,
+        drift=drift,
+        json_out=json,
+    )
+    sys.exit(code)
+
+
 ns = Collection(
     completion,
     hostkey,
@@ -353,6 +401,7 @@ ns = Collection(
     jump,
     stage,
     weights,
+    upstream,
 )
 ns.add_collection(tunnel)
 command_line.check(ns)

@@ -185,14 +185,21 @@ def engine(key: str, value: Any, where: str, generations: Mapping[str, Generatio
     entry = Entry(
         where,
         value,
-        ("generation", "known_bad", "payload_abi", "flags", "note", "date", "limits", "confidence"),
-    )
+        (
+            "generation", "known_bad", "payload_abi", "flags", "note", "date", "limits", "confidence",
+            "measured",
+        ),
+    )  # fmt: skip
     if not COMMIT.match(key):
         raise entry.error("must be named by a commit of 7 to 40 lower-case hex digits, in quotes")
     traits = _of_generation(entry, generations)
     day = entry.get("date", str, "")
     if day and not _DAY.match(day):
         raise entry.error(f"has date: {day!r}, which must be written like '2026-08-04'")
+    measured = entry.get("measured", dict, {})
+    for name, has in measured.items():
+        if not isinstance(name, str) or not _ADVISORY.match(name) or not isinstance(has, bool):
+            raise entry.error(f"has measured: {name!r}: {has!r}; it maps advisories to true or false")
     return Engine(
         pinned=key,
         commit=key,
@@ -205,6 +212,7 @@ def engine(key: str, value: Any, where: str, generations: Mapping[str, Generatio
         date=day,
         limits=entry.names("limits"),
         confidence=_confidence(entry),
+        measured=measured,
     )
 
 

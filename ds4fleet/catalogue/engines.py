@@ -124,7 +124,8 @@ class Generation:
 @dataclass(frozen=True)
 class Engine:
     """An engine commit. `pinned` is what the inventory asks for, `commit` what is checked out for it.
-    date: the committer's day, "" where it is not known. limits: what it is known not to do well."""
+    date: the committer's day, "" where it is not known. limits: what it is known not to do well. measured:
+    {advisory: whether a build of it has the defect}, which goes before the days of a range."""
 
     pinned: str
     commit: str
@@ -137,6 +138,7 @@ class Engine:
     date: str = ""
     limits: tuple[str, ...] = ()
     confidence: Confidence = "A"
+    measured: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def short(self) -> str:
@@ -170,6 +172,8 @@ class Advisory:
 
     def concerns(self, engine: Engine, within: Range) -> Literal["yes", "maybe", "no"]:
         """Whether `engine` has it. within: the range of its generation, for an engine without a date."""
+        if self.id in engine.measured:
+            return "yes" if engine.measured[self.id] else "no"
         if self.only_on_a_branch:
             return "no"
         if engine.date:

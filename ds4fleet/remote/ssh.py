@@ -83,14 +83,17 @@ def argv(host: Host, *words: str) -> list[str]:
     return [way.executable, *host.ssh_options(), *options, *way.reaching(), *words, way.address]
 
 
-def run(host: Host, script: str, *, most_bytes: int = ANSWER_BYTES) -> Result:
-    """Runs a script under the /bin/sh of one Mac. Raises OperatorError where this machine has no ssh."""
+def run(host: Host, script: str, *, most_bytes: int = ANSWER_BYTES, timeout_s: float | None = None) -> Result:
+    """Runs a script under the /bin/sh of one Mac, within ANSWER_TIMEOUT_S unless told otherwise.
+
+    Raises OperatorError where this machine has no ssh.
+    """
     command = [*argv(host), "/bin/sh -s"]
     try:
-        ended = output.run(command, ANSWER_TIMEOUT_S, stdin=script, max_bytes=most_bytes)
+        ended = output.run(command, timeout_s or ANSWER_TIMEOUT_S, stdin=script, max_bytes=most_bytes)
     except OSError as error:
         raise OperatorError(f"ssh cannot be run: {error.strerror}", exit_code=EXIT_MISSING) from None
-    return judge(host.name, ended, most_bytes, host)
+    return judge(host.name, ended, most_bytes, host, timeout_s)
 
 
 def run_all(hosts: Sequence[Host], script: Callable[[Host], str]) -> list[Result]:
@@ -99,10 +102,12 @@ def run_all(hosts: Sequence[Host], script: Callable[[Host], str]) -> list[Result
         return list(pool.map(lambda host: run(host, script(host)), hosts))
 
 
-def judge(name: str, ended: output.Ended, most_bytes: int, host: Host | None = None) -> Result:
+def judge(
+    name: str, ended: output.Ended, most_bytes: int, host: Host | None = None, timeout_s: float | None = None
+) -> Result:
     """The result of an ssh to the Mac `name` that has ended; host: to name its account and bastion."""
     if ended.cut == output.LATE:
-        return Result(Kind.TIMEOUT, sentence=f"no whole answer within {ANSWER_TIMEOUT_S} s")
+        return Result(Kind.TIMEOUT, sentence=f"no whole answer within {timeout_s or ANSWER_TIMEOUT_S:g} s")
     if ended.cut:
         return Result(Kind.TOO_MUCH, sentence=f"it said more than {most_bytes:,} bytes")
     if ended.returncode == 0:

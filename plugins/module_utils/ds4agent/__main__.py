@@ -15,6 +15,7 @@ PROGRAMS = {
     "watch": "watchdog.memory",
     "jump": "tunnel.jump",
     "observe": "observe.parts",
+    "qualify": "qualify.program",
 }
 
 

@@ -1,0 +1,1 @@
+"""Qualifying an engine without a Mac: `fab upstream`."""

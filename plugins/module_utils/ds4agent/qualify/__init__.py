@@ -1,0 +1,1 @@
+"""What a built engine does with flags, weights, requests, KV checkpoints and signals, without a model."""
