@@ -50,6 +50,7 @@ VALUES: Mapping[str, str] = {
     "--dspark-confidence": "0.5",
     "--vision": "x",
     "--transport": "tcp",
+    "--debug-hash": "1",
     "--rdma-device": "x",
     "--rdma-gid-index": "1",
     "--role": "coordinator",
@@ -80,7 +81,6 @@ SWITCHES = (
     "--dspark-strict",
     "--tensor-parallel",
     "--debug",
-    "--debug-hash",
     "--dist-replay-check",
 )
 KNOWN = 0
