@@ -237,6 +237,9 @@ def _quant_of(found: Found, header: Mapping[str, Any], family: Family, catalogue
 def from_file(path: Path, hashed: bool) -> Found:
     """What a file of this machine shows: its whole header, which says how long it must be. With `hashed` it
     is read whole."""
+    if path.exists() and not path.is_file():
+        # A pipe would be waited for, a device read without end.
+        raise OperatorError(f"{path} is not a regular file", exit_code=EXIT_USAGE)
     try:
         with path.open("rb") as handle:
             head = handle.read(gguf.MAX_HEADER_BYTES)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import http.server
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -359,3 +360,10 @@ def test_what_is_printed_plans_and_stages_like_a_built_in_model(
     files = plan.to_dict()["weights"]["files"]
     mac = relay.Mac("tyo-01", "tokyo", "t", 22, plan.weights.dir, files, settings=settings)
     assert json.dumps(relay.orders([mac])["tyo-01"].to_json()["order"]["files"]).count("mine.gguf") == 3
+
+
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    for path in (tmp_path / "pipe.gguf", Path("/dev/zero"), tmp_path):
+        with pytest.raises(OperatorError, match="not a regular file"):
+            add.from_file(path, hashed=True)
