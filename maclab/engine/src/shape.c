@@ -1,156 +1,23 @@
 /* Which bodies are refused. The engine reads a request field by field, straight from its text: what it knows must
  * have the type that it expects, what it does not know must only be JSON. Commas between the members of what it
  * knows, and all that stands behind the last brace, do not matter to it. */
-#include "server.h"
+#include "fields.h"
 
-#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define MAX_NESTING 256
-
-typedef struct {
-    const char *p;
-    char *err;
-    size_t size;
-    bool rereads; /* a field that comes again is freed before it is read, and freed once more when that fails */
-    bool dies, told, found;
-} reader;
-
-typedef bool (*member_reader)(reader *r, const char *key, void *held);
-
-static void space(reader *r) {
-    while (*r->p && isspace((unsigned char)*r->p)) r->p++;
-}
-
-static bool word(reader *r, const char *text) {
-    const size_t n = strlen(text);
-    if (strncmp(r->p, text, n) != 0) return false;
-    r->p += n;
-    return true;
-}
-
-static bool text(reader *r, char **out) {
-    space(r);
-    char *value = json_string(&r->p);
-    const bool ok = value != NULL;
-    if (out) *out = value;
-    else free(value);
-    return ok;
-}
-
-static bool number(reader *r, double *out) {
-    char *end;
-    space(r);
-    const double value = strtod(r->p, &end);
-    if (end == r->p) return false;
-    r->p = end;
-    if (out) *out = value;
-    return true;
-}
-
-static bool flag(reader *r) {
-    space(r);
-    return word(r, "true") || word(r, "false");
-}
-
-/* Any value at all; here commas do matter. */
-static bool any_at(reader *r, int depth) {
-    space(r);
-    if (*r->p == '"') return text(r, NULL);
-    if (*r->p != '{' && *r->p != '[') {
-        return word(r, "true") || word(r, "false") || word(r, "null") || number(r, NULL);
-    }
-    const bool object = *r->p == '{';
-    const char close = object ? '}' : ']';
-    if (depth >= MAX_NESTING) return false;
-    r->p++;
-    space(r);
-    if (*r->p == close) {
-        r->p++;
-        return true;
-    }
-    for (;;) {
-        if (object) {
-            if (!text(r, NULL)) return false;
-            space(r);
-            if (*r->p++ != ':') return false;
-        }
-        if (!any_at(r, depth + 1)) return false;
-        space(r);
-        const char next = *r->p;
-        if (next != close && next != ',') return false;
-        r->p++;
-        if (next == close) return true;
-    }
-}
-
-static bool any(reader *r) { return any_at(r, 0); }
-
-static bool members(reader *r, member_reader read, void *held) {
-    space(r);
-    if (*r->p != '{') return false;
-    r->p++;
-    space(r);
-    while (*r->p && *r->p != '}') {
-        char *key;
-        if (!text(r, &key)) return false;
-        space(r);
-        const bool ok = *r->p == ':' && (r->p++, read(r, key, held));
-        free(key);
-        if (!ok) return false;
-        space(r);
-        if (*r->p == ',') r->p++;
-        space(r);
-    }
-    if (*r->p != '}') return false;
-    r->p++;
-    return true;
-}
-
-static bool items(reader *r, bool (*read)(reader *r)) {
-    space(r);
-    if (*r->p != '[') return false;
-    r->p++;
-    space(r);
-    while (*r->p && *r->p != ']') {
-        if (!read(r)) return false;
-        space(r);
-        if (*r->p == ',') r->p++;
-        space(r);
-    }
-    if (*r->p != ']') return false;
-    r->p++;
-    return true;
-}
-
-/* The outcome of reading a field into memory that an earlier value may hold. */
-static bool kept(reader *r, bool *held, bool ok) {
-    if (!ok && *held && r->rereads) r->dies = true;
-    *held = true;
-    return ok;
-}
-
-/* Whether a key is one of the words in `names`. */
-static bool is(const char *key, const char *names) {
-    const size_t n = strlen(key);
-    for (const char *at = names; n && (at = strstr(at, key)); at++)
-        if ((at == names || at[-1] == ' ') && (at[n] == ' ' || !at[n])) return true;
-    return false;
-}
 
 /* ---- contents ---- */
 
 static bool text_member(reader *r, const char *key, void *held) {
     (void)held;
-    return strcmp(key, "text") ? any(r) : text(r, NULL);
+    return strcmp(key, "text") ? read_any(r) : read_text(r, NULL);
 }
 
-static bool content_item(reader *r) { return *r->p == '{' ? members(r, text_member, NULL) : any(r); }
+static bool content_item(reader *r) { return *r->p == '{' ? read_members(r, text_member, NULL) : read_any(r); }
 
 static bool content(reader *r) {
-    space(r);
-    return *r->p == '[' ? items(r, content_item) : any(r);
+    read_space(r);
+    return *r->p == '[' ? read_items(r, content_item) : read_any(r);
 }
 
 typedef struct {
@@ -163,26 +30,26 @@ static bool typed_member(reader *r, const char *key, void *held) {
     if (!strcmp(key, "type")) {
         free(p->type);
         p->type = NULL;
-        return kept(r, &p->type_held, text(r, &p->type));
+        return read_again(r, &p->type_held, read_text(r, &p->type));
     }
-    if (strcmp(key, "text") != 0) return any(r);
-    space(r);
-    return kept(r, &p->text_held, word(r, "null") || text(r, NULL));
+    if (strcmp(key, "text") != 0) return read_any(r);
+    read_space(r);
+    return read_again(r, &p->text_held, read_word(r, "null") || read_text(r, NULL));
 }
 
 static bool typed_item(reader *r) {
-    if (*r->p == '"') return text(r, NULL);
+    if (*r->p == '"') return read_text(r, NULL);
     part p = {0};
-    bool ok = members(r, typed_member, &p);
-    ok = ok && p.type && p.text_held && is(p.type, "input_text output_text text summary_text reasoning_text");
+    bool ok = read_members(r, typed_member, &p);
+    ok = ok && p.type && p.text_held && is_one_of(p.type, "input_text output_text text summary_text reasoning_text");
     free(p.type);
     return ok;
 }
 
 static bool typed_content(reader *r) {
-    space(r);
-    if (*r->p == '"') return text(r, NULL);
-    return word(r, "null") || items(r, typed_item);
+    read_space(r);
+    if (*r->p == '"') return read_text(r, NULL);
+    return read_word(r, "null") || read_items(r, typed_item);
 }
 
 /* ---- tools ---- */
@@ -193,16 +60,16 @@ typedef struct {
 
 static bool later_text(reader *r, bool *held) {
     /* Read only after the whole list was found to be JSON: a wrong type is passed over, a second one is not. */
-    space(r);
+    read_space(r);
     const bool quoted = *r->p == '"';
     if (!quoted && *held && r->rereads) r->dies = true;
     *held = *held || quoted;
-    return any(r);
+    return read_any(r);
 }
 
 static bool function_member(reader *r, const char *key, void *held) {
     tool_held *h = held;
-    return strcmp(key, "name") ? any(r) : later_text(r, &h->name);
+    return strcmp(key, "name") ? read_any(r) : later_text(r, &h->name);
 }
 
 static bool tool_member(reader *r, const char *key, void *held) {
@@ -210,36 +77,36 @@ static bool tool_member(reader *r, const char *key, void *held) {
     if (!strcmp(key, "type")) return later_text(r, &h->type);
     if (!strcmp(key, "name")) return later_text(r, &h->name);
     if (!strcmp(key, "description")) return later_text(r, &h->description);
-    return any(r);
+    return read_any(r);
 }
 
 static bool has_function(reader *r, const char *key, void *held) {
     tool_held *h = held;
     h->function = h->function || !strcmp(key, "function");
-    return any(r);
+    return read_any(r);
 }
 
 static bool function_of(reader *r, const char *key, void *held) {
-    space(r);
-    return !strcmp(key, "function") && *r->p == '{' ? members(r, function_member, held) : any(r);
+    read_space(r);
+    return !strcmp(key, "function") && *r->p == '{' ? read_members(r, function_member, held) : read_any(r);
 }
 
 static bool tool_item(reader *r) {
     tool_held held = {0};
     const char *start = r->p;
-    if (!any(r) || *start != '{') return r->p != start;
+    if (!read_any(r) || *start != '{') return r->p != start;
     const char *end = r->p;
     r->p = start;
-    (void)members(r, has_function, &held);
+    (void)read_members(r, has_function, &held);
     r->p = start;
-    (void)members(r, held.function ? function_of : tool_member, &held);
+    (void)read_members(r, held.function ? function_of : tool_member, &held);
     r->p = end;
     return true;
 }
 
 static bool tools(reader *r) {
-    space(r);
-    return word(r, "null") || items(r, tool_item);
+    read_space(r);
+    return read_word(r, "null") || read_items(r, tool_item);
 }
 
 /* ---- messages ---- */
@@ -250,26 +117,26 @@ typedef struct {
 
 static bool call_function_member(reader *r, const char *key, void *held) {
     call_held *h = held;
-    if (!strcmp(key, "name")) return kept(r, &h->name, text(r, NULL));
-    if (!strcmp(key, "arguments")) return kept(r, &h->arguments, any(r));
-    return any(r);
+    if (!strcmp(key, "name")) return read_again(r, &h->name, read_text(r, NULL));
+    if (!strcmp(key, "arguments")) return read_again(r, &h->arguments, read_any(r));
+    return read_any(r);
 }
 
 static bool call_member(reader *r, const char *key, void *held) {
     call_held *h = held;
-    if (!strcmp(key, "id")) return kept(r, &h->id, text(r, NULL));
-    if (!strcmp(key, "function")) return members(r, call_function_member, held);
-    return any(r);
+    if (!strcmp(key, "id")) return read_again(r, &h->id, read_text(r, NULL));
+    if (!strcmp(key, "function")) return read_members(r, call_function_member, held);
+    return read_any(r);
 }
 
 static bool call_item(reader *r) {
     call_held held = {0};
-    return members(r, call_member, &held);
+    return read_members(r, call_member, &held);
 }
 
 static bool calls(reader *r) {
-    space(r);
-    return word(r, "null") || items(r, call_item);
+    read_space(r);
+    return read_word(r, "null") || read_items(r, call_item);
 }
 
 typedef struct {
@@ -278,17 +145,17 @@ typedef struct {
 
 static bool chat_member(reader *r, const char *key, void *held) {
     message_held *h = held;
-    if (!strcmp(key, "role")) return kept(r, &h->role, text(r, NULL));
-    if (!strcmp(key, "content")) return kept(r, &h->content, content(r));
-    if (!strcmp(key, "reasoning_content")) return kept(r, &h->reasoning, content(r));
-    if (!strcmp(key, "tool_call_id")) return text(r, NULL);
+    if (!strcmp(key, "role")) return read_again(r, &h->role, read_text(r, NULL));
+    if (!strcmp(key, "content")) return read_again(r, &h->content, content(r));
+    if (!strcmp(key, "reasoning_content")) return read_again(r, &h->reasoning, content(r));
+    if (!strcmp(key, "tool_call_id")) return read_text(r, NULL);
     if (!strcmp(key, "tool_calls")) return calls(r);
-    return any(r);
+    return read_any(r);
 }
 
 static bool chat_item(reader *r) {
     message_held held = {0};
-    return members(r, chat_member, &held);
+    return read_members(r, chat_member, &held);
 }
 
 typedef struct {
@@ -297,32 +164,32 @@ typedef struct {
 
 static bool block_member(reader *r, const char *key, void *held) {
     block_held *h = held;
-    if (!strcmp(key, "type")) return kept(r, &h->type, text(r, NULL));
-    if (!strcmp(key, "text")) return kept(r, &h->text, content(r));
-    if (!strcmp(key, "thinking")) return kept(r, &h->thinking, content(r));
-    if (is(key, "id tool_use_id")) return kept(r, &h->id, text(r, NULL));
-    if (!strcmp(key, "name")) return kept(r, &h->name, text(r, NULL));
-    if (!strcmp(key, "input")) return kept(r, &h->input, any(r));
-    if (!strcmp(key, "content")) return kept(r, &h->content, content(r));
-    return any(r);
+    if (!strcmp(key, "type")) return read_again(r, &h->type, read_text(r, NULL));
+    if (!strcmp(key, "text")) return read_again(r, &h->text, content(r));
+    if (!strcmp(key, "thinking")) return read_again(r, &h->thinking, content(r));
+    if (is_one_of(key, "id tool_use_id")) return read_again(r, &h->id, read_text(r, NULL));
+    if (!strcmp(key, "name")) return read_again(r, &h->name, read_text(r, NULL));
+    if (!strcmp(key, "input")) return read_again(r, &h->input, read_any(r));
+    if (!strcmp(key, "content")) return read_again(r, &h->content, content(r));
+    return read_any(r);
 }
 
 static bool block_item(reader *r) {
     block_held held = {0};
-    return *r->p == '{' ? members(r, block_member, &held) : any(r);
+    return *r->p == '{' ? read_members(r, block_member, &held) : read_any(r);
 }
 
 static bool messages_member(reader *r, const char *key, void *held) {
     message_held *h = held;
-    if (!strcmp(key, "role")) return kept(r, &h->role, text(r, NULL));
-    if (strcmp(key, "content") != 0) return any(r);
-    space(r);
-    return *r->p == '[' ? items(r, block_item) : any(r);
+    if (!strcmp(key, "role")) return read_again(r, &h->role, read_text(r, NULL));
+    if (strcmp(key, "content") != 0) return read_any(r);
+    read_space(r);
+    return *r->p == '[' ? read_items(r, block_item) : read_any(r);
 }
 
 static bool messages_item(reader *r) {
     message_held held = {0};
-    return members(r, messages_member, &held);
+    return read_members(r, messages_member, &held);
 }
 
 typedef struct {
@@ -333,28 +200,28 @@ typedef struct {
 static bool replaced(reader *r, bool *held, char **out) {
     free(*out);
     *out = NULL;
-    return kept(r, held, text(r, out));
+    return read_again(r, held, read_text(r, out));
 }
 
 static bool response_member(reader *r, const char *key, void *held) {
     item_held *h = held;
     if (!strcmp(key, "type")) return replaced(r, &h->type_, &h->type);
     if (!strcmp(key, "status")) return replaced(r, &h->status_, &h->status);
-    if (!strcmp(key, "role")) return kept(r, &h->role, text(r, NULL));
-    if (!strcmp(key, "name")) return kept(r, &h->name, text(r, NULL));
-    if (!strcmp(key, "namespace")) return kept(r, &h->space_, text(r, NULL));
-    if (!strcmp(key, "call_id")) return kept(r, &h->call, text(r, NULL));
-    if (!strcmp(key, "id")) return kept(r, &h->id, text(r, NULL));
-    if (!strcmp(key, "content")) return kept(r, &h->content, typed_content(r));
-    if (!strcmp(key, "summary")) return kept(r, &h->summary, typed_content(r));
-    if (!strcmp(key, "arguments")) return kept(r, &h->arguments, any(r));
-    if (!strcmp(key, "input")) return kept(r, &h->input, any(r));
-    if (!strcmp(key, "result")) return kept(r, &h->result, any(r));
-    if (!strcmp(key, "action")) return kept(r, &h->action, any(r));
-    if (!strcmp(key, "tools")) return kept(r, &h->tools, any(r));
-    if (strcmp(key, "output") != 0) return any(r);
-    space(r);
-    return kept(r, &h->output, *r->p == '[' ? typed_content(r) : any(r));
+    if (!strcmp(key, "role")) return read_again(r, &h->role, read_text(r, NULL));
+    if (!strcmp(key, "name")) return read_again(r, &h->name, read_text(r, NULL));
+    if (!strcmp(key, "namespace")) return read_again(r, &h->space_, read_text(r, NULL));
+    if (!strcmp(key, "call_id")) return read_again(r, &h->call, read_text(r, NULL));
+    if (!strcmp(key, "id")) return read_again(r, &h->id, read_text(r, NULL));
+    if (!strcmp(key, "content")) return read_again(r, &h->content, typed_content(r));
+    if (!strcmp(key, "summary")) return read_again(r, &h->summary, typed_content(r));
+    if (!strcmp(key, "arguments")) return read_again(r, &h->arguments, read_any(r));
+    if (!strcmp(key, "input")) return read_again(r, &h->input, read_any(r));
+    if (!strcmp(key, "result")) return read_again(r, &h->result, read_any(r));
+    if (!strcmp(key, "action")) return read_again(r, &h->action, read_any(r));
+    if (!strcmp(key, "tools")) return read_again(r, &h->tools, read_any(r));
+    if (strcmp(key, "output") != 0) return read_any(r);
+    read_space(r);
+    return read_again(r, &h->output, *r->p == '[' ? typed_content(r) : read_any(r));
 }
 
 static const char known_items[] =
@@ -365,9 +232,9 @@ static const char known_items[] =
 /* What it cannot replay, or what never came to its end, is refused rather than left out. */
 static bool response_item(reader *r) {
     item_held held = {0};
-    bool ok = members(r, response_member, &held);
+    bool ok = read_members(r, response_member, &held);
     ok = ok && (!held.status || !held.status[0] || !strcmp(held.status, "completed"));
-    ok = ok && is(held.type ? held.type : "message", known_items);
+    ok = ok && is_one_of(held.type ? held.type : "message", known_items);
     free(held.type);
     free(held.status);
     return ok;
@@ -377,61 +244,61 @@ static bool response_item(reader *r) {
 
 static bool effort(reader *r) {
     char *name;
-    space(r);
-    if (word(r, "null")) return true;
-    if (DS4_GENERATION >= GEN_SEPTEMBER && *r->p != '"') return number(r, NULL);
-    if (!text(r, &name)) return false;
-    const bool ok = is(name, "max xhigh high medium low minimal none");
+    read_space(r);
+    if (read_word(r, "null")) return true;
+    if (DS4_GENERATION >= GEN_SEPTEMBER && *r->p != '"') return read_number(r, NULL);
+    if (!read_text(r, &name)) return false;
+    const bool ok = is_one_of(name, "max xhigh high medium low minimal none");
     free(name);
     return ok;
 }
 
 static bool type_member(reader *r, const char *key, void *held) {
     (void)held;
-    return strcmp(key, "type") ? any(r) : text(r, NULL);
+    return strcmp(key, "type") ? read_any(r) : read_text(r, NULL);
 }
 
 static bool effort_member(reader *r, const char *key, void *held) {
     (void)held;
-    return strcmp(key, "effort") ? any(r) : effort(r);
+    return strcmp(key, "effort") ? read_any(r) : effort(r);
 }
 
 static bool usage_member(reader *r, const char *key, void *held) {
     (void)held;
-    return strcmp(key, "include_usage") ? any(r) : flag(r);
+    return strcmp(key, "include_usage") ? read_any(r) : read_flag(r);
 }
 
 static bool object_or_any(reader *r, member_reader read) {
-    space(r);
-    return *r->p == '{' ? members(r, read, NULL) : any(r);
+    read_space(r);
+    return *r->p == '{' ? read_members(r, read, NULL) : read_any(r);
 }
 
 static bool thinking(reader *r) {
-    space(r);
-    if (word(r, "null")) return true;
-    if (*r->p == 't' || *r->p == 'f') return flag(r);
+    read_space(r);
+    if (read_word(r, "null")) return true;
+    if (*r->p == 't' || *r->p == 'f') return read_flag(r);
     return object_or_any(r, type_member);
 }
 
 static bool stops(reader *r) {
-    space(r);
-    return *r->p == '[' ? items(r, any) : any(r);
+    read_space(r);
+    return *r->p == '[' ? read_items(r, read_any) : read_any(r);
 }
 
 /* Of a list of prompts the first one counts; here commas do matter. */
 static bool prompt(reader *r, bool *held) {
-    space(r);
-    if (*r->p != '[') return kept(r, held, any(r));
+    read_space(r);
+    if (*r->p != '[') return read_again(r, held, read_any(r));
     r->p++;
-    space(r);
-    const bool first = *r->p == '"' ? kept(r, held, text(r, NULL)) : !*r->p || *r->p == ']' || any(r);
+    read_space(r);
+    const bool first = *r->p == '"' ? read_again(r, held, read_text(r, NULL)) : !*r->p || *r->p == ']' || read_any(r);
     *held = true;
     if (!first) return false;
     for (;;) {
-        space(r);
+        read_space(r);
         if (*r->p != ',') break;
         r->p++;
-        if (!any(r)) return false;
+        if (!read_any(r)) return false;
     }
     return *r->p++ == ']';
 }
@@ -444,11 +311,11 @@ static bool told(reader *r, const char *format, const char *value) {
 
 static bool response_choice(reader *r) {
     char *choice;
-    space(r);
+    read_space(r);
     if (*r->p == '{') return told(r, "%s", "forced tool_choice not supported");
-    if (*r->p != '"') return any(r);
-    if (!text(r, &choice)) return false;
-    const bool ok = is(choice, "none auto") || told(r, "tool_choice=%s not supported", choice);
+    if (*r->p != '"') return read_any(r);
+    if (!read_text(r, &choice)) return false;
+    const bool ok = is_one_of(choice, "none auto") || told(r, "tool_choice=%s not supported", choice);
     free(choice);
     return ok;
 }
@@ -460,10 +327,10 @@ typedef struct {
 
 static bool list_member(reader *r, const request_held *h) {
     r->found = true;
-    if (h->api == API_CHAT) return items(r, chat_item);
-    if (h->api == API_MESSAGES) return items(r, messages_item);
-    space(r);
-    return *r->p == '"' ? text(r, NULL) : items(r, response_item);
+    if (h->api == API_CHAT) return read_items(r, chat_item);
+    if (h->api == API_MESSAGES) return read_items(r, messages_item);
+    read_space(r);
+    return *r->p == '"' ? read_text(r, NULL) : read_items(r, response_item);
 }
 
 static bool known_member(reader *r, const char *key, request_held *h, bool *known) {
@@ -476,14 +343,14 @@ static bool known_member(reader *r, const char *key, request_held *h, bool *know
         [API_CHAT] = "messages", [API_COMPLETION] = "", [API_RESPONSES] = "input", [API_MESSAGES] = "messages"};
     const bool chat = h->api == API_CHAT, completion = h->api == API_COMPLETION;
     const bool messages = h->api == API_MESSAGES, responses = h->api == API_RESPONSES;
-    if (!strcmp(key, "model")) return kept(r, &h->model, text(r, NULL));
-    if (is(key, lists[h->api])) return list_member(r, h);
-    if (is(key, numbers[h->api])) return number(r, NULL);
-    if (!strcmp(key, "stream")) return flag(r);
+    if (!strcmp(key, "model")) return read_again(r, &h->model, read_text(r, NULL));
+    if (is_one_of(key, lists[h->api])) return list_member(r, h);
+    if (is_one_of(key, numbers[h->api])) return read_number(r, NULL);
+    if (!strcmp(key, "stream")) return read_flag(r);
     if (!completion && !strcmp(key, "tools")) return tools(r);
     if (!responses && !strcmp(key, "thinking")) return thinking(r);
     if (!responses && !strcmp(key, "reasoning_effort")) return effort(r);
-    if ((chat || completion) && !strcmp(key, "think")) return flag(r);
+    if ((chat || completion) && !strcmp(key, "think")) return read_flag(r);
     if ((chat || completion) && !strcmp(key, "stream_options")) return object_or_any(r, usage_member);
     if ((chat || completion) && !strcmp(key, "stop")) return stops(r);
     if (messages && !strcmp(key, "stop_sequences")) return stops(r);
@@ -491,11 +358,11 @@ static bool known_member(reader *r, const char *key, request_held *h, bool *know
     if (messages && !strcmp(key, "tool_choice")) return object_or_any(r, type_member);
     if (responses && !strcmp(key, "tool_choice")) return response_choice(r);
     if (responses && !strcmp(key, "reasoning")) return object_or_any(r, effort_member);
-    space(r);
-    if (responses && is(key, "previous_response_id conversation"))
-        return word(r, "null") || told(r, "%s is not supported; replay full input instead", key);
-    if (responses && !strcmp(key, "instructions")) return word(r, "null") || text(r, NULL);
-    if (messages && !strcmp(key, "system")) return kept(r, &h->system, content(r));
+    read_space(r);
+    if (responses && is_one_of(key, "previous_response_id conversation"))
+        return read_word(r, "null") || told(r, "%s is not supported; replay full input instead", key);
+    if (responses && !strcmp(key, "instructions")) return read_word(r, "null") || read_text(r, NULL);
+    if (messages && !strcmp(key, "system")) return read_again(r, &h->system, content(r));
     if (completion && !strcmp(key, "prompt")) {
         r->found = true;
         return prompt(r, &h->prompt);
@@ -507,7 +374,7 @@ static bool known_member(reader *r, const char *key, request_held *h, bool *know
 static bool request_member(reader *r, const char *key, void *held) {
     bool known = true;
     const bool ok = known_member(r, key, held, &known);
-    return known ? ok : any(r);
+    return known ? ok : read_any(r);
 }
 
 bool request_is_sound(api_kind api, const char *body, char *err, size_t size) {
@@ -515,7 +382,7 @@ bool request_is_sound(api_kind api, const char *body, char *err, size_t size) {
         [API_CHAT] = "messages", [API_COMPLETION] = "prompt", [API_RESPONSES] = "input", [API_MESSAGES] = "messages"};
     request_held held = {.api = api, .model = true}; /* a default model stands there before any is read */
     reader r = {.p = body, .err = err, .size = size, .rereads = mac_setting("frees_twice", DS4_GENERATION < GEN_AUGUST) != 0};
-    const bool ok = members(&r, request_member, &held);
+    const bool ok = read_members(&r, request_member, &held);
     if (r.dies) abort();
     if (ok && r.found) return true;
     if (ok) snprintf(err, size, "missing %s", wanted[api]);
