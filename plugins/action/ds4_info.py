@@ -30,7 +30,9 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         host = task_vars["inventory_hostname"]
         self.settings = given = self._given(task_vars)
-        login = str(self._connection.get_option("remote_user") or "")
+        # A connection other than that of ssh may have no account.
+        named = self._connection.has_option("remote_user")
+        login = str(self._connection.get_option("remote_user") or "") if named else ""
         mistakes = settings.mistakes(host, given, spec_errors, login)
         if mistakes:
             return {"failed": True, "changed": False, "msg": "\n".join(mistakes)}

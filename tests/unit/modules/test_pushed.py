@@ -48,6 +48,9 @@ def test_a_controller_that_is_away_is_waited_for_longer_than_a_source(route, mon
         def missing(self):
             return [0]
 
+        def sync(self):
+            """Nothing has come."""
+
     monkeypatch.setattr(weights_route, "MAX_ROUNDS_PUSHED", 7)
     with pytest.raises(install.InstallError, match="not connected: No such file"):
         route.complete({"name": "w.gguf", "bytes": 1, "urls": URLS[:1]}, Part(), set())
