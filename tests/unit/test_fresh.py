@@ -171,9 +171,11 @@ class TestNamespaces:
     def test_nothing_outlives_the_one_who_started_it(self, tmp_path: Path, number: int) -> None:
         up = tmp_path / "up"
         script = (
-            "import os, subprocess, sys\n"
+            "import os, signal, subprocess, sys\n"
             "from pathlib import Path\n"
             "from tests.support.fresh import system\n"
+            # A shell that starts the tests in the background has them ignore it.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "def inside():\n"
             f"    Path({str(up)!r}).write_text('')\n"
             f"    subprocess.Popen(['tail', '-f', {str(up)!r}], start_new_session=True)\n"
