@@ -97,7 +97,7 @@ def loaded(report: Report) -> dict[str, tuple[str, ...]]:
     """{family: quants} that it loads."""
     found: dict[str, tuple[str, ...]] = {}
     for one in report.loads:
-        family, _, quant = one.what.partition(" ")
+        family, _space, quant = one.what.partition(" ")
         if one.end == "loads":
             found[family] = (*found.get(family, ()), quant)
     return found
@@ -188,7 +188,7 @@ def _differences(
         yield f"flags of {generation.id} that it has not: {', '.join(sorted(wanted - have))}"
     unsure = uncertain(report)
     for one in report.loads:
-        family, _, quant = one.what.partition(" ")
+        family, _space, quant = one.what.partition(" ")
         if family not in unsure and generation.can_load(family, quant) != (quant in loads.get(family, ())):
             does = "loads" if quant in loads.get(family, ()) else "does not load"
             yield f"it {does} {one.what}, unlike {generation.id}" + (f": {one.said}" if one.said else "")

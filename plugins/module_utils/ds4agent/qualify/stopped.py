@@ -51,7 +51,7 @@ def _working(
     server: Server, within_s: float, status: int | None, took_s: float, heard: dict[str, int]
 ) -> Stop:
     with ExitStack() as clients:
-        working, queued = (clients.enter_context(server.connect()) for _ in range(2))
+        working, queued = (clients.enter_context(server.connect()) for _time in range(2))
         working.sendall(_request(server.port))
         begun = server.wait_for("prompt start", server.limits.answer_s)
         queued.sendall(_request(server.port))
