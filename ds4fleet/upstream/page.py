@@ -128,7 +128,7 @@ def _list(title: str, sentences: Sequence[str]) -> Iterator[str]:
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(columns)} |"
-    yield f"| {' | '.join('---' for _ in columns)} |"
+    yield f"| {' | '.join('---' for _column in columns)} |"
     for row in rows:
         yield f"| {' | '.join(markdown.inline(cell) or '-' for cell in row)} |"
     yield ""
