@@ -7,6 +7,7 @@ oldest goes. Values of `-e` are not kept: a password can be among them.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import getpass
 import json
@@ -135,10 +136,24 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+@contextlib.contextmanager
+def typed(argv: Sequence[str]) -> Iterator[None]:
+    """The playbooks that are started meanwhile keep this as their command."""
+    before = os.environ.get(COMMAND_VARIABLE)
+    os.environ[COMMAND_VARIABLE] = command(argv)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[COMMAND_VARIABLE]
+        else:
+            os.environ[COMMAND_VARIABLE] = before
+
+
 def command(argv: Sequence[str] | None = None) -> str:
     """The line that was typed: of `fab`, else of this process; without the values of -e."""
-    typed = os.environ.get(COMMAND_VARIABLE)
-    return typed if typed and argv is None else " ".join(_without_values(argv or sys.argv))
+    given = os.environ.get(COMMAND_VARIABLE)
+    return given if given and argv is None else " ".join(_without_values(argv or sys.argv))
 
 
 def _without_values(argv: Sequence[str]) -> Iterator[str]:

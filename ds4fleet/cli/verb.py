@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -76,9 +75,8 @@ class Verb(Task[Any]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it, unless the command line has something that no verb knows."""
         command_line.check_again()
-        # The playbooks that it starts keep in the journal what was typed.
-        os.environ[journal.COMMAND_VARIABLE] = journal.command(["fab", *sys.argv[1:]])
-        return super().__call__(*args, **kwargs)
+        with journal.typed(["fab", *sys.argv[1:]]):
+            return super().__call__(*args, **kwargs)
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
         """Invoke's arguments of this task, with the sub-words in front where it takes any."""

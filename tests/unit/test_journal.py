@@ -178,6 +178,13 @@ class TestARun:
         assert next(journal.entries()).command == "fab upgrade --model flash-q4"
 
 
+    def test_is_not_of_a_verb_that_is_over(self) -> None:
+        before = dict(os.environ)
+        with journal.typed(["fab", "status"]), journal.typed(["fab", "upgrade", "-e", "a=b"]):
+            assert journal.command() == "fab upgrade -e a=..."
+        assert dict(os.environ) == before
+
+
 class TestShown:
     def test_of_a_mac_and_since_a_moment(self, capsys: pytest.CaptureFixture[str]) -> None:
         for at, host in (("2026-11-30T10:00:00Z", "tyo-01"), ("2026-12-01T10:00:00Z", "sg-01")):
