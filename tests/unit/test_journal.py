@@ -177,7 +177,6 @@ class TestARun:
         play(tmp_path)
         assert next(journal.entries()).command == "fab upgrade --model flash-q4"
 
-
     def test_is_not_of_a_verb_that_is_over(self) -> None:
         before = dict(os.environ)
         with journal.typed(["fab", "status"]), journal.typed(["fab", "upgrade", "-e", "a=b"]):
