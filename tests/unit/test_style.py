@@ -37,6 +37,11 @@ def test_a_module_stays_small(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST_MODULE
 
 
+@pytest.mark.parametrize("path", sorted(Path("maclab").rglob("*.[ch]")), ids=str)
+def test_a_file_of_the_stand_in_engine_stays_readable(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LONGEST_FILE
+
+
 @pytest.mark.parametrize("path", PRODUCT, ids=str)
 def test_files_and_functions_stay_readable(path: Path) -> None:
     text = path.read_text()

@@ -1,5 +1,5 @@
-/* Parts of ds4-server: sockets (http.c), what is refused (shape.c), requests (request.c), answers (api.c), queue and
- * lifetime (ds4_server.c). */
+/* Parts of ds4-server that share no state: sockets (http.c), what is refused (shape.c), requests (request.c), answers
+ * (api.c). The others are in state.h. */
 #ifndef SERVER_H
 #define SERVER_H
 
