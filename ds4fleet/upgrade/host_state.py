@@ -170,7 +170,7 @@ def of_rollback(host: Host, found: Snapshot) -> HostState:
         target=found.before,
         switch_minutes=_patience_s(settings_of(host)) / 60,
         locked_by=str(found.lock) if found.lock else "",
-        trouble="" if found.reachable else f"it does not answer: {found.why}",
+        trouble=found.before_trouble if found.reachable else f"it does not answer: {found.why}",
         rules=rules_of(host),
     )
 

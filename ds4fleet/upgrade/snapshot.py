@@ -28,7 +28,8 @@ class Lock:
 @dataclass(frozen=True)
 class Snapshot:
     """One Mac at one moment. reachable: it answered; else `why` is the reason. run_id, phase, reason: of its
-    last switch. serves, before: None where nothing is known."""
+    last switch. serves, before: None where nothing is known; before_trouble: why what was saved of the
+    version before cannot be read."""
 
     host: str
     region: str
@@ -40,6 +41,7 @@ class Snapshot:
     drained: bool = False
     serves: Version | None = None
     before: Version | None = None
+    before_trouble: str = ""
     why: str = ""
 
 
@@ -66,6 +68,7 @@ def of(answer: observe.Answer, known: Catalogue) -> Snapshot:
         drained=seen.drained,
         serves=version_of(seen.serves, known),
         before=version_of(seen.before, known),
+        before_trouble=seen.before_trouble,
     )
 
 

@@ -94,10 +94,11 @@ outage_s:
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.ds4agent import saved_state
 from ..module_utils.ds4agent.mac import run
 from ..module_utils.ds4agent.model import ModelError, RolloutLock
 from ..module_utils.ds4agent.switch import core
@@ -106,7 +107,7 @@ from ..module_utils.ds4agent.switch.report import report
 from ..module_utils.ds4agent.upgrade_state import UpgradeState
 
 if TYPE_CHECKING:
-    from ..module_utils.ds4agent.shapes import State, SwitchOrder
+    from ..module_utils.ds4agent.shapes import SwitchOrder
     from ..module_utils.ds4agent.switch.state import Places
 
 LABEL = "com.ds4fleet.switch"
@@ -204,11 +205,9 @@ def speak(places: Places, act: str, journal: Mapping[str, Any]) -> None:
 
 def back(places: Places, params: Mapping[str, Any]) -> SwitchOrder:
     """The order that rolls back to the version before."""
-    state = switch_state.read_json(places.previous)
+    state = saved_state.load(places.previous)
     if state is None:
         raise Refusal("no switch was ever confirmed here, so there is no version to roll back to")
-    if not {"files", "kv_dir", "proof"} <= set(state):
-        raise Refusal("%s is not the version before, as this release writes it" % places.previous)
     service = state["proof"]["server"]
     kept = [item for item in state["files"] if item["path"] == service["config_path"]]
     single, many = core.conf_values(switch_state.text_of(kept[0])) if kept else ({}, {})
@@ -227,7 +226,7 @@ def back(places: Places, params: Mapping[str, Any]) -> SwitchOrder:
         "id": "%s.back%d" % (params["run_id"], time.time()),
         "run_id": params["run_id"],
         "kind": "rollback",
-        "target": cast("State", state),
+        "target": state,
         "kv": {"owner": owner, "group": owner, "before_bytes": last.get("kv", {}).get("before_bytes")},
         "settings": params["settings"] or core.SETTINGS,
     }
@@ -292,7 +291,7 @@ def main() -> None:
     try:
         try:
             changed = False if module.check_mode else work(places, module.params)
-        except (Refusal, OSError) as error:
+        except (Refusal, saved_state.StateError, OSError) as error:
             module.fail_json(msg=str(error), **report(places))
         module.exit_json(changed=changed, **report(places))
     except (core.UnreadableError, ModelError) as error:

@@ -92,6 +92,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.ds4agent.mac.launchd import JobError, Launchd
 from ..module_utils.ds4agent.mac.run import locked
+from ..module_utils.ds4agent.saved_state import StateError
 from ..module_utils.ds4agent.weights import store
 from ..module_utils.ds4agent.weights.fetch import LOCK, LOCK_TIMEOUT_S
 
@@ -190,7 +191,7 @@ def main() -> None:
                 results, changed = prune(folder, named(folder, params), store.users(root), params, dry)
     except TimeoutError:
         module.fail_json(msg="weights are being brought to %s: nothing was deleted; wait for it" % folder)
-    except (OSError, JobError) as error:
+    except (OSError, JobError, StateError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=changed, files=results, held_by=held, safe_mode=params["safe_mode"])
 

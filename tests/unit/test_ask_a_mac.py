@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
@@ -22,6 +21,7 @@ from ds4fleet.components import agent
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.remote import observe, ssh
+from tests.support.states import saved
 from tests.support.tunnel_ends import wait_until
 
 HOST = Host("tyo-01", "tokyo", {})
@@ -225,10 +225,7 @@ class TestParts:
         switch.mkdir(parents=True)
         conf = "release={}\nrelease_dir=/x\nweights={} /opt/ds4/models/{}\n"
         (tmp_path / "etc/server.conf").write_text(conf.format("new", "b" * 64, "b.gguf"))
-        entry = {"path": "/c", "base64": base64.b64encode(conf.format("old", "", "a.gguf").encode()).decode()}
-        (switch / "previous.json").write_text(
-            json.dumps({"files": [entry], "proof": {"server": {"config_path": "/c"}}})
-        )
+        (switch / "previous.json").write_text(json.dumps(saved(conf.format("old", "", "a.gguf"))))
         (switch / "lock.json").write_text('{"run_id": "r1", "owner": "ada"}')
         (switch / "journal.json").write_text('{"run_id": "r1", "phase": "holding", "reason": ""}')
         (switch / "drain.json").write_text('{"draining": true}')
@@ -241,11 +238,16 @@ class TestParts:
             before=document.Version("old", "/opt/ds4/models/a.gguf", ""),
         )
 
-    @pytest.mark.parametrize("text", ["", "[", '{"proof": [], "files": {}}', '{"proof": {"server": 5}}'])
-    def test_a_state_that_is_none_has_no_version_before(self, tmp_path: Path, text: str) -> None:
+    @pytest.mark.parametrize("text", ["", "[", '{"proof": [], "files": {}}', '{"schema": 2}'])
+    def test_a_version_before_that_cannot_be_read_is_none_and_a_sentence(
+        self, tmp_path: Path, text: str
+    ) -> None:
         (tmp_path / "var/switch").mkdir(parents=True)
-        (tmp_path / "var/switch/previous.json").write_text(text)
-        assert parts.rollout(str(tmp_path)) == document.Rollout()
+        path = tmp_path / "var/switch/previous.json"
+        path.write_text(text)
+        said = parts.rollout(str(tmp_path))
+        assert said == document.Rollout(before_trouble=said.before_trouble)
+        assert said.before_trouble.startswith(str(path))
 
     def test_weights_are_told_apart_by_stamps_and_names_and_by_who_needs_them(self, tmp_path: Path) -> None:
         models = tmp_path / "models"

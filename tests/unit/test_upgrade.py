@@ -414,6 +414,15 @@ class TestLook:
         assert found.before == Version("flash-q2", "a" * 64, "54b36ed9ba42")
         assert str(found.lock) == "run r1 of ada since now"
 
+    def test_a_version_before_that_cannot_be_read_is_the_reason_why_a_mac_is_skipped(self) -> None:
+        said = document.Document(
+            now_s=5, rollout=document.Rollout(before_trouble="previous.json is not a version")
+        )
+        found = snapshot.of(observe.Answer(HOST, document.parse(document.render(said))), load())
+        with pytest.raises(RolloutError, match="tyo-01: previous.json is not a version") as refused:
+            rollout.plan_rollback([host_state.of_rollback(HOST, found)], run_id="r", now=datetime.now(UTC))
+        assert refused.value.code == Code.NOTHING_TO_DO
+
     def test_a_bare_mac_has_none_of_it_and_a_silent_one_is_no_bare_one(self) -> None:
         bare = snapshot.of(observe.Answer(HOST, None, "it has no ds4agent", bare=True), load())
         assert bare.reachable and not (bare.lock or bare.serves or bare.before or bare.drained)

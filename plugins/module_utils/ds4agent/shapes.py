@@ -327,8 +327,9 @@ class _State(TypedDict):
 
 
 class State(_State, total=False):
-    """All that makes a version (switch.core)."""
+    """All that makes a version (switch.core). schema: of one that is saved on the Mac (saved_state)."""
 
+    schema: int
     wired_limit_mib: Optional[int]
     figures: Optional[Figures]
 

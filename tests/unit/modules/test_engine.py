@@ -15,6 +15,7 @@ import pytest
 from ds4agent.engine import build as engine_build
 from ds4agent.engine import made as engine_made
 from ds4agent.engine.release import linked_id, list_releases, read_marker
+from tests.support.states import saved
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("git") and shutil.which("make")), reason="needs git and make on this machine"
@@ -296,7 +297,8 @@ def test_switching_keeps_the_previous_release_and_prunes_the_oldest(engine, upst
     # A Mac that was switched by ds4-switch goes back to what that kept, wherever the links lead.
     kept = engine.root.parent / "var" / "switch" / "previous.json"
     kept.parent.mkdir(parents=True)
-    state = {"proof": {"server": {"argv": [str(engine.releases / made[0] / "ds4-server")]}}}
+    state = saved()
+    state["proof"]["server"]["argv"] = [str(engine.releases / made[0] / "ds4-server")]
     kept.write_text(json.dumps(state))
     assert engine.prune(2) == []
     kept.unlink()

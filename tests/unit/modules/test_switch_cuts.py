@@ -16,6 +16,7 @@ from ds4agent.mac import launchd
 from ds4agent.mac import run as mac_run
 from ds4agent.switch import carry_out, core, drain
 from ds4agent.switch import state as switch_state
+from tests.support.states import saved
 
 LABEL = "com.ds4fleet.server"
 OLD, NEW = "flash-0123456789ab-abi2", "flash-ba9876543210-abi2"
@@ -363,10 +364,22 @@ def test_entries_of_other_versions_than_now_and_before_go_with_the_next_switch(m
     before, tried = mac.root / "kv" / "flash-bbbbbbbbbbbb-abi2", mac.root / "kv" / "flash-cccccccccccc-abi2"
     for folder in (before, tried):
         folder.mkdir()
-    (mac.root / "var/switch/previous.json").write_text(json.dumps({"kv_dir": str(before)}))
+    (mac.root / "var/switch/previous.json").write_text(json.dumps(saved(kv_dir=str(before))))
     switched(mac, [], power=False)
     assert not tried.exists()
     assert before.exists() == (ends == "fails")
+
+
+def test_where_the_version_before_cannot_be_read_a_failed_switch_removes_no_entries(make_mac):
+    mac = make_mac(False, "fails")
+    unknown = mac.root / "kv" / "flash-bbbbbbbbbbbb-abi2"
+    unknown.mkdir()
+    (mac.root / "var/switch/previous.json").write_text(json.dumps(saved(schema=2)))
+    switched(mac, [], power=False)
+    assert unknown.exists()
+    journal = json.loads((mac.root / "var/switch/journal.json").read_text())
+    (event,) = [one for one in journal["events"] if one["what"] == "all KV directories kept"]
+    assert "schema 2" in event["why"]
 
 
 @pytest.mark.parametrize("ends", ["confirmed", "fails"])

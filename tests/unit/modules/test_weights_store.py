@@ -9,6 +9,7 @@ import pytest
 
 from ds4agent.weights import stamp, store
 from tests.support.collection import module
+from tests.support.states import saved
 from tests.unit.modules.test_weights import DATA, HEADER
 
 GOOD = {"bytes": len(DATA), "sha256": hashlib.sha256(DATA).hexdigest(), "header": HEADER}
@@ -93,9 +94,8 @@ class TestEntries:
             (root / "kv" / name).mkdir()
             (root / "kv" / name / "1.kv").write_text("entry")
         (root / "etc" / "server.conf").write_text(f"kv_dir={root}/kv/{self.NOW}\n")
-        conf = f"kv_dir={root}/kv/{self.BEFORE}\n"
-        before = {"path": "/e/server.conf", "kind": "file", "content": conf}
-        (root / "var/switch/previous.json").write_text(json.dumps({"files": [before]}))
+        before = saved(f"kv_dir={root}/kv/{self.BEFORE}\n")
+        (root / "var/switch/previous.json").write_text(json.dumps(before))
         return root / "kv"
 
     def test_those_of_now_and_before_stay_and_the_others_can_go(self, root, kv):
@@ -131,8 +131,7 @@ class TestWhoNeedsIt:
         for which, name in (("current", "b"), ("previous", "d")):
             (root / "engine" / which).mkdir(parents=True)
             (root / "engine" / which / "ds4flash.gguf").symlink_to(f"/m/{name}.gguf")
-        before = {"path": "/e/server.conf", "kind": "file", "content": "weights=ee /m/e.gguf\n"}
-        (root / "var/switch/previous.json").write_text(json.dumps({"files": [before]}))
+        (root / "var/switch/previous.json").write_text(json.dumps(saved("weights=ee /m/e.gguf\n")))
         (root / "var/stage/order.json").write_text(json.dumps({"files": [{"name": "f.gguf"}]}))
         assert store.users(str(root)) == {
             "a.gguf": ["served"],

@@ -15,6 +15,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from .. import saved_state
+
 if TYPE_CHECKING:
     from ..shapes import Marker, Release
 
@@ -46,15 +48,19 @@ def linked_id(engine_root: str | Path, name: str) -> str | None:
 
 
 def to_go_back_to(engine_root: str | Path) -> set[str]:
-    """Ids of the releases that ds4-switch may roll back to: the version before's, a running switch's."""
+    """Ids of the releases that ds4-switch may roll back to: the version before's, a running switch's.
+
+    All that are there where one of these versions cannot be read: it needs one of them.
+    """
     folder = Path(engine_root).parent / "var" / "switch"
     found = set()
     for path in (folder / "previous.json", *folder.glob("saved/*.json")):
         try:
-            state = json.loads(path.read_text(encoding="utf-8"))
+            state = saved_state.load(str(path))
+        except saved_state.StateError:
+            return {item["id"] for item in list_releases(engine_root)}
+        if state:
             found.add(Path(state["proof"]["server"]["argv"][0]).parent.name)
-        except (OSError, ValueError, KeyError, IndexError, TypeError):
-            continue
     return found
 
 

@@ -121,6 +121,8 @@ class Rollout:
     drained: bool = False
     serves: Version | None = None
     before: Version | None = None
+    #: Why what was saved of the version before cannot be read.
+    before_trouble: str = ""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Rollout:
@@ -134,6 +136,7 @@ class Rollout:
             drained=value.get("drained") is True,
             serves=Version.from_json(bounded_json.child(value, "serves")),
             before=Version.from_json(bounded_json.child(value, "before")),
+            before_trouble=_text(value, "before_trouble"),
         )
 
 

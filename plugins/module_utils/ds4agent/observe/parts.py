@@ -14,6 +14,7 @@ import sys
 import time
 from typing import Any, Callable
 
+from .. import saved_state
 from ..border import bounded_http, bounded_json, plain
 from ..engine import answers, release
 from ..engine import models as engine_models
@@ -99,6 +100,7 @@ def rollout(root: str) -> document.Rollout:
     places = Places(root)
     journal: dict[str, Any] = read_json(places.journal) or {}
     lock: dict[str, Any] = read_json(places.lock) or {}
+    before, trouble = _before(places.previous)
     words = [str(lock.get(name, "?")) for name in ("run_id", "owner", "since")]
     return document.Rollout(
         lock=document.Lock(*words) if lock else None,
@@ -107,7 +109,8 @@ def rollout(root: str) -> document.Rollout:
         reason=str(journal.get("reason", "")),
         drained=bool(read_json(places.drain)),
         serves=version(safe.text(root + "/etc/server.conf", MAX_FILE_BYTES)),
-        before=_before(read_json(places.previous)),
+        before=before,
+        before_trouble=trouble,
     )
 
 
@@ -120,12 +123,17 @@ def version(conf: str) -> document.Version | None:
     return document.Version(single["release"], path, sha256)
 
 
-def _before(state: dict[str, Any] | None) -> document.Version | None:
+def _before(path: str) -> tuple[document.Version | None, str]:
+    """(the version that a rollback goes to, why what is there cannot be gone back to)."""
     try:
-        config = (state or {})["proof"]["server"]["config_path"]
-        return version(text_of(next(one for one in (state or {})["files"] if one["path"] == config)))
-    except (KeyError, StopIteration, ValueError, TypeError):
-        return None
+        state = saved_state.load(path)
+    except saved_state.StateError as error:
+        return None, str(error)
+    if state is None:
+        return None, ""
+    config = state["proof"]["server"]["config_path"]
+    found = [one for one in state["files"] if (one["path"], one["kind"]) == (config, "file")]
+    return (version(text_of(found[0])) if found else None), ""
 
 
 def weights(root: str) -> document.Weights:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from .. import saved_state
 from ..engine import serving
 from ..mac import clear
 from ..mac import run as mac_run
@@ -207,9 +208,14 @@ class Switch:
         """All of the switch that can be done while the version before still serves."""
         order = self.journal["order"]
         folder = order["target"]["kv_dir"]
-        previous = switch_state.read_json(self.places.previous) or {}
-        # A version that was tried and went back has left entries that count against no budget.
-        self._drop_kv_but({folder, before["kv_dir"], previous.get("kv_dir", "")})
+        try:
+            previous = saved_state.load(self.places.previous)
+        except saved_state.StateError as error:
+            # It names a directory that is needed, and does not say which.
+            self.mark("all KV directories kept", why=str(error))
+        else:
+            # A version that was tried and went back has left entries that count against no budget.
+            self._drop_kv_but({folder, before["kv_dir"], previous["kv_dir"] if previous else ""})
         if folder and folder != before["kv_dir"]:
             switch_state.make_kv(folder, order["kv"]["owner"], order["kv"]["group"])
             switch_state.drop_orphans(folder)
@@ -306,7 +312,11 @@ class Switch:
         """Clear up after a confirmed switch; whatever cut it off, it is repeated."""
         order, saved = self.journal["order"], self.places.saved(self.journal["id"])
         new = order["target"]["kv_dir"]
-        state = cast("State | None", switch_state.read_json(saved))
+        state = None
+        try:
+            state = saved_state.load(saved)
+        except saved_state.StateError as error:
+            self.mark("no version before", why=str(error))
         if state is not None:
             switch_state.write_json(self.places.previous, state)
             self._wait_for_volumes(state)
@@ -329,7 +339,7 @@ class Switch:
         self.enter(UpgradeState.REVERTING, reason=reason, cause=cause)
         for way in range(1, WAYS_BACK + 1):
             try:
-                state = cast("State | None", switch_state.read_json(self.places.saved(self.journal["id"])))
+                state = saved_state.load(self.places.saved(self.journal["id"]))
                 if state is None:
                     raise SwitchError("what was replaced is not on record")
                 figures = self._back(state)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .. import saved_state
 from ..border import bounded_json
 from ..engine import answers, serving
 from ..engine import models as engine_models
@@ -85,6 +86,7 @@ def state_now(order: SwitchOrder, poll_s: float, *, occupied: bool = False) -> S
         proof = core.proof_of(text, like, name, context)
     limit = run.run("sysctl", "-n", "iogpu.wired_limit_mb")
     return {
+        "schema": saved_state.SCHEMA,
         "files": [state.look(entry["path"]) for entry in order["target"]["files"]],
         "wired_limit_mib": int(limit.out) if limit.ok and limit.out.strip().isdigit() else None,
         "kv_dir": proof["server"]["kv_dir"],

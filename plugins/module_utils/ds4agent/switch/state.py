@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..mac import clear, full_sync, safe
 from ..mac import run as mac_run
+from ..saved_state import MAX_STATE_BYTES
 
 if TYPE_CHECKING:
     from ..mac.run import Result
@@ -35,8 +36,6 @@ ORPHAN = re.compile(r"\.kv\.tmp\.\d+$")
 BEFORE = ".before-switch"
 #: What is prepared, beside its place.
 BESIDE = ".ds4-new"
-#: An order holds a Mac's files in base64, a journal its order.
-MAX_STATE_BYTES = 64 << 20
 #: More entries than a budget of KV has; beyond it a directory is somebody's mischief and gets no clone.
 MAX_KV_ENTRIES = 100000
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .. import saved_state
 from ..mac import clear, safe
 from ..switch.core import conf_values
 from ..switch.state import MAX_KV_ENTRIES, Places, read_json, spare_kv, text_of
@@ -139,8 +140,8 @@ def users(root: str) -> dict[str, list[str]]:
     for which in ("current", "previous"):
         with contextlib.suppress(OSError):
             need(os.readlink("%s/engine/%s/ds4flash.gguf" % (root, which)), which + " release")
-    before = read_json(Places(root).previous) or {}
-    for entry in before.get("files", ()):
+    before = saved_state.load(Places(root).previous)
+    for entry in before["files"] if before else ():
         if entry["path"].endswith("/server.conf") and entry["kind"] == "file":
             need_all(text_of(entry), "version before")
     order = read_json(root + "/var/stage/order.json") or {}
