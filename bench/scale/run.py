@@ -32,6 +32,8 @@ PEERS = HERE / "peers"
 PEER_PYTHON = CHECKOUT / ".venv-bench"
 SITE, OBSERVE, PLAN, STATUS, HELP = "site.yml", "fab observe", "fab plan", "fab status", "fab --help"
 PLAIN, PYINFRA = "ansible-core tasks", "pyinfra"
+#: What Ansible forks processes for.
+BY_ANSIBLE = (SITE, OBSERVE, PLAIN)
 #: What an operator's fleet of today has; its rows are of the size that the targets of CPU name.
 SMALL, LARGE = 14, 500
 
@@ -60,7 +62,9 @@ TARGETS = (
 BUSY = 2.0
 #: CPU of two runs of the same differs by so much.
 NOISE = 1.15
-#: From the fewest to the most Macs a command may take at most so much more than in proportion.
+#: From the fewest to the most Macs a command may take at most so much more than in proportion. Ansible forks
+#: a process for each task of each Mac, and the system forks a larger process more slowly: what Ansible runs
+#: is held to what tasks of ansible-core alone take beyond proportion in the same run.
 LINEAR = 1.15
 
 
@@ -167,21 +171,32 @@ def misses(rows: Sequence[Row]) -> list[str]:
         if what == OBSERVE and hosts >= SMALL and site and row.cpu_s > site.cpu_s * NOISE:
             said.append(f"{what}, {hosts} Macs: CPU {row.cpu_s:.1f} s; {SITE} takes {site.cpu_s:.1f} s")
         if what not in (PLAIN, PYINFRA, HELP):
-            said += _grows(row, [one for one in rows if one.what == what])
+            said += _grows(row, rows)
     return said
 
 
-def _grows(row: Row, same: Sequence[Row]) -> list[str]:
-    """Whether the last Macs cost more each than those before them, by the slope between smaller fleets."""
-    before = [one for one in same if one.hosts < row.hosts]
-    if len(before) < 2:
+def _grows(row: Row, rows: Sequence[Row]) -> list[str]:
+    """Whether the last Macs cost more each than those before them, beyond what those of ansible-core do."""
+    expected = _expected_s(row, rows)
+    if not expected:
         return []
-    first, last = before[0], before[-1]
-    slope = (last.cpu_s - first.cpu_s) / (last.hosts - first.hosts)
-    expected = last.cpu_s + slope * (row.hosts - last.hosts)
+    plain = next((one for one in rows if (one.what, one.hosts) == (PLAIN, row.hosts)), None)
+    if row.what in BY_ANSIBLE and plain:
+        forks = _expected_s(plain, rows)
+        expected *= max(1.0, plain.cpu_s / forks) if forks else 1.0
     if row.cpu_s <= expected * LINEAR:
         return []
     return [f"{row.what}, {row.hosts} Macs: CPU {row.cpu_s:.1f} s, not linear ({expected:.1f} s expected)"]
+
+
+def _expected_s(row: Row, rows: Sequence[Row]) -> float:
+    """CPU seconds of a row by the slope between smaller fleets; 0 where there are not two of them."""
+    before = [one for one in rows if one.what == row.what and one.hosts < row.hosts]
+    if len(before) < 2:
+        return 0.0
+    first, last = before[0], before[-1]
+    slope = (last.cpu_s - first.cpu_s) / (last.hosts - first.hosts)
+    return last.cpu_s + slope * (row.hosts - last.hosts)
 
 
 def peers() -> None:

@@ -64,3 +64,22 @@ def test_growth_beyond_proportion_is_a_miss() -> None:
 
     assert run.misses(rows(7.0)) == []
     assert "not linear" in run.misses(rows(12.0))[0]
+
+
+@pytest.mark.parametrize(
+    ("what", "plain_cpu_s", "is_miss"),
+    [
+        (run.SITE, 10.0, True),  # the tasks of ansible-core are in proportion
+        (run.SITE, 14.0, False),  # they grow in the same way
+        (run.SITE, 5.0, True),  # less than in proportion is no reason for others
+        (run.PLAN, 14.0, True),  # forks nothing
+    ],
+)
+def test_what_forks_is_held_against_the_forks_of_ansible_core(
+    what: str, plain_cpu_s: float, is_miss: bool
+) -> None:
+    def rows(name: str, last_cpu_s: float) -> list[run.Row]:
+        cpu_s = {20: 2.0, 50: 5.0, 100: last_cpu_s}
+        return [run.Row(name, hosts, 1.0, used, 1.0, 0.0) for hosts, used in cpu_s.items()]
+
+    assert bool(run.misses([*rows(run.PLAIN, plain_cpu_s), *rows(what, 13.0)])) == is_miss
