@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -20,8 +20,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ds4agent.border import plain
+from ds4fleet.blocks import write as write
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 
+#: What ends a command without a traceback.
+ENDINGS = (OperatorError, KeyboardInterrupt, BrokenPipeError)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -70,13 +73,6 @@ def styled(text: object, style: str = "") -> Text:
     return Text(plain.line(text), style=style)
 
 
-def write(text: str, *, error: bool = False) -> None:
-    """A block as it is, without wrapping: a file, a difference, a command to be copied."""
-    stream = sys.stderr if error else sys.stdout
-    stream.write(plain.text(text))
-    stream.flush()
-
-
 def line(text: object) -> str:
     """A text of others as a part of a line: its own line breaks stand there as letters."""
     return str(plain.line(text))
@@ -119,14 +115,19 @@ def operator_errors(function: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except OperatorError as error:
-            sys.exit(report(error))
-        except KeyboardInterrupt:
-            err.print("interrupted")
-            sys.exit(130)
-        except BrokenPipeError:
-            # The reader (head, less) has seen enough; Python must not complain about it at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)
+        except ENDINGS as error:
+            end(error)
 
     return wrapped
+
+
+def end(error: BaseException) -> NoReturn:
+    """Ends the program as one of ENDINGS asks for."""
+    if isinstance(error, OperatorError):
+        sys.exit(report(error))
+    if isinstance(error, KeyboardInterrupt):
+        err.print("interrupted")
+        sys.exit(130)
+    # The reader (head, less) has seen enough; Python must not complain about it at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)

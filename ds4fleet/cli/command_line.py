@@ -20,9 +20,9 @@ from invoke.parser.argument import Argument
 from invoke.parser.context import ParserContext, to_flag
 from invoke.program import Program
 
-from ds4fleet import console
+from ds4fleet import blocks
 from ds4fleet.cli import helping
-from ds4fleet.console import operator_errors
+from ds4fleet.cli.endings import operator_errors
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 
 #: Options of the runner that serve us: what it lists and shows, and where it looks for the verbs.
@@ -89,7 +89,7 @@ class _Line:
         try:
             parsed = parser.parse_argv(self.program.core.unparsed)
         except Usage as usage:
-            console.write(f"{usage}\n")
+            blocks.write(f"{usage}\n")
             sys.exit(0)
         except ParseError as error:
             raise self._not_understood(error, parser, verbs) from error
@@ -108,7 +108,7 @@ class _Line:
             hint = f"did you mean {near[0]}?" if near else "`fab --help` shows those it has."
             raise _refusal(f"fab has no verb '{of}'; {hint}")
         text = helping.page(of, known[of]) if isinstance(of, str) else helping.overview(verbs)
-        console.write(f"{text}\n")
+        blocks.write(f"{text}\n")
         sys.exit(0)
 
     def judge(self, of_the_runner: Iterable[Argument], called: Sequence[ParserContext]) -> None:

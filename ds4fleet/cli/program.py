@@ -9,7 +9,7 @@ from fabric.config import Config
 from fabric.executor import Executor
 from fabric.main import Fab
 
-from ds4fleet import __version__, console
+from ds4fleet import __version__, blocks
 
 
 class Program(Fab):  # type: ignore[misc]  # fabric has no types
@@ -18,7 +18,7 @@ class Program(Fab):  # type: ignore[misc]  # fabric has no types
     def print_version(self) -> None:
         """One line: ours, then what it runs on."""
         parts = ", ".join(f"{name} {metadata.version(name)}" for name in ("ansible-core", "fabric"))
-        console.write(f"ds4-fleet {__version__} ({parts}, Python {sys.version.split()[0]})\n")
+        blocks.write(f"ds4-fleet {__version__} ({parts}, Python {sys.version.split()[0]})\n")
 
     def print_help(self) -> None:
         """The verbs of this directory; loading them shows them. Elsewhere Fabric's own options."""

@@ -12,9 +12,8 @@ from invoke.exceptions import ParseError
 from invoke.parser.argument import Argument
 from invoke.tasks import Task
 
-from ds4fleet import journal
 from ds4fleet.cli import command_line, helping
-from ds4fleet.console import operator_errors
+from ds4fleet.cli.endings import operator_errors
 
 #: Short flags mean the same thing in every task; all others are spelled out.
 SHORT_FLAGS = {"limit": "l"}
@@ -75,6 +74,8 @@ class Verb(Task[Any]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it, unless the command line has something that no verb knows."""
         command_line.check_again()
+        from ds4fleet import journal
+
         with journal.typed(["fab", *sys.argv[1:]]):
             return super().__call__(*args, **kwargs)
 

@@ -31,7 +31,7 @@ BOTH = sorted({*CONTROLLER, *ON_THE_MAC})
 #: Who may write to a stream by itself, and what: (file, function).
 WRITERS = {
     ("ds4fleet/cli/command_line.py", "check"): "how a verb is written",
-    ("ds4fleet/console.py", "write"): "the border",
+    ("ds4fleet/blocks.py", "write"): "the border",
     ("ds4fleet/inventory/resolve.py", "main"): "what is wrong with an inventory, to fab",
     ("ds4fleet/console.py", "print_json_line"): "the border for JSON",
     ("ds4fleet/tunnel/daemon.py", "serve"): "a line that plain has seen, into the log of the background",

@@ -262,3 +262,41 @@ def test_what_shows_things_still_does(
 ) -> None:
     assert typed(*line.split()) == 0 and not called
     assert said in capsys.readouterr().out
+
+
+class TestStart:
+    """What people type oftenest waits for no library that it does not use."""
+
+    LISTED = """
+import atexit, sys
+sys.argv = ["fab", *sys.argv[1:]]
+atexit.register(lambda: print("\\n".join(sorted(sys.modules)), file=sys.stderr))
+from ds4fleet.cli.program import main
+main()
+"""
+
+    @pytest.mark.parametrize("line", ["--help", "--version", "plan --help", "tunnel --help", "--list"])
+    def test_help_imports_what_reads_the_line_and_nothing_more(self, line: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", self.LISTED, *line.split()],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0 and done.stdout
+        loaded = set(done.stderr.split())
+        foreign = {
+            name
+            for name in loaded
+            if name.split(".")[0] in ("ansible", "jinja2", "maclab", "rich", "tomlkit")
+        }
+        assert foreign == set()
+        ours = {name for name in loaded if name.split(".")[0] in ("ds4agent", "ds4fleet")}
+        of_the_line = {
+            f"ds4fleet.cli.{name}"
+            for name in ("command_line", "endings", "helping", "program", "tunnel", "verb")
+        }
+        ground = {"ds4fleet", "ds4fleet.cli", "ds4fleet.blocks", "ds4fleet.errors", "ds4fleet.locales"}
+        assert ours - of_the_line - ground <= {"ds4agent", "ds4agent.border", "ds4agent.border.plain"}
