@@ -29,8 +29,8 @@ options:
     default: []
   key_file:
     description:
-      - A private key here, whose public half counts as one more of O(keys). The key of the connection where
-        it is not given.
+      - A private key on the controller; its public half is added to O(keys). Unset, the key of the connection
+        is taken.
     type: path
   power:
     description: Wanted settings of C(pmset) by name.
@@ -46,7 +46,7 @@ options:
     type: str
     default: ""
   known_hosts:
-    description: File here with the recorded host keys. Needed without O(step).
+    description: File on the controller with the recorded host keys. Needed without O(step).
     type: path
   password_file:
     description: File with the first password, for the login and for sudo where the inventory gives none.

@@ -20,10 +20,10 @@ extends_documentation_fragment:
   - ds4.fleet.attributes
 options:
   repo:
-    description: Where the history comes from. Needed unless I(state=pruned).
+    description: Where the history comes from. Needed unless O(state=pruned).
     type: str
   commit:
-    description: Commit to build, 7 to 40 hex digits. Needed unless I(state=pruned).
+    description: Commit to build, 7 to 40 hex digits. Needed unless O(state=pruned).
     type: str
   root:
     description: Directory of mirror, releases and links.
@@ -32,7 +32,7 @@ options:
   state:
     description:
       - C(fetched) makes sure that the commit is in the mirror, C(built) that its release is complete,
-        C(current) that the link of this name points to it. C(pruned) only removes releases beyond I(keep),
+        C(current) that the link of this name points to it. C(pruned) only removes releases beyond O(keep),
         which C(current) does too.
     type: str
     choices: [fetched, built, current, pruned]
@@ -44,7 +44,7 @@ options:
     type: int
     default: 2
   in_use:
-    description: Releases that a process runs from; they stay whatever I(keep) says.
+    description: Releases that a process runs from; they stay whatever O(keep) says.
     type: list
     elements: str
     default: []
@@ -54,14 +54,14 @@ options:
     elements: str
     default: []
   user:
-    description: Unprivileged account that builds. Needed for I(state=built) and I(state=current).
+    description: Unprivileged account that builds. Needed for O(state=built) and O(state=current).
     type: str
   timeout_s:
     description: Seconds that a fetch or a build may take.
     type: int
     default: 1800
   host:
-    description: What the inventory calls this Mac; refusals begin with it.
+    description: Name of this Mac in the inventory; refusals begin with it.
     type: str
 attributes:
   check_mode:

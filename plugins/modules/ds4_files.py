@@ -26,7 +26,7 @@ options:
       path:
         description:
           - Absolute path. Links on the way (V(/etc), V(/var), V(/tmp)) are followed where root alone can have
-            made them, at its end not.
+            made them. A link at its end is not followed.
         type: path
         required: true
       kind:
@@ -39,17 +39,17 @@ options:
         description: Content of a file. Unset, the file must exist and what is in it is left alone.
         type: str
       sha256:
-        description: Checksum of a file that comes O(files[].packed), in hexadecimal.
+        description: SHA-256 of a file whose content is in O(files[].packed), in hexadecimal.
         type: str
       packed:
-        description: Content of a file that need not be text, by zlib and base64.
+        description: Content of a file, text or not, compressed by zlib and encoded in base64.
         type: str
       source:
         description: What the action of this name puts into O(files[].packed).
         type: str
         choices: [ds4agent]
       recursive:
-        description: Whether a directory that is to be absent goes with all that is in it.
+        description: Whether to remove a directory that is to be absent with everything in it.
         type: bool
         default: false
       target:

@@ -10,7 +10,7 @@ module: ds4_host_key
 short_description: Record a Mac's host keys, or refuse other ones
 description:
   - Records the host keys that a Mac shows at first sight under its inventory name. OpenSSH judges them.
-  - Refuses a Mac that shows another key than the recorded one, or than O(fingerprint).
+  - Refuses a Mac whose key differs from the recorded one or from O(fingerprint).
   - Checks the host's variables first.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
@@ -22,7 +22,8 @@ options:
     type: path
     required: true
   fingerprint:
-    description: The fingerprint that the provider gave, C(SHA256:...). Empty trusts the first sight.
+    description: The fingerprint that the provider gave, C(SHA256:...). Empty accepts the key that the Mac
+      shows first.
     type: str
     default: ""
   password_file:

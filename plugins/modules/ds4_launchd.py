@@ -12,9 +12,9 @@ short_description: Bring launchd jobs of the system domain to a state
 description:
   - Uses bootstrap, bootout, enable and kickstart, and polls until launchd says that a step is done. Nothing
     is restarted unless a file that it runs with has changed or its label is asked for.
-  - The plist itself is written by whoever owns it; its owner and mode are put right here.
-  - The engine is never stopped under its clients. With O(drain) its intake is closed first, clients may go on
-    for the drain time, and those that are left then are told by the endpoints of their tunnels.
+  - Corrects owner and mode of the plist, and does not write it.
+  - The engine is never stopped under its clients. With O(drain) its intake is closed first and clients may go
+    on for the drain time. Then the endpoints of the tunnels notify the clients that are left.
   - An engine that reads prompts a second after it was told to stop is killed, as no client gets an answer.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
@@ -61,7 +61,7 @@ options:
     elements: str
     default: []
   drain:
-    description: How the engine is stopped, when a job here is it.
+    description: How the engine is stopped, where its job is one of O(jobs).
     type: dict
     suboptions:
       label:

@@ -10,7 +10,8 @@ module: ds4_memory
 short_description: Set the GPU wired limit now
 description:
   - Sets C(iogpu.wired_limit_mb), which macOS forgets at a reboot; the job com.ds4fleet.wired sets it then.
-  - A limit is never lowered under a running engine; RV(postponed) says so, and the next run without one does.
+  - A limit is never lowered under a running engine. RV(postponed) then says so, and the next run that finds
+    no engine running lowers it.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
 extends_documentation_fragment:

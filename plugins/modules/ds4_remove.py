@@ -18,7 +18,7 @@ extends_documentation_fragment:
   - ds4.fleet.attributes
 options:
   paths:
-    description: What is to be gone; a path that leads to nothing is fine.
+    description: Paths to remove; a path that does not exist is not an error.
     type: list
     elements: path
     required: true

@@ -24,8 +24,8 @@ options:
     required: true
   state:
     description:
-      - V(locked) takes the Mac's lock for the run, V(unlocked) gives it back. V(aborted) has a switch of the
-        run roll back that is under way.
+      - V(locked) takes the Mac's lock for the run, V(unlocked) gives it back. V(aborted) rolls back a switch
+        of the run that is under way.
       - V(upgraded) switches the Mac to its plan, the fact C(ds4_plan); V(taken_back) to the version before.
         Both confirm a switch that has passed its gate.
       - V(staged) and V(promoted) only write down that the Mac has what it needs, and that all are done.

@@ -24,38 +24,38 @@ options:
   state:
     description:
       - C(prepared) makes the Mac's key. C(ordered) writes order, host keys and the keys that may ask.
-        C(marked) says in the stamps of I(files) what they are staged for. Both take the mark from what is in
+        C(marked) says in the stamps of O(files) what they are staged for. Both take the mark from what is in
         use by now.
       - C(started) makes sure that the fetch works on the order, and leaves one alone that does. C(paused),
-        C(resumed) and C(aborted) tell it so. C(closed) takes back the keys and the order.
+        C(resumed) and C(aborted) give the fetch that order. C(closed) removes the keys and the order.
     type: str
     choices: [prepared, ordered, marked, started, paused, resumed, aborted, closed]
     required: true
   keys_path:
-    description: File with the keys of those who may ask, for sshd.
+    description: File with the public keys of the Macs that may ask, for sshd.
     type: path
     default: /etc/ssh/ds4_seed_keys
   files:
     default: []
   staged_for:
-    description: Id of the model that they are for, for I(state=marked).
+    description: Id of the model that they are for, for O(state=marked).
     type: str
     default: ""
   order:
-    description: The order, for I(state=ordered).
+    description: The order, for O(state=ordered).
     type: dict
   keys:
-    description: Public keys that may ask this Mac, for I(state=ordered).
+    description: Public keys that may ask this Mac, for O(state=ordered).
     type: list
     elements: str
     default: []
   known_hosts:
-    description: Host keys of the other Macs, for I(state=ordered).
+    description: Host keys of the other Macs, for O(state=ordered).
     type: str
     default: ""
   token:
     description:
-      - A token for the sources, for I(state=ordered). It is kept in a file of mode 0600 until the fetch ends.
+      - A token for the sources, for O(state=ordered). It is kept in a file of mode 0600 until the fetch ends.
     type: str
     default: ""
 attributes:

@@ -21,11 +21,12 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - V(locked) takes the lock of this Mac for I(run_id), V(unlocked) gives it back.
-      - V(switched) hands over I(order) and waits until it waits for the controller's word, or has ended.
-      - V(followed) waits so for a switch that is under way.
+      - V(locked) takes the lock of this Mac for O(run_id), V(unlocked) gives it back.
+      - V(switched) hands over O(order) and returns once the switch waits for the controller's word or has
+        ended.
+      - V(followed) does the same for a switch that is under way.
       - V(confirmed) and V(aborted) give that word to the switch that is under way and wait for its end;
-        with I(run_id), V(aborted) leaves a switch of another run alone.
+        with O(run_id), V(aborted) leaves a switch of another run alone.
       - V(rolled_back) orders the version before the last confirmed switch and waits as V(switched) does.
     type: str
     choices: [locked, unlocked, switched, followed, confirmed, aborted, rolled_back]
@@ -35,11 +36,11 @@ options:
     type: str
     default: ""
   owner:
-    description: Who runs the rollout, for those who meet the lock.
+    description: Name of the person who runs the rollout, shown to others who meet the lock.
     type: str
     default: ""
   take_over:
-    description: Take a lock that another run holds, and call its switch off.
+    description: Take a lock that another run holds, and abort its switch.
     type: bool
     default: false
   order:

@@ -11,7 +11,7 @@ short_description: Keep hidden service accounts and their groups
 description:
   - Creates records with C(dscl . -create), because C(sysadminctl) gives another id and reports success when
     the ssh session has no Full Disk Access.
-  - Ids that are left open are the first free ones from 400 to 499.
+  - An id that is not given is the first free one from 400 to 499.
   - A user that is there already must be one of ours, known by its full name and its place among hidden
     accounts; a group must have no other member. Otherwise nothing at all is changed, and O(state=absent)
     leaves that account alone.

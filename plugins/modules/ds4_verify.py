@@ -40,7 +40,7 @@ options:
     elements: path
     default: []
   user:
-    description: Service account, for I(state=smoke).
+    description: Service account, for O(state=smoke).
     type: str
 attributes:
   check_mode:

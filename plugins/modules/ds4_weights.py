@@ -41,18 +41,18 @@ options:
     choices: [direct, upstream]
     default: direct
   target_name:
-    description: Target of download_model.sh, for I(method=upstream).
+    description: Target of download_model.sh, for O(method=upstream).
     type: str
   release_dir:
-    description: Release of the engine that has download_model.sh, for I(method=upstream).
+    description: Release of the engine that has download_model.sh, for O(method=upstream).
     type: path
   link:
     description: Link to make once everything is proven, C(path) and C(target).
     type: dict
   chunk_mib:
     description:
-      - MiB of a chunk, the unit of resumption. That of C(fab stage), so that each goes on with a part of the
-        other.
+      - Size of a chunk in MiB, the unit of resumption. It is that of C(fab stage), so that each continues the
+        parts of the other.
     type: int
     default: 16
   rate_limit_mbps:
@@ -63,7 +63,7 @@ options:
     description: File with a token for the sources, mode 0600.
     type: path
   on_volume:
-    description: I(dir) is where a volume is mounted; which is waited for.
+    description: O(dir) is the mount point of a volume; the module then waits until it is mounted.
     type: bool
     default: false
   timeout_s:

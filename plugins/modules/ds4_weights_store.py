@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 module: ds4_weights_store
 short_description: Verify and prune the directory of weights
 description:
-  - Looks after all files of the directory, where M(ds4.fleet.ds4_weights) brings those of one plan.
+  - Verifies or prunes all files of the directory. M(ds4.fleet.ds4_weights) brings the files of one plan.
   - A served file is never touched, whatever is found out about it.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
@@ -22,8 +22,8 @@ options:
     description:
       - C(verified) reads files anew past the cache, giving way to a running engine, renews the stamps of
         those that are what they should be and withdraws the others'.
-      - C(pruned) deletes what neither this Mac nor I(keep) needs, and says why the rest stays. What was
-        staged stays until it is used or I(staged) is true. Directories of KV entries go with the last version
+      - C(pruned) deletes what neither this Mac nor O(keep) needs, and says why the rest stays. What was
+        staged stays until it is used or O(staged) is true. Directories of KV entries go with the last version
         that could use them.
     type: str
     choices: [verified, pruned]
@@ -33,7 +33,7 @@ options:
     type: dict
     default: {}
   keep:
-    description: Names that the plan of this Mac has, for I(state=pruned).
+    description: Names that the plan of this Mac has, for O(state=pruned).
     type: list
     elements: str
     default: []
@@ -43,11 +43,11 @@ options:
     elements: str
     default: []
   wrong:
-    description: Whether copies that failed their proof and were kept aside go too, for I(state=pruned).
+    description: Whether to delete copies that failed their proof and were kept aside, for O(state=pruned).
     type: bool
     default: false
   staged:
-    description: Whether files go too that were staged and that nothing else needs yet, for I(state=pruned).
+    description: Whether to delete staged files that nothing else needs yet, for O(state=pruned).
     type: bool
     default: false
 attributes:
