@@ -68,8 +68,12 @@ def _block(name: str, lines: list[str]) -> list[str]:
     return [f"\t{name} = {{", *(f"\t\t{line}" for line in lines), "\t}"]
 
 
-def end_line(status: int | None) -> str:
-    """`last exit code` or, after a signal, `last terminating signal`: one excludes the other (recorded)."""
+def end_line(status: int | None, reason: str = "") -> str:
+    """`last exit code` or, after a signal, `last terminating signal`: one excludes the other (recorded).
+    A reason of macOS's own stands in their place (B).
+    """
+    if reason:
+        return f"last exit reason = {reason}"
     if status is None:
         return "last exit code = (never exited)"
     if os.WIFSIGNALED(status):
@@ -101,7 +105,7 @@ def service_lines(job: dict[str, Any]) -> list[str]:
         f"\truns = {job['runs']}",
         *([f"\tsuccessive crashes = {job['crashes']}"] if job["crashes"] > 1 else []),
         *(_process_lines(job) if running else []),
-        f"\t{end_line(job['status'])}",
+        f"\t{end_line(job['status'], job['exit_reason'])}",
         *(_coalition_lines(job) if running else []),
         "",
         f"\tspawn type = {_SPAWN_TYPES.get(job['process_type'], 'daemon (3)')}",

@@ -83,6 +83,8 @@ class Job:
     runs: int = 0
     last_status: int | None = None
     """Wait status of the last end, None while it has never exited."""
+    exit_reason: str = ""
+    """macOS's own reason for the last end (OS_REASON_..., JETSAM_REASON_...), "" for none."""
     started_at: float | None = None
     spawn_at: float | None = None
     kill_at: float | None = None
@@ -116,6 +118,8 @@ class Launchd:
         self.disabled: dict[str, bool] = dict(disabled or {})
         self.linger_s = 0.0
         """How long a job that was booted out stays in the list after its process ended (a fault)."""
+        self.kill_reason = ""
+        """Why the kernel kills a process that launchd has not ended (a fault), "" for no own reason."""
         self.shutting_down = False
 
     # ----------------------------------------------------------------------------------------------- verbs
@@ -222,7 +226,10 @@ class Launchd:
             self.effects.signal(pid, signal.SIGKILL, group=True)
         job.pid, job.kill_at, job.last_status = 0, None, status
         job.state = NOT_RUNNING
-        ours = " | sent by launchd[1]" * (os.WIFSIGNALED(status) and (job.removing or job.restart))
+        asked = job.removing or job.restart
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        job.exit_reason = self.kill_reason if killed and not asked else ""
+        ours = " | sent by launchd[1]" * (os.WIFSIGNALED(status) and asked)
         self.effects.log(f"{job.label}: {describe_end(status)}{ours}, ran for {ran_s * 1000:.0f}ms")
         if job.removing:
             self._forget(job)

@@ -28,6 +28,7 @@ def job_data(job: launchd.Job) -> dict[str, Any]:
         "pid": job.pid,
         "runs": job.runs,
         "status": job.last_status,
+        "exit_reason": job.exit_reason,
         "crashes": job.crashes,
         "reason": job.reason,
         "minimum_runtime_s": job.minimum_runtime_s,

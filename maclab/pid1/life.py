@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from maclab import kernel
+from maclab.faults.engine import CODE_SIGNATURE, JETSAM
 from maclab.faults.launchd import (
     BOOTOUT_IN_PROGRESS,
     BOOTSTRAP_ERROR,
@@ -56,6 +57,8 @@ LOCKED_SSHD = [
     "-o",
     "ForceCommand=/.lab/bin/lab-unlock",
 ]
+KILL_REASONS = ((CODE_SIGNATURE, "OS_REASON_CODESIGNING"), (JETSAM, "JETSAM_REASON_MEMORY_VMPAGESHORTAGE"))
+"""What launchd prints as the reason when a fault has killed a process."""
 
 
 class Machine:
@@ -338,6 +341,7 @@ class Machine:
             return {"error": launchd_numbers.EPERM}
         self.faults = set(question["names"])
         self.failed_once = self.failed_once and BOOTSTRAP_ERROR.active(self.faults)
+        self.launchd.kill_reason = next((why for fault, why in KILL_REASONS if fault.active(self.faults)), "")
         folder = RUN / "faults"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o755)

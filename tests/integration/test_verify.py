@@ -26,6 +26,25 @@ def test_a_server_that_does_not_come_up_is_told_with_the_end_of_its_log(mac):
     assert "the server does not stay up: ended with status 1: ds4: metal backend unavailable" in run.output
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("code-signature", "OS_REASON_CODESIGNING (its code signature was refused: build the engine again)"),
+        ("jetsam", "JETSAM_REASON_MEMORY_VMPAGESHORTAGE (macOS took its memory back)"),
+    ],
+)
+def test_an_engine_that_macos_does_not_run_ends_the_wait_with_its_reason(mac, fault, reason):
+    mac.lab.fault(HOST, fault)
+    try:
+        # A limit that the run would meet only after the test's own.
+        late = ("-e", "ds4_throttle_s=35", "-e", "ds4_verify_ready_s=3600")
+        run = mac.ansible("site.yml", HOST, *late, check=False)
+    finally:
+        mac.lab.fault(HOST, fault, on=False)
+    assert run.returncode != 0
+    assert f"the server does not stay up: ended by macOS with {reason}" in run.output
+
+
 def test_a_refusal_to_start_reaches_the_operator_in_its_own_words(mac):
     # Somebody unmounted the volume for KV, and the server was restarted for another reason.
     mac.exec(HOST, "/bin/launchctl", "bootout", "system/com.ds4fleet.server")

@@ -79,6 +79,7 @@ uint64_t mac_wired_by_others(void);
 void mac_register_wired(uint64_t bytes);
 void mac_unregister_wired(void);
 bool mac_metal_is_nil(void);
+void mac_end_as(const char *fault); /* killed there, when launchd started it and <run><fault> exists */
 void mac_panic(const char *reason);
 
 /* ---- gguf.c ---- */

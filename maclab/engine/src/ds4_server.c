@@ -191,6 +191,7 @@ static void prepare(const options *o) {
 
 int main(int argc, char **argv) {
     options o;
+    mac_end_as("/faults/code-signature");
     log_set_program("ds4-server", true);
     signal(SIGPIPE, SIG_IGN);
     struct sigaction stop = {.sa_handler = on_stop};

@@ -203,6 +203,7 @@ void engine_allocate(engine *e) {
     const memory_outcome outcome = memory_judge(&e->plan, 0);
     if (outcome == MEMORY_PANICS) gone("buffers beyond memory");
     mac_register_wired(e->plan.total);
+    mac_end_as("/faults/jetsam");
     if (outcome == MEMORY_FREEZES) e->frozen = true;
 }
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import signal
 import stat
 import struct
 import subprocess
@@ -246,6 +247,12 @@ class TestGpu:
         assert done.stderr.endswith(
             "ds4: Metal device not available\nds4: metal backend unavailable; aborting startup\n"
         )
+
+    @pytest.mark.parametrize("fault", ["code-signature", "jetsam"])
+    def test_macos_kills_it_when_launchd_started_it(self, bench: Bench, files: Path, fault: str) -> None:
+        (bench.state / "run/faults" / fault).touch()
+        bench.environment["XPC_SERVICE_NAME"] = "com.example.server"
+        assert bench.run("ds4-server", "-m", str(files / FLASH)).returncode == -signal.SIGKILL
 
     def test_a_terminal_session_still_has_its_device(self, bench: Bench, files: Path) -> None:
         (bench.state / "run/faults/metal-nil").touch()

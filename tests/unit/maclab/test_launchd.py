@@ -329,6 +329,29 @@ class TestThrottle:
         assert bench.job.runs == 2
 
 
+class TestReasonOfAnEnd:
+    def test_is_given_when_another_than_launchd_killed_it(self, bench: Bench) -> None:
+        bench.load(RunAtLoad=True)
+        bench.launchd.kill_reason = "OS_REASON_CODESIGNING"
+        bench.ends(by=signal.SIGKILL)
+        assert bench.job.exit_reason == "OS_REASON_CODESIGNING"
+
+    def test_goes_with_the_next_end(self, bench: Bench) -> None:
+        bench.load(KeepAlive=True, ThrottleInterval=1)
+        bench.launchd.kill_reason = "OS_REASON_CODESIGNING"
+        bench.ends(by=signal.SIGKILL)
+        bench.pass_time(2)
+        bench.ends(1)
+        assert bench.job.exit_reason == ""
+
+    def test_is_not_given_to_a_restart_that_was_asked_for(self, bench: Bench) -> None:
+        bench.load(RunAtLoad=True)
+        bench.launchd.kill_reason = "OS_REASON_CODESIGNING"
+        bench.launchd.kickstart(LABEL, kill=True)
+        bench.ends(by=signal.SIGKILL)
+        assert bench.job.exit_reason == ""
+
+
 class TestKickstart:
     def test_of_an_unknown_label_is_113(self, bench: Bench) -> None:
         assert bench.launchd.kickstart("nosuch") == 113

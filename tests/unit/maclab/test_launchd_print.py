@@ -101,6 +101,12 @@ class TestPrint:
         lines = ds4(last_status=int(signal.SIGKILL))
         assert not [line for line in lines if line.startswith("\tlast exit code")]
 
+    def test_a_reason_of_macos_stands_alone(self) -> None:
+        lines = ds4(last_status=int(signal.SIGKILL), exit_reason="OS_REASON_CODESIGNING")
+        assert [line for line in lines if line.startswith("\tlast ")] == [
+            "\tlast exit reason = OS_REASON_CODESIGNING"
+        ]
+
     def test_a_running_job_still_shows_its_old_exit_code(self) -> None:
         lines = ds4(**{**RUNNING, "runs": 2, "pid": 5474}, last_status=255 << 8)
         assert "\tstate = running" in lines
