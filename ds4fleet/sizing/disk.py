@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ds4agent.mac import volumes as mac_volumes
 from ds4agent.model import Container, Observation, Volume
 from ds4fleet.errors import OperatorError
+from ds4fleet.sizing import external
 from ds4fleet.sizing.estimate import GB, MIB
 
 #: Room above the sum of the files: APFS metadata, stamps, a catalogue of a few MB (a judgement, not a
@@ -127,6 +128,9 @@ def plan_disk(
         kv_before_bytes=max(0, live - sizes.kv_one),
         observed=dict(found),
     )
+    refused, said = external.verdict(settings, external.external(observation, container, found.values()))
+    disk.refusals += refused
+    disk.warnings += said
     disk.refusals += _too_small(sizes, kv_budget_mib)
     if available is not None and not sizes.fits:
         where = _in_the_way(observation, found["models"], models_dir)

@@ -119,7 +119,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.ds4agent.mac import aside, parse, volumes
+from ..module_utils.ds4agent.mac import aside, daemon_probe, parse, volumes
 from ..module_utils.ds4agent.mac.disks import FSTAB, Storage, read_fstab, write_fstab
 from ..module_utils.ds4agent.mac.run import locked
 
@@ -169,6 +169,7 @@ def keep(
             getattr(storage, step)(wanted, volume)
             if step == "create":
                 _container, volume = volumes.find(wanted, storage.containers)
+        prove(storage, wanted)
     said += [
         "what was at %s before its volume is in %s (%s): weights of the plan are taken over from there once"
         " they are proven; move or delete the rest" % (wanted["mount_point"], folder, aside.contents(folder))
@@ -177,6 +178,21 @@ def keep(
     place = {"uuid": volume and volume["uuid"], "device": volume and volume["device"],
              "mount_point": wanted["mount_point"], "created": "create" in steps}  # fmt: skip
     return [SENTENCES[step] % wanted["name"] for step in steps], said, place
+
+
+def prove(storage: Storage, wanted: WantedVolume) -> None:
+    """Raises Refusal when daemons may not use the volume: on an external disk macOS may forbid it."""
+    container, volume = volumes.find(wanted, storage.containers)
+    if container is None or volume is None or container["reference"] == storage.boot_container:
+        return
+    if parse.volume_info(storage.command("info", "-plist", volume["device"]).out)["internal"]:
+        return
+    why = daemon_probe.refused(wanted["mount_point"])
+    if why:
+        raise volumes.Refusal(
+            "volume %s is on an external disk, and a daemon cannot read and write there: %s. Nothing was"
+            " kept on it; name an internal container in ds4_storage_container" % (wanted["name"], why)
+        )
 
 
 def remove(

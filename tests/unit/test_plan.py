@@ -499,6 +499,39 @@ def test_an_unknown_container_is_refused_with_those_there_are() -> None:
     assert "it has disk3" in refusal(128, mac.bare(128), ds4_storage_container="disk9")
 
 
+def with_external_disk(internal: bool | None) -> Any:
+    seen = mac.bare(128)
+    inside = seen["storage"]["containers"][0]
+    seen["storage"]["containers"].append(
+        {**inside, "reference": "disk8", "uuid": "C-8", "internal": internal}
+    )
+    return seen
+
+
+@pytest.mark.parametrize("internal", [False, None])
+def test_an_external_disk_is_used_when_it_is_allowed_and_said(internal: bool | None) -> None:
+    seen = with_external_disk(internal)
+    assert "set ds4_storage_external: true" in refusal(128, seen, ds4_storage_container="disk8")
+    made = plan(128, seen, ds4_storage_container="disk8", ds4_storage_external=True)
+    assert any("a daemon reads and writes there" in said for said in made.warnings)
+    assert not any("external disk" in said for said in plan(128, seen).warnings)
+
+
+def test_a_second_internal_disk_needs_no_permission() -> None:
+    made = plan(128, with_external_disk(True), ds4_storage_container="disk8")
+    assert made.refusals == []
+
+
+def test_a_volume_of_ours_on_an_external_disk_is_found_whatever_container_is_asked_for() -> None:
+    seen = with_external_disk(False)
+    volume = {
+        "name": "ds4-models", "uuid": "U-1", "device": "disk8s1", "roles": [], "in_use_bytes": 1,
+        "quota_bytes": 0, "reserve_bytes": 0, "mount_point": "/opt/ds4/models",
+    }  # fmt: skip
+    seen["storage"]["containers"][1]["volumes"] = [volume]
+    assert "container disk8 is on an external disk" in refusal(128, seen)
+
+
 def test_a_port_that_another_program_holds_is_refused_before_the_engine_loads() -> None:
     seen = mac.bare(128)
     seen["server"]["listening"] = [{"address": "127.0.0.1", "port": 8000, "pid": 41, "command": "python3"}]
