@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -24,6 +25,22 @@ def test_a_server_that_does_not_come_up_is_told_with_the_end_of_its_log(mac):
         mac.lab.fault(HOST, "metal-nil", on=False)
     assert run.returncode != 0
     assert "the server does not stay up: ended with status 1: ds4: metal backend unavailable" in run.output
+
+
+def test_the_server_keeps_the_mac_awake_while_it_lives(mac):
+    def awake() -> str:
+        said = mac.exec(HOST, "/usr/bin/pmset", "-g", "assertions")
+        return next(line.split()[-1] for line in said.splitlines() if "PreventSystemSleep" in line)
+
+    def becomes(wanted: str) -> bool:
+        ends = time.monotonic() + 60
+        while awake() != wanted and time.monotonic() < ends:
+            time.sleep(0.5)
+        return awake() == wanted
+
+    assert becomes("1")
+    mac.exec(HOST, "/bin/launchctl", "bootout", "system/com.ds4fleet.server")
+    assert becomes("0")
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,17 @@ class TestStart:
         ]
         assert done.stderr == ""
 
+    def test_the_mac_is_kept_awake_while_the_process_of_the_server_lives(self, mac):
+        awake = mac.fake / "caffeinate"
+        awake.write_text(f'#!/bin/sh\necho "$@" >"{mac.folder}/asked"\n')
+        awake.chmod(0o755)
+        # The server tells its pid once the stand-in, which runs beside it, has been asked.
+        (mac.release / "ds4-server").write_text(
+            f'#!/bin/sh\nuntil [ -s "{mac.folder}/asked" ]; do sleep 0.05; done\necho $$\n'
+        )
+        done = mac.start()
+        assert (mac.folder / "asked").read_text() == f"-i -s -w {done.stdout}"
+
     def test_it_leaves_a_copy_of_what_it_runs_with(self, mac):
         mac.start()
         before = mac.running.stat().st_ino
