@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import fcntl
+import errno
 import os
 import pty
+import shutil
 import signal
-import termios
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -20,6 +21,16 @@ STOP_GRACE_S = 2.0
 LINE_LETTERS = 2000
 #: What ssh says when the Mac refuses a connection to the engine's port.
 REFUSAL = "open failed"
+#: Takes descriptor 0 as controlling terminal and becomes the program of its arguments. A program of its own,
+#: as asyncio waits for children in threads here and there, and Python between fork and exec could then hang.
+TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+try:
+    os.execvp(sys.argv[1], sys.argv[1:])
+except OSError as error:
+    sys.exit("%s: %s" % (sys.argv[1], error.strerror))
+"""
 
 
 class Child:
@@ -68,17 +79,18 @@ class Child:
 
     async def start(self, argv: Sequence[str]) -> None:
         """Starts it. Raises OSError, and leaves no descriptor, when that cannot be done."""
+        if shutil.which(argv[0]) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
         self._master, slave = pty.openpty()
         try:
             # A pseudo-terminal as controlling terminal: when this process dies, however it dies, the kernel
             # hangs the terminal up and ssh with it, so that no orphan keeps the port.
             self._process = await asyncio.create_subprocess_exec(
-                *argv,
+                *[sys.executable, "-I", "-S", "-c", TAKE_TERMINAL, *argv],
                 stdin=slave,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,
-                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
             )
         except OSError:
             os.close(self._master)
