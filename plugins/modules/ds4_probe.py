@@ -13,8 +13,8 @@ version_added: "0.1.0"
 description:
   - Runs each command that ds4-fleet parses and holds the parser against the real output. Read probes find
     what the references leave open. The result names differ only where this Mac differs from what is assumed.
-  - Changes nothing unless O(write) is true. Then write probes run. They make and remove a 64 MB volume, one
-    throw-away daemon and, where macOS lets it be deleted again, one user. What could not be removed is in
+  - Changes nothing unless O(write) is true. Then write probes run. They make and remove a 64 MB volume,
+    throw-away daemons and, where macOS lets it be deleted again, one user. What could not be removed is in
     RV(left).
 options:
   write:
@@ -83,7 +83,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.ds4agent.mac import parse
 from ..module_utils.ds4agent.mac.run import Result, argv, run_all
-from ..module_utils.ds4agent.observe import read_probes, write_probes
+from ..module_utils.ds4agent.observe import pace_probes, read_probes, write_probes
 
 #: softwareupdate asks Apple's servers.
 SLOW_S = 180
@@ -195,6 +195,7 @@ def with_write_probes(
         steps: tuple[tuple[str, Callable[[], None]], ...] = (
             ("volume", lambda: write_probes.volume(found, boot, operator, folder)),
             ("daemon", lambda: write_probes.daemon(found, folder, limit_mib)),
+            ("pace", lambda: pace(found, folder)),
             ("user", lambda: write_probes.user(found, write_probes.has_full_disk_access())),
         )
         for name, probe in steps:
@@ -209,6 +210,12 @@ def with_write_probes(
             found.left.append("a volume mounted below %s" % folder)
         else:
             shutil.rmtree(folder)
+
+
+def pace(found: write_probes.Found, folder: str) -> None:
+    found.findings["full_sync_ms"] = pace_probes.full_sync_ms(folder)
+    for kind, told in pace_probes.hashing(folder).items():
+        found.findings["hash_%s_mb_s" % kind] = told
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, the ds4-fleet authors
 # MIT License (see LICENSE)
-"""May a daemon read and write in a directory? Asked by a throw-away job of launchd.
+"""What a daemon may and can do here, asked by a throw-away job of launchd: read and write in a directory.
 
 On external disks privacy settings can forbid daemons what they allow a session by ssh: EPERM, whoever owns
 the files (actions/runner#3695). So only a daemon's own answer counts. (B)
@@ -13,7 +13,7 @@ import plistlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..border import bounded_json, plain
@@ -22,7 +22,8 @@ from . import run as mac_run
 if TYPE_CHECKING:
     from .run import Result
 
-LABEL = "com.ds4fleet.volume-probe"
+LABEL = "com.ds4fleet.daemon-probe"
+PARENT = "/private/var/tmp"
 WAIT_S = 20
 GONE_S = 10
 #: More than the job ever prints.
@@ -48,20 +49,45 @@ except OSError as error:
 """
 
 
+class NoAnswer(Exception):
+    """Why the job said nothing, as a clause."""
+
+
 def refused(
     folder: str,
-    parent: str = "/private/var/tmp",
+    parent: str = PARENT,
     run: Callable[..., Any] = mac_run.run,
     poll: Callable[..., Any] = mac_run.poll,
 ) -> str:
-    """Why a daemon cannot read and write in `folder`; "" when it can. parent: holds the job's own files."""
-    own = tempfile.mkdtemp(prefix="ds4-volume-probe-", dir=parent)
+    """Why a daemon cannot read and write in `folder`; "" when it can. parent: see ask."""
+    try:
+        said = ask(SCRIPT, [folder], {}, WAIT_S, parent, run, poll)
+    except NoAnswer as error:
+        return str(error)
+    return plain.line(bounded_json.text(said.get("error", "no answer"), 200), 200)
+
+
+def ask(
+    script: str,
+    arguments: Sequence[str],
+    keys: Mapping[str, Any],
+    wait_s: float,
+    parent: str = PARENT,
+    run: Callable[..., Any] = mac_run.run,
+    poll: Callable[..., Any] = mac_run.poll,
+) -> dict[str, Any]:
+    """The JSON object that a script of Python prints as a job of launchd with these keys. Raises NoAnswer.
+
+    parent: a directory that holds the job's own files meanwhile.
+    """
+    own = tempfile.mkdtemp(prefix="ds4-daemon-probe-", dir=parent)
     plist, output = os.path.join(own, LABEL + ".plist"), os.path.join(own, "answer.json")
     job = {
         "Label": LABEL,
-        "ProgramArguments": [os.path.realpath(sys.executable), "-c", SCRIPT, folder],
+        "ProgramArguments": [os.path.realpath(sys.executable), "-c", script, *arguments],
         "RunAtLoad": True,
         "StandardOutPath": output,
+        **keys,
     }
     try:
         with open(plist, "wb") as stream:
@@ -70,19 +96,19 @@ def refused(
         run("launchctl", "bootout", "system/" + LABEL)  # of a run that was cut off
         started: Result = run("launchctl", "bootstrap", "system", plist)
         if not started.ok:
-            return "the daemon that asks could not be started: " + started.sentence()
-        poll(lambda: os.path.exists(output) and os.path.getsize(output) > 0, WAIT_S)
-        return _answer(output)
+            raise NoAnswer("the daemon that asks could not be started: " + started.sentence())
+        poll(lambda: os.path.exists(output) and os.path.getsize(output) > 0, wait_s)
+        return _answer(output, wait_s)
     finally:
         run("launchctl", "bootout", "system/" + LABEL)
         poll(lambda: not run("launchctl", "print", "system/" + LABEL).ok, GONE_S)
         shutil.rmtree(own)
 
 
-def _answer(output: str) -> str:
+def _answer(output: str, wait_s: float) -> dict[str, Any]:
     try:
         with open(output, "rb") as stream:
-            said = bounded_json.mapping(stream.read(ANSWER_BYTES))
+            said: dict[str, Any] = bounded_json.mapping(stream.read(ANSWER_BYTES))
     except (OSError, bounded_json.JsonError):
-        return "a daemon gave no answer within %d s" % WAIT_S
-    return plain.line(bounded_json.text(said.get("error", "no answer"), 200), 200)
+        raise NoAnswer("a daemon gave no answer within %d s" % wait_s) from None
+    return said
