@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -166,6 +167,13 @@ class TestArchive:
         galaxy = yaml.safe_load((CHECKOUT / "galaxy.yml").read_text())
         project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
         assert galaxy["version"] == project["version"] == ds4fleet.__version__
+
+    def test_has_a_dated_entry_of_its_version_first_in_the_changelog(self) -> None:
+        entries = re.findall(r"^## (.*)$", (CHECKOUT / "CHANGELOG.md").read_text(), re.MULTILINE)
+        assert re.fullmatch(rf"{re.escape(ds4fleet.__version__)} - \d{{4}}-\d{{2}}-\d{{2}}", entries[0])
+
+    def test_is_installed_in_the_docs_by_its_version(self) -> None:
+        assert f"ds4-fleet-{ds4fleet.__version__}.tar.gz" in (CHECKOUT / "docs" / "install.md").read_text()
 
 
 class TestInstalled:
