@@ -236,3 +236,9 @@ generations:
     assert mine.can_load("flash", "mxfp4")
     assert not mine.can_load("pro", "q2")
     assert mine.flags == ("--model",)
+
+
+def test_a_generation_of_which_one_commit_alone_was_read_is_not_called_certain() -> None:
+    generations = load().generations
+    assert generations["2026-08"].confidence == "B"
+    assert load().engine("b0309611041655f4e45671cfd9c9886aff161406").confidence == "A"
