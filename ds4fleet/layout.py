@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ds4agent import naming
+
 _INSTALLED = "ansible_collections.ds4.fleet"
 #: Where ansible-galaxy installs collections, and Ansible looks for them, unless it is told otherwise.
 _COLLECTIONS = "~/.ansible/collections:/usr/share/ansible/collections"
@@ -42,10 +44,6 @@ ROLE = COLLECTION / "roles" / "ds4"
 #: is the operator's own folder, in which the command was given.
 CHECKOUT = COLLECTION if (COLLECTION / "galaxy.yml").is_file() else Path.cwd()
 
-LABEL_SERVER = "com.ds4fleet.server"
-LABEL_MOUNTS = "com.ds4fleet.mounts"
-LABEL_WIRED = "com.ds4fleet.wired"
-LABEL_LOGS = "com.ds4fleet.logs"
 #: Written last into a release (plugins/module_utils/ds4agent/engine/release.py); ds4-start wants to see it.
 RELEASE_MARKER = ".ds4-fleet.json"
 #: Of the installation of the Command Line Tools that bootstrap starts.
@@ -55,9 +53,18 @@ TOOLS_PID = "/var/run/ds4-command-line-tools.pid"
 
 @dataclass(frozen=True)
 class Paths:
-    """Where things are on a Mac; all derived from `ds4_root`, which the specs hold to this one place."""
+    """Where things are on a Mac and what they are called; all derived from `ds4_root`."""
 
-    root: str = "/opt/ds4"
+    root: str = naming.ROOT
+
+    @property
+    def prefix(self) -> str:
+        """What names outside the root begin with."""
+        return naming.prefix(self.root)
+
+    def label(self, job: str) -> str:
+        """The label of a launchd job: server, mounts, wired, logs, fetch, ..."""
+        return naming.label(self.root, job)
 
     @property
     def engine(self) -> str:
@@ -123,7 +130,7 @@ class Paths:
     @property
     def volumes(self) -> str:
         """The lines of /etc/fstab for our volumes, kept by ds4_storage: fstab itself may be taken away."""
-        return f"{self.boot}/volumes.conf"
+        return naming.volumes(self.root)
 
     def boot_state(self, job: str) -> str:
         """KEY=VALUE at, reason and note of the boot job `mounts` or `wired`."""
@@ -139,7 +146,16 @@ class Paths:
 
     @property
     def logs(self) -> str:
-        return "/var/log/ds4"
+        return naming.logs(self.root)
+
+    def job_log(self, job: str) -> str:
+        """The log of the job `mounts`, `wired` or `fetch`."""
+        return naming.job_log(self.root, job)
+
+    @property
+    def transfer(self) -> str:
+        """The order of a transfer of weights, its status and its keys."""
+        return naming.transfer(self.root)
 
     @property
     def log(self) -> str:
@@ -151,16 +167,25 @@ class Paths:
 
     @property
     def newsyslog(self) -> str:
-        return "/etc/newsyslog.d/ds4.conf"
+        return f"/etc/newsyslog.d/{self.prefix}.conf"
 
     @property
     def sshd(self) -> str:
-        return "/etc/ssh/sshd_config.d/050-ds4.conf"
+        return f"/etc/ssh/sshd_config.d/050-{self.prefix}.conf"
 
     @property
     def tunnel_keys(self) -> str:
-        return "/etc/ssh/ds4_tunnel_keys"
+        return f"/etc/ssh/{self.prefix}_tunnel_keys"
+
+    @property
+    def seed_sshd(self) -> str:
+        return f"/etc/ssh/sshd_config.d/051-{self.prefix}-seed.conf"
+
+    @property
+    def seed_keys(self) -> str:
+        """Public keys of the Macs of the transfer that goes on, written by ds4_stage and emptied later."""
+        return naming.seed_keys(self.root)
 
     @staticmethod
     def plist(label: str) -> str:
-        return f"/Library/LaunchDaemons/{label}.plist"
+        return naming.plist(label)

@@ -26,13 +26,14 @@ from ds4fleet.components import peer_fetch  # noqa: E402
 from ds4fleet.errors import OperatorError  # noqa: E402
 from ds4fleet.inventory.defaults import role_defaults  # noqa: E402
 from ds4fleet.inventory.fleet import Fleet, ansible_command  # noqa: E402
+from ds4fleet.layout import Paths  # noqa: E402
 from ds4fleet.weights import relay  # noqa: E402
 from maclab import HostSpec  # noqa: E402
 from maclab.network import net  # noqa: E402
 
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"
 MODELS = "/opt/ds4/models"
-JOB = f"system/{peer_fetch.LABEL_FETCH}"
+JOB = f"system/{Paths().label(peer_fetch.JOB)}"
 TIMEOUT_S = 900
 
 
@@ -184,8 +185,8 @@ class Macs:
         """Puts orders where ds4_stage would."""
         for name, order in orders.items():
             with suppress(FileNotFoundError):
-                self.path(name, f"{peer_fetch.FOLDER}/status.json").unlink()
-            self.path(name, f"{peer_fetch.FOLDER}/order.json").write_text(json.dumps(order))
+                self.path(name, f"{Paths().transfer}/status.json").unlink()
+            self.path(name, f"{Paths().transfer}/order.json").write_text(json.dumps(order))
 
     def start(self, names: Sequence[str]) -> None:
         """Starts ds4-fetch on all of them at once."""
@@ -200,7 +201,7 @@ class Macs:
     def status(self, name: str) -> dict[str, Any]:
         """What its fetch says of itself."""
         try:
-            said: dict[str, Any] = json.loads(self.path(name, f"{peer_fetch.FOLDER}/status.json").read_text())
+            said: dict[str, Any] = json.loads(self.path(name, f"{Paths().transfer}/status.json").read_text())
         except (OSError, ValueError):
             return {}
         return said

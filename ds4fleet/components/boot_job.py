@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 from ds4fleet.components import base, scripts
 from ds4fleet.components.base import Decided, Part
 from ds4fleet.layout import Paths
@@ -16,9 +14,9 @@ def folders(paths: Paths) -> tuple[str, ...]:
     return (paths.root, paths.libexec, paths.boot)
 
 
-def part(plan: Decided, label: str, program: str, *arguments: str, stage: str) -> Part:
+def part(plan: Decided, job: str, program: str, *arguments: str, stage: str) -> Part:
     """The script, its property list and the job."""
-    log = f"/var/log/{PurePosixPath(program).name}.log"
+    label, log = plan.paths.label(job), plan.paths.job_log(job)
     plist = base.plist(
         label,
         stage=stage,

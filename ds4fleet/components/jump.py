@@ -13,8 +13,7 @@ from ds4fleet.components.shapes import FileEntry
 from ds4fleet.layout import Paths
 
 STAGE = "tunnel"
-LABEL = "com.ds4fleet.jump"
-LOG = "/var/log/ds4/jump.log"
+JOB = "jump"
 #: First local port of the tunnels behind the endpoint; no other program uses them on a jump Mac.
 MEMBER_PORT = 18000
 
@@ -77,33 +76,34 @@ def has_key(root: str, seen: Seen) -> bool:
 def watched(paths: Paths, named: Named) -> Watched:
     root = paths.root
     folders = (root, paths.libexec, paths.etc, folder(root), paths.run, f"{paths.run}/tmp", paths.logs)
-    files = (settings_path(root), known_hosts_path(root), LOG, Paths.plist(LABEL))
-    return Watched((*folders, key_path(root), *files), (LABEL,))
+    label = paths.label(JOB)
+    files = (settings_path(root), known_hosts_path(root), _log(paths), paths.plist(label))
+    return Watched((*folders, key_path(root), *files), (label,))
 
 
 def entries(plan: Decided) -> Part:
     """There on a Mac that leads to others; gone from any other. Its job starts once it has a key."""
-    root, leads = plan.paths.root, plan.jump
+    root, label, leads = plan.paths.root, plan.paths.label(JOB), plan.jump
     if leads is None or leads.to is None:
-        return base.absent(LABEL, settings_path(root), known_hosts_path(root), stage=STAGE)
+        return base.absent(label, settings_path(root), known_hosts_path(root), stage=STAGE)
     if plan.targets is None:
         return Part()
     user = plan.settings.tunnel_user
     configuration = config(plan.settings.port, plan.targets, root)
     text = json.dumps(configuration, indent=1, sort_keys=True) + "\n"
-    plist = _plist(root, user)
+    plist = _plist(plan.paths, user)
     files = [
         *(base.folder(path, stage=STAGE) for path in (root, f"{root}/libexec", f"{root}/etc", folder(root))),
         base.folder(f"{root}/run", stage=STAGE, owner=user),
         base.folder(f"{root}/run/tmp", stage=STAGE, owner=user, mode="0700"),
         base.folder(plan.paths.logs, stage=STAGE),
-        base.file(LOG, None, stage=STAGE, owner=user, mode="0640"),
+        base.file(_log(plan.paths), None, stage=STAGE, owner=user, mode="0640"),
         base.file(settings_path(root), text, stage=STAGE),
         base.file(known_hosts_path(root), plan.targets.host_keys, stage=STAGE),
         plist,
     ]
     restart_on = [settings_path(root), known_hosts_path(root), plist.path]
-    jobs = [base.job(LABEL, "started", restart_on, stage=STAGE)] if leads.has_key else []
+    jobs = [base.job(label, "started", restart_on, stage=STAGE)] if leads.has_key else []
     return Part(files, jobs)
 
 
@@ -114,16 +114,21 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
 def removed(settings: Mapping[str, object]) -> Removed:
     paths = Paths(str(settings["ds4_root"]))
     return Removed(
-        labels=(LABEL,),
-        files=(paths.root, Paths.plist(LABEL)),
+        labels=(paths.label(JOB),),
+        files=(paths.root, paths.plist(paths.label(JOB))),
         trees=(paths.etc, paths.run, paths.libexec),
         data=(paths.logs,),
     )
 
 
-def _plist(root: str, user: str) -> FileEntry:
+def _log(paths: Paths) -> str:
+    return f"{paths.logs}/jump.log"
+
+
+def _plist(paths: Paths, user: str) -> FileEntry:
+    root, log = paths.root, _log(paths)
     return base.plist(
-        LABEL,
+        paths.label(JOB),
         stage=STAGE,
         ProgramArguments=agent.argv(root, "jump", settings_path(root)),
         UserName=user,
@@ -138,6 +143,6 @@ def _plist(root: str, user: str) -> FileEntry:
         ThrottleInterval=10,
         ExitTimeOut=10,
         ProcessType="Interactive",
-        StandardOutPath=LOG,
-        StandardErrorPath=LOG,
+        StandardOutPath=log,
+        StandardErrorPath=log,
     )

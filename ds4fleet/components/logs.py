@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from ds4fleet.components import base, scripts
 from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
-from ds4fleet.layout import LABEL_LOGS, Paths
+from ds4fleet.layout import Paths
 
+JOB = "logs"
 STAGE = "service"
 #: newsyslog's own threshold and the number of compressed copies.
 ROTATE_SIZE_KB = 10240
@@ -18,19 +19,19 @@ ROTATE_MINUTES = (11, 41)
 
 def watched(paths: Paths, named: Named) -> Watched:
     folders = (paths.root, paths.libexec, paths.logs)
-    files = (paths.rotate, paths.newsyslog, paths.archive_log, paths.plist(LABEL_LOGS))
-    return Watched((*folders, *files), (LABEL_LOGS,))
+    files = (paths.rotate, paths.newsyslog, paths.archive_log, paths.plist(paths.label(JOB)))
+    return Watched((*folders, *files), (paths.label(JOB),))
 
 
 def entries(plan: Decided) -> Part:
-    paths, user = plan.paths, plan.settings.service_user
+    paths, label, user = plan.paths, plan.paths.label(JOB), plan.settings.service_user
     if not plan.serves:
-        return base.absent(LABEL_LOGS, paths.newsyslog, stage=STAGE)
+        return base.absent(label, paths.newsyslog, stage=STAGE)
     rules = scripts.template(
         "newsyslog.conf.j2", paths=paths, user=user, group=user, keep=ROTATE_KEEP, size_kb=ROTATE_SIZE_KB
     )
     plist = base.plist(
-        LABEL_LOGS,
+        label,
         stage=STAGE,
         UserName=user,
         GroupName=user,
@@ -46,7 +47,7 @@ def entries(plan: Decided) -> Part:
         # newsyslog makes the next copy's place; ds4-rotate runs as the service user, who may not create it.
         base.file(paths.archive_log, None, stage=STAGE, owner=user, mode="0640"),
     ]
-    return Part(files, [base.job(LABEL_LOGS, "loaded", [plist.path], stage=STAGE)])
+    return Part(files, [base.job(label, "loaded", [plist.path], stage=STAGE)])
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
@@ -55,5 +56,6 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
 
 def removed(settings: Mapping[str, object]) -> Removed:
     paths = Paths(str(settings["ds4_root"]))
-    files = (paths.root, paths.newsyslog, paths.plist(LABEL_LOGS))
-    return Removed(labels=(LABEL_LOGS,), files=files, trees=(paths.libexec,), data=(paths.logs,))
+    label = paths.label(JOB)
+    files = (paths.root, paths.newsyslog, paths.plist(label))
+    return Removed(labels=(label,), files=files, trees=(paths.libexec,), data=(paths.logs,))

@@ -7,26 +7,28 @@ from collections.abc import Iterator, Mapping
 from ds4agent.model import Root, Volume
 from ds4fleet.components import base, boot_job
 from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
-from ds4fleet.layout import LABEL_MOUNTS, Paths
+from ds4fleet.layout import Paths
 from ds4fleet.sizing.disk import Disk, VolumePlan
 
+JOB = "mounts"
 STAGE = "storage"
 #: How the root of each volume is kept: everybody may look, the service user writes in its own directories.
 VOLUME_ROOT = Root(owner="root", group="wheel", mode="0755")
 
 
 def watched(paths: Paths, named: Named) -> Watched:
-    own = (paths.mounts, paths.volumes, paths.boot_state("mounts"), paths.plist(LABEL_MOUNTS))
-    return Watched((*boot_job.folders(paths), *own), (LABEL_MOUNTS,))
+    label = paths.label(JOB)
+    own = (paths.mounts, paths.volumes, paths.boot_state(JOB), paths.plist(label))
+    return Watched((*boot_job.folders(paths), *own), (label,))
 
 
 def entries(plan: Decided) -> Part:
     paths = plan.paths
     folders = [base.folder(path, stage=STAGE) for path in boot_job.folders(paths)]
     if plan.volumes:
-        part = boot_job.part(plan, LABEL_MOUNTS, paths.mounts, stage=STAGE)
+        part = boot_job.part(plan, JOB, paths.mounts, stage=STAGE)
     else:
-        part = base.absent(LABEL_MOUNTS, paths.mounts, paths.volumes, stage=STAGE)
+        part = base.absent(paths.label(JOB), paths.mounts, paths.volumes, stage=STAGE)
     return Part([*folders, *part.files], part.jobs)
 
 
@@ -54,11 +56,11 @@ def removed(settings: Mapping[str, object]) -> Removed:
     places = {"models": paths.models, "kv": paths.kv}
     names = {purpose: str(settings[f"ds4_storage_{purpose}_volume"]) for purpose in places}
     return Removed(
-        labels=(LABEL_MOUNTS,),
-        files=(paths.root, paths.plist(LABEL_MOUNTS)),
+        labels=(paths.label(JOB),),
+        files=(paths.root, paths.plist(paths.label(JOB))),
         trees=(paths.boot, paths.libexec),
         notes=("/var/run/ds4-storage.lock",),
-        data=("/var/log/ds4-mounts.log",),
+        data=(paths.job_log(JOB),),
         volumes=[{"name": names[purpose], "mount_point": places[purpose]} for purpose in places],
     )
 

@@ -10,30 +10,26 @@ from ds4fleet.components import agent, base, scripts
 from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, UserPlan, Watched
 from ds4fleet.layout import Paths
 
-LABEL_FETCH = "com.ds4fleet.fetch"
-#: Where the order, its status and the keys are on a Mac (weights.fetch.FOLDER).
-FOLDER = "/opt/ds4/var/stage"
-#: Public keys of the Macs of the run that goes on, written by ds4_stage and emptied afterwards.
-KEYS = "/etc/ssh/ds4_seed_keys"
-SSHD = "/etc/ssh/sshd_config.d/051-ds4-seed.conf"
-LOG = "/var/log/ds4-fetch.log"
+JOB = "fetch"
 #: Before weights come.
 STAGE = "storage"
 
 
 def watched(paths: Paths, named: Named) -> Watched:
-    return Watched((*_folders(paths.root), SSHD, Paths.plist(LABEL_FETCH)), (LABEL_FETCH,))
+    label = paths.label(JOB)
+    return Watched((*_folders(paths), paths.seed_sshd, paths.plist(label)), (label,))
 
 
 def entries(plan: Decided) -> Part:
     """There on a Mac whose weights may come from another one, gone from any other."""
+    paths, label, user = plan.paths, plan.paths.label(JOB), plan.settings.seed_user
     if not plan.relays:
-        return base.absent(LABEL_FETCH, SSHD, stage=STAGE)
-    root, user = plan.paths.root, plan.settings.seed_user
+        return base.absent(label, paths.seed_sshd, stage=STAGE)
+    root, folder, log = paths.root, paths.transfer, paths.job_log(JOB)
     plist = base.plist(
-        LABEL_FETCH,
+        label,
         stage=STAGE,
-        ProgramArguments=agent.argv(root, "fetch"),
+        ProgramArguments=agent.argv(root, "fetch", folder),
         # At boot it goes on with an order that was cut off; without one it ends at once.
         RunAtLoad=True,
         KeepAlive={"SuccessfulExit": False},
@@ -41,18 +37,17 @@ def entries(plan: Decided) -> Part:
         ExitTimeOut=10,
         # Not Background: without weights nothing serves. It gives way to a server itself (mac.io_policy).
         ProcessType="Standard",
-        StandardOutPath=LOG,
-        StandardErrorPath=LOG,
+        StandardOutPath=log,
+        StandardErrorPath=log,
     )
-    drop_in = scripts.template(
-        "sshd-seed.conf.j2", user=user, keys_path=KEYS, command=" ".join(agent.argv(root, "serve-chunks"))
-    )
+    command = " ".join(agent.argv(root, "serve-chunks", folder))
+    drop_in = scripts.template("sshd-seed.conf.j2", user=user, keys_path=paths.seed_keys, command=command)
     files = [
-        *(base.folder(path, stage=STAGE) for path in _folders(root)),
-        base.file(SSHD, drop_in, stage=STAGE, validate="sshd"),
+        *(base.folder(path, stage=STAGE) for path in _folders(paths)),
+        base.file(paths.seed_sshd, drop_in, stage=STAGE, validate="sshd"),
         plist,
     ]
-    return Part(files, [base.job(LABEL_FETCH, "loaded", [plist.path], stage=STAGE)], [account(user)])
+    return Part(files, [base.job(label, "loaded", [plist.path], stage=STAGE)], [account(user)])
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
@@ -60,12 +55,13 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
 
 
 def removed(settings: Mapping[str, object]) -> Removed:
-    root = str(settings["ds4_root"])
+    paths = Paths(str(settings["ds4_root"]))
+    label = paths.label(JOB)
     return Removed(
-        labels=(LABEL_FETCH,),
-        files=(root, SSHD, KEYS, Paths.plist(LABEL_FETCH)),
-        trees=(f"{root}/var", f"{root}/libexec"),
-        data=(LOG,),
+        labels=(label,),
+        files=(paths.root, paths.seed_sshd, paths.seed_keys, paths.plist(label)),
+        trees=(paths.var, paths.libexec),
+        data=(paths.job_log(JOB),),
         users=(str(settings["ds4_seed_user"]),),
     )
 
@@ -76,5 +72,5 @@ def account(name: str) -> UserPlan:
     return UserPlan(name, None, name, accounts.NO_HOME, "/bin/sh", real_name, hidden=True)
 
 
-def _folders(root: str) -> tuple[str, ...]:
-    return (root, f"{root}/libexec", f"{root}/var", FOLDER)
+def _folders(paths: Paths) -> tuple[str, ...]:
+    return (paths.root, paths.libexec, paths.var, paths.transfer)

@@ -20,8 +20,9 @@ from ds4fleet.components.base import (
     WeightsPlan,
 )
 from ds4fleet.components.shapes import ServerPlan
-from ds4fleet.layout import LABEL_SERVER, Paths
+from ds4fleet.layout import Paths
 
+JOB = "server"
 STAGE = "service"
 #: The service account must not log in.
 NO_SHELL = "/usr/bin/false"
@@ -37,18 +38,19 @@ NOTED = ("/var/run/ds4-verify.json", "/var/run/ds4-user.lock")
 
 def watched(paths: Paths, named: Named) -> Watched:
     folders = (paths.root, paths.libexec, paths.etc, paths.run, f"{paths.run}/tmp", paths.var, paths.logs)
-    files = (paths.running_config, paths.log, paths.config, paths.start, paths.plist(LABEL_SERVER))
+    label = paths.label(JOB)
+    files = (paths.running_config, paths.log, paths.config, paths.start, paths.plist(label))
     kept = (f"{paths.kv}/{name}" for name in named.kv)
-    return Watched((*folders, *files, *kept), (LABEL_SERVER,))
+    return Watched((*folders, *files, *kept), (label,))
 
 
 def entries(plan: Decided) -> Part:
     """Raises OperatorError for settings that contradict each other or that the engine cannot take."""
     user = plan.settings.service_user
     users = [_account(user, plan.service_uid)] if plan.role != "jump" else []
-    paths = plan.paths
+    paths, label = plan.paths, plan.paths.label(JOB)
     if not plan.serves or plan.engine is None or plan.weights is None:
-        part = base.absent(LABEL_SERVER, paths.config, stage=STAGE)
+        part = base.absent(label, paths.config, stage=STAGE)
         return Part(part.files, part.jobs, users)
     server, dropped = _server(plan, plan.engine, plan.weights)
     plist = _plist(paths, user, server)
@@ -66,12 +68,11 @@ def entries(plan: Decided) -> Part:
         files.append(base.folder(server.kv_dir, stage=STAGE, owner=user, mode="0700"))
     files += [
         scripts.entry(paths.start, paths.root, stage=STAGE),
-        base.file(paths.plist(LABEL_SERVER), plist, stage=STAGE, validate="plist"),
+        base.file(paths.plist(label), plist, stage=STAGE, validate="plist"),
         base.file(paths.config, config, stage=STAGE),
     ]
-    jobs = [
-        base.job(LABEL_SERVER, "started", [paths.plist(LABEL_SERVER), paths.start, paths.config], stage=STAGE)
-    ]
+    restart_on = [paths.plist(label), paths.start, paths.config]
+    jobs = [base.job(label, "started", restart_on, stage=STAGE)]
     said = [f"this engine has no {flag}; the setting has no effect" for flag in dropped]
     return Part(files, jobs, users, replace(server, config_sha256=base.sha256(config)), said)
 
@@ -84,7 +85,7 @@ def stale(server: ServerPlan | None, seen: Seen) -> bool:
     """Whether a server runs there with another configuration than `server`, that of the plan."""
     if server is None or seen is None:
         return False
-    job = seen.jobs.get(LABEL_SERVER)
+    job = seen.jobs.get(server.label)
     loaded = job is not None and bool(job.loaded)
     return loaded and seen.server.running_config_sha256 != server.config_sha256
 
@@ -92,8 +93,8 @@ def stale(server: ServerPlan | None, seen: Seen) -> bool:
 def removed(settings: Mapping[str, object]) -> Removed:
     paths = Paths(str(settings["ds4_root"]))
     return Removed(
-        labels=(LABEL_SERVER,),
-        files=(paths.root, paths.plist(LABEL_SERVER)),
+        labels=(paths.label(JOB),),
+        files=(paths.root, paths.plist(paths.label(JOB))),
         trees=(paths.run, paths.libexec, paths.etc, paths.var),
         notes=NOTED,
         data=(paths.logs,),
@@ -118,7 +119,7 @@ def _server(plan: Decided, engine: EnginePlan, weights: WeightsPlan) -> tuple[Se
     argv += command_line.extra(plan, engine, flags)
     timeout = settings.exit_timeout_s
     server = ServerPlan(
-        label=LABEL_SERVER,
+        label=paths.label(JOB),
         argv=tuple(argv),
         smoke_argv=_smoke(plan, engine, weights, argv),
         env={"HOME": paths.run, "TMPDIR": f"{paths.run}/tmp", "DS4_LOCK_FILE": paths.lock},
@@ -161,7 +162,7 @@ def kv_name(family: str, sha256: str, payload_abi: int) -> str:
 
 def _plist(paths: Paths, user: str, server: ServerPlan) -> str:
     return base.plist_text(
-        LABEL_SERVER,
+        server.label,
         UserName=user,
         GroupName=user,
         ProgramArguments=[paths.start],

@@ -11,7 +11,7 @@ from ds4fleet.components import agent, base
 from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
 from ds4fleet.layout import Paths
 
-LABEL_SWITCH = "com.ds4fleet.switch"
+JOB = "switch"
 STAGE = "service"
 
 
@@ -26,17 +26,17 @@ def _folders(root: str) -> tuple[str, ...]:
 
 def watched(paths: Paths, named: Named) -> Watched:
     """With the note that a Mac is drained: an upgrade must not meet that."""
-    files = (*_folders(paths.root), f"{folder(paths.root)}/drain.json", Paths.plist(LABEL_SWITCH))
-    return Watched(files, (LABEL_SWITCH,))
+    files = (*_folders(paths.root), f"{folder(paths.root)}/drain.json", paths.plist(paths.label(JOB)))
+    return Watched(files, (paths.label(JOB),))
 
 
 def entries(plan: Decided) -> Part:
     """There on a Mac that serves, gone from any other."""
+    label, root, log = plan.paths.label(JOB), plan.paths.root, f"{plan.paths.logs}/switch.log"
     if not plan.serves:
-        return base.absent(LABEL_SWITCH, stage=STAGE)
-    root = plan.paths.root
+        return base.absent(label, stage=STAGE)
     plist = base.plist(
-        LABEL_SWITCH,
+        label,
         stage=STAGE,
         ProgramArguments=agent.argv(root, "switch", root),
         # At boot it mends a switch that was cut off; otherwise it ends at once.
@@ -44,12 +44,12 @@ def entries(plan: Decided) -> Part:
         KeepAlive={"SuccessfulExit": False},
         ProcessType="Interactive",
         ExitTimeOut=10,
-        StandardOutPath="/var/log/ds4/switch.log",
-        StandardErrorPath="/var/log/ds4/switch.log",
+        StandardOutPath=log,
+        StandardErrorPath=log,
     )
     files = [base.folder(path, stage=STAGE) for path in _folders(root)]
     # Its code is read at each start; a restart because of a new one would cut a switch off.
-    return Part([*files, plist], [base.job(LABEL_SWITCH, "loaded", [plist.path], stage=STAGE)])
+    return Part([*files, plist], [base.job(label, "loaded", [plist.path], stage=STAGE)])
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
@@ -58,5 +58,6 @@ def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
 
 def removed(settings: Mapping[str, object]) -> Removed:
     paths = Paths(str(settings["ds4_root"]))
-    files = (paths.root, Paths.plist(LABEL_SWITCH))
-    return Removed(labels=(LABEL_SWITCH,), files=files, trees=(paths.var, paths.libexec))
+    label = paths.label(JOB)
+    files = (paths.root, paths.plist(label))
+    return Removed(labels=(label,), files=files, trees=(paths.var, paths.libexec))

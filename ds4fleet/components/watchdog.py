@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 
 from ds4fleet.components import agent, base
 from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
-from ds4fleet.layout import LABEL_SERVER, Paths
+from ds4fleet.components.server import JOB as SERVER
+from ds4fleet.layout import Paths
 
 STAGE = "service"
-LABEL_WATCHDOG = "com.ds4fleet.guard"
+JOB = "guard"
 
 
 def folder(root: str) -> str:
@@ -25,21 +26,22 @@ def stopped_path(root: str) -> str:
 
 
 def watched(paths: Paths, named: Named) -> Watched:
-    own = (folder(paths.root), stopped_path(paths.root), Paths.plist(LABEL_WATCHDOG))
-    return Watched(own, (LABEL_WATCHDOG,))
+    label = paths.label(JOB)
+    own = (folder(paths.root), stopped_path(paths.root), Paths.plist(label))
+    return Watched(own, (label,))
 
 
 def entries(plan: Decided) -> Part:
     """There on a Mac that serves, gone from any other."""
+    paths = plan.paths
+    label, server, log = paths.label(JOB), paths.label(SERVER), f"{paths.logs}/guard.log"
     if not plan.serves:
-        return base.absent(LABEL_WATCHDOG, stage=STAGE)
-    root = plan.paths.root
+        return base.absent(label, stage=STAGE)
+    root = paths.root
     plist = base.plist(
-        LABEL_WATCHDOG,
+        label,
         stage=STAGE,
-        ProgramArguments=agent.argv(
-            root, "watch", "run", LABEL_SERVER, Paths.plist(LABEL_SERVER), folder(root)
-        ),
+        ProgramArguments=agent.argv(root, "watch", "run", server, Paths.plist(server), folder(root)),
         RunAtLoad=True,
         KeepAlive=True,
         ThrottleInterval=30,
@@ -47,11 +49,11 @@ def entries(plan: Decided) -> Part:
         ProcessType="Interactive",
         ExitTimeOut=10,
         EnvironmentVariables={"DS4_CODE": agent.code("watch")},
-        StandardOutPath="/var/log/ds4/guard.log",
-        StandardErrorPath="/var/log/ds4/guard.log",
+        StandardOutPath=log,
+        StandardErrorPath=log,
     )
     files = [base.folder(folder(root), stage=STAGE), plist]
-    return Part(files, [base.job(LABEL_WATCHDOG, "started", [plist.path], stage=STAGE)])
+    return Part(files, [base.job(label, "started", [plist.path], stage=STAGE)])
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
@@ -65,6 +67,6 @@ def stopped(root: str, seen: Seen) -> bool:
 
 
 def removed(settings: Mapping[str, object]) -> Removed:
-    root = str(settings["ds4_root"])
-    files = (root, Paths.plist(LABEL_WATCHDOG))
-    return Removed(labels=(LABEL_WATCHDOG,), files=files, trees=(folder(root),))
+    paths = Paths(str(settings["ds4_root"]))
+    label = paths.label(JOB)
+    return Removed(labels=(label,), files=(paths.root, paths.plist(label)), trees=(folder(paths.root),))

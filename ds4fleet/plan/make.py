@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ds4agent.model import ModelError, Observation
-from ds4fleet import layout
 from ds4fleet.catalogue.read import Catalogue
 from ds4fleet.components import registry, server
 from ds4fleet.components.base import Decided, Seen, Targets
@@ -131,7 +130,7 @@ def _assembled(plan: HostPlan, facts: Known, disk: Disk | None, uid: int | None)
         accounts=AccountsPlan.of(part.users),
         server=part.server,
         verify=verify,
-        restart=[layout.LABEL_SERVER] if server.stale(part.server, facts.seen) else [],
+        restart=[part.server.label] if part.server and server.stale(part.server, facts.seen) else [],
         steps=todo,
         stages=stages_of(todo),
     ).saying(warnings=part.warnings)

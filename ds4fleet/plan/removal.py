@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from ds4fleet.components import base, registry
+from ds4fleet.components import base, registry, wired_limit
 from ds4fleet.components.shapes import FileEntry, Job
 from ds4fleet.inventory import defaults
-from ds4fleet.layout import LABEL_WIRED
+from ds4fleet.layout import Paths
 from ds4fleet.plan.make import read
 
 
@@ -38,10 +38,11 @@ def removal(variables: Mapping[str, object], observation: Mapping[str, object] |
 
     It asks for no plan: a Mac whose plan is refused can be decommissioned too.
     """
-    gone = registry.removed({**defaults.role_defaults(), **variables})
+    settings = {**defaults.role_defaults(), **variables}
+    gone = registry.removed(settings)
     seen = read(observation) or base.NOTHING
     jobs, lock = seen.jobs, seen.rollout.lock
-    limit = jobs.get(LABEL_WIRED)
+    limit = jobs.get(Paths(str(settings["ds4_root"])).label(wired_limit.JOB))
     return Removal(
         # What was observed may be of another release than this one.
         jobs=[base.job(label, "absent") for label in dict.fromkeys([*gone.labels, *jobs])],

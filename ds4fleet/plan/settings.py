@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ds4agent import naming
 from ds4fleet.components.shapes import Wishes
 from ds4fleet.errors import OperatorError
-from ds4fleet.layout import Paths
 
 ROLES = ("auto", "serve", "stream", "staging", "jump")
 MODES = ("auto", "resident", "streaming")
@@ -114,7 +114,7 @@ class Settings:
 
 def read_settings(read: Reader) -> Settings:
     """Read the variables that decide a plan. Raises OperatorError for the first that is invalid."""
-    read.choice("ds4_root", (Paths.root,))
+    read.choice("ds4_root", naming.ROOTS)
     found = Settings(
         role=read.choice("ds4_role", ROLES),
         mode=read.choice("ds4_mode", MODES),

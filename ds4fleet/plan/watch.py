@@ -33,6 +33,7 @@ def watch(variables: Mapping[str, object]) -> dict[str, object]:
         "engine_root": paths.engine,
         "switch_dir": version_switch.folder(paths.root),
         "models_dir": paths.models,
+        "volumes_conf": paths.volumes,
         "port": int(port) if port.isdigit() else 0,
         "running_config": paths.running_config,
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 from ds4agent.model import ModelError, Observation
 from ds4fleet.catalogue.read import Catalogue, load
+from ds4fleet.components import version_switch, watchdog
 from ds4fleet.components.base import NOTHING, Seen
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.defaults import role_defaults
@@ -62,8 +63,11 @@ def of(plan: HostPlan, host: Host, seen: Seen, trouble: str = "") -> HostState:
     """
     found = seen or NOTHING
     lock = lock_of(found)
-    switch_order.limits(settings_of(host))
-    trouble = (trouble or "it does not answer") if seen is None else _trouble(found)
+    settings = settings_of(host)
+    switch_order.limits(settings)
+    trouble = (
+        (trouble or "it does not answer") if seen is None else _trouble(found, str(settings["ds4_root"]))
+    )
     return HostState(
         host=host.name,
         region=host.region,
@@ -73,25 +77,25 @@ def of(plan: HostPlan, host: Host, seen: Seen, trouble: str = "") -> HostState:
         target=target_of(plan),
         refusals=tuple(plan.refusals),
         to_stage_bytes=to_stage(plan, seen),
-        switch_minutes=switch_minutes(plan, settings_of(host)),
+        switch_minutes=switch_minutes(plan, settings),
         locked_by=str(lock) if lock else "",
         trouble=trouble,
         rules=rules_of(host),
     )
 
 
-def _trouble(seen: Observation) -> str:
+def _trouble(seen: Observation, root: str) -> str:
     """What an upgrade must not meet on a Mac, in a few words; empty when it is well."""
 
     def there(path: str) -> bool:
         found = seen.files.get(path)
         return found is not None and found.kind == "file"
 
-    if there("/opt/ds4/guard/stopped"):
+    if there(watchdog.stopped_path(root)):
         return "its memory watchdog stopped the engine"
     if seen.server.models is None:
         return "its engine does not answer"
-    return "it is drained" if there("/opt/ds4/var/switch/drain.json") else ""
+    return "it is drained" if there(f"{version_switch.folder(root)}/drain.json") else ""
 
 
 def settings_of(host: Host) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ds4agent.border import shaped
-from ds4fleet.components import scripts
+from ds4fleet.components import scripts, wired_limit
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.layout import LABEL_SERVER, LABEL_WIRED, Paths
+from ds4fleet.layout import Paths
 from ds4fleet.plan.types import HostPlan
 
 
@@ -30,7 +30,8 @@ def order(
     if server is None or engine is None or weights is None or disk is None or plan.verify is None:
         raise OperatorError(f"{plan.host}: its plan has no server to switch to; see `fab plan`")
     paths = Paths(str(settings["ds4_root"]))
-    replaced = {paths.config, paths.start, paths.plist(LABEL_SERVER), paths.plist(LABEL_WIRED), paths.wired}
+    labels = (server.label, paths.label(wired_limit.JOB))
+    replaced = {paths.config, paths.start, paths.wired, *map(paths.plist, labels)}
     if weights.link:
         replaced.add(weights.link.path)
     files: list[dict[str, object]] = [

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from ds4agent import naming
 from ds4agent.border import plain
 from ds4agent.weights import peer, seed
 from ds4fleet import held_file
-from ds4fleet.components.peer_fetch import FOLDER
 from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.layout import CHECKOUT
@@ -88,6 +88,7 @@ def start(transfers: Iterable[Transfer]) -> Path | None:
         {
             "name": one.host.name,
             "connection": one.host.reached.to_dict(),
+            "root": str(one.host.vars.get("ds4_root", naming.ROOT)),
             "order_id": one.order_id,
             "socket": one.socket,
             "chunk_bytes": one.chunk_bytes,
@@ -160,7 +161,8 @@ def run(one: Transfer, over: threading.Event) -> str:
     with claimed(f"push-{one.host.name}-{one.order_id}") as mine:
         if not mine:
             return "another process is at it"
-        script = _UNTIL_OVER.format(id=one.order_id, folder=FOLDER, order_s=ORDER_S)
+        folder = naming.transfer(str(one.host.vars.get("ds4_root", naming.ROOT)))
+        script = _UNTIL_OVER.format(id=one.order_id, folder=folder, order_s=ORDER_S)
         with seeding(one) as local:
             failed_since, pause_s = None, 1
             while not over.is_set():
@@ -227,7 +229,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     transfers = [
         Transfer(
-            Host(told["name"], "", {}, connection=Connection.from_dict(told["connection"])),
+            Host(
+                told["name"],
+                "",
+                {"ds4_root": told["root"]},
+                connection=Connection.from_dict(told["connection"]),
+            ),
             told["order_id"],
             told["socket"],
             told["chunk_bytes"],

@@ -13,6 +13,7 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
+from ds4agent import naming
 from ds4agent.model import ModelError
 from ds4agent.switch_report import SwitchReport
 from ds4agent.upgrade_state import UpgradeState
@@ -69,7 +70,8 @@ class ActionModule(ActionBase):
         self, order: RolloutOrder, state: str, host: str, task_vars: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Run ds4_switch; a lock that is not to be had pauses the rollout."""
-        given = {"state": state, **{name: getattr(order, name) for name in ON_THE_MAC[state]}}
+        given = {"state": state, "root": self._root(task_vars)}
+        given |= {name: getattr(order, name) for name in ON_THE_MAC[state]}
         result: dict[str, Any] = self._execute_module(
             "ds4.fleet.ds4_switch", module_args=given, task_vars=task_vars
         )
@@ -113,12 +115,18 @@ class ActionModule(ActionBase):
         finally:
             report.write(journal)
 
+    def _root(self, task_vars: Mapping[str, Any]) -> str:
+        """Where all of ours is on this Mac."""
+        return str(self._templar.template(task_vars.get("ds4_root", naming.ROOT)))
+
     def _called(self, given: Mapping[str, Any], task_vars: Mapping[str, Any]) -> SwitchReport:
         """What ds4_switch answers to these arguments, ds4_switch_info without any. Raises HostLost and
         HostRefused."""
         module = "ds4.fleet.ds4_switch" if given else "ds4.fleet.ds4_switch_info"
         try:
-            result: dict[str, Any] = self._execute_module(module, module_args=given, task_vars=task_vars)
+            result: dict[str, Any] = self._execute_module(
+                module, module_args={"root": self._root(task_vars), **given}, task_vars=task_vars
+            )
         except AnsibleConnectionFailure as error:
             raise upgrade_host.HostLost(str(error)) from None
         if result.get("unreachable"):

@@ -33,11 +33,3 @@ options:
     type: list
     elements: dict
 """
-
-    STAGE = r"""
-options:
-  folder:
-    description: Where order, status and keys are.
-    type: path
-    default: /opt/ds4/var/stage
-"""

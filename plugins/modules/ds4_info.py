@@ -45,6 +45,10 @@ options:
     description: Directory of the weights.
     type: str
     default: /opt/ds4/models
+  volumes_conf:
+    description: The list of volumes that the boot job goes by.
+    type: str
+    default: /opt/ds4/boot/volumes.conf
   port:
     description: TCP port of the server. V(0) leaves it out.
     type: int
@@ -96,7 +100,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.ds4agent.border import bounded_http, bounded_json
 from ..module_utils.ds4agent.engine import models as engine_models
-from ..module_utils.ds4agent.mac import parse, volumes
+from ..module_utils.ds4agent.mac import parse
 from ..module_utils.ds4agent.mac.run import run_all
 from ..module_utils.ds4agent.mac.tree import describe
 from ..module_utils.ds4agent.mac.updates import UPDATE_DOMAIN
@@ -214,7 +218,7 @@ def observe(wanted: Mapping[str, Any]) -> dict[str, Any]:
     boot["uptime_s"] = int(now - boot["boot_time_s"]) if boot["boot_time_s"] else None
     disabled = sections.read("disabled", parse.launchctl_disabled, results["disabled"].out, default={})
     fstab = sections.read("fstab", read_text, "/etc/fstab", default="")
-    listed = sections.read("volumes.conf", read_text, volumes.LISTED, default="")
+    listed = sections.read("volumes.conf", read_text, wanted["volumes_conf"], default="")
     storage = sections.read("apfs", sections.storage, fstab, listed, default=NO_STORAGE)
     sections.read("volumes", finish_storage, storage)
     sdk = results["sdk"].out.strip() if "sdk" in results and results["sdk"].ok else None
@@ -273,6 +277,7 @@ def main() -> None:
             "labels": names,
             "engine_root": {"type": "str", "default": "/opt/ds4/engine"},
             "models_dir": {"type": "str", "default": "/opt/ds4/models"},
+            "volumes_conf": {"type": "str", "default": "/opt/ds4/boot/volumes.conf"},
             "port": {"type": "int", "default": 8000},
             "running_config": {"type": "str", "default": "/opt/ds4/var/server.running.conf"},
             "switch_dir": {"type": "str", "default": "/opt/ds4/var/switch"},

@@ -65,9 +65,8 @@ options:
     type: dict
     suboptions:
       label:
-        description: Label of the engine's job.
+        description: Label of the engine's job. That of O(drain.root) unless it is given.
         type: str
-        default: com.ds4fleet.server
       root:
         description: Root of all that is ours on the Mac.
         type: path
@@ -137,6 +136,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.ds4agent import naming
 from ..module_utils.ds4agent.mac.launchd import JobError, Launchd, describe, pid_of, settle_plist
 from ..module_utils.ds4agent.switch import unnotified
 from ..module_utils.ds4agent.switch.drain import Drain
@@ -146,7 +146,7 @@ from ..module_utils.ds4agent.switch.state import Places
 if TYPE_CHECKING:
     from ..module_utils.ds4agent.shapes import JobFacts, JobOrder
 
-ENGINE = "com.ds4fleet.server"
+ENGINES = tuple(naming.label(root, "server") for root in naming.ROOTS)
 
 
 def converge(module: AnsibleModule, launchd: Launchd, job: JobOrder) -> tuple[dict[str, Any], str, str]:
@@ -182,7 +182,7 @@ def carry_out(
 ) -> dict[str, Any]:
     """Take the steps; {notified, not_notified} where the engine was stopped for them."""
     stops = "bootout" in steps and pid_of(now) is not None
-    if not stops or not drain or drain["label"] != job["label"]:
+    if not stops or not drain or (drain["label"] or naming.label(drain["root"], "server")) != job["label"]:
         return take(launchd, job, steps)
     going = Drain(
         Places(drain["root"]),
@@ -205,7 +205,7 @@ def take(launchd: Launchd, job: JobOrder, steps: Sequence[str]) -> dict[str, Any
     """Take the steps; {killed} where an engine went on reading prompts after it was told to stop."""
     done: dict[str, Any] = {}
     for step in steps:
-        if step == "bootout" and job["label"] == ENGINE:
+        if step == "bootout" and job["label"] in ENGINES:
             with NothingInVain(lambda: pid_of(launchd.look(job["label"]))) as ending:
                 launchd.do(step, job)
             done["killed"] = ending.killed
@@ -234,7 +234,7 @@ def main() -> None:
         "stage": {"type": "str"},
     }
     drain_spec = {
-        "label": {"type": "str", "default": ENGINE},
+        "label": {"type": "str"},
         "root": {"type": "path", "default": "/opt/ds4"},
         "drain_s": {"type": "int", "required": True},
         "notice_s": {"type": "int", "required": True},

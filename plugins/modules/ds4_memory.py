@@ -21,10 +21,10 @@ options:
     description: The limit in MiB. V(0) is macOS's own policy.
     type: int
     required: true
-  label:
-    description: The launchd job of the engine.
-    type: str
-    default: com.ds4fleet.server
+  root:
+    description: Root of all that is ours on the Mac. Its engine must not run while the limit is lowered.
+    type: path
+    default: /opt/ds4
 """
 
 EXAMPLES = r"""
@@ -47,6 +47,7 @@ postponed:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.ds4agent import naming
 from ..module_utils.ds4agent.mac import parse
 from ..module_utils.ds4agent.mac.run import run
 from ..module_utils.ds4agent.mac.wired_limit import NAME, decide
@@ -56,7 +57,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "wired_limit_mib": {"type": "int", "required": True},
-            "label": {"type": "str", "default": "com.ds4fleet.server"},
+            "root": {"type": "path", "default": "/opt/ds4"},
         },
         supports_check_mode=True,
     )
@@ -66,7 +67,8 @@ def main() -> None:
     if NAME not in values or "hw.memsize" not in values:
         module.fail_json(msg="this Mac does not tell its GPU wired limit: %s" % result.sentence())
     present, memory_mib = int(values[NAME]), int(values["hw.memsize"]) >> 20
-    job = parse.launchctl_print(run("launchctl", "print", "system/" + module.params["label"]).out)
+    server = naming.label(module.params["root"], "server")
+    job = parse.launchctl_print(run("launchctl", "print", "system/" + server).out)
     verdict = decide(wanted, present, memory_mib, job["pid"] is not None)
     if verdict == "refuse":
         module.fail_json(msg="a wired limit of %d MiB does not fit a Mac of %d MiB" % (wanted, memory_mib))

@@ -18,7 +18,6 @@ author: ds4-fleet contributors (@ds4-fleet)
 extends_documentation_fragment:
   - ds4.fleet.attributes
   - ds4.fleet.options.root
-  - ds4.fleet.options.stage
   - ds4.fleet.options.weights
 options:
   state:
@@ -32,9 +31,8 @@ options:
     choices: [prepared, ordered, marked, started, paused, resumed, aborted, closed]
     required: true
   keys_path:
-    description: File with the public keys of the Macs that may ask, for sshd.
+    description: File with the public keys of the Macs that may ask, for sshd. Where not given, that of O(root).
     type: path
-    default: /etc/ssh/ds4_seed_keys
   files:
     default: []
   staged_for:
@@ -84,6 +82,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.ds4agent import naming
 from ..module_utils.ds4agent.mac.launchd import JobError, Launchd
 from ..module_utils.ds4agent.mac.run import run_all
 from ..module_utils.ds4agent.mac.safe import replace
@@ -94,8 +93,6 @@ if TYPE_CHECKING:
     from ..module_utils.ds4agent.shapes import FetchOrder, JobOrder
 
 KEYGEN = "/usr/bin/ssh-keygen"
-LABEL = "com.ds4fleet.fetch"
-PLIST = "/Library/LaunchDaemons/com.ds4fleet.fetch.plist"
 LAUNCHD_TIMEOUT_S = 30
 TOKEN = "token.env"
 WORDS = {"paused": "pause", "resumed": "run", "aborted": "abort"}
@@ -159,7 +156,7 @@ class Stage:
             self.put(self.path(TOKEN), "HF_TOKEN=%s\n" % token, 0o600)
         self.put(self.path("order.json"), json.dumps(order, sort_keys=True))
 
-    def start(self) -> None:
+    def start(self, label: str) -> None:
         """Leave a fetch alone that works on this order; start one otherwise."""
         order, status = transfer.read(self.path("order.json")), self.status()
         if status.get("state") in ("done", "paused", "fetching", "proving", "starting"):
@@ -169,8 +166,8 @@ class Stage:
             return
         self.put(self.path("control"), "run")
         launchd = Launchd(LAUNCHD_TIMEOUT_S)
-        job: JobOrder = {"label": LABEL, "plist": PLIST, "state": "started"}
-        now = launchd.look(LABEL)
+        job: JobOrder = {"label": label, "plist": naming.plist(label), "state": "started"}
+        now = launchd.look(label)
         for step in launchd.steps(job, now, restart=bool(now and now["pid"])):
             launchd.do(step, job)
 
@@ -200,8 +197,7 @@ def main() -> None:
                 "required": True,
                 "choices": ["prepared", "ordered", "marked", "started", *WORDS, "closed"],
             },
-            "folder": {"type": "path", "default": "/opt/ds4/var/stage"},
-            "keys_path": {"type": "path", "default": "/etc/ssh/ds4_seed_keys", "no_log": False},
+            "keys_path": {"type": "path", "no_log": False},
             "files": {"type": "list", "elements": "dict", "default": []},
             "staged_for": {"type": "str", "default": ""},
             "root": {"type": "path", "default": "/opt/ds4"},
@@ -214,7 +210,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     params, state = module.params, module.params["state"]
-    stage = Stage(params["folder"], params["keys_path"], module.check_mode)
+    root = params["root"]
+    keys_path = params["keys_path"] or naming.seed_keys(root)
+    stage = Stage(naming.transfer(root), keys_path, module.check_mode)
     try:
         if state == "prepared":
             stage.prepare()
@@ -226,7 +224,7 @@ def main() -> None:
             stage.unmark_used(params["root"])
             stage.order(params["order"], params["keys"], params["known_hosts"], params["token"])
         elif state == "started":
-            stage.start()
+            stage.start(naming.label(params["root"], "fetch"))
         elif state == "closed":
             stage.close()
         elif state in WORDS and os.path.exists(stage.path("order.json")):

@@ -16,7 +16,7 @@ version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
 extends_documentation_fragment:
   - ds4.fleet.attributes.info
-  - ds4.fleet.options.stage
+  - ds4.fleet.options.root
   - ds4.fleet.options.weights
 options:
   files:
@@ -59,18 +59,19 @@ part_bytes:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.ds4agent import naming
 from ..module_utils.ds4agent.weights import transfer
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "folder": {"type": "path", "default": "/opt/ds4/var/stage"},
+            "root": {"type": "path", "default": "/opt/ds4"},
             "files": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,
     )
-    folder = module.params["folder"]
+    folder = naming.transfer(module.params["root"])
     try:
         held, part_bytes = transfer.present(module.params["files"])
         status, public_key = transfer.status(folder), transfer.public_key(folder)

@@ -21,6 +21,7 @@ version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
 extends_documentation_fragment:
   - ds4.fleet.attributes
+  - ds4.fleet.options.root
   - ds4.fleet.options.safe_mode
 options:
   volumes:
@@ -202,7 +203,7 @@ def remove(
     was done, why it was left alone).
     """
     _container, volume = volumes.find(wanted, storage.containers)
-    texts = {path: read_fstab(path) for path in (FSTAB, volumes.LISTED)}
+    texts = {path: read_fstab(path) for path in (FSTAB, storage.listed)}
     said = []
     if volume is not None:
         at = storage.facts(volume)["mount_point"]
@@ -231,7 +232,7 @@ def remove(
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
-    storage = Storage()
+    storage = Storage(module.params["root"])
     result: dict[str, Any] = {"steps": [], "differences": [], "volumes": {}}
     before = read_fstab()
     names = [wanted["name"] for wanted in module.params["volumes"]]
@@ -272,6 +273,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "volumes": {"type": "list", "elements": "dict", "required": True, "options": volume},
+            "root": {"type": "path", "default": "/opt/ds4"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "safe_mode": {"type": "bool", "default": True},
         },

@@ -99,7 +99,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.ds4agent import saved_state
+from ..module_utils.ds4agent import naming, saved_state
 from ..module_utils.ds4agent.mac import run
 from ..module_utils.ds4agent.model import ModelError, RolloutLock
 from ..module_utils.ds4agent.switch import core
@@ -111,7 +111,6 @@ if TYPE_CHECKING:
     from ..module_utils.ds4agent.shapes import SwitchOrder
     from ..module_utils.ds4agent.switch.state import Places
 
-LABEL = "com.ds4fleet.switch"
 POLL_S = 0.25
 #: launchd starts a job at most every 10 s; an order that is not taken up after this never will be.
 TAKEN_UP_S = 45
@@ -177,13 +176,13 @@ def hand_over(places: Places, order: SwitchOrder) -> None:
 
     def taken_up() -> bool:
         # A program that is about to end does not see the order, so starting is repeated.
-        run.run("launchctl", "kickstart", "system/" + LABEL)
+        run.run("launchctl", "kickstart", "system/" + naming.label(places.root, "switch"))
         now = journal_of(places)
         return now is not None and now["id"] == order["id"]
 
     if not run.poll(taken_up, TAKEN_UP_S, POLL_S):
         switch_state.remove(places.order)
-        raise Refusal("ds4-switch does not start; look at /var/log/ds4/switch.log")
+        raise Refusal("ds4-switch does not start; look at %s/switch.log" % naming.logs(places.root))
 
 
 def wait(places: Places, order_id: str, wait_s: float, ended: bool = False) -> None:

@@ -90,6 +90,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.ds4agent import naming
 from ..module_utils.ds4agent.mac.launchd import JobError, Launchd
 from ..module_utils.ds4agent.mac.run import locked
 from ..module_utils.ds4agent.saved_state import StateError
@@ -99,7 +100,6 @@ from ..module_utils.ds4agent.weights.fetch import LOCK, LOCK_TIMEOUT_S
 if TYPE_CHECKING:
     from ..module_utils.ds4agent.weights.store import Item
 
-SERVER = "com.ds4fleet.server"
 LAUNCHD_TIMEOUT_S = 30
 
 
@@ -114,7 +114,7 @@ def verify(
     paths = {item.name: os.path.join(folder, item.name) for item in chosen}
     wanted = {name: store.expected(path, params["known"]) for name, path in paths.items()}
     total = sum(os.stat(paths[name]).st_size for name in paths if wanted[name])
-    serving = Launchd(LAUNCHD_TIMEOUT_S).look(SERVER)
+    serving = Launchd(LAUNCHD_TIMEOUT_S).look(naming.label(params["root"], "server"))
     if serving and serving["pid"]:
         store.give_way()
     progress = store.Progress(total)

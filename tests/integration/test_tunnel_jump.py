@@ -150,9 +150,9 @@ def test_a_broken_configuration_ends_with_one_line_and_code_78(tmp_path: Path) -
 
 def test_the_job_runs_as_the_tunnel_account_and_is_never_throttled() -> None:
     made = planned()
-    job = plistlib.loads(text_of(made, Paths.plist(components_jump.LABEL)).encode())
+    job = plistlib.loads(text_of(made, Paths.plist("com.ds4fleet.jump")).encode())
     assert (job["UserName"], job["ProcessType"], job["KeepAlive"]) == ("_ds4tunnel", "Interactive", True)
-    (loaded,) = [job for job in made.jobs if job.label == components_jump.LABEL]
+    (loaded,) = [job for job in made.jobs if job.label == "com.ds4fleet.jump"]
     assert loaded.state == "started" and loaded.restart_on
 
 

@@ -18,7 +18,7 @@ from ds4fleet.components.base import Decided, JumpPlan, Named, Part, Targets, sh
 from ds4fleet.components.shapes import FileEntry, Job, MemoryPlan
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet
-from ds4fleet.layout import CHECKOUT, LABEL_WIRED, Paths
+from ds4fleet.layout import CHECKOUT, Paths
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.removal import removal
 from ds4fleet.plan.settings import Reader, read_settings, wishes
@@ -134,7 +134,7 @@ class Simulated:
         for user in part.users:
             known = {"home": user.home, "shell": user.shell, "hidden": user.hidden, "uid": user.uid or 450}
             self.users[user.name] = {**known, "real_name": user.real_name, "gid": 450}
-        if LABEL_WIRED in self.jobs:
+        if "com.ds4fleet.wired" in self.jobs:
             self.base["memory"]["wired_limit_mib"] = plan.wired_limit_mib
         self.base["power"].update(plan.power)
         release = plan.engine.release_id if plan.engine and plan.role != "jump" else None
@@ -289,11 +289,11 @@ class TestJump:
 
     def test_its_tunnel_is_kept_once_it_has_its_key(self) -> None:
         without = self.plan(mac.bare(24))
-        assert jump.LABEL not in {job.label for job in without.jobs}
+        assert "com.ds4fleet.jump" not in {job.label for job in without.jobs}
         assert "it has no key for hk-01 yet, so it holds no tunnel; run fab jump" in without.warnings
         key = {jump.key_path("/opt/ds4"): {"kind": "file"}}
         having = self.plan(mac.bare(24, files=key))
-        assert {job.label: job.state for job in having.jobs}[jump.LABEL] == "started"
+        assert {job.label: job.state for job in having.jobs}["com.ds4fleet.jump"] == "started"
         assert having.jump == JumpPlan("hk-01", ["hk-01"], True)
 
     def test_where_its_targets_are_not_known_what_it_has_stays(self) -> None:
@@ -303,7 +303,7 @@ class TestJump:
     def test_a_mac_that_does_something_else_says_that_it_leads_nowhere(self) -> None:
         made = make_plan("mac-01", mac.variables(128, ds4_role="serve", ds4_jump_to="hk-01"))
         assert "ds4_jump_to has no effect where ds4_role is serve" in made.warnings
-        assert {job.label: job.state for job in made.jobs}[jump.LABEL] == "absent"
+        assert {job.label: job.state for job in made.jobs}["com.ds4fleet.jump"] == "absent"
 
     def test_a_mac_of_any_size_that_is_to_lead_somewhere_does(self) -> None:
         assert make_plan("mac-01", mac.variables(128, ds4_jump_to="hk-01")).role == "jump"

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from ds4agent.mac import accounts, volumes
 from ds4fleet.access import users
-from ds4fleet.components import peer_fetch
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory import names
 from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.inventory.public_keys import parse_key
+from ds4fleet.layout import Paths
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.types import HostPlan
 from ds4fleet.remote import bootstrap
@@ -150,7 +150,7 @@ def test_any_seed_account_is_refused_or_inert(seed: str) -> None:
     made = plan(ds4_seed_user=seed)
     if made.refusals:
         return
-    drop_in = next(entry.content for entry in made.files if entry.path == peer_fetch.SSHD)
+    drop_in = next(entry.content for entry in made.files if entry.path == Paths().seed_sshd)
     assert [line.split()[1:] for line in drop_in.splitlines() if line.startswith("Match")] == [["User", seed]]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from ds4agent.mac import volumes
 from ds4agent.model import Capabilities
 from ds4fleet import layout
 from ds4fleet.components import boot_job, command_line, registry, scripts
@@ -87,18 +86,20 @@ def job(result: dict[str, Any], label: str) -> dict[str, Any]:
 
 class TestServerJob:
     def test_it_survives_crashes_but_not_a_clean_stop_and_may_drain(self):
-        server = plist(desired(), layout.LABEL_SERVER)
+        server = plist(desired(), layout.Paths().label("server"))
         assert server["KeepAlive"] == {"SuccessfulExit": False}
         assert (server["ExitTimeOut"], server["ThrottleInterval"], server["RunAtLoad"]) == (120, 30, True)
         assert server["ProcessType"] == "Interactive"
 
     def test_a_may_engine_gets_the_time_that_a_prefill_takes(self):
         may = replace(ENGINE, drain_s=600)
-        assert plist(desired(engine=may), layout.LABEL_SERVER)["ExitTimeOut"] == 600
-        assert plist(desired({"ds4_exit_timeout_s": "45"}), layout.LABEL_SERVER)["ExitTimeOut"] == 45
+        assert plist(desired(engine=may), layout.Paths().label("server"))["ExitTimeOut"] == 600
+        assert (
+            plist(desired({"ds4_exit_timeout_s": "45"}), layout.Paths().label("server"))["ExitTimeOut"] == 45
+        )
 
     def test_it_runs_without_rights_and_with_what_launchd_leaves_out(self):
-        server = plist(desired(), layout.LABEL_SERVER)
+        server = plist(desired(), layout.Paths().label("server"))
         assert (server["UserName"], server["GroupName"]) == ("_ds4", "_ds4")
         assert server["EnvironmentVariables"] == {
             "HOME": "/opt/ds4/run",
@@ -128,7 +129,7 @@ class TestServerJob:
         assert desired(memory=MemoryPlan(wired_limit_mib=0))["server"].config_sha256 != usual
 
     def test_the_job_restarts_on_its_plist_script_and_configuration(self):
-        assert list(job(desired(), layout.LABEL_SERVER)["restart_on"]) == [
+        assert list(job(desired(), layout.Paths().label("server"))["restart_on"]) == [
             "/Library/LaunchDaemons/com.ds4fleet.server.plist",
             "/opt/ds4/libexec/ds4-start",
             "/opt/ds4/etc/server.conf",
@@ -211,20 +212,20 @@ class TestCommandLine:
 
 class TestMemoryAndStorage:
     def test_the_wired_limit_is_set_at_every_boot(self):
-        arguments = plist(desired(), layout.LABEL_WIRED)["ProgramArguments"]
+        arguments = plist(desired(), layout.Paths().label("wired"))["ProgramArguments"]
         assert arguments == ["/opt/ds4/libexec/ds4-wired", "94208"]
 
     def test_a_stock_limit_needs_no_job(self):
         result = desired(memory=MemoryPlan(wired_limit_mib=0))
-        assert job(result, layout.LABEL_WIRED)["state"] == "absent"
-        assert entry(result, layout.Paths.plist(layout.LABEL_WIRED))["kind"] == "absent"
+        assert job(result, layout.Paths().label("wired"))["state"] == "absent"
+        assert entry(result, layout.Paths.plist(layout.Paths().label("wired")))["kind"] == "absent"
 
     def test_volumes_are_mounted_at_every_boot_by_a_list_of_our_own(self):
         script = entry(desired(), "/opt/ds4/libexec/ds4-mounts")["content"]
-        assert f"list={volumes.LISTED}\n" in script
+        assert f"list={layout.Paths().volumes}\n" in script
         assert entry(desired(), "/opt/ds4/boot")["owner"] == "root"
 
-    @pytest.mark.parametrize("label", [layout.LABEL_MOUNTS, layout.LABEL_WIRED])
+    @pytest.mark.parametrize("label", [layout.Paths().label("mounts"), layout.Paths().label("wired")])
     def test_launchd_starts_a_boot_job_again_until_it_is_done(self, label):
         job = plist(desired(), label)
         assert (job["RunAtLoad"], job["KeepAlive"]) == (True, {"SuccessfulExit": False})
@@ -265,7 +266,7 @@ class TestRolesThatDoNotServe:
     def test_there_is_no_server_and_a_former_one_goes(self, role):
         result = desired(role=role, mode="none")
         assert result["server"] is None
-        assert job(result, layout.LABEL_SERVER)["state"] == "absent"
+        assert job(result, layout.Paths().label("server"))["state"] == "absent"
         assert entry(result, "/opt/ds4/etc/server.conf")["kind"] == "absent"
 
 

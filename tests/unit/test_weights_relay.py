@@ -13,7 +13,7 @@ from ds4fleet.components import peer_fetch
 from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet
-from ds4fleet.layout import CHECKOUT
+from ds4fleet.layout import CHECKOUT, Paths
 from ds4fleet.plan.make import make_plan
 from ds4fleet.weights import relay
 from ds4fleet.weights.order import Failover
@@ -182,8 +182,8 @@ def test_a_mac_that_may_take_part_has_the_account_the_job_and_the_drop_in_by_its
     variables = Fleet.load(host, [HOSTS]).host(host).vars
     made = make_plan(host, variables)
     assert peer_fetch.account("_ds4seed") in made.accounts.users
-    assert [job.state for job in made.jobs if job.label == peer_fetch.LABEL_FETCH] == ["loaded"]
-    (drop_in,) = [entry.content for entry in made.files if entry.path == peer_fetch.SSHD]
+    assert [job.state for job in made.jobs if job.label == "com.ds4fleet.fetch"] == ["loaded"]
+    (drop_in,) = [entry.content for entry in made.files if entry.path == Paths().seed_sshd]
     assert "ForceCommand /Library" in drop_in and "{{" not in drop_in
     alone = make_plan(host, {**variables, "ds4_weights_method": "upstream", "ds4_model": "flash-q2-0731"})
-    assert [job.state for job in alone.jobs if job.label == peer_fetch.LABEL_FETCH] == ["absent"]
+    assert [job.state for job in alone.jobs if job.label == "com.ds4fleet.fetch"] == ["absent"]

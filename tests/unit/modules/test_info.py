@@ -138,14 +138,14 @@ class TestSwitch:
 
 class TestStage:
     def test_a_mac_without_an_order(self, capfd, tmp_path):
-        said = answer(capfd, "ds4_stage_info", folder=str(tmp_path / "stage"))
+        said = answer(capfd, "ds4_stage_info", root=str(tmp_path))
         assert (said["status"], said["public_key"], said["held"], said["part_bytes"]) == ({}, "", [], 0)
         assert not said["changed"] and list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("check", [False, True])
     def test_a_fetch_that_has_ended_and_a_file_that_is_begun(self, capfd, tmp_path, check):
-        folder, models = tmp_path / "stage", tmp_path / "models"
-        folder.mkdir()
+        folder, models = tmp_path / "var/stage", tmp_path / "models"
+        folder.mkdir(parents=True)
         models.mkdir()
         (folder / "order.json").write_text('{"id": "a1"}')
         (folder / "status.json").write_text('{"id": "a1", "state": "done", "updated_at": 1}')
@@ -153,15 +153,17 @@ class TestStage:
         (models / "a.gguf").write_bytes(b"12345")
         wanted = {"name": "a.gguf", "path": str(models / "a.gguf"), "bytes": 9, "sha256": "0" * 64}
         before = tree(tmp_path)
-        said = answer(capfd, "ds4_stage_info", folder=str(folder), files=[wanted], _ansible_check_mode=check)
+        said = answer(capfd, "ds4_stage_info", root=str(tmp_path), files=[wanted], _ansible_check_mode=check)
         assert (said["status"]["state"], said["public_key"]) == ("done", "ssh-ed25519 AAAA ds4-stage")
         assert (said["held"], said["part_bytes"]) == ([], 5)
         assert not said["changed"] and tree(tmp_path) == before
 
     def test_an_order_that_no_fetch_has_taken_up(self, capfd, tmp_path):
-        (tmp_path / "order.json").write_text('{"id": "a2"}')
-        (tmp_path / "status.json").write_text('{"id": "a1", "state": "done", "updated_at": 1}')
-        assert answer(capfd, "ds4_stage_info", folder=str(tmp_path))["status"]["state"] == ""
-        os.utime(tmp_path / "order.json", (1, 1))
-        said = answer(capfd, "ds4_stage_info", folder=str(tmp_path))["status"]
+        folder = tmp_path / "var/stage"
+        folder.mkdir(parents=True)
+        (folder / "order.json").write_text('{"id": "a2"}')
+        (folder / "status.json").write_text('{"id": "a1", "state": "done", "updated_at": 1}')
+        assert answer(capfd, "ds4_stage_info", root=str(tmp_path))["status"]["state"] == ""
+        os.utime(folder / "order.json", (1, 1))
+        said = answer(capfd, "ds4_stage_info", root=str(tmp_path))["status"]
         assert said["state"] == "failed" and "is silent" in said["error"]

@@ -11,6 +11,7 @@ import pwd
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from .. import naming
 from . import aside as mac_aside
 from . import parse, safe, volumes
 from .run import poll, run
@@ -42,7 +43,8 @@ def why(result: Result) -> str:
 class Storage:
     """The disks of this Mac as diskutil and mount show them, and the steps on one volume."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: str) -> None:
+        self.listed = naming.volumes(root)
         self.containers = parse.apfs_containers(self.command("apfs", "list", "-plist").out)
         boot = parse.volume_info(self.command("info", "-plist", "/").out)
         self.boot_container = boot["container"]
@@ -65,7 +67,7 @@ class Storage:
             "never_index": False,
             "root": None,
             "fstab": read_fstab(),
-            "listed": read_fstab(volumes.LISTED),
+            "listed": read_fstab(self.listed),
             "beneath": "",
         }
         if volume is not None:
@@ -150,8 +152,8 @@ class Storage:
         safe.keep_folder(wanted["mount_point"], int(root["mode"] or "0755", 8), uid, gid)
 
     def fstab(self, wanted: WantedVolume, volume: FoundVolume) -> None:
-        os.makedirs(os.path.dirname(volumes.LISTED), mode=0o755, exist_ok=True)
-        for path in (FSTAB, volumes.LISTED):
+        os.makedirs(os.path.dirname(self.listed), mode=0o755, exist_ok=True)
+        for path in (FSTAB, self.listed):
             text = read_fstab(path)
             after = volumes.with_fstab_entry(text, volume["uuid"], wanted["mount_point"])
             if after != text:

@@ -19,13 +19,11 @@ if TYPE_CHECKING:
 #: write per read, nosuid as nothing on it is ours to run. Without noauto diskarbitrationd mounts it here at
 #: boot by itself (one source only), and the job com.ds4fleet.mounts does where that is not so.
 FSTAB_OPTIONS = "rw,noatime,nobrowse,nosuid,owners"
-#: What com.ds4fleet.mounts goes by: the same lines in a place of ours, as an update of macOS may drop fstab.
-LISTED = "/opt/ds4/boot/volumes.conf"
 FSTAB = "/etc/fstab"
 
 
 #: The names of every release; under another one a volume is ours by where it is mounted or noted.
-OUR_NAMES = ("ds4-models", "ds4-kv")
+OUR_NAMES = ("ds4-models", "ds4-kv", "ds4-prove-models", "ds4-prove-kv")
 #: A volume that we made a moment ago, before it was mounted: APFS itself takes less than a MB.
 NEW_BYTES = 32 << 20
 
@@ -102,8 +100,8 @@ def in_the_way(
         if at == place or any(_notes(text, other["uuid"], place) for text in texts):
             return (
                 "volume %s %s at %s, where %s is wanted: put its name back into the inventory, or unmount it"
-                " and delete its line in %s and %s"
-                % (other["name"], here, place, wanted["name"], FSTAB, LISTED)
+                " and delete its line in %s and in volumes.conf below boot"
+                % (other["name"], here, place, wanted["name"], FSTAB)
             )
     return ""
 

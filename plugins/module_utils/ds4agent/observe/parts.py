@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any, Callable
 
-from .. import saved_state
+from .. import naming, saved_state
 from ..border import bounded_http, bounded_json, plain
 from ..engine import answers, release
 from ..engine import models as engine_models
@@ -26,20 +26,20 @@ from ..weights import stamp as weights_stamp
 from ..weights import store
 from . import document
 
-LABEL = "com.ds4fleet.server"
 #: A Mac under memory pressure takes seconds for each; the controller waits for a minute.
 COMMANDS_TIMEOUT_S = 30
 MODELS_TIMEOUT_S = 5
 #: What a boot job, the memory watchdog or a server.conf has is far below.
 MAX_FILE_BYTES = 65536
 SYSCTLS = ("kern.osproductversion", "kern.boottime", "iogpu.wired_limit_mb")
-#: ds4_weights and the jobs know the place too (weights.fetch.FOLDER).
-STAGE = "/opt/ds4/var/stage"
 
 
 def server(root: str, port: int) -> document.Server:
     """The Mac and its engine."""
-    commands = {"sysctl": argv("sysctl", *SYSCTLS), "job": argv("launchctl", "print", "system/" + LABEL)}
+    commands = {
+        "sysctl": argv("sysctl", *SYSCTLS),
+        "job": argv("launchctl", "print", "system/" + naming.label(root, "server")),
+    }
     results = run_all(commands, timeout_s=COMMANDS_TIMEOUT_S)
     values = parse.sysctl(results["sysctl"].out)
     job = parse.launchctl_print(results["job"].out if results["job"].ok else "")
@@ -156,9 +156,9 @@ def weights(root: str) -> document.Weights:
     return document.Weights(tuple(found))
 
 
-def staging(_root: str) -> document.Progress:
+def staging(root: str) -> document.Progress:
     """How far the fetch of this Mac is."""
-    return _progress(STAGE + "/status.json")
+    return _progress(naming.transfer(root) + "/status.json")
 
 
 def verifying(_root: str) -> document.Progress:
@@ -192,7 +192,7 @@ def main(arguments: list[str]) -> int:
     options = argparse.ArgumentParser(prog="ds4agent observe", description=__doc__)
     known = sorted({"server", *PARTS})
     options.add_argument("--part", action="append", required=True, choices=known)
-    options.add_argument("--root", default="/opt/ds4")
+    options.add_argument("--root", default=naming.ROOT)
     options.add_argument("--port", type=int, default=8000)
     chosen = options.parse_args(arguments)
     try:

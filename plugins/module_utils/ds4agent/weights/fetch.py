@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from .. import naming
 from ..mac import io_policy, launchd
 from ..mac.run import locked
 from . import chunks, earlier_part, route, stamp, window
@@ -31,7 +32,7 @@ from .transport import Source
 if TYPE_CHECKING:
     from ..shapes import FetchOrder, Placed, Sender, Wanted
 
-FOLDER = "/opt/ds4/var/stage"
+FOLDER = naming.transfer(naming.ROOT)
 #: Held by ds4_weights too: only one of them writes into the directory at a time. Not on the volume, which may
 #: be full.
 LOCK = "/var/run/ds4-weights.lock"

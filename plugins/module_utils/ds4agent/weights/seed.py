@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from .. import naming
 from ..border import bounded_json
 from . import chunks
 from . import stamp as weights_stamp
@@ -30,7 +31,7 @@ from .proof import uncached
 if TYPE_CHECKING:
     from ..shapes import Wanted
 
-FOLDER = "/opt/ds4/var/stage"
+FOLDER = naming.transfer(naming.ROOT)
 #: A receiver of this Mac that has not written its status for so long is not at work.
 SILENT_S = 10
 #: Until a receiver that was just told to start is expected to have done so.

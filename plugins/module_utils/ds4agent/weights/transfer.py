@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from .. import naming
 from ..mac import aside
 from . import chunks, earlier_part, stamp
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 #: A status that old was written by a fetch that is no more: launchd starts it again, or it cannot start.
 SILENT_S = 10
 LOST_S = 120
-LOG = "/var/log/ds4-fetch.log"
 
 
 def read(path: str) -> dict[str, Any]:
@@ -45,7 +45,8 @@ def status(folder: str) -> dict[str, Any]:
         return said
     if silent_s <= LOST_S:
         return dict(said, state="stopped")
-    error = "ds4-fetch is silent for %d s; see %s on the Mac" % (silent_s, LOG)
+    log = naming.job_log(os.path.dirname(os.path.dirname(folder)), "fetch")
+    error = "ds4-fetch is silent for %d s; see %s on the Mac" % (silent_s, log)
     return dict(said, state="failed", error=error)
 
 
