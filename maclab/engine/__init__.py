@@ -19,7 +19,8 @@ from maclab.errors import LabError
 SOURCES = Path(__file__).with_name("src")
 BRANCH = "main"
 _AUTHOR = "Stand-in Upstream <upstream@ds4-lab.invalid>"
-_BUILT = ("*.o", "/ds4", "/ds4-server", "/ds4-bench", "/ds4-eval", "/ds4-agent", "/gguf/", "/ds4flash.gguf")
+_PROGRAMS = ("/ds4", "/ds4-server", "/ds4-bench", "/ds4-eval", "/ds4-agent", "/ds4-metal")
+_BUILT = ("*.o", *_PROGRAMS, "/gguf/", "/ds4flash.gguf")
 _EXECUTABLE = ("download_model.sh",)
 
 

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -61,6 +62,10 @@ bad:
     buf_free(&b);
     return false;
 }
+
+#ifndef MSG_NOSIGNAL /* an older SDK of macOS; main() ignores the signal there */
+#define MSG_NOSIGNAL 0
+#endif
 
 volatile sig_atomic_t stop_requested;
 
@@ -149,8 +154,9 @@ int http_listen(const char *host, int port) {
         errno = EINVAL;
         return -1;
     }
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), yes = 1;
+    int fd = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
     if (fd < 0) return -1;
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
     if (bind(fd, (struct sockaddr *)&address, sizeof(address)) != 0 || listen(fd, 128) != 0) {
         const int why = errno;
