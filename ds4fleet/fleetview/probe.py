@@ -35,12 +35,9 @@ EXPECTED: dict[str, tuple[Any, str]] = {
         DISKUTIL,
     ),
     "mount_elsewhere_moves": (False, DISKUTIL),
-    "enable_ownership_rc": (0, DISKUTIL),
     "operator_adds_volume_rc": (0, DISKUTIL),
     "operator_owns_new_root": (True, DISKUTIL),
-    "new_root_mode": ("0775", DISKUTIL),
     "bootstrap_rc": (0, "maclab/commands/launchctl.py"),
-    "bootout_wait_rc": (0, "maclab/commands/launchctl.py"),
     "user_creation_rc": (0, "maclab/commands/dscl.py"),
     "daemon_metal_device": (True, "the fault metal-nil shows the other case"),
 }

@@ -157,7 +157,8 @@ def _create(ctx: Context, reference: str, volume: Volume, point: str, *, mounted
             container = target.container
             volume.slice = container.next_slice()
             container.volumes.append(volume)
-            storage.create(container, volume, ctx.uid, ctx.gid, 0o775, ctx.folder / "storage")
+            mode = int(mac.quirks.new_root_mode, 8)
+            storage.create(container, volume, ctx.uid, ctx.gid, mode, ctx.folder / "storage")
             device = container.device(volume)
         ctx.out(f"Created new APFS Volume {device}")
         ctx.wait(_ADD_S)
@@ -345,8 +346,9 @@ def _ownership(enabled: bool) -> Callable[[Context, list[str]], int]:
                 ctx.err("You must be root to change ownership settings")
                 return 1
             target.volume.owners_enabled = enabled
+            status = mac.quirks.enable_ownership_rc if enabled else 0
         ctx.out(f"File system user/group ownership {'enabled' if enabled else 'disabled'}")
-        return 0
+        return status
 
     return change
 

@@ -199,6 +199,9 @@ def _bootout(ctx: Context, arguments: list[str]) -> int:
             status = _failed(ctx, "Boot-out failed", number)
         while wait and label and _job(ctx, label):
             ctx.wait(0.05)
+    if wait and not status:
+        with ctx.mac() as mac:
+            return mac.quirks.bootout_wait_rc
     return status
 
 
@@ -360,7 +363,8 @@ def _print(ctx: Context, arguments: list[str]) -> int:
         return 0
     job = _job(ctx, label)
     if job is None:
-        return _missing(ctx, label, domain, bad_request=True)
+        _missing(ctx, label, domain, bad_request=True)
+        return ctx.peek().quirks.print_missing_rc
     ctx.out(*show.service_lines(job))
     return 0
 

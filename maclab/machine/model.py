@@ -224,6 +224,14 @@ class Quirks:
     """Exit status of `dseditgroup -o checkmember` for somebody who is no member."""
     dscl_missing_key_stream: str = "stdout"
     """Where `dscl -read` says "No such key"."""
+    new_root_mode: str = "0775"
+    """Mode of the root of a volume that a login user has made."""
+    enable_ownership_rc: int = 0
+    """Exit status of `diskutil enableOwnership` by root on an internal volume."""
+    bootout_wait_rc: int = 0
+    """Exit status of `launchctl bootout --wait` for a job that was there."""
+    print_missing_rc: int = 113
+    """Exit status of `launchctl print` for a job that is not there (recorded on macOS 13 to 26)."""
     bad_username_bootstrap_rc: int = 0
     """What `launchctl bootstrap` answers for a UserName that does not exist; at 0 the job is loaded, and each
     start ends with 78.

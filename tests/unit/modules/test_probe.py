@@ -53,17 +53,19 @@ def test_read_only_answers_come_from_statuses_and_streams():
             "unknown disk": result(ERROR, rc=0),
             "no member": result("no nobody is NOT a member of admin\n", rc=67),
             "no key": result(err="No such key: Ds4NoSuchKey\n"),
+            "no job": result(err='Bad request.\nCould not find service "x" in domain for system\n', rc=113),
         }
     )
     assert answers == {
         "info_unknown_rc": 0,
         "checkmember_no_rc": 67,
+        "print_missing_rc": 113,
         "dscl_missing_key_stream": "stderr",
     }
 
 
 def test_an_output_that_answers_nothing_is_no_answer():
-    nothing = dict.fromkeys(("unknown disk", "no member", "no key"), result("what?", rc=1))
+    nothing = dict.fromkeys(("unknown disk", "no member", "no key", "no job"), result("what?", rc=1))
     assert read_probes.read_only_answers(nothing) == {}
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NO_DISK = "disk99s99"
 NO_KEY = "Ds4NoSuchKey"
+NO_JOB = "com.ds4fleet.no-such-job"
 #: A volume's quota that a write probe fills: small, and still more than a file system's own needs.
 QUOTA_BYTES = 64000000
 #: A job of macOS itself that every Mac has which is reached over ssh.
@@ -55,6 +56,7 @@ def commands(operator: str) -> dict[str, list[str]]:
         "unknown disk": argv("diskutil", "info", "-plist", NO_DISK),
         "no member": argv("dseditgroup", "-o", "checkmember", "-m", "nobody", "admin"),
         "no key": argv("dscl", ".", "-read", "/Users/root", NO_KEY),
+        "no job": argv("launchctl", "print", "system/" + NO_JOB),
         "rsync": argv("rsync", "--version"),
     }
 
@@ -173,6 +175,8 @@ def read_only_answers(results: Mapping[str, Result]) -> dict[str, Any]:
     member = results["no member"]
     if "NOT a member" in member.out + member.err:
         answers["checkmember_no_rc"] = member.rc
+    if "Could not find service" in results["no job"].out + results["no job"].err:
+        answers["print_missing_rc"] = results["no job"].rc
     for stream, text in (("stdout", results["no key"].out), ("stderr", results["no key"].err)):
         if "No such key" in text:
             answers["dscl_missing_key_stream"] = stream

@@ -123,7 +123,7 @@ def _volume(found: Found, container: str, folder: str) -> None:
     found.answers["mount_elsewhere_rc"] = again.rc
     found.findings["mount_elsewhere_moves"] = os.path.ismount(second)
     point = second if os.path.ismount(second) else first
-    found.findings["enable_ownership_rc"] = run("diskutil", "enableOwnership", device).rc
+    found.answers["enable_ownership_rc"] = run("diskutil", "enableOwnership", device).rc
     _fill(found, point)
     with open(os.path.join(point, "held"), "wb"):
         found.results["busy"] = run("diskutil", "unmount", device)
@@ -164,7 +164,7 @@ def _as_operator(found: Found, container: str, operator: str) -> None:
     if point:
         root = os.stat(point)
         found.findings["operator_owns_new_root"] = root.st_uid != 0
-        found.findings["new_root_mode"] = "%04o" % (root.st_mode & 0o7777)
+        found.answers["new_root_mode"] = "%04o" % (root.st_mode & 0o7777)
 
 
 # ------------------------------------------------------------------------------------------------ a daemon
@@ -184,7 +184,7 @@ def daemon(found: Found, folder: str, wired_limit_mib: int) -> None:
         found.findings.update({"daemon_" + name: value for name, value in findings.items()})
         if why:
             found.unanswered["daemon_metal_device"] = why
-        found.findings["bootout_wait_rc"] = run("launchctl", "bootout", "--wait", "system/" + LABEL).rc
+        found.answers["bootout_wait_rc"] = run("launchctl", "bootout", "--wait", "system/" + LABEL).rc
         _gone()
         bad = _bootstrap("_ds4nobody", output)
         found.answers["bad_username_bootstrap_rc"] = bad.rc
