@@ -28,6 +28,7 @@ LAB_WORDS = {
     "power-cut": Word("take its power away and give it back", "HOST"),
     "faults": Word("what can be made to happen"),
     "fault": Word("make it happen; --off ends it", "HOST NAME"),
+    "import": Word("keep what fab prove found of a real Mac, for --limit HOST", "BUNDLE"),
     "link": Word("a long line, by --rtt, --loss, --mbps, --cut; without: the plain one", "HOST|operator"),
 }
 
@@ -76,6 +77,45 @@ def lab(
         loss=loss or None,
         mbps=mbps or None,
         down_link=cut,
+    )
+    sys.exit(status)
+
+
+@verb(
+    about={
+        "out": "FOLDER: where bundle and page are kept (proof)",
+        "user": "NAME: log in as this account, for a Mac that is not in the inventory",
+        "key": "FILE: with this private key",
+        "password-file": "FILE: the account's password, to bootstrap the Mac first",
+        "reboot": "restart the Mac in between",
+        "probe-only": "ask what no recording tells, and install nothing",
+        "leave-accounts": "go on where macOS does not let accounts be deleted over ssh",
+    },
+    examples=("fab prove --host tyo-01", "fab prove --host 192.0.2.40 --user me --reboot"),
+)
+def prove(
+    _: Context,
+    host: str = "",
+    out: str = "proof",
+    user: str = "",
+    key: str = "",
+    password_file: str = "",
+    reboot: bool = False,
+    leave_accounts: bool = False,
+    probe_only: bool = False,
+) -> None:
+    """Whether all of it works on one Mac, which is afterwards as before"""
+    from ds4fleet.cli.prove import run as library
+
+    status = library.run(
+        host,
+        out=Path(out),
+        user=user,
+        key=key,
+        password_file=password_file,
+        reboot=reboot,
+        leave_accounts=leave_accounts,
+        probe_only=probe_only,
     )
     sys.exit(status)
 

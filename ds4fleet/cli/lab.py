@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ds4fleet import console
 from ds4fleet.cli import container, twin
+from ds4fleet.cli.prove import recorded
 from ds4fleet.errors import EXIT_MISSING, EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet
 from ds4fleet.layout import CHECKOUT
@@ -126,6 +127,8 @@ def _run(
         _timed(f"{host} has rebooted", lambda: the_lab().reboot(host))
     elif verb == "power-cut":
         _timed(f"{host} lost its power and is back", lambda: the_lab().power_cut(host))
+    elif verb == "import":
+        import_bundle(Path(host), limit)
     elif verb == "fault":
         fault(host, rest[1] if len(rest) > 1 else "", on=not off)
     elif verb == "link":
@@ -227,6 +230,15 @@ def faults() -> None:
     for one in FAULTS.values():
         table.add_row(one.name, one.does, one.where)
     console.out.print(table)
+
+
+def import_bundle(bundle: Path, limit: str) -> None:
+    """Keep what `fab prove` found of a real Mac: facts of a twin for one Mac's place, and a recording."""
+    chosen = [one.name for one in Fleet.load(limit or None)]
+    if len(chosen) != 1:
+        raise OperatorError("say which Mac its twin stands for: --limit HOST", exit_code=EXIT_USAGE)
+    for sentence in recorded.bring(bundle, chosen[0], Path("facts")):
+        console.out.print(sentence, soft_wrap=True)
 
 
 def fault(host: str, name: str, *, on: bool = True) -> None:

@@ -24,6 +24,10 @@ except ModuleNotFoundError as error:
 NO_LAB = "the probe compares a Mac with what the lab assumes: run playbooks/probe.yml from a checkout"
 
 
+#: What the module answers, and a proof keeps.
+TOLD = ("answers", "findings", "unanswered", "parsers", "left")
+
+
 class ActionModule(ObserveAction):
     """Observes the Mac and runs the module. Adds facts, report and differences to the module's result."""
 
@@ -53,6 +57,9 @@ class ActionModule(ObserveAction):
             return {"failed": True, "msg": f"{host}: {error}"}
         found = probe.differences(host, hardware, read, result)
         result["differences"] = [one.sentence for one in found]
+        result["told"] = {
+            name: result[name] for name in ("answers", "findings", "unanswered", "parsers", "left")
+        }
         result["facts"] = probe.facts(observation, result)
         result["report"] = probe.report(host, read, result, found, write=write)
         if result["left"]:

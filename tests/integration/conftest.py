@@ -7,7 +7,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -205,12 +205,15 @@ def make_lab() -> Iterator[Callable[..., TestLab]]:
     """A function that boots a lab of the Macs that a limit names: `make_lab("tyo-01,sg-01")`, all bare."""
     made: list[TestLab] = []
 
-    def make(limit: str, name: str = "", facts: Any = None) -> TestLab:
+    def make(limit: str, name: str = "", facts: Any = None, hardware: Any = None) -> TestLab:
         # Unix sockets allow 108 bytes of path: pytest's own folders are too deep.
         folder = Path(tempfile.mkdtemp(prefix="ds4-"))
         test_lab = TestLab(fleet_lab(folder, name or folder.name), folder)
         made.append(test_lab)
-        boot(test_lab.lab, specs(limit), facts)
+        wanted = specs(limit)
+        if hardware:
+            wanted = [replace(one, hardware=hardware) for one in wanted]
+        boot(test_lab.lab, wanted, facts)
         test_lab.lab.tie()
         return test_lab
 

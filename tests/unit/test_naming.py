@@ -9,7 +9,7 @@ from ds4fleet.components import registry
 from ds4fleet.components.base import Named
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet
-from ds4fleet.layout import CHECKOUT, TOOLS_LOG, Paths
+from ds4fleet.layout import CHECKOUT, Paths
 from ds4fleet.plan.make import make_plan
 
 HOSTS = CHECKOUT / "inventory" / "hosts.yml"
@@ -49,7 +49,7 @@ def test_what_is_removed_is_its_own() -> None:
     settings = {**role_defaults(), **OWN, "ds4_storage_models_volume": "m", "ds4_storage_kv_volume": "k"}
     usual, own = registry.removed(role_defaults()), registry.removed(settings)
     for part in ("labels", "files", "trees", "data", "users"):
-        assert set(getattr(usual, part)) & set(getattr(own, part)) <= {TOOLS_LOG}, part
+        assert set(getattr(usual, part)) & set(getattr(own, part)) == set(), part
     assert {path for path in own.notes if not SHARED.fullmatch(path)} == set()
 
 
