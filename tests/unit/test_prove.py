@@ -10,6 +10,7 @@ import pytest
 from ds4fleet.catalogue.read import load
 from ds4fleet.cli.prove import kit, page, state, steps
 from ds4fleet.cli.prove.bundle import Bundle, Told, Verdict, redacted
+from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.plan.make import make_plan
 
@@ -121,7 +122,7 @@ def test_a_plan_of_the_smallest_macs_serves_under_names_of_its_own(memory_gb: in
         "memory_gb": memory_gb,
         "storage_gb": 256,
     }
-    host = Host("studio-7", "proof", {"ansible_host": "192.0.2.7", "ds4_hardware": hardware})
+    host = Host("studio-7", "proof", {"ds4_hardware": hardware}, connection=Connection("192.0.2.7"))
     made = kit.make(tmp_path, host, 0)
     variables = json.loads(made.inventory.read_text())["all"]["children"]["regions"]["children"]["proof"][
         "hosts"

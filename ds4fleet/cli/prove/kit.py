@@ -15,6 +15,7 @@ import yaml
 from ds4agent import naming
 from ds4fleet.components import agent
 from ds4fleet.errors import OperatorError
+from ds4fleet.inventory.connection import way_words
 from ds4fleet.inventory.fleet import Host
 from maclab import engine
 from maclab.weights import proof
@@ -132,7 +133,7 @@ def _inventory(host: Host, own: Mapping[str, object]) -> str:
         "ansible_host": host.address,
         "ansible_port": host.port,
         "ansible_python_interpreter": agent.PYTHON,
-        "ansible_ssh_common_args": shlex.join(host.ssh_options()),
+        "ansible_ssh_common_args": shlex.join([*host.ssh_options(), *way_words(host.reached.more_args)]),
         "ds4_known_hosts": str(host.known_hosts),
         "ds4_bootstrap_user": host.user or "admin",
         "ds4_hardware": dict(host.hardware),

@@ -8,7 +8,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ds4fleet.cli.prove.mac import Mac
 from ds4fleet.cli.prove.steps import Failed, Proof, Skipped
 from ds4fleet.errors import EXIT_FAILED, EXIT_USAGE, OperatorError
 from ds4fleet.fleetview import probe
+from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.inventory.names import ADDRESS, REMOTE_USER
 
@@ -79,13 +80,9 @@ def host_of(name: str, user: str, key: str, out: Path) -> Host:
             raise
         # Ansible has a localhost of its own, which it does not reach by ssh.
         address, name = (LOOPBACK, "this-mac") if name == "localhost" else (name, name)
-        own = {
-            "ansible_host": address,
-            "ansible_user": user or None,
-            "ansible_ssh_private_key_file": key or None,
-        }
-        known = {"ds4_known_hosts": str((out / "known_hosts").absolute()), "ds4_hardware": UNKNOWN}
-        return Host(name, "proof", {k: v for k, v in {**own, **known}.items() if v is not None})
+        known_hosts = str((out / "known_hosts").absolute())
+        reached = Connection(address, known_hosts=known_hosts, user=user, key_file=key)
+        return Host(name, "proof", {"ds4_hardware": UNKNOWN}, connection=reached)
     return found
 
 
@@ -204,7 +201,7 @@ def _hardware(before: state.State) -> dict[str, Any]:
 
 
 def _with_hardware(host: Host, before: state.State) -> Host:
-    return Host(host.name, host.region, {**host.vars, "ds4_hardware": _hardware(before)})
+    return replace(host, vars={**host.vars, "ds4_hardware": _hardware(before)})
 
 
 def _words(host: Host) -> dict[str, str]:
