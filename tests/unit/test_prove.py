@@ -94,6 +94,7 @@ class TestBeforeAndAfter:
     def test_what_macos_changes_by_itself_does_not_count(self) -> None:
         listed = "PID\tStatus\tLabel\n-\t0\tcom.apple.x\n3\t0\torg.own\n-\t0\tapplication.a.b\n"
         assert state.plain("jobs", listed) == ("org.own",)
+        assert state.plain("disabled jobs", '\t"a" => disabled\n\t"b" => enabled\n') == ('\t"a" => disabled',)
         mounts = "/dev/disk3s1s1 on / (apfs)\nmap auto_home on /x\n"
         assert state.plain("mounts", mounts) == state.plain("mounts", mounts.replace("disk3", "disk4"))
         assert state.plain("listening ports", "p1\ncsshd\nn*:22\nn127.0.0.1:51234\n") == ("22",)

@@ -151,7 +151,7 @@ def _key(folder: Path) -> str:
     path = folder / "tunnel_key"
     if not path.exists():
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ds4-prove", "-f", str(path)]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
     return path.with_suffix(".pub").read_text().strip()
 
 

@@ -12,9 +12,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ds4agent.border import bounded_json
 from ds4agent.model import Observation
 from ds4fleet import console
-from ds4fleet.cli.prove import kit, page, state, steps
+from ds4fleet.cli.prove import kit, page, recorded, state, steps
 from ds4fleet.cli.prove.bundle import Bundle, Verdict, Watch
 from ds4fleet.cli.prove.mac import Mac
 from ds4fleet.cli.prove.steps import Failed, Proof, Skipped
@@ -64,7 +65,7 @@ def run(
             _carry_out(proof, leave_accounts, probe_only=probe_only)
         finally:
             path = bundle.write()
-            whole = json.loads(path.read_text())
+            whole = bounded_json.mapping(path.read_bytes(), max_bytes=recorded.MOST_BYTES)
             (out / "page.md").write_text(page.page(whole))
     passed = "passed" if bundle.passed else "failed"
     console.out.print(f"{host.name}: {passed}; {out / 'page.md'} says what was seen, {path} has all of it")
@@ -151,8 +152,8 @@ def _probe(proof: Proof) -> list[str]:
     folder = proof.kit.folder / "facts"
     proof.playbook("probe", "-e", json.dumps({"ds4_facts_folder": str(folder), "ds4_probe_write": True}))
     name = proof.mac.host.name
-    facts = json.loads((folder / f"{name}.json").read_text())
-    told = json.loads((folder / f"{name}.told.json").read_text())
+    facts = bounded_json.mapping((folder / f"{name}.json").read_bytes())
+    told = bounded_json.mapping((folder / f"{name}.told.json").read_bytes())
     seen = Observation.from_json({key: value for key, value in facts.items() if key != "answers"})
     found = probe.differences(name, _hardware(proof.before), seen, told)
     bundle = proof.mac.bundle

@@ -56,6 +56,9 @@ def plain(name: str, said: str) -> tuple[str, ...]:
     if name == "jobs":
         lines = [line.split("\t")[-1] for line in lines]
         lines = [line for line in lines if not _COMES_AND_GOES.match(line)]
+    if name == "disabled jobs":
+        # launchd never forgets a label that was enabled once, which is what any label is without an entry.
+        lines = [line for line in lines if not re.search(r"=> (enabled|false)$", line)]
     if name == "mounts":
         lines = [_DEVICE.sub("disk", line) for line in lines if line.startswith("/dev/")]
     if name == "listening ports":

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ds4agent import naming
@@ -71,7 +72,7 @@ class Proof:
 
     def fab(self, *words: str, fails: bool = False) -> Told:
         """Runs a verb."""
-        argv = [sys.executable, "-m", "ds4fleet.cli.program", *words]
+        argv = [str(Path(sys.executable).with_name("fab")), *words]
         told = self.mac.here(f"fab {words[0]}", argv, self.environment, PLAYBOOK_S)
         if (told.status != 0) != fails:
             raise Failed(
