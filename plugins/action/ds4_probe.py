@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.ds4.fleet.plugins.action.ds4_info import ActionModule as ObserveAction
@@ -60,6 +61,7 @@ class ActionModule(ObserveAction):
         result["told"] = {
             name: result[name] for name in ("answers", "findings", "unanswered", "parsers", "left")
         }
+        result["told"]["differences"] = [asdict(one) for one in found]
         result["facts"] = probe.facts(observation, result)
         result["report"] = probe.report(host, read, result, found, write=write)
         if result["left"]:

@@ -95,7 +95,7 @@ def problems(whole: Mapping[str, Any]) -> list[str]:
     about = whole["about"]
     hardware = {key: about[key] for key in ("model", "chip", "memory_gb") if key in about}
     try:
-        stock.bare("twin", "", hardware).assume(dict(facts_of(whole).get("answers") or {}))
+        stock.bare("twin", "", hardware).assume(bounded_json.child(facts_of(whole), "answers"))
     except KeyError as error:
         found.append(f"the lab has no quirk {error}: add it to Quirks in maclab/machine/model.py")
     return found

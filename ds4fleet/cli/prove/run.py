@@ -8,19 +8,17 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ds4agent.border import bounded_json
-from ds4agent.model import Observation
 from ds4fleet import console
 from ds4fleet.cli.prove import kit, page, recorded, state, steps
 from ds4fleet.cli.prove.bundle import Bundle, Verdict, Watch
 from ds4fleet.cli.prove.mac import Mac
 from ds4fleet.cli.prove.steps import Failed, Proof, Skipped
 from ds4fleet.errors import EXIT_FAILED, EXIT_USAGE, OperatorError
-from ds4fleet.fleetview import probe
 from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.inventory.names import ADDRESS, REMOTE_USER
@@ -154,12 +152,11 @@ def _probe(proof: Proof) -> list[str]:
     name = proof.mac.host.name
     facts = bounded_json.mapping((folder / f"{name}.json").read_bytes())
     told = bounded_json.mapping((folder / f"{name}.told.json").read_bytes())
-    seen = Observation.from_json({key: value for key, value in facts.items() if key != "answers"})
-    found = probe.differences(name, _hardware(proof.before), seen, told)
     bundle = proof.mac.bundle
     bundle.facts = facts
-    bundle.differences = [asdict(one) for one in found]
-    return [f"{len(found)} differences"] + [one.sentence for one in found]
+    bundle.differences = bounded_json.objects(told.get("differences"))
+    sentences = ["{name}: assumed {assumed}, found {found}".format(**one) for one in bundle.differences]
+    return [f"{len(sentences)} differences", *sentences]
 
 
 def _without_accounts(act: Callable[[Proof], list[str]]) -> Callable[[Proof], list[str]]:
