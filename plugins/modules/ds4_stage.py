@@ -31,7 +31,7 @@ options:
     choices: [prepared, ordered, marked, started, paused, resumed, aborted, closed]
     required: true
   keys_path:
-    description: File with the public keys of the Macs that may ask, for sshd. Where not given, that of O(root).
+    description: File with the public keys of the Macs that may ask, for sshd. Else that of O(root).
     type: path
   files:
     default: []
