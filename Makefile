@@ -7,7 +7,7 @@ export DS4_VENV := $(VENV)
 # Ansible takes no configuration from a world-writable checkout unless it is named.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-BENCHES := bench-converge bench-lab bench-scale bench-stage bench-tunnel bench-upgrade
+BENCHES := bench-converge bench-lab bench-scale bench-prefetch bench-tunnel bench-upgrade
 
 .PHONY: setup demo test docs test-setup lint types sanity collection test-unit test-lab test-matrix molecule fresh flaky hostile bench $(BENCHES) clean
 .DEFAULT_GOAL := help
@@ -28,7 +28,7 @@ help:
 	@echo 'make bench-converge   seconds and ssh channels of a run of site.yml, in the lab'
 	@echo 'make bench-lab        what a lab costs, and how honest its lines are'
 	@echo 'make bench-scale      what 500 Macs cost the controller, beside pyinfra'
-	@echo 'make bench-stage      a model to all Macs of a region, beside other ways'
+	@echo 'make bench-prefetch      a model to all Macs of a region, beside other ways'
 	@echo 'make bench-tunnel     tunnels beside ssh -L and others'
 	@echo 'make bench-upgrade    seconds without a server during an upgrade'
 	@echo 'make bench            all of these, one after the other'

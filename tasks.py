@@ -287,7 +287,7 @@ def stage(
     json: bool = False,
 ) -> None:
     """Bring a model to Macs beside what they serve"""
-    from ds4fleet.weights import stage as library
+    from ds4fleet.weights import prefetch as library
 
     code = library.stage(
         limit=limit,

@@ -183,7 +183,7 @@ class Paths:
 
     @property
     def seed_keys(self) -> str:
-        """Public keys of the Macs of the transfer that goes on, written by ds4_stage and emptied later."""
+        """Public keys of the Macs of the transfer that goes on, written by ds4_prefetch and emptied later."""
         return naming.seed_keys(self.root)
 
     @staticmethod

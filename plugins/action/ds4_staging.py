@@ -22,7 +22,7 @@ from ds4fleet.weights.order import Part
 
 
 class ActionModule(ActionBase):
-    """`register`: name of the variable that holds each Mac's answer of ds4_stage_info; without it only says
+    """`register`: name of the variable that holds each Mac's answer of ds4_prefetch_info; without it only says
     who takes part. Returns `macs`: {name: {order, keys, may_fetch, known_hosts}}."""
 
     TRANSFERS_FILES = False

@@ -19,7 +19,7 @@ extends_documentation_fragment:
 options:
   register:
     description:
-      - Name of the variable that holds, on each Mac, the answer of M(ds4.fleet.ds4_stage_info). Without it
+      - Name of the variable that holds, on each Mac, the answer of M(ds4.fleet.ds4_prefetch_info). Without it
         the result only says which Macs take part.
     type: str
 attributes:

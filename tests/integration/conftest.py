@@ -32,7 +32,7 @@ SHARING = ("test_engine", "test_service", "test_site", "test_tunnel_lab", "test_
 SECONDS = {
     SHARED: 700,
     "test_upgrade_verbs": 480,
-    "test_stage": 420,
+    "test_prefetch": 420,
     "test_upgrade": 320,
     "test_upgrade_cuts": 240,
     "test_weights_verbs": 200,

@@ -189,7 +189,7 @@ class TestConverged:
 
     def test_staging_brings_the_next_model_beside_the_served_one(self, converged):
         before = converged.exec(HOST, "/usr/bin/pgrep", "-f", "ds4-server")
-        run = converged.ansible("playbooks/stage.yml", HOST, "-e", "ds4_model=flash-q2")
+        run = converged.ansible("playbooks/prefetch.yml", HOST, "-e", "ds4_model=flash-q2")
         assert run.returncode == 0
         staged = converged.exec(HOST, "/bin/ls", "/opt/ds4/models")
         assert "chat-v2-imatrix.gguf" in str(staged)

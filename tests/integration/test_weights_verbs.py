@@ -96,15 +96,15 @@ def pushed(controller: Controller) -> dict[str, dict[str, int]]:
                 done = lab.lab.exec(host, ["/bin/cat", STATUS])
                 said[host] = json.loads(done.stdout) if done.returncode == 0 else {}
 
-    lab.ansible("playbooks/stage.yml", LIMIT, "-e", json.dumps(asked))
+    lab.ansible("playbooks/prefetch.yml", LIMIT, "-e", json.dumps(asked))
     until(lambda: any(said.get(host, {}).get("done_bytes", 0) > 4_000_000 for host in MACS))
     (claim, *_others) = (lab.folder / "state" / "held").glob(f"push-{FIRST}-*")
     os.kill(json.loads(claim.read_text())["pid"], signal.SIGTERM)
     until(lambda: any("connect" in said.get(host, {}).get("reason", "") for host in MACS))
     assert not all(said[host]["state"] == "done" for host in MACS)
-    lab.ansible("playbooks/stage.yml", LIMIT, "-e", json.dumps(asked))
+    lab.ansible("playbooks/prefetch.yml", LIMIT, "-e", json.dumps(asked))
     until(lambda: all(said.get(host, {}).get("state") == "done" for host in MACS))
-    lab.ansible("playbooks/stage.yml", LIMIT, "-e", "ds4_stage_action=close")
+    lab.ansible("playbooks/prefetch.yml", LIMIT, "-e", "ds4_stage_action=close")
     return {host: said[host]["from"] for host in MACS}
 
 
@@ -129,7 +129,7 @@ def test_a_directory_is_pushed_once_per_region_also_when_the_controller_goes_awa
 
 def test_a_directory_that_is_not_there_is_refused_before_anything_changes(controller: Controller) -> None:
     asked = {"ds4_weights_sources": ["file:///Volumes/gone"], "ds4_model": "flash-q2-0731"}
-    run = controller.lab.ansible("playbooks/stage.yml", FIRST, "-e", json.dumps(asked), check=False)
+    run = controller.lab.ansible("playbooks/prefetch.yml", FIRST, "-e", json.dumps(asked), check=False)
     assert run.returncode != 0 and run.changed == 0
     assert "/Volumes/gone, which is no directory here" in " ".join(run.output.split())
 

@@ -169,15 +169,15 @@ class Programs:
 
     def stage(self) -> None:
         for state in ("prepared", "marked", "paused", "resumed", "closed"):
-            self.module("ds4_stage", state=state, files=self.plan["weights"]["files"], root=ROOT)
-        self.module("ds4_stage_info", files=self.plan["weights"]["files"])
+            self.module("ds4_prefetch", state=state, files=self.plan["weights"]["files"], root=ROOT)
+        self.module("ds4_prefetch_info", files=self.plan["weights"]["files"])
 
     def fetch(self) -> None:
-        self.module("ds4_stage", state="ordered", order=self.order(), keys=["ssh-ed25519 AAAA x"], root=ROOT)
+        self.module("ds4_prefetch", state="ordered", order=self.order(), keys=["ssh-ed25519 AAAA x"], root=ROOT)
         self.program(*agent.argv(ROOT, "fetch"))
-        status = json.loads(self.module("ds4_stage_info"))["status"]
+        status = json.loads(self.module("ds4_prefetch_info"))["status"]
         assert status["state"] == "done", self.said
-        self.module("ds4_stage", state="closed")
+        self.module("ds4_prefetch", state="closed")
 
     def lock(self) -> None:
         for state in ("locked", "unlocked"):

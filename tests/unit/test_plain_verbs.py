@@ -139,7 +139,7 @@ def test_weights(shown: Shown, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert "\nerror:" not in said
 
 
-def test_stage(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefetch(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     words = dict.fromkeys(("state", "file", "source", "error"), EVIL_LINES)
     for parts in ({"staging": document.Progress(**words, updated_at_s=5, total_bytes=5)}, {}):  # type: ignore[arg-type]
         one_mac(monkeypatch, **parts)

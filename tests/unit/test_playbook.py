@@ -76,7 +76,7 @@ def ansible(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 class TestByItself:
     """`ansible-playbook` as typed."""
 
-    @pytest.mark.parametrize("name", ["site.yml", "playbooks/stage.yml", "playbooks/access.yml"])
+    @pytest.mark.parametrize("name", ["site.yml", "playbooks/prefetch.yml", "playbooks/access.yml"])
     def test_without_a_configuration_it_fails_and_says_which_to_name(self, bare: Path, name: str) -> None:
         done = ansible(str(CHECKOUT / name), cwd=bare)
         assert done.returncode != 0
@@ -89,7 +89,7 @@ class TestByItself:
         assert done.returncode != 0 and done.stderr.count("\n") >= 1
 
     def test_so_are_tags_that_no_task_has(self, dead: Path) -> None:
-        done = ansible("playbooks/stage.yml", "--tags", "nosuch", cwd=CHECKOUT)
+        done = ansible("playbooks/prefetch.yml", "--tags", "nosuch", cwd=CHECKOUT)
         assert done.returncode == 1 and "reached no Mac: no host of the inventory matches" in done.stderr
 
     def test_what_only_shows_a_playbook_is_left_alone(self, dead: Path) -> None:
@@ -204,7 +204,7 @@ def test_verbs_reach_their_macs_from_a_checkout_that_everybody_may_write_to(
         )
         assert done.returncode == EXIT_UNREACHABLE, done.stdout + done.stderr
         assert "tyo-01" in done.stdout
-    by_hand = ansible("playbooks/stage.yml", cwd=open_checkout)
+    by_hand = ansible("playbooks/prefetch.yml", cwd=open_checkout)
     assert by_hand.returncode == 1 and "reached no Mac" in by_hand.stderr
 
 

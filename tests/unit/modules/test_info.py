@@ -138,7 +138,7 @@ class TestSwitch:
 
 class TestStage:
     def test_a_mac_without_an_order(self, capfd, tmp_path):
-        said = answer(capfd, "ds4_stage_info", root=str(tmp_path))
+        said = answer(capfd, "ds4_prefetch_info", root=str(tmp_path))
         assert (said["status"], said["public_key"], said["held"], said["part_bytes"]) == ({}, "", [], 0)
         assert not said["changed"] and list(tmp_path.iterdir()) == []
 
@@ -153,7 +153,7 @@ class TestStage:
         (models / "a.gguf").write_bytes(b"12345")
         wanted = {"name": "a.gguf", "path": str(models / "a.gguf"), "bytes": 9, "sha256": "0" * 64}
         before = tree(tmp_path)
-        said = answer(capfd, "ds4_stage_info", root=str(tmp_path), files=[wanted], _ansible_check_mode=check)
+        said = answer(capfd, "ds4_prefetch_info", root=str(tmp_path), files=[wanted], _ansible_check_mode=check)
         assert (said["status"]["state"], said["public_key"]) == ("done", "ssh-ed25519 AAAA ds4-stage")
         assert (said["held"], said["part_bytes"]) == ([], 5)
         assert not said["changed"] and tree(tmp_path) == before
@@ -163,7 +163,7 @@ class TestStage:
         folder.mkdir(parents=True)
         (folder / "order.json").write_text('{"id": "a2"}')
         (folder / "status.json").write_text('{"id": "a1", "state": "done", "updated_at": 1}')
-        assert answer(capfd, "ds4_stage_info", root=str(tmp_path))["status"]["state"] == ""
+        assert answer(capfd, "ds4_prefetch_info", root=str(tmp_path))["status"]["state"] == ""
         os.utime(folder / "order.json", (1, 1))
-        said = answer(capfd, "ds4_stage_info", root=str(tmp_path))["status"]
+        said = answer(capfd, "ds4_prefetch_info", root=str(tmp_path))["status"]
         assert said["state"] == "failed" and "is silent" in said["error"]

@@ -151,13 +151,13 @@ def test_what_a_switch_saves_has_the_schema_and_is_read_again(root, monkeypatch)
     [
         ("ds4_switch", {"state": "rolled_back", "run_id": "r"}),
         ("ds4_weights_store", {"state": "pruned", "_ansible_check_mode": True}),
-        ("ds4_stage", {"state": "marked"}),
+        ("ds4_prefetch", {"state": "marked"}),
     ],
 )
 def test_a_module_that_meets_one_fails_with_the_sentence_alone(root, name, arguments):
     path = previous(root, saved(schema=2))
     given = {**arguments, "root": str(root)}
-    if name == "ds4_stage":
+    if name == "ds4_prefetch":
         given["folder"] = str(root / "var/stage")
     done = subprocess.run(
         [sys.executable, "-m", f"{COLLECTION}.modules.{name}"],

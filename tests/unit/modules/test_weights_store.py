@@ -244,7 +244,7 @@ class TestMarks:
             stamp.mark(path, "flash-q4")
         (root / "etc" / "server.conf").write_text("weights=aa /m/used.gguf\n")
         rehearsal, real = (
-            module("ds4_stage").Stage(str(root), str(root / "keys"), dry) for dry in (True, False)
+            module("ds4_prefetch").Stage(str(root), str(root / "keys"), dry) for dry in (True, False)
         )
         rehearsal.unmark_used(str(root))
         assert rehearsal.changed and store.staged(str(root)).keys() == {"used.gguf", "waiting.gguf"}

@@ -43,7 +43,7 @@ MAX_PROOFS = 4
 SERVER = "com.ds4fleet.server"
 #: launchctl answers at once.
 LOOK_S = 10
-#: The token of this order alone, brought by ds4_stage, also while the work goes on, and removed at its end.
+#: The token of this order alone, brought by ds4_prefetch, also while the work goes on, and removed at its end.
 TOKEN = "token.env"
 
 

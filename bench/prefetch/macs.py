@@ -173,7 +173,7 @@ class Macs:
         (order,) = list(self.orders(file, url, self.names, **settings).values())[:1]
         variables = self.folder / "prepare.json"
         variables.write_text(json.dumps({"bench_files": order["files"], **settings}))
-        self.play("bench/stage/prepare.yml", "-e", f"@{variables}")
+        self.play("bench/prefetch/prepare.yml", "-e", f"@{variables}")
         self.await_done(self.names)
 
     def clean(self) -> None:
@@ -182,7 +182,7 @@ class Macs:
                 path.unlink()
 
     def give(self, orders: dict[str, Any]) -> None:
-        """Puts orders where ds4_stage would."""
+        """Puts orders where ds4_prefetch would."""
         for name, order in orders.items():
             with suppress(FileNotFoundError):
                 self.path(name, f"{Paths().transfer}/status.json").unlink()

@@ -40,7 +40,7 @@ class Region:
         self.hosts = REGION.split(",")
 
     def stage(self, *more: str, limit: str = REGION, **options: Any) -> Any:
-        return self.lab.ansible("playbooks/stage.yml", limit, *ARGUMENTS, *more, **options)
+        return self.lab.ansible("playbooks/prefetch.yml", limit, *ARGUMENTS, *more, **options)
 
     def tell(self, action: str) -> Any:
         return self.stage("-e", f"ds4_stage_action={action}")
@@ -91,7 +91,7 @@ def staged(make_lab: Callable[..., Any]) -> Any:
     everybody = f"{REGION},{ELSEWHERE}"
     found = make_lab(everybody)
     found.ansible("playbooks/bootstrap.yml", everybody)
-    found.ansible("playbooks/stage.yml", everybody, *ARGUMENTS)
+    found.ansible("playbooks/prefetch.yml", everybody, *ARGUMENTS)
     return found
 
 

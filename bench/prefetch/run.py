@@ -1,10 +1,10 @@
 """Seconds until the last Mac holds a proven file, and what the origin sent, beside other ways to do it.
 
-    python bench/stage/run.py [--macs 6] [--mb 400] [--origin 20] [--link 40] [--only relay,killed] [--json]
+    python bench/prefetch/run.py [--macs 6] [--mb 400] [--origin 20] [--link 40] [--only relay,killed] [--json]
 
 All in one run, in a lab of its own (root, Linux): simulated Macs that ds4-fleet has bootstrapped, each behind
 a link of so many MB/s each way, and an origin behind one of its own, held by token buckets. The relay is what
-playbooks/stage.yml sets up: ds4-fetch under launchd, ds4-seed behind sshd, orders as the controller plans
+playbooks/prefetch.yml sets up: ds4-fetch under launchd, ds4-seed behind sshd, orders as the controller plans
 them. The contenders run on the network of the same Macs. Every way but the single download ends with a
 sha256.
 """
@@ -133,14 +133,14 @@ class Bench:
         }
 
     def play(self) -> dict[str, Any]:
-        """playbooks/stage.yml over a fleet that has everything: ssh channels of the busiest Mac."""
+        """playbooks/prefetch.yml over a fleet that has everything: ssh channels of the busiest Mac."""
         limit = ",".join(self.macs.names[:2])
         requests = self.macs.folder / "lab" / "upstreams" / "requests.jsonl"
         arguments = ("-e", "ds4_model=flash-q2")
-        self.macs.play("playbooks/stage.yml", *arguments, limit=limit)
+        self.macs.play("playbooks/prefetch.yml", *arguments, limit=limit)
         lines = len(requests.read_text().splitlines())
         began = time.monotonic()
-        shown = self.macs.play("playbooks/stage.yml", *arguments, limit=limit)
+        shown = self.macs.play("playbooks/prefetch.yml", *arguments, limit=limit)
         seconds = time.monotonic() - began
         if max(self.macs.channels.values()) > 1:
             out.print(shown)
@@ -233,7 +233,7 @@ def measure(bench: Bench, asked: argparse.Namespace) -> dict[str, dict[str, Any]
         "downloads": (f"{asked.macs} x curl", bench.downloads),
         "aria2": ("aria2 with web seed", bench.aria2),
         "forward": ("store and forward", bench.forward),
-        "play": ("playbooks/stage.yml again, everything in place", bench.play),
+        "play": ("playbooks/prefetch.yml again, everything in place", bench.play),
     }
     found = {"one download (curl)": bench.timed(bench.one_download)}
     one = found["one download (curl)"]["seconds"]

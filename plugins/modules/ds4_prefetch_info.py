@@ -7,11 +7,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: ds4_stage_info
+module: ds4_prefetch_info
 short_description: Tell how far the detached fetch of weights is, and what the Mac holds
 description:
   - Reads what C(ds4-fetch) wrote down, and which files of O(files) are in place, proven or begun.
-  - M(ds4.fleet.ds4_stage) gives the orders.
+  - M(ds4.fleet.ds4_prefetch) gives the orders.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
 extends_documentation_fragment:
@@ -25,14 +25,14 @@ options:
 
 EXAMPLES = r"""
 - name: Wait until the fetch ends or is paused
-  ds4.fleet.ds4_stage_info:
+  ds4.fleet.ds4_prefetch_info:
   register: ds4_fetch
   until: ds4_fetch.status.state | default('') in ['done', 'failed', 'aborted', 'paused']
   retries: 3600
   delay: 2
 
 - name: Find out which weights of the plan the Mac has
-  ds4.fleet.ds4_stage_info:
+  ds4.fleet.ds4_prefetch_info:
     files: "{{ ds4_plan.weights.files }}"
 """
 

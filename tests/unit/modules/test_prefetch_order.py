@@ -14,7 +14,7 @@ ORDER = {"id": "new", "seed_slots": 1}
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
     """The folder of a Mac, written to by the account that runs the tests."""
-    module = collection.module("ds4_stage")
+    module = collection.module("ds4_prefetch")
     monkeypatch.setattr(module, "replace", lambda path, data, *_owned: Path(path).write_bytes(data))
     return module.Stage(str(tmp_path), str(tmp_path / "keys"), dry=False)
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: ds4_stage
+module: ds4_prefetch
 short_description: Give a Mac orders and keys for the detached fetch of weights
 description:
   - The work itself is done by C(ds4-fetch) under launchd, and by C(ds4-seed) behind ssh on the Macs that
     already have something; this module makes keys and writes orders.
-  - M(ds4.fleet.ds4_stage_info) says how far the fetch is, and what the Mac holds.
+  - M(ds4.fleet.ds4_prefetch_info) says how far the fetch is, and what the Mac holds.
 version_added: "0.1.0"
 author: ds4-fleet contributors (@ds4-fleet)
 extends_documentation_fragment:
@@ -64,7 +64,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Pause the fetch
-  ds4.fleet.ds4_stage:
+  ds4.fleet.ds4_prefetch:
     state: paused
 """
 
