@@ -273,9 +273,9 @@ def rollback(
         "abort": "end it; what has come stays",
         "detach": "do not wait: the Macs go on by themselves",
     },
-    examples=("fab stage --model flash-q4 -l tokyo --detach", "fab stage --status"),
+    examples=("fab prefetch --model flash-q4 -l tokyo --detach", "fab prefetch --status"),
 )
-def stage(
+def prefetch(
     _: Context,
     limit: str = "",
     model: str = "",
@@ -289,7 +289,7 @@ def stage(
     """Bring a model to Macs beside what they serve"""
     from ds4fleet.weights import prefetch as library
 
-    code = library.stage(
+    code = library.prefetch(
         limit=limit,
         model=model,
         status=status,
@@ -312,7 +312,7 @@ def stage(
     about={
         "file": "NAME: this file only (verify)",
         "wrong": "copies that failed their proof as well (prune)",
-        "staged": "what was only brought as well (prune)",
+        "prefetched": "what was only prefetched as well (prune)",
         "id": "ID: the model's name in the catalogue (add)",
         "quant": "NAME: its quantization, where the header does not say it (add)",
         "hash": "hash the file here (add)",
@@ -327,7 +327,7 @@ def weights(
     limit: str = "",
     file: str = "",
     wrong: bool = False,
-    staged: bool = False,
+    prefetched: bool = False,
     id: str = "",
     quant: str = "",
     hash: bool = False,
@@ -343,7 +343,7 @@ def weights(
     if words[0] == "verify":
         sys.exit(care.verify(**where, file=file, json_out=json))
     if words[0] == "prune":
-        sys.exit(care.prune(**where, wrong=wrong, staged=staged, yes=yes, json_out=json))
+        sys.exit(care.prune(**where, wrong=wrong, prefetched=prefetched, yes=yes, json_out=json))
     sys.exit(listing.listing(**where, json_out=json))
 
 
@@ -439,7 +439,7 @@ ns = Collection(
     agents,
     access,
     jump,
-    stage,
+    prefetch,
     weights,
     upstream,
 )

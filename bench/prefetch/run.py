@@ -1,6 +1,6 @@
 """Seconds until the last Mac holds a proven file, and what the origin sent, beside other ways to do it.
 
-    python bench/prefetch/run.py [--macs 6] [--mb 400] [--origin 20] [--link 40] [--only relay,killed] [--json]
+    python bench/prefetch/run.py [--macs 6] [--mb 400] [--origin 20] [--link 40] [--only relay] [--json]
 
 All in one run, in a lab of its own (root, Linux): simulated Macs that ds4-fleet has bootstrapped, each behind
 a link of so many MB/s each way, and an origin behind one of its own, held by token buckets. The relay is what
@@ -264,12 +264,12 @@ def main() -> None:
     parser.add_argument("--origin", type=float, default=20, help="MB/s of the origin (20)")
     parser.add_argument("--link", type=float, default=40, help="MB/s of each Mac's link, each way (40)")
     # A 400th of the file; the role's 16 MiB are a 5000th of 81 GB.
-    parser.add_argument("--chunk-mib", type=int, default=1, help="ds4_stage_chunk_mib (1)")
+    parser.add_argument("--chunk-mib", type=int, default=1, help="ds4_prefetch_chunk_mib (1)")
     parser.add_argument("--only", default=",".join(WAYS), help=f"some of {','.join(WAYS)}")
     parser.add_argument("--disk", action="store_true", help="on the machine's disk, not in memory")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    settings = {"ds4_stage_chunk_mib": asked.chunk_mib}
+    settings = {"ds4_prefetch_chunk_mib": asked.chunk_mib}
     macs = Macs(asked.macs, asked.link * 8, asked.origin * 8, asked.disk)
     try:
         macs.up()

@@ -37,7 +37,10 @@ MEANT = {
     **dict.fromkeys(("dry", "R", "dry-run", "check", "C", "diff", "noop", "plan"), LOOKS_FIRST),
     **dict.fromkeys(("hosts", "H", "host", "limit", "l", "inventory"), PLACES),
     **dict.fromkeys(("force", "y"), ("yes",)),
+    "staged": ("prefetched",),
 }
+#: Verbs that have another name now.
+RENAMED = {"stage": "prefetch"}
 #: Options that say which Macs are meant; left out, they mean all of them.
 SELECTORS = frozenset(["host", "region", "regions", "limit", "then", "canary"])
 
@@ -156,6 +159,8 @@ class _Line:
                 return self._foreign(self._whole(word), meant)
             if context:
                 return _refusal(f"fab {verb} takes no word '{word}'{_selector(context)}")
+            if word in RENAMED:
+                return _refusal(f"fab {word} is called fab {RENAMED[word]} now")
             near = difflib.get_close_matches(word, verbs.task_names, n=1)
             hint = f"did you mean {near[0]}?" if near else "`fab --list` shows those it has."
             return _refusal(f"fab has no verb '{word}'; {hint}")

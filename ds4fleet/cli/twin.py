@@ -184,7 +184,7 @@ def drift(lab: Lab, host: str, seen: Observation) -> None:
     overlay = load([str(lab.folder / "upstreams" / "catalogue.yml")])
     rehearsed = of_a_lab(seen, overlay)
     sources = [HOSTS, *([lab.inventory_path] if rehearsed else [])]
-    settings = dict(Fleet.load(None, sources).host(host).vars)
+    settings = Fleet.load(None, sources).host(host).settings
     key = lab.key_path.with_suffix(".pub").read_text().split()[1]
     script = drift_script(seen, odd_files(host, seen, settings, overlay if rehearsed else load(), key))
     done = lab.exec(host, ["/bin/sh", "-c", script])

@@ -4,6 +4,7 @@ nothing but serve chunks, behind sshd."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from ds4agent.mac import accounts
 from ds4fleet.components import agent, base, scripts
@@ -17,14 +18,16 @@ STAGE = "storage"
 
 def watched(paths: Paths, named: Named) -> Watched:
     label = paths.label(JOB)
-    return Watched((*_folders(paths), paths.seed_sshd, paths.plist(label)), (label,))
+    return Watched((*_folders(paths), former(paths), paths.seed_sshd, paths.plist(label)), (label,))
 
 
 def entries(plan: Decided) -> Part:
     """There on a Mac whose weights may come from another one, gone from any other."""
     paths, label, user = plan.paths, plan.paths.label(JOB), plan.settings.seed_user
+    gone = base.gone(former(paths), stage=STAGE, recursive=True)
     if not plan.relays:
-        return base.absent(label, paths.seed_sshd, stage=STAGE)
+        none = base.absent(label, paths.seed_sshd, stage=STAGE)
+        return replace(none, files=[*none.files, gone])
     root, folder, log = paths.root, paths.transfer, paths.job_log(JOB)
     plist = base.plist(
         label,
@@ -46,6 +49,7 @@ def entries(plan: Decided) -> Part:
         *(base.folder(path, stage=STAGE) for path in _folders(paths)),
         base.file(paths.seed_sshd, drop_in, stage=STAGE, validate="sshd"),
         plist,
+        gone,
     ]
     return Part(files, [base.job(label, "loaded", [plist.path], stage=STAGE)], [account(user)])
 
@@ -70,6 +74,11 @@ def account(name: str) -> UserPlan:
     """The account that hands out chunks: hidden, with a shell for sshd's command."""
     real_name = accounts.REAL_NAMES["seed"]
     return UserPlan(name, None, name, accounts.NO_HOME, "/bin/sh", real_name, hidden=True)
+
+
+def former(paths: Paths) -> str:
+    """Where releases before 0.2.0 kept the order of a transfer, its status and its keys: of one run each."""
+    return f"{paths.var}/stage"
 
 
 def _folders(paths: Paths) -> tuple[str, ...]:

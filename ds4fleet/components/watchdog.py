@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from ds4fleet.components import agent, base
 from ds4fleet.components.base import Decided, Named, Part, Removed, Seen, Step, Watched
@@ -10,14 +11,16 @@ from ds4fleet.components.server import JOB as SERVER
 from ds4fleet.layout import Paths
 
 STAGE = "service"
-JOB = "guard"
+JOB = "watchdog"
+#: What releases before 0.2.0 called it.
+FORMER = "guard"
 
 
 def folder(root: str) -> str:
     """Where the memory watchdog keeps its reason and its memory; root's own, unlike the service user's run
     directory.
     """
-    return f"{root}/guard"
+    return f"{root}/{JOB}"
 
 
 def stopped_path(root: str) -> str:
@@ -26,18 +29,22 @@ def stopped_path(root: str) -> str:
 
 
 def watched(paths: Paths, named: Named) -> Watched:
-    label = paths.label(JOB)
+    label, former = paths.label(JOB), paths.label(FORMER)
     own = (folder(paths.root), stopped_path(paths.root), Paths.plist(label))
-    return Watched(own, (label,))
+    return Watched((*own, f"{paths.root}/{FORMER}", Paths.plist(former)), (label, former))
 
 
 def entries(plan: Decided) -> Part:
     """There on a Mac that serves, gone from any other."""
     paths = plan.paths
-    label, server, log = paths.label(JOB), paths.label(SERVER), f"{paths.logs}/guard.log"
+    label, server, log = paths.label(JOB), paths.label(SERVER), f"{paths.logs}/{JOB}.log"
+    root, former = paths.root, base.absent(paths.label(FORMER), stage=STAGE)
+    former = replace(
+        former, files=[*former.files, base.gone(f"{root}/{FORMER}", stage=STAGE, recursive=True)]
+    )
     if not plan.serves:
-        return base.absent(label, stage=STAGE)
-    root = paths.root
+        none = base.absent(label, stage=STAGE)
+        return Part([*former.files, *none.files], [*former.jobs, *none.jobs])
     plist = base.plist(
         label,
         stage=STAGE,
@@ -53,7 +60,8 @@ def entries(plan: Decided) -> Part:
         StandardErrorPath=log,
     )
     files = [base.folder(folder(root), stage=STAGE), plist]
-    return Part(files, [base.job(label, "started", [plist.path], stage=STAGE)])
+    job = base.job(label, "started", [plist.path], stage=STAGE)
+    return Part([*former.files, *files], [*former.jobs, job])
 
 
 def steps(plan: Decided, seen: Seen) -> Iterator[Step]:
@@ -68,5 +76,9 @@ def stopped(root: str, seen: Seen) -> bool:
 
 def removed(settings: Mapping[str, object]) -> Removed:
     paths = Paths(str(settings["ds4_root"]))
-    label = paths.label(JOB)
-    return Removed(labels=(label,), files=(paths.root, paths.plist(label)), trees=(folder(paths.root),))
+    labels = tuple(paths.label(job) for job in (JOB, FORMER))
+    return Removed(
+        labels=labels,
+        files=(paths.root, *map(paths.plist, labels)),
+        trees=(folder(paths.root), f"{paths.root}/{FORMER}"),
+    )

@@ -21,6 +21,7 @@ from typing import Any
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.connection import Connection, identity_options
+from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.names import ADDRESS, REMOTE_USER
 from ds4fleet.layout import CHECKOUT
 
@@ -43,7 +44,7 @@ class Host:
 
     name: str
     region: str
-    vars: Mapping[str, Any] = field(repr=False)
+    vars: Mapping[str, object] = field(repr=False)
     hardware_class: str = ""
     connection: Connection | None = field(default=None, repr=False)
 
@@ -81,6 +82,35 @@ class Host:
         found = self.reached.key_file
         return Path(found).expanduser() if found else None
 
+    def having(self, **values: object) -> Host:
+        """The same Mac with these variables."""
+        return replace(self, vars={**self.vars, **values})
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Its variables, with the role's defaults for those that the inventory does not set."""
+        return {**role_defaults(), **self.vars}
+
+    @property
+    def root(self) -> str:
+        """Where the role puts its files on this Mac, `ds4_root`."""
+        return str(self.settings["ds4_root"])
+
+    @property
+    def role(self) -> str:
+        """The role that the inventory gives it, `auto` where its plan chooses."""
+        return str(self.settings["ds4_role"] or "auto")
+
+    @property
+    def jump_to(self) -> str:
+        """Names of the Macs that a jump Mac leads to, or `nearest`; "" for a Mac that leads to none."""
+        return str(self.settings["ds4_jump_to"] or "")
+
+    @property
+    def region_port(self) -> int | None:
+        """The port of its region's endpoint on the operator's machine, where the inventory sets it."""
+        return self.whole("ds4_region_port") or None
+
     @property
     def catalogue(self) -> tuple[str, ...]:
         """Files of its own catalogue, `ds4_catalogue`."""
@@ -98,8 +128,7 @@ class Host:
     @property
     def tunnel_port(self) -> int | None:
         """The fixed port of this Mac's tunnel on the operator's machine."""
-        value = self.vars.get("ds4_tunnel_port")
-        return None if value is None else int(value)
+        return self.whole("ds4_tunnel_port") or None
 
     @property
     def hardware(self) -> Mapping[str, Any]:
@@ -112,6 +141,16 @@ class Host:
                 exit_code=EXIT_USAGE,
             )
         return value
+
+    def whole(self, variable: str) -> int:
+        """A setting that is a whole number; 0 where it is not set. Raises OperatorError for any other."""
+        value = self.settings.get(variable)
+        if value is None or value == "":
+            return 0
+        # Ansible has what a template makes as text.
+        if isinstance(value, bool) or not (isinstance(value, int) or str(value).isdecimal()):
+            raise self._bad(variable, value, "a whole number")
+        return int(str(value))
 
     def _bad(self, variable: str, value: object, words: str) -> OperatorError:
         return OperatorError(

@@ -116,11 +116,11 @@ KINDS: Mapping[str, Grammar] = {
     "ds4_storage_kv_volume": VOLUME,
     "ds4_storage_container": CONTAINER,
     "ds4_timezone": TIME_ZONE,
-    "ds4_stage_address": ADDRESS,
+    "ds4_prefetch_address": ADDRESS,
     "ds4_weights_token_file": MAC_PATH,
     "ds4_engine_repo": REPOSITORY,
 }
-EMPTY = ("ds4_bootstrap_user", "ds4_timezone", "ds4_stage_address", "ds4_weights_token_file")
+EMPTY = ("ds4_bootstrap_user", "ds4_timezone", "ds4_prefetch_address", "ds4_weights_token_file")
 #: Text that goes to a Mac as it is, alone or as a list.
 TEXTS = ("ds4_server_extra_args", "ds4_engine_make_args", "ds4_weights_sources", "ds4_known_hosts")
 PROSE = ("ds4_verify_prompt", "ds4_verify_expect", "ds4_memory_override")

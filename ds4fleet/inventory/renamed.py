@@ -10,6 +10,21 @@ VARIABLES: Mapping[str, str] = {
     "ds4_host": "ds4_listen_address",
     "ds4_host_public_confirmed": "ds4_listen_public_confirmed",
     "ds4_drain_told_s": "ds4_drain_notice_s",
+    **{
+        f"ds4_stage_{name}": f"ds4_prefetch_{name}"
+        for name in (
+            "action",
+            "address",
+            "chunk_mib",
+            "link_mbps",
+            "region_rate_mbps",
+            "seed_slots",
+            "token",
+            "wait",
+            "window",
+        )
+    },
+    "ds4_weights_prune_staged": "ds4_weights_prune_prefetched",
 }
 #: Values of a variable.
 VALUES: Mapping[tuple[str, str], str] = {("ds4_role", "stage"): "staging"}

@@ -46,7 +46,7 @@ def with_weights(plan: HostPlan, known: Known, engine: Engine) -> HostPlan:
     main = next((file.path for file in files if file.kind == "model"), None)
     link = Link(placed.link(plan.engine.release_dir), main) if main else None
     there = (known.seen or NOTHING).weights.files
-    marked = {one.path for one in there if one.stamp and one.stamp.staged_for == model.id}
+    marked = {one.path for one in there if one.stamp and one.stamp.prefetched_for == model.id}
     unmarked = [file.path for file in files if file.path not in marked]
     weights = WeightsPlan(known.paths.models, files, main, link, target, unmarked)
     return replace(plan, weights=weights).saying(warnings=unpublished)

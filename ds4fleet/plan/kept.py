@@ -33,7 +33,7 @@ def make_plans(
     plans = []
     for host in hosts:
         kept = observation(facts, host.name)
-        variables = {**host.vars, **overrides}
+        variables = {**host.settings, **overrides}
         plan = make_plan(
             host.name, variables, kept, region=host.region, templated=False, targets=targets(host)
         )
@@ -71,7 +71,7 @@ def _readable(kept: Mapping[str, object] | None) -> Observation | None:
 
 
 def _machine(host: Host, seen: Observation | None) -> str:
-    said = host.vars.get("ds4_hardware")
+    said = host.settings.get("ds4_hardware")
     declared = said if isinstance(said, Mapping) else {}
     size = seen.hardware.memsize_bytes if seen else None
     gigabytes = size >> 30 if size else declared.get("memory_gb", "?")

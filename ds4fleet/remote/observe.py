@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from ds4agent.observe import document
 from ds4fleet.components import agent
 from ds4fleet.errors import EXIT_FAILED, EXIT_UNREACHABLE
-from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.remote import ssh
 
@@ -58,8 +57,7 @@ def exit_code(answers: Sequence[Answer]) -> int:
 
 def script(host: Host, parts: Sequence[str]) -> str:
     """What the /bin/sh of the Mac runs."""
-    settings = {**role_defaults(), **host.vars}
-    root, port = str(settings["ds4_root"]), str(settings["ds4_port"])
+    root, port = host.root, str(host.settings["ds4_port"])
     words = [word for part in parts for word in ("--part", part)]
     command = agent.argv(root, "observe", "--root", root, "--port", port, *words)
     return _SCRIPT.format(

@@ -78,26 +78,26 @@ def verdict(mac: Mac, request: Request, *, catalogue: Catalogue | None = None) -
         return _streams(mac, request, model, known)
     answer = _resident(mac, request, model, known)
     if request.mode == "auto" and answer.outcome == REFUSED and below_floor(mac, model):
-        return _staged(mac, request, answer, known)
+        return _staging(mac, request, answer, known)
     return answer
 
 
-def _staged(mac: Mac, request: Request, answer: Verdict, known: Catalogue) -> Verdict:
+def _staging(mac: Mac, request: Request, answer: Verdict, known: Catalogue) -> Verdict:
     """A Mac that holds no model: it keeps weights for others, and is offered as one that streams."""
-    staged = replace(answer, outcome=STAGING, wired_limit_mib=0, mode="none")
+    staging = replace(answer, outcome=STAGING, wired_limit_mib=0, mode="none")
     if mac.memory_gb < int(policy()["streaming"]["offer_from_gb"]):
-        return staged
+        return staging
     streamed = verdict(mac, replace(request, mode="streaming", ctx=None), catalogue=known)
     plan = streamed.streaming
     if streamed.outcome != STREAMS or plan is None or plan.decode_tps is None:
-        return staged
+        return staging
     low, high = plan.decode_tps
     offer = (
         f"it can serve {request.model} from its SSD (ds4_role: stream): {low:g} to {high:g} tokens/s were"
         f" reported of such Macs ({plan.speed_source}), with a context of {plan.context:,}; ds4_role: staging"
         " leaves it as it is"
     )
-    return replace(staged, streaming=plan, warnings=(*staged.warnings, offer))
+    return replace(staging, streaming=plan, warnings=(*staging.warnings, offer))
 
 
 def auto_context(mac: Mac, request: Request, *, catalogue: Catalogue | None = None) -> int:

@@ -34,14 +34,13 @@ class Jump:
 
 def is_jump(host: Host) -> bool:
     """Whether the inventory makes it a jump Mac."""
-    role = str(host.vars.get("ds4_role") or "auto")
-    return role == "jump" or (role == "auto" and bool(host.vars.get("ds4_jump_to")))
+    return host.role == "jump" or (host.role == "auto" and bool(host.jump_to))
 
 
 def jump_of(host: Host, everyone: Fleet) -> Jump:
     """`ds4_jump_to` of a Mac: names separated by commas, or `nearest` for every Mac meant to serve, by round
     trip from the jump Mac. Raises OperatorError where it is missing or leads nowhere."""
-    asked = str(host.vars.get("ds4_jump_to") or "")
+    asked = host.jump_to
     if not asked:
         raise OperatorError(
             f"{host.name}: ds4_jump_to is not set; name the Mac that serves, or '{NEAREST}'.",
@@ -49,7 +48,7 @@ def jump_of(host: Host, everyone: Fleet) -> Jump:
         )
     if not is_jump(host):
         raise OperatorError(
-            f"{host.name}: its ds4_role is {host.vars['ds4_role']}, so it leads to no other Mac; set"
+            f"{host.name}: its ds4_role is {host.role}, so it leads to no other Mac; set"
             " ds4_role: jump, or drop ds4_jump_to.",
             exit_code=EXIT_USAGE,
         )
@@ -71,7 +70,7 @@ def targets_of(one: Jump) -> Targets:
 def known_targets(host: Host, everyone: Callable[[], Fleet]) -> tuple[Targets | None, list[str]]:
     """The targets of any Mac and sentences about what is missing for them: None where it leads to none, and
     where one of them cannot be reached, as its plan then leaves its tunnels as they are."""
-    if not is_jump(host) or not host.vars.get("ds4_jump_to"):
+    if not is_jump(host) or not host.jump_to:
         return None, []
     try:
         return targets_of(jump_of(host, everyone())), []

@@ -11,7 +11,6 @@ from ds4agent.tunnel.endpoint import EndpointSpec
 from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.inventory.connection import way_words
-from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.inventory.names import HOST
 from ds4fleet.plan.kept import FACTS, make_plans
@@ -54,7 +53,7 @@ def choose(
         return Choice(tuple(fleet.host(name) for name in names_in(host)))
     if everything:
         own = serving(fleet)
-        return Choice(tuple(host for host in fleet if host in own or host.vars.get("ds4_jump_to")))
+        return Choice(tuple(host for host in fleet if host in own or host.jump_to))
     regions = names_in(region) if region else [nearest_of(fleet)]
     first, *rest = dict.fromkeys([*regions, *names_in(then)])
     tiers = [(fleet.in_region(name), tier) for tier, name in enumerate([first, *rest])]
@@ -74,8 +73,8 @@ def choose(
 
 def spec_of(host: Host) -> TunnelSpec:
     """The tunnel of a host of the inventory. Raises OperatorError when it has no local port."""
-    settings = {**role_defaults(), **host.vars}
-    port = int(settings.get("ds4_tunnel_port") or 0)
+    settings = host.settings
+    port = host.whole("ds4_tunnel_port")
     if not 0 < port < 65536:
         raise OperatorError(
             f"{host.name}: the inventory gives it no local port; set ds4_tunnel_port for it.",
@@ -97,7 +96,7 @@ def spec_of(host: Host) -> TunnelSpec:
         key_file=str(Path(str(key)).expanduser()) if key else "",
         known_hosts=str(host.known_hosts),
         local_port=port,
-        remote_port=int(settings["ds4_port"]),
+        remote_port=host.whole("ds4_port"),
         ssh_args=(
             *_words(settings.get("ds4_tunnel_ssh_args")),
             *way_words(way.ssh_args),
@@ -118,8 +117,8 @@ def region_port(region: str, hosts: Sequence[Host]) -> int:
     """The local port of a region's endpoint: `ds4_region_port` where the inventory sets it, else the round
     hundred below the ports of its hosts (8100 for 8101, 8102, ...)."""
     for host in hosts:
-        if host.vars.get("ds4_region_port"):
-            return int(host.vars["ds4_region_port"])
+        if host.region_port:
+            return host.region_port
     used = {host.tunnel_port for host in hosts if host.tunnel_port}
     hundreds = {port // 100 * 100 for port in used}
     if len(hundreds) == 1 and not hundreds & used:
@@ -143,8 +142,8 @@ def nearest_of(fleet: Fleet) -> str:
 def serving(hosts: Iterable[Host]) -> list[Host]:
     """The hosts that have an engine of their own, by their plans (from what was observed of them, where that
     was kept). A Mac whose plan cannot be made counts unless its role is declared: its health will tell."""
-    declared = [host for host in hosts if host.vars.get("ds4_role") not in IDLE_ROLES]
-    chosen = [host for host in declared if not host.vars.get("ds4_jump_to")]
+    declared = [host for host in hosts if host.role not in IDLE_ROLES]
+    chosen = [host for host in declared if not host.jump_to]
     plans = make_plans(chosen, {}, FACTS)
     return [host for host, plan in zip(chosen, plans, strict=True) if plan.role not in IDLE_ROLES]
 
@@ -157,4 +156,4 @@ def names_in(text: str) -> list[str]:
 def _serving(hosts: Sequence[Host]) -> list[Host]:
     """The hosts of a region that can answer. A jump Mac counts only where no Mac serves: it leads to Macs
     that count themselves."""
-    return serving(hosts) or [host for host in hosts if host.vars.get("ds4_jump_to")]
+    return serving(hosts) or [host for host in hosts if host.jump_to]

@@ -17,7 +17,7 @@ class Code(StrEnum):
     PLAN_REFUSES = "plan-refuses"
     MIN_SERVING = "min-serving"
     LOCKED = "locked"
-    STAGE_FAILED = "stage-failed"
+    PREFETCH_FAILED = "prefetch-failed"
     GATE_FAILED = "gate-failed"
     GATE_INCONCLUSIVE = "gate-inconclusive"
     HOST_LOST = "host-lost"
@@ -37,7 +37,9 @@ REMEDY: Mapping[Code, str] = {
     Code.MIN_SERVING: "lower ds4_min_serving for this region, or bring another of its Macs into service",
     Code.LOCKED: "wait for its owner; if that one is gone, take over with --take-over",
     Code.UNFINISHED: "go on with `fab upgrade --resume`, or end it with `fab upgrade --abort`",
-    Code.STAGE_FAILED: "nothing was switched; fix the error above, then `fab upgrade --resume` or `--abort`",
+    Code.PREFETCH_FAILED: (
+        "nothing was switched; fix the error above, then `fab upgrade --resume` or `--abort`"
+    ),
     Code.REFUSED: "nothing was changed on that Mac; fix the error above, then `fab upgrade --resume`",
     Code.GATE_FAILED: "that Mac is back on what it served before, none was touched after it; pin another one",
     Code.GATE_INCONCLUSIVE: "look at the Mac's log and speed, then `fab upgrade --resume` or `--abort`",

@@ -58,7 +58,7 @@ def switch(journal: Journal, host: str, begin: Callable[[int], SwitchReport], ca
         raise RolloutError(Code.HOST_LOST, f"{host} does not answer") from error
     except HostRefused as error:
         code, phase = (
-            (Code.HOST_LOST, UpgradeState.LOST) if error.active else (Code.REFUSED, UpgradeState.STAGED)
+            (Code.HOST_LOST, UpgradeState.LOST) if error.active else (Code.REFUSED, UpgradeState.PREFETCHED)
         )
         _stop(journal, UpgradeState.PAUSED, code, host, phase, str(error))
         raise RolloutError(code, f"{host}: {error}") from error
@@ -117,7 +117,9 @@ def _conclude(
         _note(journal, host=host, host_phase=UpgradeState.DONE, why="", **values)
         return {"changed": True, **values}
     if found.state == UpgradeState.CANCELLED:
-        _stop(journal, UpgradeState.PAUSED, Code.REFUSED, host, UpgradeState.STAGED, found.reason, **values)
+        _stop(
+            journal, UpgradeState.PAUSED, Code.REFUSED, host, UpgradeState.PREFETCHED, found.reason, **values
+        )
         raise RolloutError(Code.REFUSED, f"{host}: {found.reason}")
     if found.state == UpgradeState.REVERTED and found.cause in _NOT_THE_VERSIONS_FAULT:
         phase = UpgradeState.REVERTED if found.cause == "told" else UpgradeState.LOST

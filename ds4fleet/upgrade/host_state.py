@@ -12,7 +12,6 @@ from ds4fleet.catalogue.read import Catalogue, load
 from ds4fleet.components import version_switch, watchdog
 from ds4fleet.components.base import NOTHING, Seen
 from ds4fleet.errors import EXIT_USAGE, OperatorError
-from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.plan.make import make_plan
 from ds4fleet.plan.types import HostPlan
@@ -52,7 +51,7 @@ def observe(hosts: Sequence[Host], folder: Path) -> tuple[dict[str, Observation]
 def plan_for(host: Host, facts: Mapping[str, Observation], overrides: Mapping[str, Any]) -> HostPlan:
     """The plan of a Mac for the version that is asked for."""
     return make_plan(
-        host.name, {**host.vars, **overrides}, facts.get(host.name), region=host.region, templated=False
+        host.name, {**host.settings, **overrides}, facts.get(host.name), region=host.region, templated=False
     )
 
 
@@ -63,7 +62,7 @@ def of(plan: HostPlan, host: Host, seen: Seen, trouble: str = "") -> HostState:
     """
     found = seen or NOTHING
     lock = lock_of(found)
-    settings = settings_of(host)
+    settings = host.settings
     switch_order.limits(settings)
     trouble = (
         (trouble or "it does not answer") if seen is None else _trouble(found, str(settings["ds4_root"]))
@@ -76,7 +75,7 @@ def of(plan: HostPlan, host: Host, seen: Seen, trouble: str = "") -> HostState:
         current=running(found, load(host.catalogue)) if seen else None,
         target=target_of(plan),
         refusals=tuple(plan.refusals),
-        to_stage_bytes=to_stage(plan, seen),
+        to_fetch_bytes=to_fetch(plan, seen),
         switch_minutes=switch_minutes(plan, settings),
         locked_by=str(lock) if lock else "",
         trouble=trouble,
@@ -98,14 +97,9 @@ def _trouble(seen: Observation, root: str) -> str:
     return "it is drained" if there(f"{version_switch.folder(root)}/drain.json") else ""
 
 
-def settings_of(host: Host) -> dict[str, Any]:
-    """The host's variables with the role's defaults."""
-    return {**role_defaults(), **host.vars}
-
-
 def rules_of(host: Host) -> Rules:
     """`ds4_upgrade_waves` and `ds4_min_serving` of a host. Raises OperatorError for what they cannot be."""
-    settings = settings_of(host)
+    settings = host.settings
     waves, least = settings["ds4_upgrade_waves"], settings["ds4_min_serving"]
     if not isinstance(waves, list) or not str(least).isdigit():
         raise OperatorError(
@@ -113,7 +107,7 @@ def rules_of(host: Host) -> Rules:
             " from 0",
             exit_code=EXIT_USAGE,
         )
-    return Rules(tuple(str(size) for size in waves), int(least))
+    return Rules(tuple(str(size) for size in waves), int(str(least)))
 
 
 def switch_minutes(plan: HostPlan, settings: Mapping[str, Any]) -> float:
@@ -145,7 +139,7 @@ def running(seen: Observation, catalogue: Catalogue) -> Version | None:
     return Version(model_of(path, catalogue), stamp.sha256 if stamp else "", commit)
 
 
-def to_stage(plan: HostPlan, seen: Seen) -> int:
+def to_fetch(plan: HostPlan, seen: Seen) -> int:
     """Bytes of weights that are not on the Mac yet, as published."""
     present = {file.path for file in (seen or NOTHING).weights.files}
     files = plan.weights.files if plan.weights else []
@@ -172,7 +166,7 @@ def of_rollback(host: Host, found: Snapshot) -> HostState:
         healthy=found.reachable,
         current=found.serves,
         target=found.before,
-        switch_minutes=_patience_s(settings_of(host)) / 60,
+        switch_minutes=_patience_s(host.settings) / 60,
         locked_by=str(found.lock) if found.lock else "",
         trouble=found.before_trouble if found.reachable else f"it does not answer: {found.why}",
         rules=rules_of(host),

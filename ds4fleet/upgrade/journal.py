@@ -78,7 +78,7 @@ class Journal:
         return fold(self.entries())
 
 
-_BEFORE_SWITCHES = frozenset({UpgradeState.PENDING, UpgradeState.STAGED})
+_BEFORE_SWITCHES = frozenset({UpgradeState.PENDING, UpgradeState.PREFETCHED})
 _OWN_KEYS = frozenset({"at", "host", "host_phase", "phase", "reason"})
 
 
@@ -93,7 +93,7 @@ def fold(entries: Iterable[Mapping[str, Any]]) -> Progress:
         host = entry.get("host")
         if host and "host_phase" in entry:
             progress.hosts[host] = UpgradeState(entry["host_phase"])
-            if progress.phase == UpgradeState.STAGING and progress.hosts[host] not in _BEFORE_SWITCHES:
+            if progress.phase == UpgradeState.PREFETCHING and progress.hosts[host] not in _BEFORE_SWITCHES:
                 progress.phase = UpgradeState.SWITCHING
         if host:
             extra = {key: value for key, value in entry.items() if key not in _OWN_KEYS}

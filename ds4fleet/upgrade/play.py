@@ -40,18 +40,18 @@ def go(journal: Journal, lock: int, *, take_over: bool, json: bool) -> UpgradeSt
     """Runs the rollout from where it is; returns the phase that it came to, as the journal has it."""
     planned = journal.rollout()
     variables = write_run(journal, take_over=take_over)
-    journal.append(datetime.now(UTC), phase=UpgradeState.STAGING)
+    journal.append(datetime.now(UTC), phase=UpgradeState.PREFETCHING)
     record = journal.folder / "ansible.json"
     record.unlink(missing_ok=True)
     name = "upgrade" if planned.kind == "upgrade" else "rollback"
     ansible(name, planned.hosts, variables, json=json, lock=lock, record=record, run_id=planned.run_id)
     progress = journal.progress()
-    if progress.phase in (UpgradeState.STAGING, UpgradeState.SWITCHING):
+    if progress.phase in (UpgradeState.PREFETCHING, UpgradeState.SWITCHING):
         why = "; ".join(f"{host}: {one}" for host, one in stopped(record).items())
-        staged = planned.kind == "rollback" or all(
+        prefetched = planned.kind == "rollback" or all(
             progress.of(host) != UpgradeState.PENDING for host in planned.hosts
         )
-        code = Code.HOST_LOST if staged else Code.STAGE_FAILED
+        code = Code.HOST_LOST if prefetched else Code.PREFETCH_FAILED
         reason = f"{code}: {why or 'the playbook ended early, see above'}"
         journal.append(datetime.now(UTC), phase=UpgradeState.PAUSED, reason=reason)
     if journal.progress().phase in (UpgradeState.FAILED, UpgradeState.ABORTED):

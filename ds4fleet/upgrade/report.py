@@ -24,24 +24,24 @@ GB = 10**9
 def show_plan(planned: Rollout) -> Table:
     """The table that `fab upgrade` and `fab rollback` ask about."""
     title = f"{planned.kind.capitalize()} {planned.run_id}"
-    shown = console.table(title, "wave", "host", "region", "from", "to", "to stage")
+    shown = console.table(title, "wave", "host", "region", "from", "to", "to fetch")
     for number, wave in enumerate(planned.waves, 1):
         for host in wave.hosts:
             old, new = planned.changes[host]
-            staged = planned.to_stage_bytes[host]
+            size = planned.to_fetch_bytes[host]
             shown.add_row(
                 "canary" if wave.canary else str(number),
                 host,
                 wave.region,
                 old.short() if old else "-",
                 new.short(),
-                f"{staged / GB:,.1f} GB" if staged else "-",
+                f"{size / GB:,.1f} GB" if size else "-",
             )
     for skip in planned.skipped:
         shown.add_row("-", skip.host, "", "", f"skipped: {skip.reason}", "")
-    total = sum(planned.to_stage_bytes.values()) / GB
+    total = sum(planned.to_fetch_bytes.values()) / GB
     most = max(len(wave.hosts) for wave in planned.waves)
-    first = f"{total:,.1f} GB to stage first, then " if total else "nothing to stage, "
+    first = f"{total:,.1f} GB to fetch first, then " if total else "nothing to fetch, "
     summary = (
         f"{_macs(len(planned.hosts))}, {first}about {max(1, round(planned.expected_minutes))} min"
         f" of switching in {len(planned.waves)} waves of at most {_macs(most)},"
@@ -66,7 +66,7 @@ def plan_record(planned: Rollout) -> dict[str, Any]:
                     "canary": wave.canary,
                     "from": old.short() if old else None,
                     "to": new.short(),
-                    "to_stage_bytes": planned.to_stage_bytes[host],
+                    "to_fetch_bytes": planned.to_fetch_bytes[host],
                 }
             )
     return {
@@ -99,7 +99,7 @@ def report(journal: Journal) -> dict[str, Any]:
                 "from": old.short() if old else None,
                 "to": new.short(),
                 "phase": str(progress.of(host)),
-                "staged_bytes": planned.to_stage_bytes[host],
+                "fetched_bytes": planned.to_fetch_bytes[host],
                 "outage_s": round(sum(outages), 2) if outages else None,
                 "before": values.get("before"),
                 "after": values.get("after"),
@@ -143,7 +143,7 @@ def show(record: Mapping[str, Any]) -> Table:
         "host",
         "phase",
         "to",
-        "staged",
+        "fetched",
         "outage s",
         "tokens/s before",
         "after",
@@ -159,7 +159,7 @@ def show(record: Mapping[str, Any]) -> Table:
             mac["host"],
             mac["phase"],
             mac["to"],
-            f"{mac['staged_bytes'] / GB:,.1f} GB" if mac["staged_bytes"] else "-",
+            f"{mac['fetched_bytes'] / GB:,.1f} GB" if mac["fetched_bytes"] else "-",
             figure(mac["outage_s"]),
             figure(before.get("tokens_per_s")),
             figure(after.get("tokens_per_s")),

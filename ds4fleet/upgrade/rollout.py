@@ -1,6 +1,6 @@
 """Rolling upgrades: who is switched when, what has been done, what comes next. Pure.
 
-The order of work follows what rollout tools have learned: stage everything first, one canary, then waves
+The order of work follows what rollout tools have learned: prefetch everything first, one canary, then waves
 inside one region at a time, a gate after every wave. What was drained and switched is read from the journal,
 never guessed from the state of the fleet.
 """
@@ -45,7 +45,7 @@ class HostState:
     """One Mac before a rollout, by its plan for the new version and its observation.
 
     serving: it answers now. healthy: nothing is wrong with it that an upgrade must not meet; trouble says
-    what is. refusals: what its plan for the target says against it. to_stage_bytes: still to fetch.
+    what is. refusals: what its plan for the target says against it. to_fetch_bytes: still to fetch.
     locked_by: another run and its owner. rules: of its region.
     """
 
@@ -56,7 +56,7 @@ class HostState:
     current: Version | None
     target: Version | None
     refusals: tuple[str, ...] = ()
-    to_stage_bytes: int = 0
+    to_fetch_bytes: int = 0
     switch_minutes: float = 0.0
     locked_by: str = ""
     trouble: str = ""
@@ -88,7 +88,7 @@ class Rollout:
     created_at: str
     waves: tuple[Wave, ...]
     changes: Mapping[str, tuple[Version | None, Version]]
-    to_stage_bytes: Mapping[str, int]
+    to_fetch_bytes: Mapping[str, int]
     skipped: tuple[Skip, ...] = ()
     expected_minutes: float = 0.0
     #: `upgrade` or `rollback`; notes: what an operator should know before the start.
@@ -126,7 +126,10 @@ class Rollout:
             created_at=data["created_at"],
             waves=tuple(Wave(w["region"], tuple(w["hosts"]), w["canary"]) for w in data["waves"]),
             changes=changes,
-            to_stage_bytes=dict(data["to_stage_bytes"]),
+            # Called to_stage_bytes before 0.2.0.
+            to_fetch_bytes=dict(
+                data["to_fetch_bytes"] if "to_fetch_bytes" in data else data["to_stage_bytes"]
+            ),
             skipped=tuple(Skip(**skip) for skip in data["skipped"]),
             expected_minutes=data["expected_minutes"],
             kind=data["kind"],
@@ -185,7 +188,7 @@ def plan_rollout(
         created_at=stamp(now),
         waves=tuple(plan),
         changes=targets,
-        to_stage_bytes={item.host: item.to_stage_bytes for item in todo},
+        to_fetch_bytes={item.host: item.to_fetch_bytes for item in todo},
         skipped=tuple(skipped),
         expected_minutes=_minutes(plan, todo),
         notes=tuple(notes),
@@ -213,7 +216,7 @@ def plan_rollback(
         created_at=stamp(now),
         waves=tuple(waves),
         changes={item.host: (item.current, item.target) for item in todo if item.target is not None},
-        to_stage_bytes={item.host: 0 for item in todo},
+        to_fetch_bytes={item.host: 0 for item in todo},
         skipped=tuple(skipped),
         expected_minutes=_minutes(waves, todo),
         kind="rollback",

@@ -176,7 +176,7 @@ def abort(
     alive = held is not None and held.alive and held.run_id == journal.folder.name
     if alive and any(progress.of(host) == UpgradeState.PENDING for host in journal.rollout().hosts):
         # An aborted rollout does not wait for hours until its weights have come.
-        play.ansible("stage", journal.rollout().hosts, {"ds4_stage_action": "abort"}, json=json)
+        play.ansible("prefetch", journal.rollout().hosts, {"ds4_prefetch_action": "abort"}, json=json)
     if alive:
         play.call_off(journal, json=json)
         _wait_for_the_end(root)

@@ -84,7 +84,7 @@ def here(wanted: Order) -> Report:
 def release(host: Host, engine: str) -> tuple[str, str]:
     """(folder, commit) of a release that a Mac has built; engine: the beginning of its commit, "" for the one
     that serves. Raises OperatorError."""
-    root = Paths(str(host.vars.get("ds4_root") or Paths.root)).engine
+    root = Paths(host.root).engine
     folder = f"{root}/releases/{engine[:12]}" if engine else f"{root}/current"
     found = ssh.run(host, f"cat {shlex.quote(f'{folder}/{RELEASE_MARKER}')}\n", most_bytes=MARKER_BYTES)
     if found.kind in ssh.SILENT:
@@ -125,8 +125,7 @@ def on_mac(host: Host, wanted: Order) -> Report:
 
 def script(host: Host, wanted: Order) -> str:
     """For /bin/sh on the Mac. JSON in ASCII has no line of its own that ends it."""
-    root = Paths(str(host.vars.get("ds4_root") or Paths.root)).root
-    user = str(host.vars.get("ds4_service_user") or "_ds4")
-    words = ["sudo", "-n", "-H", "-u", user, "--", *agent.argv(root, "qualify")]
+    user = str(host.settings["ds4_service_user"])
+    words = ["sudo", "-n", "-H", "-u", user, "--", *agent.argv(host.root, "qualify")]
     data = json.dumps(shaped.to_json(wanted))
     return f"cd /\n{shlex.join(words)} <<'{_END}'\n{data}\n{_END}\n"

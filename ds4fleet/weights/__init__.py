@@ -1,1 +1,1 @@
-"""`fab stage` and `fab weights`: bring weights to Macs, and look after those that are there."""
+"""`fab prefetch` and `fab weights`: bring weights to Macs, and look after those that are there."""

@@ -120,7 +120,7 @@ def propose(
         )
     if found.sha256 is None:
         unknown.append(
-            "the sha256, without which nothing is staged: put in the publisher's, or add --hash for a file"
+            "the sha256, without which nothing is fetched: put in the publisher's, or add --hash for a file"
             " of this machine."
         )
     unknown += _twins(found, header, family, catalogue)

@@ -91,12 +91,14 @@ def advice(findings: Sequence[Finding]) -> list[str]:
         said = f"{one.host}: {one.name} is not what it should be: {one.why}. Its stamp is withdrawn"
         if SERVED in one.used:
             sentences.append(
-                f"{said}; it is BEING SERVED and was not touched. Bring a good copy beside it with `fab stage"
-                f" -l {one.host}` (the wrong one is kept aside), then restart the engine on the Mac: `sudo"
-                " launchctl kickstart -k system/com.ds4fleet.server`."
+                f"{said}; it is BEING SERVED and was not touched. Bring a good copy beside it with"
+                f" `fab prefetch -l {one.host}` (the wrong one is kept aside), then restart the engine on the"
+                " Mac: `sudo launchctl kickstart -k system/com.ds4fleet.server`."
             )
         else:
-            sentences.append(f"{said}, so it will not be served; `fab stage -l {one.host}` brings it again.")
+            sentences.append(
+                f"{said}, so it will not be served; `fab prefetch -l {one.host}` brings it again."
+            )
     return sentences
 
 
@@ -106,17 +108,17 @@ def prune(
     region: str = "",
     limit: str = "",
     wrong: bool = False,
-    staged: bool = False,
+    prefetched: bool = False,
     yes: bool = False,
     json_out: bool = False,
 ) -> int:
     """Show what is not needed on the selected Macs, ask, and delete it.
 
-    wrong: copies kept aside too. staged: also what was staged and is not used yet. Raises OperatorError where
-    ds4_safe_mode is true or a rollout is under way, before anything is deleted.
+    wrong: copies kept aside too. prefetched: also what was prefetched and is not used yet. Raises
+    OperatorError where ds4_safe_mode is true or a rollout is under way, before anything is deleted.
     """
     hosts = Fleet.select(host=host, region=region, limit=limit).hosts
-    also = {"ds4_weights_prune_wrong": wrong, "ds4_weights_prune_staged": staged}
+    also = {"ds4_weights_prune_wrong": wrong, "ds4_weights_prune_prefetched": prefetched}
     values = {"ds4_weights_action": "prune", **also}
     report = _run(hosts, values, "--check")
     if not (json_out and yes):

@@ -14,7 +14,9 @@ GB = 10**9
 @dataclass(frozen=True)
 class File:
     """One file in a Mac's directory of weights. kind: proven, unproven, part or wrong; used: `running`,
-    `configured`, `version before`, `being staged`, the releases that link to it, or what it is staged for."""
+    `configured`, `version before`, `being prefetched`, the releases that link to it, or what it was
+    prefetched for.
+    """
 
     host: str
     name: str

@@ -58,7 +58,7 @@ class TransferOrder(Section):
     wide_rate_limit_mbps: int
     window: str
     token_file: str
-    staged_for: str
+    prefetched_for: str
     peers: tuple[Peer, ...] = ()
     failover: Failover = Failover()
     schema: int = SCHEMA

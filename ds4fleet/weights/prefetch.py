@@ -1,4 +1,4 @@
-"""`fab stage`: weights on their way, one line per Mac while they come."""
+"""`fab prefetch`: weights on their way, one line per Mac while they come."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Line:
     note: str = ""
 
 
-def stage(
+def prefetch(
     *,
     limit: str = "",
     model: str = "",
@@ -67,14 +67,14 @@ def stage(
             console.out.print(show(lines))
         return _exit_code(lines)
     if wishes:
-        return playbook.play("stage", hosts, {"ds4_stage_action": wishes[0]})
+        return playbook.play("prefetch", hosts, {"ds4_prefetch_action": wishes[0]})
     asked = {"ds4_model": model} if model else {}
-    code = playbook.play("stage", hosts, {**asked, "ds4_stage_wait": False})
+    code = playbook.play("prefetch", hosts, {**asked, "ds4_prefetch_wait": False})
     if code or detach:
         return code
     lines = watch(hosts)
     if all(line.state in OVER for line in lines):
-        closed = playbook.play("stage", hosts, {"ds4_stage_action": "close"}, quiet=True)
+        closed = playbook.play("prefetch", hosts, {"ds4_prefetch_action": "close"}, quiet=True)
         return _exit_code(lines) or closed
     return _exit_code(lines)
 
@@ -94,7 +94,7 @@ def watch(hosts: Sequence[Host]) -> list[Line]:
                 lines = look(hosts)
                 live.update(show(lines))
     except KeyboardInterrupt:
-        console.out.print("The Macs go on: fab stage --status shows how far, --pause and --abort stop it.")
+        console.out.print("The Macs go on: fab prefetch --status shows how far, --pause and --abort stop it.")
     return lines
 
 

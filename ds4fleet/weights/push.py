@@ -88,7 +88,7 @@ def start(transfers: Iterable[Transfer]) -> Path | None:
         {
             "name": one.host.name,
             "connection": one.host.reached.to_dict(),
-            "root": str(one.host.vars.get("ds4_root", naming.ROOT)),
+            "root": one.host.root,
             "order_id": one.order_id,
             "socket": one.socket,
             "chunk_bytes": one.chunk_bytes,
@@ -161,7 +161,7 @@ def run(one: Transfer, over: threading.Event) -> str:
     with claimed(f"push-{one.host.name}-{one.order_id}") as mine:
         if not mine:
             return "another process is at it"
-        folder = naming.transfer(str(one.host.vars.get("ds4_root", naming.ROOT)))
+        folder = naming.transfer(one.host.root)
         script = _UNTIL_OVER.format(id=one.order_id, folder=folder, order_s=ORDER_S)
         with seeding(one) as local:
             failed_since, pause_s = None, 1

@@ -141,7 +141,7 @@ def _failover(chain: Sequence[Mac], place: int) -> Failover:
     mac, first = chain[place], chain[0]
     second = next((one for one in chain[1:] if not one.is_complete), None)
     pushed = any(url.startswith(PUSHED) for item in mac.files for url in item["urls"])
-    if second is None or pushed or int(mac.settings["ds4_stage_region_rate_mbps"]):
+    if second is None or pushed or int(mac.settings["ds4_prefetch_region_rate_mbps"]):
         return Failover()
     if mac is second:
         cap_mbps = 0 if first.is_complete else int(first.settings["ds4_weights_rate_limit_mbps"])
@@ -160,20 +160,20 @@ def _peer(mac: Mac, wait: bool) -> Peer:
 def _order(mac: Mac, sharing: int) -> TransferOrder:
     """`sharing`: chains of the region that go to the source, and have its cap in common."""
     settings = mac.settings
-    slots, chunk_mib = int(settings["ds4_stage_seed_slots"]), int(settings["ds4_stage_chunk_mib"])
+    slots, chunk_mib = int(settings["ds4_prefetch_seed_slots"]), int(settings["ds4_prefetch_chunk_mib"])
     if slots < 1 or chunk_mib < 1:
         raise OperatorError(
-            f"{mac.name}: ds4_stage_seed_slots and ds4_stage_chunk_mib must be 1 or more",
+            f"{mac.name}: ds4_prefetch_seed_slots and ds4_prefetch_chunk_mib must be 1 or more",
             exit_code=EXIT_USAGE,
         )
-    window = str(settings["ds4_stage_window"])
+    window = str(settings["ds4_prefetch_window"])
     if window:
         try:
             weights_window.parse(window)
         except ValueError as error:
-            raise OperatorError(f"{mac.name}: ds4_stage_window: {error}", exit_code=EXIT_USAGE) from None
+            raise OperatorError(f"{mac.name}: ds4_prefetch_window: {error}", exit_code=EXIT_USAGE) from None
     keys = ("name", "path", "bytes", "sha256", "urls", "header")
-    region_mbps = int(settings["ds4_stage_region_rate_mbps"])
+    region_mbps = int(settings["ds4_prefetch_region_rate_mbps"])
     return TransferOrder(
         dir=mac.dir,
         on_volume=mac.on_volume,
@@ -187,5 +187,5 @@ def _order(mac: Mac, sharing: int) -> TransferOrder:
         wide_rate_limit_mbps=max(1, region_mbps // sharing) if region_mbps else 0,
         window=window,
         token_file=str(settings["ds4_weights_token_file"]),
-        staged_for=mac.model,
+        prefetched_for=mac.model,
     )

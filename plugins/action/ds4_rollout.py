@@ -33,7 +33,7 @@ ON_THE_MAC = {
 }
 #: Steps that are only written down, as what.
 NOTED: dict[str, dict[str, Any]] = {
-    "staged": {"host_phase": UpgradeState.STAGED},
+    "prefetched": {"host_phase": UpgradeState.PREFETCHED},
     "promoted": {"phase": UpgradeState.PROMOTED},
 }
 #: Steps that switch the Mac, and write down how far they are.
@@ -81,8 +81,8 @@ class ActionModule(ActionBase):
         return result
 
     def _noted(self, journal: Journal, state: str, host: str) -> dict[str, Any]:
-        if state != "staged" or journal.progress().of(host) == UpgradeState.PENDING:
-            about = {"host": host} if state == "staged" else {}
+        if state != "prefetched" or journal.progress().of(host) == UpgradeState.PENDING:
+            about = {"host": host} if state == "prefetched" else {}
             journal.append(datetime.now(UTC), **about, **NOTED[state])
             report.write(journal)
         return {"changed": False}

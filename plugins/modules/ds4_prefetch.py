@@ -23,8 +23,8 @@ options:
   state:
     description:
       - C(prepared) makes the Mac's key. C(ordered) writes order, host keys and the keys that may ask.
-        C(marked) says in the stamps of O(files) what they are staged for. Both take the mark from what is in
-        use by now.
+        C(marked) says in the stamps of O(files) what they are prefetched for. Both take the mark from what is
+        in use by now.
       - C(started) makes sure that the fetch works on the order, and leaves one alone that does. C(paused),
         C(resumed) and C(aborted) give the fetch that order. C(closed) removes the keys and the order.
     type: str
@@ -35,7 +35,7 @@ options:
     type: path
   files:
     default: []
-  staged_for:
+  prefetched_for:
     description: Id of the model that they are for, for O(state=marked).
     type: str
     default: ""
@@ -98,7 +98,7 @@ TOKEN = "token.env"
 WORDS = {"paused": "pause", "resumed": "run", "aborted": "abort"}
 
 
-class Stage:
+class Prefetch:
     """The folder of staging on this Mac."""
 
     def __init__(self, folder: str, keys_path: str, dry: bool) -> None:
@@ -132,7 +132,7 @@ class Stage:
             self.changed = True
             if self.dry:
                 return
-            command = [KEYGEN, "-q", "-t", "ed25519", "-N", "", "-C", "ds4-stage", "-f", path]
+            command = [KEYGEN, "-q", "-t", "ed25519", "-N", "", "-C", "ds4-prefetch", "-f", path]
             result = run_all({"it": command})["it"]
             if not result.ok:
                 raise ValueError(result.sentence())
@@ -172,12 +172,12 @@ class Stage:
             launchd.do(step, job)
 
     def unmark_used(self, root: str) -> None:
-        """What was staged and is used by now is kept for that reason alone, and can go when it is over."""
+        """What was prefetched and is used by now is kept for its use alone, and can go when that is over."""
         for name in store.users(root):
             self.mark(os.path.join(root, "models", name), "")
 
-    def mark(self, path: str, staged_for: str) -> None:
-        if weights_stamp.mark(path, staged_for, self.dry):
+    def mark(self, path: str, prefetched_for: str) -> None:
+        if weights_stamp.mark(path, prefetched_for, self.dry):
             self.changed = True
 
     def close(self) -> None:
@@ -199,7 +199,7 @@ def main() -> None:
             },
             "keys_path": {"type": "path", "no_log": False},
             "files": {"type": "list", "elements": "dict", "default": []},
-            "staged_for": {"type": "str", "default": ""},
+            "prefetched_for": {"type": "str", "default": ""},
             "root": {"type": "path", "default": "/opt/ds4"},
             "order": {"type": "dict"},
             "keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
@@ -212,26 +212,26 @@ def main() -> None:
     params, state = module.params, module.params["state"]
     root = params["root"]
     keys_path = params["keys_path"] or naming.seed_keys(root)
-    stage = Stage(naming.transfer(root), keys_path, module.check_mode)
+    prefetch = Prefetch(naming.transfer(root), keys_path, module.check_mode)
     try:
         if state == "prepared":
-            stage.prepare()
+            prefetch.prepare()
         elif state == "marked":
-            stage.unmark_used(params["root"])
+            prefetch.unmark_used(params["root"])
             for wanted in params["files"]:
-                stage.mark(wanted["path"], params["staged_for"])
+                prefetch.mark(wanted["path"], params["prefetched_for"])
         elif state == "ordered":
-            stage.unmark_used(params["root"])
-            stage.order(params["order"], params["keys"], params["known_hosts"], params["token"])
+            prefetch.unmark_used(params["root"])
+            prefetch.order(params["order"], params["keys"], params["known_hosts"], params["token"])
         elif state == "started":
-            stage.start(naming.label(params["root"], "fetch"))
+            prefetch.start(naming.label(params["root"], "fetch"))
         elif state == "closed":
-            stage.close()
-        elif state in WORDS and os.path.exists(stage.path("order.json")):
-            stage.put(stage.path("control"), WORDS[state])
+            prefetch.close()
+        elif state in WORDS and os.path.exists(prefetch.path("order.json")):
+            prefetch.put(prefetch.path("control"), WORDS[state])
     except (JobError, ValueError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=stage.changed, status=stage.status())
+    module.exit_json(changed=prefetch.changed, status=prefetch.status())
 
 
 if __name__ == "__main__":

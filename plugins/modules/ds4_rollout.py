@@ -28,9 +28,9 @@ options:
         of the run that is under way.
       - V(upgraded) switches the Mac to its plan, the fact C(ds4_plan); V(taken_back) to the version before.
         Both confirm a switch that has passed its gate.
-      - V(staged) and V(promoted) only write down that the Mac has what it needs, and that all are done.
+      - V(prefetched) and V(promoted) only write down that the Mac has what it needs, and that all are done.
     type: str
-    choices: [locked, unlocked, aborted, staged, upgraded, taken_back, promoted]
+    choices: [locked, unlocked, aborted, prefetched, upgraded, taken_back, promoted]
     required: true
 attributes:
   check_mode:

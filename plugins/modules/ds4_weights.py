@@ -12,7 +12,7 @@ short_description: Fetch, prove, stamp and link model files
 description:
   - A file that is in place with a valid stamp costs two stat calls. One that is in place without a stamp is
     adopted after proof, also when it lay there before the volume was mounted. One that is missing is fetched
-    in chunks by closed ranges, and goes on where an earlier run or C(fab stage) was cut off.
+    in chunks by closed ranges, and goes on where an earlier run or C(fab prefetch) was cut off.
   - Proof is size, sha256 and GGUF header. A file that fails it is kept aside as C(.sha-mismatch), is never
     linked and never served.
 version_added: "0.1.0"
@@ -51,8 +51,8 @@ options:
     type: dict
   chunk_mib:
     description:
-      - Size of a chunk in MiB, the unit of resumption. It is that of C(fab stage), so that each continues the
-        parts of the other.
+      - Size of a chunk in MiB, the unit of resumption. It is that of C(fab prefetch), so that each continues
+        the parts of the other.
     type: int
     default: 16
   rate_limit_mbps:

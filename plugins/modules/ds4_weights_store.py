@@ -23,8 +23,8 @@ options:
       - C(verified) reads files anew past the cache, giving way to a running engine, renews the stamps of
         those that are what they should be and withdraws the others'.
       - C(pruned) deletes what neither this Mac nor O(keep) needs, and says why the rest stays. What was
-        staged stays until it is used or O(staged) is true. Directories of KV entries go with the last version
-        that could use them.
+        prefetched stays until it is used or O(prefetched) is true. Directories of KV entries go with the last
+        version that could use them.
     type: str
     choices: [verified, pruned]
     required: true
@@ -46,8 +46,8 @@ options:
     description: Whether to delete copies that failed their proof and were kept aside, for O(state=pruned).
     type: bool
     default: false
-  staged:
-    description: Whether to delete staged files that nothing else needs yet, for O(state=pruned).
+  prefetched:
+    description: Whether to delete prefetched files that nothing else needs yet, for O(state=pruned).
     type: bool
     default: false
 attributes:
@@ -135,9 +135,9 @@ def prune(
     """(results, whether something was deleted)."""
     for name in params["keep"]:
         needed.setdefault(name, []).append("planned")
-    staged = store.staged(params["root"])
-    if not params["staged"]:
-        for name, why in staged.items():
+    prefetched = store.prefetched(params["root"])
+    if not params["prefetched"]:
+        for name, why in prefetched.items():
             needed.setdefault(name, [why])
     can_go = dict(store.needless(chosen, needed, params["known"], params["wrong"]))
     results = []
@@ -148,7 +148,7 @@ def prune(
             continue
         if not dry:
             store.remove(folder, item)
-        why = staged.get(item.name, can_go[item])
+        why = prefetched.get(item.name, can_go[item])
         results.append(result(item.name, item.bytes, "free" if dry else "freed", why, needed))
     return results, bool(can_go)
 
@@ -166,7 +166,7 @@ def main() -> None:
             "keep": {"type": "list", "elements": "str", "default": []},
             "names": {"type": "list", "elements": "str", "default": []},
             "wrong": {"type": "bool", "default": False},
-            "staged": {"type": "bool", "default": False},
+            "prefetched": {"type": "bool", "default": False},
             "safe_mode": {"type": "bool", "default": True},
         },
         supports_check_mode=True,

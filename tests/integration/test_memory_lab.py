@@ -22,7 +22,7 @@ pytestmark = pytest.mark.lab
 MAY = "8d576642c39b9a2d782a80159ba84ef5a81c0b81"
 SERVER = "com.ds4fleet.server"
 #: Of the memory watchdog of these tests.
-WATCHDOG_NOTE = "/private/tmp/guard/stopped"
+WATCHDOG_NOTE = "/private/tmp/watchdog/stopped"
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +89,13 @@ def serves(mac: TestLab) -> bool:
 
 def let_the_watchdog_stop(mac: TestLab, fault: str) -> None:
     """The fault is on until the memory watchdog stops the engine."""
-    mac.exec("sg-02", "/bin/rm", "-rf", "/private/tmp/guard")
+    mac.exec("sg-02", "/bin/rm", "-rf", "/private/tmp/watchdog")
     mac.lab.fault("sg-02", fault)
     try:
         # A second memory watchdog, in more of a hurry than the job: the same code, state of its own.
-        mac.exec("sg-02", "/bin/mkdir", "-p", "/private/tmp/guard")
+        mac.exec("sg-02", "/bin/mkdir", "-p", "/private/tmp/watchdog")
         hurried = agent.argv("/opt/ds4", "watch", "run", SERVER)
-        hurried += [f"/Library/LaunchDaemons/{SERVER}.plist", "/private/tmp/guard"]
+        hurried += [f"/Library/LaunchDaemons/{SERVER}.plist", "/private/tmp/watchdog"]
         hurried += ["interval_s=0.3", "empty_s=3", "calm_s=3"]
         threading.Thread(target=runs_until_the_lab_ends, args=(mac, hurried), daemon=True).start()
         note = until(lambda: mac.exec("sg-02", "/bin/cat", WATCHDOG_NOTE, check=False))
@@ -108,7 +108,7 @@ def let_the_watchdog_stop(mac: TestLab, fault: str) -> None:
             "sg-02",
             "/bin/sh",
             "-c",
-            "kill $(pgrep -f 'ds4agent watch run .* /private/tmp/guard')",
+            "kill $(pgrep -f 'ds4agent watch run .* /private/tmp/watchdog')",
             check=False,
         )
 
@@ -135,7 +135,7 @@ def test_an_upgrade_with_an_automatic_context_lowers_it(may: TestLab) -> None:
 
 
 def test_the_watchdog_stops_the_engine_cleanly_and_says_why(serving: TestLab) -> None:
-    assert job(serving, "com.ds4fleet.guard")["state"] == "running"
+    assert job(serving, "com.ds4fleet.watchdog")["state"] == "running"
     let_the_watchdog_stop(serving, "memory-pressure")
 
 

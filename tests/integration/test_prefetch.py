@@ -19,12 +19,12 @@ from tests.support import asked
 
 pytestmark = pytest.mark.lab
 MODELS = "/opt/ds4/models"
-STAGE = "/opt/ds4/var/stage"
+FOLDER = "/opt/ds4/var/prefetch"
 OTHER = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"
-ARGUMENTS = ("-e", "ds4_model=flash-q2", "-e", "ds4_stage_chunk_mib=1")
+ARGUMENTS = ("-e", "ds4_model=flash-q2", "-e", "ds4_prefetch_chunk_mib=1")
 REGION = "tyo-02,tyo-03"
 ELSEWHERE = "sg-01"
-DETACHED = ("-e", "ds4_stage_wait=false")
+DETACHED = ("-e", "ds4_prefetch_wait=false")
 #: Slow enough to be looked at while it works: 21 MB take 14 s.
 SLOW = (*DETACHED, "-e", "ds4_weights_rate_limit_mbps=12")
 #: Slow enough to be told something by a play on a busy machine.
@@ -39,11 +39,11 @@ class Region:
         self.lab = lab
         self.hosts = REGION.split(",")
 
-    def stage(self, *more: str, limit: str = REGION, **options: Any) -> Any:
+    def prefetch(self, *more: str, limit: str = REGION, **options: Any) -> Any:
         return self.lab.ansible("playbooks/prefetch.yml", limit, *ARGUMENTS, *more, **options)
 
     def tell(self, action: str) -> Any:
-        return self.stage("-e", f"ds4_stage_action={action}")
+        return self.prefetch("-e", f"ds4_prefetch_action={action}")
 
     def sent(self, begun: float) -> int:
         """Bytes of the other model in answers to what was asked for from this moment on."""
@@ -70,7 +70,7 @@ class Region:
         return {OTHER, f"{OTHER}.stamp"} <= set(names) and f"{OTHER}.sha-mismatch" not in names
 
     def status(self, host: str) -> dict[str, Any]:
-        done = self.lab.lab.exec(host, ["/bin/cat", f"{STAGE}/status.json"])
+        done = self.lab.lab.exec(host, ["/bin/cat", f"{FOLDER}/status.json"])
         found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
         return found
 
@@ -86,7 +86,7 @@ class Region:
 
 
 @pytest.fixture(scope="module")
-def staged(make_lab: Callable[..., Any]) -> Any:
+def prefetched(make_lab: Callable[..., Any]) -> Any:
     """Two Macs of a region and one of another that have engine and weights, and nothing more."""
     everybody = f"{REGION},{ELSEWHERE}"
     found = make_lab(everybody)
@@ -96,8 +96,8 @@ def staged(make_lab: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture
-def region(staged: Any) -> Iterator[Region]:
-    found = Region(staged)
+def region(prefetched: Any) -> Iterator[Region]:
+    found = Region(prefetched)
     found.forget()
     yield found
     found.forget()
@@ -126,13 +126,13 @@ def test_one_copy_comes_over_the_wide_link_and_a_rerun_is_one_look_at_each_mac(
     region: Region, channels: Callable[[], Counter[str]]
 ) -> None:
     begun = asked.now()
-    region.stage()
+    region.prefetch()
     assert all(region.is_proven(host) for host in region.hosts)
     assert region.sent(begun) == region.size(region.hosts[0])
     # What is served is not touched, and nobody can ask for chunks any more.
     assert region.lab.exec(region.hosts[0], "/bin/cat", "/etc/ssh/ds4_seed_keys") == ""
     channels()
-    again = region.stage()
+    again = region.prefetch()
     assert again.changed == 0 and region.sent(begun) == region.size(region.hosts[0])
     assert channels() == dict.fromkeys(region.hosts, 1)
 
@@ -140,28 +140,26 @@ def test_one_copy_comes_over_the_wide_link_and_a_rerun_is_one_look_at_each_mac(
 def test_a_mac_that_has_the_file_is_the_source_of_its_region_and_of_others_where_that_is_allowed(
     region: Region,
 ) -> None:
-    region.stage()
+    region.prefetch()
     region.forget(*region.hosts[1:])
     begun = asked.now()
-    region.stage()
+    region.prefetch()
     assert all(region.is_proven(host) for host in region.hosts) and region.sent(begun) == 0
     limit = f"{region.hosts[0]},{ELSEWHERE}"
-    region.stage("-e", "ds4_seed_across_regions=true", limit=limit)
+    region.prefetch("-e", "ds4_seed_across_regions=true", limit=limit)
     assert region.is_proven(ELSEWHERE) and region.sent(begun) == 0
 
 
 def test_a_seed_hands_out_chunks_and_nothing_else(region: Region) -> None:
-    region.stage("-e", "ds4_stage_wait=false")
+    region.prefetch("-e", "ds4_prefetch_wait=false")
     first, second = region.hosts
     address = str(region.lab.fleet.host(first).address)
-    ssh = (
-        f"/usr/bin/ssh -F /dev/null -i {STAGE}/key -o BatchMode=yes -o UserKnownHostsFile={STAGE}/known_hosts"
-    )
-    ssh += f" -o HostKeyAlias={first} _ds4seed@{address}"
+    ssh = f"/usr/bin/ssh -F /dev/null -i {FOLDER}/key -o BatchMode=yes"
+    ssh += f" -o UserKnownHostsFile={FOLDER}/known_hosts -o HostKeyAlias={first} _ds4seed@{address}"
     said = region.lab.lab.exec(second, ["/bin/sh", "-c", f"echo id | {ssh} /bin/sh"])
     assert "uid" not in said.stdout and "not a request" in said.stdout
     region.until(lambda: region.status(second).get("state") == "done")
-    region.stage("-e", "ds4_stage_action=close")
+    region.prefetch("-e", "ds4_prefetch_action=close")
     refused = region.lab.lab.exec(second, ["/bin/sh", "-c", f"echo id | {ssh}"])
     assert refused.returncode == 255 and "denied" in refused.stderr
 
@@ -170,23 +168,23 @@ def test_after_a_power_cut_at_half_at_most_one_group_of_chunks_comes_again(regio
     begun = asked.now()
     first = region.hosts[0]
     # Alone: while a Mac is away for long, the next one of its region fetches what it lacks from the source.
-    slowly = ("-e", "ds4_stage_wait=false", "-e", "ds4_weights_rate_limit_mbps=12")
-    region.stage(*slowly, limit=first)
+    slowly = ("-e", "ds4_prefetch_wait=false", "-e", "ds4_weights_rate_limit_mbps=12")
+    region.prefetch(*slowly, limit=first)
     total = region.status(first)["total_bytes"]
     region.until(lambda: region.status(first).get("done_bytes", 0) > total // 2)
     region.lab.lab.power_cut(first)
     region.until(lambda: region.status(first).get("state") == "done", 120)
-    region.stage()
+    region.prefetch()
     assert all(region.is_proven(host) for host in region.hosts)
     # A group lasts a second, at 1.5 MB/s. A request that the cut ended is logged with what was sent, the
     # buffers of the line among it.
     assert region.sent(begun) <= total + 6 * 1024 * 1024
-    region.stage("-e", "ds4_stage_action=close")
+    region.prefetch("-e", "ds4_prefetch_action=close")
 
 
 def test_it_pauses_resumes_and_ends_as_it_is_told_and_a_rerun_attaches(region: Region) -> None:
     begun = asked.now()
-    region.stage(*SLOWER)
+    region.prefetch(*SLOWER)
     first = region.hosts[0]
     pid, total = region.status(first)["pid"], region.status(first)["total_bytes"]
     region.until(lambda: all(done > total // 4 for done in region.done_bytes()))
@@ -196,7 +194,7 @@ def test_it_pauses_resumes_and_ends_as_it_is_told_and_a_rerun_attaches(region: R
     region.tell("pause")
     region.until(lambda: region.states() == {"paused"})
     paused = region.done_bytes()
-    again = region.stage(*SLOWER)
+    again = region.prefetch(*SLOWER)
     assert again.changed == 0 and region.states() == {"paused"} and region.done_bytes() == paused
     assert region.status(first)["pid"] == pid and region.status(first)["reason"] == "paused by the operator"
     region.tell("resume")
@@ -205,7 +203,7 @@ def test_it_pauses_resumes_and_ends_as_it_is_told_and_a_rerun_attaches(region: R
     region.until(lambda: region.states() == {"aborted"})
     kept = region.done_bytes()
     assert all(kept) and not any(region.is_proven(host) for host in region.hosts)
-    region.stage()
+    region.prefetch()
     assert all(region.is_proven(host) for host in region.hosts)
     # What was kept was not fetched again: at each break at most what was on the line.
     assert region.sent(begun) <= total + 2 * 4 * 1024 * 1024
@@ -214,15 +212,15 @@ def test_it_pauses_resumes_and_ends_as_it_is_told_and_a_rerun_attaches(region: R
 def window(opens_in_h: int) -> str:
     """Two hours of the day, in UTC."""
     opens = datetime.now(UTC) + timedelta(hours=opens_in_h)
-    return f"ds4_stage_window='{opens:%H:%M}-{opens + timedelta(hours=2):%H:%M} UTC'"
+    return f"ds4_prefetch_window='{opens:%H:%M}-{opens + timedelta(hours=2):%H:%M} UTC'"
 
 
 def test_outside_its_window_it_waits_and_in_it_the_cap_of_the_region_holds(region: Region) -> None:
     begun = asked.now()
-    region.stage("-e", window(3), *DETACHED)
+    region.prefetch("-e", window(3), *DETACHED)
     region.until(lambda: region.states() == {"paused"})
     assert region.status(region.hosts[0])["reason"].startswith("waits for ") and region.sent(begun) == 0
-    region.stage("-e", window(-1), *DETACHED, "-e", "ds4_stage_region_rate_mbps=16")
+    region.prefetch("-e", window(-1), *DETACHED, "-e", "ds4_prefetch_region_rate_mbps=16")
     first, total = region.hosts[0], region.size_ordered()
     region.until(lambda: region.status(first).get("done_bytes", 0) > total // 2)
     assert region.status(first)["bytes_per_s"] <= 1.5 * 16e6 / 8
@@ -239,7 +237,7 @@ SECRET = "hf_0123456789abcdef"
 def gated(region: Region, tmp_path: Path) -> Iterator[tuple[str, ...]]:
     """A source that wants a token; the arguments that lend one."""
     variables = tmp_path / "token.json"
-    variables.write_text(json.dumps({"ds4_stage_token": SECRET}))
+    variables.write_text(json.dumps({"ds4_prefetch_token": SECRET}))
     for host in region.hosts:
         region.lab.lab.fault(host, "token-required")
     yield ("-e", f"@{variables}")
@@ -262,9 +260,9 @@ def test_a_token_is_lent_while_there_is_something_to_fetch_and_is_on_no_command_
     watcher = Thread(target=watch)
     watcher.start()
     try:
-        region.stage(*SLOW, *gated)
+        region.prefetch(*SLOW, *gated)
         region.until(lambda: region.status(first).get("done_bytes", 0) > 0)
-        token = f"{STAGE}/token.env"
+        token = f"{FOLDER}/token.env"
         # To the one that fetches, and to the one that takes over when it fails.
         for host in (first, second):
             assert region.lab.exec(host, "/usr/bin/stat", "-f", "%Lp %Su", token).split() == ["600", "root"]
@@ -276,14 +274,14 @@ def test_a_token_is_lent_while_there_is_something_to_fetch_and_is_on_no_command_
     assert not any(SECRET.encode() in argv for argv in seen)
     for host in (first, second):
         assert not region.is_there(host, token) and region.is_proven(host)
-        kept = region.lab.exec(host, "/bin/sh", "-c", f"cat {STAGE}/*.json /var/log/ds4-fetch.log")
+        kept = region.lab.exec(host, "/bin/sh", "-c", f"cat {FOLDER}/*.json /var/log/ds4-fetch.log")
         assert SECRET not in kept
     region.tell("close")
 
 
 def test_a_draft_head_comes_with_its_model(region: Region) -> None:
     head = "DeepSeek-V4-Flash-MTP-Q4K-Q8_0-F32.gguf"
-    region.stage("-e", '{"ds4_sidecars": ["mtp"]}', limit=ELSEWHERE)
+    region.prefetch("-e", '{"ds4_sidecars": ["mtp"]}', limit=ELSEWHERE)
     names = region.lab.exec(ELSEWHERE, "/bin/ls", MODELS).split()
     assert {OTHER, f"{OTHER}.stamp", head, f"{head}.stamp"} <= set(names)
 
@@ -292,7 +290,7 @@ def test_a_dead_relay_is_routed_around_and_gets_the_rest_from_those_behind_it(
     region: Region, gated: tuple[str, ...]
 ) -> None:
     begun = asked.now()
-    region.stage(*SLOW, *gated)
+    region.prefetch(*SLOW, *gated)
     first, second = region.hosts
     total = region.size_ordered()
     region.until(lambda: region.status(second).get("done_bytes", 0) > total // 4)

@@ -117,7 +117,7 @@ def test_an_engine_that_must_not_stay_ends_at_the_canary(
     controller.recalled(MACS[0])
     output = controller.upgrade("--model", OLDER, "--engine", controller.commits[commit], ends=1)
     assert "gate-failed" in output and why in output
-    assert [mac["phase"] for mac in controller.report["hosts"]] == ["reverted", "staged", "staged"]
+    assert [mac["phase"] for mac in controller.report["hosts"]] == ["reverted", "prefetched", "prefetched"]
     assert {name: controller.served(name) for name in MACS} == before
     for name in MACS:
         controller.whole(name)

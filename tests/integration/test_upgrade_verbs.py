@@ -32,7 +32,7 @@ SETTINGS = {
     # All models of these tests beside each other.
     "ds4_storage_models_quota_gb": 450,
     # A fetch looks between chunks whether it is to end.
-    "ds4_stage_chunk_mib": 1,
+    "ds4_prefetch_chunk_mib": 1,
     "ds4_min_healthy_s": 1,
     "ds4_upgrade_hold_s": 10,
     "ds4_drain_notice_s": 1,
@@ -127,7 +127,7 @@ def locks(controller: Controller) -> dict[str, Any]:
 
 
 def is_fetching(controller: Controller, host: str) -> bool:
-    said = controller.lab.exec(host, "/bin/cat", "/opt/ds4/var/stage/status.json", check=False)
+    said = controller.lab.exec(host, "/bin/cat", "/opt/ds4/var/prefetch/status.json", check=False)
     return said.startswith("{") and json.loads(said)["state"] == "fetching"
 
 
@@ -159,7 +159,7 @@ def test_a_plan_that_was_only_written_down_runs_by_itself(controller: Controller
     plan = record(controller.fab("upgrade", *words, "--plan-only", "--json"))
     assert [(mac["host"], mac["canary"]) for mac in plan["hosts"]] == [(SECOND, True), (FIRST, False)]
     assert all(mac["from"].startswith(NEWER) and mac["to"].startswith(OLDER) for mac in plan["hosts"])
-    assert all(mac["to_stage_bytes"] > 80e9 for mac in plan["hosts"])
+    assert all(mac["to_fetch_bytes"] > 80e9 for mac in plan["hosts"])
     assert plan["waves"] == [[SECOND], [FIRST]] and plan["skipped"] == [] and plan["expected_minutes"] > 1
     assert "unfinished" in controller.upgrade("--model", OLDER, ends=None)
     status, output = play(
@@ -169,7 +169,7 @@ def test_a_plan_that_was_only_written_down_runs_by_itself(controller: Controller
     found = controller.report
     assert (found["phase"], found["reverts"]) == ("promoted", 0)
     for mac in found["hosts"]:
-        assert mac["phase"] == "done" and mac["outage_s"] > 0 and mac["staged_bytes"] > 80e9
+        assert mac["phase"] == "done" and mac["outage_s"] > 0 and mac["fetched_bytes"] > 80e9
         for figures in (mac["before"], mac["after"]):
             assert figures["tokens_per_s"] > 0 and figures["headroom_mib"] > 0
     order = [e["host"] for e in controller.last.entries() if e.get("host_phase") == "switching"]
@@ -210,7 +210,7 @@ def pause_after_the_first(controller: Controller) -> Any:
     seen = status(controller)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 3 and "paused: by " in output, output[-6000:]
-    assert [mac["phase"] for mac in controller.report["hosts"]] == ["done", "staged"]
+    assert [mac["phase"] for mac in controller.report["hosts"]] == ["done", "prefetched"]
     return seen
 
 
@@ -389,7 +389,7 @@ def not_there(controller: Controller) -> None:
 @pytest.mark.usefixtures("calm")
 class TestWhatMustNotBeServed:
     @pytest.mark.usefixtures("not_there")
-    def test_weights_of_the_right_size_and_the_wrong_content_are_refused_at_stage(
+    def test_weights_of_the_right_size_and_the_wrong_content_are_refused_when_prefetched(
         self, controller: Controller
     ) -> None:
         before = pids(controller)
@@ -401,7 +401,7 @@ class TestWhatMustNotBeServed:
         found = controller.report
         assert pids(controller) == before
         controller.fab("upgrade", "--abort")
-        assert found["reason"].startswith("stage-failed: tyo-01: ") and "its sha256 is" in output
+        assert found["reason"].startswith("prefetch-failed: tyo-01: ") and "its sha256 is" in output
         assert set(locks(controller).values()) == {None} and pids(controller) == before
 
     def test_proven_weights_that_the_engine_cannot_serve_end_at_the_canary(
@@ -411,7 +411,7 @@ class TestWhatMustNotBeServed:
         output = controller.upgrade("--model", SPOILT, ends=1)
         assert "gate-failed" in output and "output_norm.weight" in output
         found = controller.report
-        assert [mac["phase"] for mac in found["hosts"]] == ["reverted", "staged"]
+        assert [mac["phase"] for mac in found["hosts"]] == ["reverted", "prefetched"]
         assert found["reverts"] == 1 and found["hosts"][0]["outage_s"] > 0
         assert {name: controller.served(name) for name in MACS} == served
         assert pids(controller)[SECOND] == before[SECOND]

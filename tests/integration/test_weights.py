@@ -19,7 +19,7 @@ HOST = "tyo-02"
 MIB = 1024 * 1024
 MODELS = "/opt/ds4/models"
 OTHER = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"
-FETCH = ("--tags", "weights", "-e", "ds4_model=flash-q2", "-e", "ds4_stage_chunk_mib=1")
+FETCH = ("--tags", "weights", "-e", "ds4_model=flash-q2", "-e", "ds4_prefetch_chunk_mib=1")
 
 
 class Mac:

@@ -22,7 +22,7 @@ from tests.support import asked
 
 pytestmark = pytest.mark.lab
 MODELS = "/opt/ds4/models"
-STATUS = "/opt/ds4/var/stage/status.json"
+STATUS = "/opt/ds4/var/prefetch/status.json"
 FIRST, SECOND = MACS = ("tyo-02", "tyo-03")
 LIMIT = ",".join(MACS)
 HELD = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"
@@ -83,8 +83,12 @@ def pushed(controller: Controller) -> dict[str, dict[str, int]]:
     lab = controller.lab
     folder = lab.folder / "disk"
     weights.ensure(folder, HELD)
-    asked = {"ds4_weights_sources": [f"file://{folder}"], "ds4_model": "flash-q2", "ds4_stage_chunk_mib": 1}
-    asked |= {"ds4_stage_wait": False, "ds4_weights_rate_limit_mbps": 24}
+    asked = {
+        "ds4_weights_sources": [f"file://{folder}"],
+        "ds4_model": "flash-q2",
+        "ds4_prefetch_chunk_mib": 1,
+    }
+    asked |= {"ds4_prefetch_wait": False, "ds4_weights_rate_limit_mbps": 24}
     said: dict[str, Any] = {}
 
     def until(ready: Callable[[], bool]) -> None:
@@ -104,7 +108,7 @@ def pushed(controller: Controller) -> dict[str, dict[str, int]]:
     assert not all(said[host]["state"] == "done" for host in MACS)
     lab.ansible("playbooks/prefetch.yml", LIMIT, "-e", json.dumps(asked))
     until(lambda: all(said.get(host, {}).get("state") == "done" for host in MACS))
-    lab.ansible("playbooks/prefetch.yml", LIMIT, "-e", "ds4_stage_action=close")
+    lab.ansible("playbooks/prefetch.yml", LIMIT, "-e", "ds4_prefetch_action=close")
     return {host: said[host]["from"] for host in MACS}
 
 
@@ -140,14 +144,14 @@ def test_list_says_what_is_where_and_whether_it_is_proven(held: Controller) -> N
     ]
 
 
-def test_what_was_staged_is_kept_when_the_plan_names_another_model(held: Controller) -> None:
+def test_what_was_prefetched_is_kept_when_the_plan_names_another_model(held: Controller) -> None:
     held.set(ds4_model="flash-q2-0731")
     try:
         kept = held.json("prune")["findings"]
-        assert [(one["state"], one["why"]) for one in kept] == 2 * [("kept", "staged for flash-q2")]
-        assert [file["used"] for file in held.json("list")] == 2 * [["staged for flash-q2"]]
-        free = held.json("prune", "--staged")["findings"]
-        assert [(one["state"], one["why"]) for one in free] == 2 * [("free", "staged for flash-q2")]
+        assert [(one["state"], one["why"]) for one in kept] == 2 * [("kept", "prefetched for flash-q2")]
+        assert [file["used"] for file in held.json("list")] == 2 * [["prefetched for flash-q2"]]
+        free = held.json("prune", "--prefetched")["findings"]
+        assert [(one["state"], one["why"]) for one in free] == 2 * [("free", "prefetched for flash-q2")]
     finally:
         held.set()
 
@@ -158,7 +162,7 @@ def test_verify_renews_the_stamp_of_what_is_as_it_should_be(held: Controller) ->
     report = held.json("verify", "--file", HELD)
     assert [one["state"] for one in report["findings"]] == ["proven", "proven"]
     assert all(file["kind"] == "proven" and file["proven_at"] >= before for file in held.json("list"))
-    # The new one does not know what the file was staged for.
+    # The new one does not know what the file was prefetched for.
     held.shell(FIRST, f"mv kept.stamp {HELD}.stamp")
 
 

@@ -48,14 +48,14 @@ with patch_module_args(json.load(sys.stdin)):
     runpy.run_module("ansible_collections.ds4.fleet.plugins.modules." + sys.argv[2], run_name="__main__")
 """
 #: The watchdog without the stop itself.
-GUARD = f"""{DAWDLE}\
+WATCHDOG = f"""{DAWDLE}\
 from pathlib import Path
 root = Path(sys.argv[1])
 sys.path.insert(0, str(root / "libexec/ds4agent"))
 from ds4agent.switch import state
 from ds4agent.watchdog import memory as watchdog
 places = state.Places(str(root))
-notes, rules = (root / "guard/stopped", root / "guard/state.json"), dict(drain_s=1, notice_s=0)
+notes, rules = (root / "watchdog/stopped", root / "watchdog/state.json"), dict(drain_s=1, notice_s=0)
 watchdog.keep(*notes, "stop", "hostile", dict(stops=[time.time()]), time.time())
 assert "could not" not in watchdog.warn_clients(places, None, "hostile", rules)
 watchdog.keep(*notes, "start", "hostile", dict(stops=[]), time.time())
@@ -85,7 +85,7 @@ class Programs:
         # What these make for the first time is there before anybody watches; and without anybody in its way,
         # each does what it is to do.
         self.fetch()
-        self.stage()
+        self.prefetch()
         assert not self.build(timeout_s=int(DEADLINE_S)).get("failed"), self.said
 
     def _carry(self) -> None:
@@ -167,13 +167,15 @@ class Programs:
         found: dict[str, Any] = relay.orders([mac])[self.host].order.to_json()
         return found
 
-    def stage(self) -> None:
+    def prefetch(self) -> None:
         for state in ("prepared", "marked", "paused", "resumed", "closed"):
             self.module("ds4_prefetch", state=state, files=self.plan["weights"]["files"], root=ROOT)
         self.module("ds4_prefetch_info", files=self.plan["weights"]["files"])
 
     def fetch(self) -> None:
-        self.module("ds4_prefetch", state="ordered", order=self.order(), keys=["ssh-ed25519 AAAA x"], root=ROOT)
+        self.module(
+            "ds4_prefetch", state="ordered", order=self.order(), keys=["ssh-ed25519 AAAA x"], root=ROOT
+        )
         self.program(*agent.argv(ROOT, "fetch"))
         status = json.loads(self.module("ds4_prefetch_info"))["status"]
         assert status["state"] == "done", self.said
@@ -228,9 +230,9 @@ class Programs:
         self.module("ds4_remove", paths=[f"{plan['releases_dir']}/{self.other[:12]}"])
         return answer
 
-    def guard(self) -> None:
+    def watchdog(self) -> None:
         """What the memory watchdog does around a stop, and after it."""
-        self.program(MAC_PYTHON, "-B", "-c", GUARD, ROOT)
+        self.program(MAC_PYTHON, "-B", "-c", WATCHDOG, ROOT)
 
     def jump(self) -> None:
         """On a jump Mac that was set up when the directory was the tunnel account's."""
@@ -275,7 +277,7 @@ class Programs:
             "verify_weights",
             "prune_weights",
             "weights",
-            "stage",
+            "prefetch",
             "fetch",
             "lock",
             "switch",
@@ -286,7 +288,7 @@ class Programs:
             "machine",
             "verify",
             "build",
-            "guard",
+            "watchdog",
             "jump",
             "looks",
             "logs",

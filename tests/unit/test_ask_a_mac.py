@@ -193,11 +193,11 @@ class TestParts:
             return {name: mac_run.Result([name], *answers[name], "") for name in commands}
 
         monkeypatch.setattr(parts, "run_all", run_all)
-        for name in ("boot", "guard", "engine"):
+        for name in ("boot", "watchdog", "engine"):
             (tmp_path / name).mkdir()
         (tmp_path / "engine/current").symlink_to("releases/54b36ed9ba42")
         (tmp_path / "boot/mounts.state").write_text("at=2026\nreason=waits\nnote=found\n")
-        (tmp_path / "guard/stopped").write_text(watchdog.stop_note(1_785_542_400, "swap grows", 1))
+        (tmp_path / "watchdog/stopped").write_text(watchdog.stop_note(1_785_542_400, "swap grows", 1))
         found = parts.server(str(tmp_path), 1)
         assert (found.macos, found.booted_at_s, found.wired_limit_mib) == ("26.1", 1795300000, 118784)
         assert (found.release, found.job, found.pid) == ("54b36ed9ba42", "spawn scheduled", 0)
@@ -273,7 +273,7 @@ class TestParts:
         }
         assert found["a.gguf"].used == ("running", "current release")
         assert found["b.gguf"].used == ("configured",) and found["b.gguf"].size_bytes == 101
-        assert found["not-a.gguf"].used == ("staged for flash-q2",)
+        assert found["not-a.gguf"].used == ("prefetched for flash-q2",)
         assert found["a.gguf"].sha256 == "a" * 64 and found["a.gguf"].proven_at
 
     def test_how_far_a_verification_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from ds4fleet.fleetview import status
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.remote import observe, ssh
 from ds4fleet.upgrade import snapshot
-from ds4fleet.weights import care, listing, stage
+from ds4fleet.weights import care, listing, prefetch
 from tests.support import bounded, hostile
 
 CHECK = """
@@ -175,7 +175,7 @@ def test_no_verb_ends_with_a_traceback_of_what_a_mac_says(text: str, tmp_path: P
         answer = observe.answer(host, ssh.Result(ssh.Kind.OK, piece, 0))
         assert answer.document is not None or answer.sentence
         snapshot.of(answer, load())
-        stage.show([stage.line_of(answer)])
+        prefetch.show([prefetch.line_of(answer)])
         care._progress([answer])
         assert status.show([status.of(answer)]).row_count == 1
         listing.files_of(answer)

@@ -61,7 +61,7 @@ UNKNOWN = [["--dr"], ["--hos", "a"], ["--host-name=a"], ["--check"], ["--ye"], [
 VERBS: dict[str, list[list[str]]] = {
     "upgrade": [["--model", "flash-q2"], ["--limit", "tokyo"], ["--yes"], ["--status"], ["--json"]],
     "rollback": [["--host", "tyo-01"], ["--all"], ["--yes"], ["--take-over"]],
-    "stage": [["-l", "tokyo"], ["--model=flash-q2"], ["--abort"], ["--detach"]],
+    "prefetch": [["-l", "tokyo"], ["--model=flash-q2"], ["--abort"], ["--detach"]],
     "observe": [["--limit", "tokyo"], ["--save", "facts"]],
     "status": [["--host=tyo-01"], ["--region", "tokyo"], ["--json"]],
     "tunnel": [["--host", "tyo-01"], ["--background"], ["--persist"]],
@@ -69,7 +69,7 @@ VERBS: dict[str, list[list[str]]] = {
     "tunnel.logs": [["--lines", "3"]],
     "jump": [["--limit", "tokyo"], ["--yes"]],
     "lab down": [["--limit", "tokyo"], ["--json"]],
-    "weights prune": [["--wrong"], ["--staged"], ["--yes"]],
+    "weights prune": [["--wrong"], ["--prefetched"], ["--yes"]],
     "access remove ada": [["--region", "tokyo"], ["--yes"]],
 }
 
@@ -139,7 +139,8 @@ class TestOptionsThatAreNotOurs:
             ("tunnel.stop -Htyo-01", "--host"),
             ("rollback --all --yes --dry", "without --yes it shows"),
             ("rollback -l tokyo --yes", "--host or --region"),
-            ("stage --mod flash-q2", "--model"),
+            ("prefetch --mod flash-q2", "--model"),
+            ("weights prune --staged", "--prefetched"),
             ("lab --dry up", "`fab --help lab`"),
         ],
     )
@@ -206,7 +207,7 @@ class TestValuesAndWords:
             ["rollback", "--host", "", "--yes"],
             ["status", "--region", ""],
             ["observe", "--limit", ""],
-            ["stage", "--limit=", "--abort"],
+            ["prefetch", "--limit=", "--abort"],
             ["jump", "--host", "", "--yes"],
             ["weights", "prune", "--host", "", "--yes"],
             ["access", "remove", "ada", "--region", "", "--yes"],
@@ -227,6 +228,7 @@ class TestValuesAndWords:
             ("lab up status", "'status' stands behind 'lab'"),
             ("plan upgrade --yes", "'upgrade' stands behind 'plan'"),
             ("upgrad --yes", "no verb 'upgrad'; did you mean upgrade?"),
+            ("stage --model flash-q2", "fab stage is called fab prefetch now"),
             ("upgrade --yes -- tyo-01", "nothing behind '--'"),
             ("tunnel.logs --lines some", "'some' is not a number"),
             ("lab ssh", "needs a word more"),

@@ -10,7 +10,7 @@ import pytest
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory import fleet as fleet_module
-from ds4fleet.inventory.fleet import Fleet, unknown_name
+from ds4fleet.inventory.fleet import Fleet, Host, unknown_name
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,3 +102,16 @@ def test_an_inventory_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> Non
 def test_a_name_that_nobody_knows_is_not_taken_for_a_group_of_ansibles() -> None:
     error = unknown_name("nope", ["all", "tokyo", "ungrouped"], "host or region")
     assert error.sentence == "The inventory has no host or region 'nope'; it has tokyo."
+
+
+class TestAWholeNumber:
+    """`Host.whole`: what the inventory has as a number, or as a template's text."""
+
+    @pytest.mark.parametrize(("value", "whole"), [(8301, 8301), ("8301", 8301), ("", 0), (None, 0), (0, 0)])
+    def test_is_read(self, value: object, whole: int) -> None:
+        assert Host("tyo-01", "tokyo", {"ds4_tunnel_port": value}).whole("ds4_tunnel_port") == whole
+
+    @pytest.mark.parametrize("value", ["8301a", -1, 1.5, True, [8301]])
+    def test_is_refused_where_it_is_none(self, value: object) -> None:
+        with pytest.raises(OperatorError, match="tyo-01: ds4_tunnel_port is .*; it must be a whole number"):
+            Host("tyo-01", "tokyo", {"ds4_tunnel_port": value}).whole("ds4_tunnel_port")

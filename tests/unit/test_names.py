@@ -58,7 +58,7 @@ HOSTILE: Mapping[str, tuple[Any, ...]] = {
     "ds4_storage_container": ("-x", "disk3; x", "../disk3", "disk3\n"),
     "ds4_timezone": ("../../etc/passwd", "/etc/passwd", "Asia/../x", "-settimezone", "Asia/Tokio", "a\nb"),
     "ds4_engine_repo": ("--upload-pack=x", "ext::sh -c x", "https://x y", "https://x\n", "", "-x:y", "x::y"),
-    "ds4_stage_address": ("-oProxyCommand=x", "a b", "a@b", "x\n"),
+    "ds4_prefetch_address": ("-oProxyCommand=x", "a b", "a@b", "x\n"),
     "ds4_weights_token_file": ("token", "/a/../b", "/a\n", "/.."),
     "ds4_known_hosts": ("/a\nHost *",),
     "ds4_tunnel_keys": (

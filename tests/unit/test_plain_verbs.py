@@ -34,7 +34,7 @@ from ds4fleet.plan import kept
 from ds4fleet.remote import observe
 from ds4fleet.tunnel import cli, daemon, home, view
 from ds4fleet.upgrade import report, rollout, snapshot
-from ds4fleet.weights import care, listing, stage
+from ds4fleet.weights import care, listing, prefetch
 from tests.support.terminal import EVIL, EVIL_LINES, holds, is_safe
 from tests.unit.plan_mac import bare, variables
 
@@ -143,7 +143,7 @@ def test_prefetch(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     words = dict.fromkeys(("state", "file", "source", "error"), EVIL_LINES)
     for parts in ({"staging": document.Progress(**words, updated_at_s=5, total_bytes=5)}, {}):  # type: ignore[arg-type]
         one_mac(monkeypatch, **parts)
-        stage.stage(status=True)
+        prefetch.prefetch(status=True)
     assert is_safe(said := shown()) and holds(said)
 
 
@@ -165,7 +165,7 @@ def test_a_rollout(shown: Shown) -> None:
     seen = snapshot.Snapshot(EVIL, "r", True, lock, EVIL, EVIL, EVIL, True, version)
     console.out.print(report.show_macs([seen], ""))
     figures = {"tokens_per_s": EVIL, "headroom_mib": EVIL}
-    mac = {"host": EVIL, "phase": EVIL, "to": EVIL, "staged_bytes": 0, "outage_s": None, "before": figures}
+    mac = {"host": EVIL, "phase": EVIL, "to": EVIL, "fetched_bytes": 0, "outage_s": None, "before": figures}
     record = {
         "kind": "upgrade",
         "run_id": EVIL,

@@ -354,7 +354,7 @@ def test_an_override_is_shown_wherever_the_plan_is() -> None:
 
 
 def test_a_mac_that_serves_has_a_memory_watchdog_and_another_has_none() -> None:
-    label = "com.ds4fleet.guard"
+    label = "com.ds4fleet.watchdog"
     states = {size: next(job.state for job in plan(size).jobs if job.label == label) for size in SIZES}
     assert states == {24: "absent", 64: "absent", 96: "started", 128: "started", 192: "started",
                       256: "started", 512: "started"}  # fmt: skip
@@ -362,7 +362,7 @@ def test_a_mac_that_serves_has_a_memory_watchdog_and_another_has_none() -> None:
 
 def test_an_engine_that_the_watchdog_stopped_is_told() -> None:
     def stopped(seen: dict[str, Any]) -> None:
-        seen["files"]["/opt/ds4/guard/stopped"] = {"kind": "file", "sha256": "x"}
+        seen["files"]["/opt/ds4/watchdog/stopped"] = {"kind": "file", "sha256": "x"}
         seen["jobs"]["com.ds4fleet.server"].update(state="not running", pid=None)
 
     made = drifted(stopped)

@@ -136,7 +136,7 @@ class TestByFab:
             "observe": lambda: observe.run("stray", str(dead / "facts")),
             "access": lambda: letting_in.apply(["stray"]),
             "jump": lambda: jump_setup._playbook("jump", ["stray"], {}),
-            "stage": lambda: playbook.play("stage", [stray], {}),
+            "prefetch": lambda: playbook.play("prefetch", [stray], {}),
             "weights": lambda: care._run([stray], {"ds4_weights_action": "verify"}),
             "the look of an upgrade": lambda: host_state.observe([stray], dead / "looked"),
         }
@@ -144,7 +144,7 @@ class TestByFab:
             with pytest.raises(OperatorError, match="reached no Mac of stray"):
                 pytest.fail(f"{name} said {verb()}")
         capfd.readouterr()
-        assert play.ansible("stage", ["stray"], {}, json=False) != 0
+        assert play.ansible("prefetch", ["stray"], {}, json=False) != 0
         assert "reached no Mac of stray" in capfd.readouterr().err
 
     def test_none_has_a_way_of_its_own(self) -> None:
@@ -190,7 +190,9 @@ def open_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("verb", [["observe", "--limit", "tokyo"], ["stage", "--pause", "--limit", "tokyo"]])
+@pytest.mark.parametrize(
+    "verb", [["observe", "--limit", "tokyo"], ["prefetch", "--pause", "--limit", "tokyo"]]
+)
 def test_verbs_reach_their_macs_from_a_checkout_that_everybody_may_write_to(
     bare: Path, open_checkout: Path, verb: list[str]
 ) -> None:

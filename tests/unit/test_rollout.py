@@ -31,7 +31,7 @@ OLD, NEW = Version("flash-q2", "a" * 64, "1" * 40), Version("flash-q2-0731", "b"
 
 
 def mac(host: str, region: str = "tokyo", **more: Any) -> HostState:
-    given = {"serving": True, "healthy": True, "current": OLD, "target": NEW, "to_stage_bytes": 10}
+    given = {"serving": True, "healthy": True, "current": OLD, "target": NEW, "to_fetch_bytes": 10}
     return HostState(**{"host": host, "region": region, "switch_minutes": 3.0, **given, **more})
 
 
@@ -205,7 +205,7 @@ class TestJournal:
         assert (progress.phase, progress.reason) == (UpgradeState.PAUSED, "host-lost: b")
 
     def test_a_line_that_a_crash_cut_short_counts_for_nothing_anywhere(self, journal: Journal) -> None:
-        journal.append(NOW, host="a", host_phase=UpgradeState.STAGED)
+        journal.append(NOW, host="a", host_phase=UpgradeState.PREFETCHED)
         whole = journal.path.read_bytes()
         for length in range(len(whole), 0, -7):
             journal.path.write_bytes(whole[:length])
@@ -226,9 +226,9 @@ class TestJournal:
         assert progress.of("a") == UpgradeState.REVERTED
 
     def test_a_run_is_staging_until_its_first_switch(self, journal: Journal) -> None:
-        journal.append(NOW, phase=UpgradeState.STAGING)
-        journal.append(NOW, host="a", host_phase=UpgradeState.STAGED)
-        assert journal.progress().phase == UpgradeState.STAGING
+        journal.append(NOW, phase=UpgradeState.PREFETCHING)
+        journal.append(NOW, host="a", host_phase=UpgradeState.PREFETCHED)
+        assert journal.progress().phase == UpgradeState.PREFETCHING
         journal.append(NOW, host="a", host_phase=UpgradeState.SWITCHING)
         assert journal.progress().phase == UpgradeState.SWITCHING
 

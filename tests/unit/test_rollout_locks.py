@@ -254,7 +254,7 @@ class TestAbortAfterAKill:
                 created_at="2026-11-22T00:00:00+00:00",
                 waves=(Wave("tokyo", ("tyo-01",)),),
                 changes={"tyo-01": (OLD, NEW)},
-                to_stage_bytes={"tyo-01": 0},
+                to_fetch_bytes={"tyo-01": 0},
                 skipped=(),
                 expected_minutes=1.0,
                 notes=(),
@@ -268,9 +268,9 @@ class TestAbortAfterAKill:
         "phases",
         [
             [],
-            [{"phase": UpgradeState.STAGING}],
-            [{"phase": UpgradeState.STAGING}, {"host": "tyo-01", "host_phase": UpgradeState.STAGED}],
-            [{"phase": UpgradeState.STAGING}, {"host": "tyo-01", "host_phase": UpgradeState.SWITCHING}],
+            [{"phase": UpgradeState.PREFETCHING}],
+            [{"phase": UpgradeState.PREFETCHING}, {"host": "tyo-01", "host_phase": UpgradeState.PREFETCHED}],
+            [{"phase": UpgradeState.PREFETCHING}, {"host": "tyo-01", "host_phase": UpgradeState.SWITCHING}],
             [{"phase": UpgradeState.PAUSED, "reason": "paused: by ada"}],
             [{"phase": UpgradeState.FAILED}],
             [{"phase": UpgradeState.ABORTED}],
@@ -320,7 +320,7 @@ class TestAbortAfterAKill:
     def test_one_in_progress_is_still_nobodys_to_take_silently(
         self, tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
     ) -> None:
-        self.journal(tmp_path, {"phase": UpgradeState.STAGING})
+        self.journal(tmp_path, {"phase": UpgradeState.PREFETCHING})
         started(DIE, tmp_path, "run1").wait(30)
         assert "is gone without having ended" in refusal(tmp_path)
         with controller_lock.controller_lock(tmp_path, "run2", "bob@here", take_over=True):
@@ -334,7 +334,7 @@ class TestAbortAfterAKill:
         started: Callable[..., subprocess.Popen[str]],
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        self.journal(tmp_path, {"phase": UpgradeState.STAGING})
+        self.journal(tmp_path, {"phase": UpgradeState.PREFETCHING})
         started(DIE, tmp_path, "run1").wait(30)
         started(
             "import os, signal, sys\n"

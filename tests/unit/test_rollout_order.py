@@ -101,9 +101,9 @@ class TestSteps:
 
     def test_are_kept_in_the_journal_that_the_order_names(self, journal: Journal, tmp_path: Path) -> None:
         order = read(play.write_run(journal)).to_json()
-        done = self.run(tmp_path, order, "staged", "staged")
+        done = self.run(tmp_path, order, "prefetched", "prefetched")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert journal.progress().hosts == {"here": UpgradeState.STAGED}
+        assert journal.progress().hosts == {"here": UpgradeState.PREFETCHED}
         assert len(journal.entries()) == 1
 
     def test_of_another_releases_order_do_nothing(self, journal: Journal, tmp_path: Path) -> None:

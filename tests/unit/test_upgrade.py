@@ -151,12 +151,12 @@ class TestOneMac:
 
     def test_a_mac_that_could_not_begin_is_not_counted_against_the_version(self, journal: Journal) -> None:
         assert stopped(journal, Mac("cancelled", reason="nothing serves")) == Code.REFUSED
-        assert journal.progress().of("a") == UpgradeState.STAGED
+        assert journal.progress().of("a") == UpgradeState.PREFETCHED
 
     def test_a_mac_that_says_no_is_asked_again_after_it_was_mended(self, journal: Journal) -> None:
         assert stopped(journal, Mac(lost=("no",))) == Code.REFUSED
         progress = journal.progress()
-        assert (progress.phase, progress.of("a")) == (UpgradeState.PAUSED, UpgradeState.STAGED)
+        assert (progress.phase, progress.of("a")) == (UpgradeState.PAUSED, UpgradeState.PREFETCHED)
         assert "does not start" in progress.reason
 
     def test_neither_version_serving_is_told_apart_from_a_way_back(self, journal: Journal) -> None:
@@ -252,7 +252,7 @@ class TestReport:
         mac = Mac("holding")
         mac.found("run.1", "reverted")
         mac.journal = {**(mac.journal or {}), "cause": "cut"}
-        journal.append(datetime.now(UTC), phase=UpgradeState.STAGING)
+        journal.append(datetime.now(UTC), phase=UpgradeState.PREFETCHING)
         go(journal, mac)
         (first, _second) = report.report(journal)["hosts"]
         assert (first["outage_s"], first["reverts"], first["attempts"]) == (4.0, 1, 2)
@@ -287,7 +287,7 @@ def observed(**sections: Any) -> Observation:
 class TestPlan:
     def test_what_is_shown_is_what_is_recorded(self) -> None:
         macs = [
-            HostState("a", "tokyo", True, True, OLD, NEW, to_stage_bytes=81 * 10**9, switch_minutes=1.4),
+            HostState("a", "tokyo", True, True, OLD, NEW, to_fetch_bytes=81 * 10**9, switch_minutes=1.4),
             HostState("b", "tokyo", True, True, NEW, NEW),
             HostState("c", "seoul", True, True, OLD, NEW, switch_minutes=1.4),
         ]
@@ -296,7 +296,7 @@ class TestPlan:
         assert Rollout.from_dict(json.loads(json.dumps(made.to_dict()))) == made
         record = report.plan_record(made)
         first, second = record["hosts"]
-        assert (first["host"], first["canary"], first["to_stage_bytes"]) == ("a", True, 81 * 10**9)
+        assert (first["host"], first["canary"], first["to_fetch_bytes"]) == ("a", True, 81 * 10**9)
         assert (first["from"], first["to"]) == (OLD.short(), NEW.short())
         assert (second["host"], second["wave"]) == ("c", 2)
         assert record["skipped"] == [{"host": "b", "reason": f"already on {NEW.short()}"}]
@@ -329,7 +329,7 @@ class TestPlan:
         [
             ({}, "its engine does not answer"),
             (
-                {"files": {"/opt/ds4/guard/stopped": {"kind": "file"}}},
+                {"files": {"/opt/ds4/watchdog/stopped": {"kind": "file"}}},
                 "its memory watchdog stopped the engine",
             ),
             (

@@ -97,3 +97,17 @@ def test_no_package_guesses_a_shape(package: str) -> None:
 def test_no_package_hands_out_objects_whose_keys_nobody_knows(package: str) -> None:
     """Public functions that another package calls, with `dict[str, Any]` for an argument or result."""
     assert [name for here, name in untyped() if here == package] == []
+
+
+def test_variables_of_a_host_are_read_by_the_inventory_alone() -> None:
+    """Others take what Host says of them: its settings have the role's defaults, its properties a type."""
+    rooms = {
+        name
+        for name, here, tree in files()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr == "vars"
+        and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "read", "ansible"))
+        and here != "inventory"
+    }
+    assert rooms == set()

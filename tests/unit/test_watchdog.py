@@ -189,7 +189,7 @@ class TestClients:
     ) -> tuple[list[tuple[str, str]], str]:
         """([(action, what tunnels then read)], the note) of a memory watchdog that stops an engine at
         once."""
-        folder = tmp_path / "guard"
+        folder = tmp_path / "watchdog"
         folder.mkdir()
         drain = tmp_path / "var/switch/drain.json"
         done: list[tuple[str, str]] = []
@@ -255,7 +255,7 @@ def test_it_acts_whether_or_not_it_can_write(
 ) -> None:
     series = iter(Mac().goes(60, 1).goes(120, 4, swap_gib_per_min=2).series)
     done: list[str] = []
-    folder = tmp_path / "guard"
+    folder = tmp_path / "watchdog"
     if writable:
         folder.mkdir()
 

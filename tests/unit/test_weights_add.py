@@ -342,7 +342,7 @@ def test_a_local_file_is_hashed_only_when_asked(file: Path) -> None:
         add.from_file(file.parent / "other.gguf", hashed=False)
 
 
-def test_what_is_printed_plans_and_stages_like_a_built_in_model(
+def test_what_is_printed_plans_and_fetches_like_a_built_in_model(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert add.add(str(file), model_id="mine", hashed=True) == 0

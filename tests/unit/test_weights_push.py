@@ -38,7 +38,7 @@ def order(tmp_path: Path) -> TransferOrder:
         "urls": [f"file://{tmp_path}/w.gguf", "https://o/w.gguf"],
         "header": {},
     }
-    settings = {**role_defaults(), "ds4_stage_chunk_mib": 1}
+    settings = {**role_defaults(), "ds4_prefetch_chunk_mib": 1}
     mac = relay.Mac("tyo-01", "tokyo", "t", 22, "/opt/ds4/models", [file], settings=settings)
     return relay.orders([mac])["tyo-01"].order
 

@@ -98,7 +98,9 @@ def test_the_second_of_a_chain_relieves_a_slow_first_one() -> None:
     assert failover(mac("a"), mac("b"), *seeds) == {"a": Failover(of="c")}
 
 
-@pytest.mark.parametrize("settings", [{"ds4_stage_region_rate_mbps": 100}, {"ds4_seed_across_regions": True}])
+@pytest.mark.parametrize(
+    "settings", [{"ds4_prefetch_region_rate_mbps": 100}, {"ds4_seed_across_regions": True}]
+)
 def test_where_the_wide_link_has_a_cap_or_another_region_helps_nobody_is_relieved(
     settings: dict[str, Any],
 ) -> None:
@@ -118,7 +120,7 @@ def test_nobody_waits_for_somebody_behind() -> None:
 def test_the_same_work_is_the_same_order_whoever_is_ahead() -> None:
     alone = relay.orders([mac("b")])["b"].order.id
     assert relay.orders([mac("a"), mac("b")])["b"].order.id == alone
-    assert relay.orders([mac("b", settings={"ds4_stage_chunk_mib": 4})])["b"].order.id != alone
+    assert relay.orders([mac("b", settings={"ds4_prefetch_chunk_mib": 4})])["b"].order.id != alone
 
 
 def test_what_a_mac_gets_is_all_that_its_fetch_reads_and_nothing_is_lost_on_the_way() -> None:
@@ -142,7 +144,7 @@ def test_a_token_is_lent_to_who_goes_to_the_source_and_to_who_takes_over() -> No
 
 
 def test_chains_of_a_region_share_its_cap_on_the_wide_link() -> None:
-    settings = {"ds4_stage_region_rate_mbps": 100}
+    settings = {"ds4_prefetch_region_rate_mbps": 100}
     other = [{**FILE, "sha256": "cd"}]
     macs = [mac("a", settings=settings), mac("b", files=other, settings=settings)]
     macs.append(mac("c", "seoul", settings=settings))
@@ -151,13 +153,13 @@ def test_chains_of_a_region_share_its_cap_on_the_wide_link() -> None:
 
 
 def test_a_seed_without_slots_is_refused() -> None:
-    with pytest.raises(OperatorError, match="ds4_stage_seed_slots"):
-        relay.orders([mac("a", settings={"ds4_stage_seed_slots": 0})])
+    with pytest.raises(OperatorError, match="ds4_prefetch_seed_slots"):
+        relay.orders([mac("a", settings={"ds4_prefetch_seed_slots": 0})])
 
 
 def test_a_window_that_makes_no_sense_is_refused_before_anything_is_ordered() -> None:
-    with pytest.raises(OperatorError, match="a: ds4_stage_window: '1-7' is no window"):
-        relay.orders([mac("a", settings={"ds4_stage_window": "1-7"})])
+    with pytest.raises(OperatorError, match="a: ds4_prefetch_window: '1-7' is no window"):
+        relay.orders([mac("a", settings={"ds4_prefetch_window": "1-7"})])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, Operato
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.plan.make import make_plan
 from ds4fleet.remote import observe
-from ds4fleet.weights import care, listing, stage, store
+from ds4fleet.weights import care, listing, prefetch, store
 from tests.unit import plan_mac as mac
 
 SAID = {
@@ -38,50 +38,50 @@ def said(now_s: int = 1000, **changed: object) -> observe.Answer:
 
 class TestLines:
     def test_a_line_says_how_far_a_mac_is(self) -> None:
-        line = stage.line_of(said(1003))
+        line = prefetch.line_of(said(1003))
         assert (line.state, line.source, line.done_bytes) == ("fetching", "tyo-01", 5_000_000_000)
 
     def test_a_fetch_that_is_silent_has_stopped_one_that_is_done_has_not(self) -> None:
-        assert stage.line_of(said(1100)).state == "stopped"
-        assert stage.line_of(said(1100, state="done")).state == "done"
+        assert prefetch.line_of(said(1100)).state == "stopped"
+        assert prefetch.line_of(said(1100, state="done")).state == "done"
 
     def test_a_mac_without_an_order_and_one_that_is_silent_differ(self) -> None:
         host = Host("tyo-02", "tokyo", {})
-        assert stage.line_of(observe.Answer(host, Document(1, staging=Progress()))).state == "-"
-        assert stage.line_of(observe.Answer(host, None, "it has no ds4agent", bare=True)).state == "-"
-        silent = stage.line_of(observe.Answer(host, None, "no route to host", reached=False))
+        assert prefetch.line_of(observe.Answer(host, Document(1, staging=Progress()))).state == "-"
+        assert prefetch.line_of(observe.Answer(host, None, "it has no ds4agent", bare=True)).state == "-"
+        silent = prefetch.line_of(observe.Answer(host, None, "no route to host", reached=False))
         assert (silent.state, silent.note) == ("no answer", "no route to host")
 
 
 class TestWatch:
     def watched(
         self, monkeypatch: pytest.MonkeyPatch, *looks: tuple[str, str]
-    ) -> tuple[list[stage.Line], float]:
+    ) -> tuple[list[prefetch.Line], float]:
         """The last lines and the seconds until then, when two Macs say this at one look after another."""
-        clock = iter(range(0, 100_000, stage.LOOK_S))
+        clock = iter(range(0, 100_000, prefetch.LOOK_S))
         now, said = [0.0], [*looks]
 
-        def look(_hosts: object) -> list[stage.Line]:
+        def look(_hosts: object) -> list[prefetch.Line]:
             now[0] = next(clock)
             states = said.pop(0) if len(said) > 1 else said[0]
-            return [stage.Line(name, state) for name, state in zip(("a", "b"), states, strict=True)]
+            return [prefetch.Line(name, state) for name, state in zip(("a", "b"), states, strict=True)]
 
-        monkeypatch.setattr(stage, "look", look)
-        monkeypatch.setattr(stage.time, "monotonic", lambda: now[0])
-        monkeypatch.setattr(stage.time, "sleep", lambda _seconds: None)
-        return stage.watch([]), now[0]
+        monkeypatch.setattr(prefetch, "look", look)
+        monkeypatch.setattr(prefetch.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(prefetch.time, "sleep", lambda _seconds: None)
+        return prefetch.watch([]), now[0]
 
     def test_it_ends_when_all_have_ended_or_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
         lines, passed_s = self.watched(monkeypatch, ("fetching", "fetching"), ("done", "paused"))
-        assert [line.state for line in lines] == ["done", "paused"] and passed_s == stage.LOOK_S
+        assert [line.state for line in lines] == ["done", "paused"] and passed_s == prefetch.LOOK_S
 
     def test_a_mac_that_stays_silent_is_given_up_when_the_others_have_ended(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         at_work = [("fetching", "no answer")] * 500
         lines, passed_s = self.watched(monkeypatch, *at_work, ("done", "no answer"))
-        assert stage._exit_code(lines) == EXIT_UNREACHABLE
-        assert 500 * stage.LOOK_S + stage.LOST_S <= passed_s <= 502 * stage.LOOK_S + stage.LOST_S
+        assert prefetch._exit_code(lines) == EXIT_UNREACHABLE
+        assert 500 * prefetch.LOOK_S + prefetch.LOST_S <= passed_s <= 502 * prefetch.LOOK_S + prefetch.LOST_S
 
 
 class TestList:
@@ -153,7 +153,7 @@ class TestVerify:
         assert (
             "tyo-01: a.gguf is not what it should be" in text and "BEING SERVED and was not touched" in text
         )
-        assert "fab stage -l tyo-01" in text and "kickstart -k" in text
+        assert "fab prefetch -l tyo-01" in text and "kickstart -k" in text
 
     def test_a_mac_that_is_silent_is_not_taken_for_a_proven_one(self, playbook: Playbook) -> None:
         playbook.says("tyo-01", finding("proven"))

@@ -8,7 +8,6 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +198,7 @@ def _hardware(before: state.State) -> dict[str, Any]:
 
 
 def _with_hardware(host: Host, before: state.State) -> Host:
-    return replace(host, vars={**host.vars, "ds4_hardware": _hardware(before)})
+    return host.having(ds4_hardware=_hardware(before))
 
 
 def _words(host: Host) -> dict[str, str]:

@@ -109,7 +109,7 @@ def bring(proof: Proof) -> list[str]:
 
 
 def transfer(proof: Proof) -> list[str]:
-    proof.playbook("stage")
+    proof.playbook("prefetch")
     return []
 
 

@@ -228,14 +228,14 @@ class Engine(Section):
 
 @dataclass(frozen=True)
 class Stamp(Section):
-    """The proof that stays with a file of weights. proven_at: UTC; staged_for: "" when it is in use."""
+    """The proof that stays with a file of weights. proven_at: UTC; prefetched_for: "" when it is in use."""
 
     sha256: str
     size_bytes: Optional[int] = None
     inode: Optional[int] = None
     mtime_ns: Optional[int] = None
     proven_at: str = ""
-    staged_for: str = ""
+    prefetched_for: str = ""
 
 
 @dataclass(frozen=True)

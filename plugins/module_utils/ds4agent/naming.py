@@ -34,7 +34,7 @@ def plist(of: str) -> str:
 
 def transfer(root: str) -> str:
     """Where the order of a transfer of weights, its status and the keys are."""
-    return root + "/var/stage"
+    return root + "/var/prefetch"
 
 
 def seed_keys(root: str) -> str:

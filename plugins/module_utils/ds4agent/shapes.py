@@ -397,7 +397,7 @@ class Stamp(TypedDict):
     mtime_ns: int
     sha256: str
     proven_at: str
-    staged_for: str
+    prefetched_for: str
 
 
 class Header(TypedDict):
@@ -459,7 +459,7 @@ class FetchOrder(_FetchOrder, total=False):
     rate_limit_mbps: float
     wide_rate_limit_mbps: float
     window: str
-    staged_for: str
+    prefetched_for: str
     on_volume: bool
     token_file: str
     push: str

@@ -12,7 +12,7 @@ class UpgradeState(str, enum.Enum):
 
     # Of a rollout as a whole.
     PLANNED = "planned"
-    STAGING = "staging"
+    PREFETCHING = "prefetching"
     PAUSED = "paused"
     FAILED = "failed"
     ABORTED = "aborted"
@@ -20,7 +20,7 @@ class UpgradeState(str, enum.Enum):
 
     # Of a Mac in a rollout. SWITCHING is one of a rollout as well: its first Mac has begun.
     PENDING = "pending"
-    STAGED = "staged"
+    PREFETCHED = "prefetched"
     SWITCHING = "switching"
     DONE = "done"
     LOST = "lost"
@@ -43,12 +43,17 @@ class UpgradeState(str, enum.Enum):
 
     __str__ = str.__str__
 
+    @classmethod
+    def _missing_(cls, value: object) -> UpgradeState | None:
+        """The words that files of releases before 0.2.0 have."""
+        return {"staging": cls.PREFETCHING, "staged": cls.PREFETCHED}.get(str(value))
+
 
 #: Of a rollout.
 OF_A_RUN = frozenset(
     {
         UpgradeState.PLANNED,
-        UpgradeState.STAGING,
+        UpgradeState.PREFETCHING,
         UpgradeState.SWITCHING,
         UpgradeState.PAUSED,
         UpgradeState.FAILED,
@@ -58,14 +63,14 @@ OF_A_RUN = frozenset(
 )
 #: Of a rollout that another one must not start beside, and of one after which nothing more happens by itself.
 UNFINISHED = frozenset(
-    {UpgradeState.PLANNED, UpgradeState.STAGING, UpgradeState.SWITCHING, UpgradeState.PAUSED}
+    {UpgradeState.PLANNED, UpgradeState.PREFETCHING, UpgradeState.SWITCHING, UpgradeState.PAUSED}
 )
 ENDED = frozenset({UpgradeState.FAILED, UpgradeState.ABORTED, UpgradeState.PROMOTED})
 #: Of a Mac in a rollout.
 OF_A_MAC = frozenset(
     {
         UpgradeState.PENDING,
-        UpgradeState.STAGED,
+        UpgradeState.PREFETCHED,
         UpgradeState.SWITCHING,
         UpgradeState.DONE,
         UpgradeState.REVERTED,

@@ -136,7 +136,7 @@ class TestSwitch:
         assert "the journal of the last switch has the schema 2" in capfd.readouterr().out
 
 
-class TestStage:
+class TestPrefetch:
     def test_a_mac_without_an_order(self, capfd, tmp_path):
         said = answer(capfd, "ds4_prefetch_info", root=str(tmp_path))
         assert (said["status"], said["public_key"], said["held"], said["part_bytes"]) == ({}, "", [], 0)
@@ -144,22 +144,24 @@ class TestStage:
 
     @pytest.mark.parametrize("check", [False, True])
     def test_a_fetch_that_has_ended_and_a_file_that_is_begun(self, capfd, tmp_path, check):
-        folder, models = tmp_path / "var/stage", tmp_path / "models"
+        folder, models = tmp_path / "var/prefetch", tmp_path / "models"
         folder.mkdir(parents=True)
         models.mkdir()
         (folder / "order.json").write_text('{"id": "a1"}')
         (folder / "status.json").write_text('{"id": "a1", "state": "done", "updated_at": 1}')
-        (folder / "key.pub").write_text("ssh-ed25519 AAAA ds4-stage\n")
+        (folder / "key.pub").write_text("ssh-ed25519 AAAA ds4-prefetch\n")
         (models / "a.gguf").write_bytes(b"12345")
         wanted = {"name": "a.gguf", "path": str(models / "a.gguf"), "bytes": 9, "sha256": "0" * 64}
         before = tree(tmp_path)
-        said = answer(capfd, "ds4_prefetch_info", root=str(tmp_path), files=[wanted], _ansible_check_mode=check)
-        assert (said["status"]["state"], said["public_key"]) == ("done", "ssh-ed25519 AAAA ds4-stage")
+        said = answer(
+            capfd, "ds4_prefetch_info", root=str(tmp_path), files=[wanted], _ansible_check_mode=check
+        )
+        assert (said["status"]["state"], said["public_key"]) == ("done", "ssh-ed25519 AAAA ds4-prefetch")
         assert (said["held"], said["part_bytes"]) == ([], 5)
         assert not said["changed"] and tree(tmp_path) == before
 
     def test_an_order_that_no_fetch_has_taken_up(self, capfd, tmp_path):
-        folder = tmp_path / "var/stage"
+        folder = tmp_path / "var/prefetch"
         folder.mkdir(parents=True)
         (folder / "order.json").write_text('{"id": "a2"}')
         (folder / "status.json").write_text('{"id": "a1", "state": "done", "updated_at": 1}')

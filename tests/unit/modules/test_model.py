@@ -128,7 +128,7 @@ WHOLE = {
                     "inode": 3,
                     "mtime_ns": 9,
                     "proven_at": "2026-11-01T00:00:00Z",
-                    "staged_for": "",
+                    "prefetched_for": "",
                 },
                 "stamp_valid": True,
             },

@@ -304,7 +304,7 @@ class TestDenied:
     def test_a_gate_of_the_hub_is_final(self, secure, status, headers):
         hub = secure()
         hub.answer = lambda handler: handler.say(status, headers)
-        assert f"it wants a token (status {status}): set ds4_stage_token" in Fetched(hub.url + "/file").why
+        assert f"it wants a token (status {status}): set ds4_prefetch_token" in Fetched(hub.url + "/file").why
         fetched = Fetched(hub.url + "/file", token=SECRET)
         assert fetched.why == f"its token may not read the file (status {status})"
         assert len(hub.asked) == 2 and fetched.waits == []

@@ -138,7 +138,7 @@ class Mac:
 
 
 #: Seeds of the random faults, `first:behind`; few by default, `0:200` is the set of docs/weights.md.
-SEEDS = [int(word) for word in os.environ.get("DS4_STAGE_SEEDS", "0:4").split(":")]
+SEEDS = [int(word) for word in os.environ.get("DS4_PREFETCH_SEEDS", "0:4").split(":")]
 #: ds4-seed, the role's module_utils under the name that Ansible gives them, and so many seconds per chunk.
 SEED = """
 import sys, time

@@ -62,5 +62,5 @@ def test_what_is_only_pushed_is_not_looked_for_on_the_mac_itself(tmp_path):
     item = {"name": "w.gguf", "path": str(tmp_path / "w.gguf"), "bytes": len(DATA), "header": HEADER}
     item.update(sha256=hashlib.sha256(DATA).hexdigest(), urls=["file://%s/source.gguf" % tmp_path])
     place = Place(tmp_path)
-    with pytest.raises(install.InstallError, match="it is pushed by `fab stage`"):
+    with pytest.raises(install.InstallError, match="it is pushed by `fab prefetch`"):
         place.bring(item, place.look(item))

@@ -54,7 +54,7 @@ BROKEN = {
 
 @pytest.fixture
 def root(tmp_path):
-    for folder in ("var/switch/saved", "var/stage", "models", "etc", "engine/releases"):
+    for folder in ("var/switch/saved", "var/prefetch", "models", "etc", "engine/releases"):
         (tmp_path / folder).mkdir(parents=True)
     return tmp_path
 
@@ -158,7 +158,7 @@ def test_a_module_that_meets_one_fails_with_the_sentence_alone(root, name, argum
     path = previous(root, saved(schema=2))
     given = {**arguments, "root": str(root)}
     if name == "ds4_prefetch":
-        given["folder"] = str(root / "var/stage")
+        given["folder"] = str(root / "var/prefetch")
     done = subprocess.run(
         [sys.executable, "-m", f"{COLLECTION}.modules.{name}"],
         input=json.dumps({"ANSIBLE_MODULE_ARGS": given}),

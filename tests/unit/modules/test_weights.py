@@ -215,7 +215,7 @@ class TestFetching:
         ("statuses", "why"),
         [
             ([(404, {})], "does not have this file"),
-            ([(401, {})], r"wants a token .status 401.: set ds4_stage_token"),
+            ([(401, {})], r"wants a token .status 401.: set ds4_prefetch_token"),
             ([(429, {"Retry-After": "3600"})], "come back in 3600 s"),
             ([(400, {})], "refused a range"),
             ([(410, {})], "does not have this file"),

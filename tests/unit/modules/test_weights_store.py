@@ -17,7 +17,7 @@ GOOD = {"bytes": len(DATA), "sha256": hashlib.sha256(DATA).hexdigest(), "header"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for folder in ("models", "kv", "run", "etc", "var/stage", "var/switch"):
+    for folder in ("models", "kv", "run", "etc", "var/prefetch", "var/switch"):
         (tmp_path / folder).mkdir(parents=True)
     return tmp_path
 
@@ -132,14 +132,14 @@ class TestWhoNeedsIt:
             (root / "engine" / which).mkdir(parents=True)
             (root / "engine" / which / "ds4flash.gguf").symlink_to(f"/m/{name}.gguf")
         (root / "var/switch/previous.json").write_text(json.dumps(saved("weights=ee /m/e.gguf\n")))
-        (root / "var/stage/order.json").write_text(json.dumps({"files": [{"name": "f.gguf"}]}))
+        (root / "var/prefetch/order.json").write_text(json.dumps({"files": [{"name": "f.gguf"}]}))
         assert store.users(str(root)) == {
             "a.gguf": ["served"],
             "b.gguf": ["configured", "current release"],
             "mtp.gguf": ["configured"],
             "d.gguf": ["previous release"],
             "e.gguf": ["version before"],
-            "f.gguf": ["being staged"],
+            "f.gguf": ["being prefetched"],
         }
 
     def test_the_copy_is_found_where_it_is_now(self, root):
@@ -172,7 +172,7 @@ class TestWhoNeedsIt:
 class TestWhatCanGo:
     def test_what_is_served_planned_or_on_its_way_stays(self, root):
         (root / "run" / "server.running.conf").write_text("weights=aa /m/served.gguf\n")
-        (root / "var/stage/order.json").write_text(json.dumps({"files": [{"name": "coming.gguf"}]}))
+        (root / "var/prefetch/order.json").write_text(json.dumps({"files": [{"name": "coming.gguf"}]}))
         for name in ("served", "planned", "old"):
             put(root, f"{name}.gguf", stamped=True)
         put(root, "coming.gguf.part.01.relay")
@@ -198,22 +198,22 @@ class TestWhatCanGo:
         assert needless(root) == {}
         assert needless(root, wrong=True) == {"a.gguf.sha-mismatch": "failed its proof"}
 
-    def test_what_was_staged_stays_until_it_is_asked_for(self, root):
+    def test_what_was_prefetched_stays_until_it_is_asked_for(self, root):
         stamp.mark(put(root, "next.gguf", stamped=True), "flash-q4")
         put(root, "old.gguf", stamped=True)
         params = {"keep": [], "known": {}, "wrong": False, "root": str(root)}
 
-        def pruned(staged):
+        def pruned(prefetched):
             chosen, needed = store.items(str(root / "models")), store.users(str(root))
-            given = {**params, "staged": staged}
+            given = {**params, "prefetched": prefetched}
             found, _changed = module("ds4_weights_store").prune(
                 str(root / "models"), chosen, needed, given, True
             )
             return {one["name"]: (one["state"], one["why"]) for one in found}
 
         gone = ("free", "no version needs it")
-        assert pruned(False) == {"next.gguf": ("kept", "staged for flash-q4"), "old.gguf": gone}
-        assert pruned(True) == {"next.gguf": ("free", "staged for flash-q4"), "old.gguf": gone}
+        assert pruned(False) == {"next.gguf": ("kept", "prefetched for flash-q4"), "old.gguf": gone}
+        assert pruned(True) == {"next.gguf": ("free", "prefetched for flash-q4"), "old.gguf": gone}
 
     def test_a_file_goes_with_all_that_belongs_to_it(self, root):
         put(root, "a.gguf", stamped=True)
@@ -229,27 +229,27 @@ class TestMarks:
         path = put(root, "a.gguf", stamped=True)
         before = stamp.read(path)
         assert stamp.mark(path, "flash-q4") and not stamp.mark(path, "flash-q4")
-        assert stamp.read(path) == ({**before[0], "staged_for": "flash-q4"}, True)
+        assert stamp.read(path) == ({**before[0], "prefetched_for": "flash-q4"}, True)
         stamp.write(path, before[0]["sha256"])
-        assert stamp.read(path)[0]["staged_for"] == "flash-q4"
-        assert stamp.mark(path, "") and stamp.read(path)[0]["staged_for"] == ""
+        assert stamp.read(path)[0]["prefetched_for"] == "flash-q4"
+        assert stamp.mark(path, "") and stamp.read(path)[0]["prefetched_for"] == ""
 
     def test_a_file_without_a_proof_is_not_marked(self, root):
         path = put(root, "a.gguf")
         assert not stamp.mark(path, "flash-q4") and not Path(stamp.stamp_path(path)).exists()
 
-    def test_what_is_used_by_now_loses_its_mark_when_something_else_is_staged(self, root):
+    def test_what_is_used_by_now_loses_its_mark_when_something_else_is_prefetched(self, root):
         used, waiting = (put(root, name, stamped=True) for name in ("used.gguf", "waiting.gguf"))
         for path in (used, waiting):
             stamp.mark(path, "flash-q4")
         (root / "etc" / "server.conf").write_text("weights=aa /m/used.gguf\n")
         rehearsal, real = (
-            module("ds4_prefetch").Stage(str(root), str(root / "keys"), dry) for dry in (True, False)
+            module("ds4_prefetch").Prefetch(str(root), str(root / "keys"), dry) for dry in (True, False)
         )
         rehearsal.unmark_used(str(root))
-        assert rehearsal.changed and store.staged(str(root)).keys() == {"used.gguf", "waiting.gguf"}
+        assert rehearsal.changed and store.prefetched(str(root)).keys() == {"used.gguf", "waiting.gguf"}
         real.unmark_used(str(root))
-        assert store.staged(str(root)) == {"waiting.gguf": "staged for flash-q4"}
+        assert store.prefetched(str(root)) == {"waiting.gguf": "prefetched for flash-q4"}
 
 
 class TestProvenAnew:

@@ -46,7 +46,7 @@ def server(root: str, port: int) -> document.Server:
     models, answer = _offered(port)
     boot = [_settings("%s/boot/%s.state" % (root, name)) for name in ("mounts", "wired")]
     serves = _serves(root, running=bool(job["pid"]))
-    stopped = _settings(root + "/guard/stopped").get("reason", [])
+    stopped = _settings(root + "/watchdog/stopped").get("reason", [])
     return document.Server(
         macos=str(values.get("kern.osproductversion", "")),
         booted_at_s=parse.boot_time_s(values.get("kern.boottime")) or 0,
@@ -146,12 +146,12 @@ def weights(root: str) -> document.Weights:
         except OSError:
             continue
         stamp = weights_stamp.read(path)[0] if item.kind in ("proven", "unproven") else None
-        proven_at, sha256, staged_for = (
-            (stamp["proven_at"], stamp["sha256"], stamp["staged_for"]) if stamp else ("", "", "")
+        proven_at, sha256, prefetched_for = (
+            (stamp["proven_at"], stamp["sha256"], stamp["prefetched_for"]) if stamp else ("", "", "")
         )
         used = ["running" if word == "served" else word for word in needed.get(item.name, ())]
-        if not used and staged_for:
-            used = ["staged for " + staged_for]
+        if not used and prefetched_for:
+            used = ["prefetched for " + prefetched_for]
         found.append(document.WeightsFile(item.name, size, item.kind, proven_at, sha256, tuple(used)))
     return document.Weights(tuple(found))
 

@@ -2,7 +2,7 @@
 # MIT License (see LICENSE)
 """Stops the engine cleanly before a Mac that runs out of memory freezes, says why, and does not flap.
 
-Runs as root under launchd (com.ds4fleet.guard), with the Mac's own Python 3.9 and its standard library.
+Runs as root under launchd (com.ds4fleet.watchdog), with the Mac's own Python 3.9 and its standard library.
 Every few seconds it reads memory pressure, free memory, swap and the server's process; `decide` says what
 to do from the last minutes alone. `ds4agent watch run` is the job, `ds4agent watch replay FILE` tells what it
 would have done with a series that `ds4agent watch record` wrote.

@@ -43,7 +43,7 @@ MAX_PROOFS = 4
 SERVER = "com.ds4fleet.server"
 #: launchctl answers at once.
 LOOK_S = 10
-#: The token of this order alone, brought by ds4_prefetch, also while the work goes on, and removed at its end.
+#: The token of this order alone: ds4_prefetch brings it, also while the work goes on; its end removes it.
 TOKEN = "token.env"
 
 
@@ -85,8 +85,8 @@ class Fetch:
             self.state.values["file"] = wanted["name"]
             give_way()
             self.bring(wanted, self.installer.look(wanted))
-            if self.order.get("staged_for"):
-                stamp.mark(wanted["path"], self.order["staged_for"])
+            if self.order.get("prefetched_for"):
+                stamp.mark(wanted["path"], self.order["prefetched_for"])
             self.state.settled_bytes += wanted["bytes"]
             self.state.part = None
 

@@ -154,7 +154,7 @@ class Route:
     def _not_here(self, wanted: Wanted) -> dict[str, str]:
         """{URL: why} of files of the controller that it has opened no way to."""
         pushed = [] if self.order.get("push") else [url for url in wanted["urls"] if url.startswith("file:")]
-        return dict.fromkeys(pushed, "it is pushed by `fab stage`")
+        return dict.fromkeys(pushed, "it is pushed by `fab prefetch`")
 
     def sources(self, wanted: Wanted) -> list[Sender]:
         """All of them, the nearest first."""

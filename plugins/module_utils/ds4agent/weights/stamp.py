@@ -4,8 +4,8 @@
 
 `<file>.stamp` stands beside the weights on the same volume and holds KEY=VALUE lines, which ds4-start (POSIX
 sh) can parse: sha256, size_bytes, inode, mtime_ns, proven_at. It is valid while size, inode and modification
-time of the file are still those; anything that touched the file makes it void. `staged_for` names the model
-that the file was brought for ahead of its use; it says nothing about the proof.
+time of the file are still those; anything that touched the file makes it void. `prefetched_for` names the
+model that the file was brought for ahead of its use; it says nothing about the proof.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def stamp_path(path: str) -> str:
 
 
 def parse(text: str) -> Stamp | None:
-    """The stamp in `text` as {sha256, size_bytes, inode, mtime_ns, proven_at, staged_for}, or None."""
+    """The stamp in `text` as {sha256, size_bytes, inode, mtime_ns, proven_at, prefetched_for}, or None."""
     fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     try:
         stamp: Stamp = {
@@ -38,7 +38,8 @@ def parse(text: str) -> Stamp | None:
             "mtime_ns": int(fields["mtime_ns"]),
             "sha256": fields.get("sha256", ""),
             "proven_at": fields.get("proven_at", ""),
-            "staged_for": fields.get("staged_for", ""),
+            # Called staged_for before 0.2.0.
+            "prefetched_for": fields.get("prefetched_for", fields.get("staged_for", "")),
         }
     except (KeyError, ValueError):
         return None
@@ -95,20 +96,21 @@ def write(path: str, sha256: str) -> None:
     temporary = Path(str(target) + ".new")
     with temporary.open("w", encoding="ascii") as handle:
         handle.write(render(sha256, Path(path).stat()))
-        handle.write("staged_for=%s\n" % before["staged_for"] if before and before["staged_for"] else "")
+        if before and before["prefetched_for"]:
+            handle.write("prefetched_for=%s\n" % before["prefetched_for"])
         handle.flush()
         flush(handle.fileno())
     temporary.replace(target)
 
 
-def mark(path: str, staged_for: str, dry: bool = False) -> bool:
+def mark(path: str, prefetched_for: str, dry: bool = False) -> bool:
     """Say in the stamp of `path` what it was brought for, "" for nothing any more; whether that is news."""
     stamp, _valid = read(path)
-    if stamp is None or stamp["staged_for"] == staged_for:
+    if stamp is None or stamp["prefetched_for"] == prefetched_for:
         return False
     if dry:
         return True
     # Written behind the rest: a proof that is withdrawn at the same time is not brought back by it.
     with open(stamp_path(path), "a", encoding="ascii", errors="replace") as handle:
-        handle.write("staged_for=%s\n" % staged_for)
+        handle.write("prefetched_for=%s\n" % prefetched_for)
     return True

@@ -102,20 +102,20 @@ def _kv_name(path: str) -> str:
     return KV + os.path.basename(path)
 
 
-def staged(root: str) -> dict[str, str]:
-    """{name of a weights file: what it is staged for} of those that were brought ahead of their use."""
+def prefetched(root: str) -> dict[str, str]:
+    """{name of a weights file: what it is prefetched for} of those that were brought ahead of their use."""
     found = {}
     for item in items(root + "/models"):
         stamp = (
             weights_stamp.read(os.path.join(root, "models", item.name))[0] if item.kind == "proven" else None
         )
-        if stamp and stamp["staged_for"]:
-            found[item.name] = "staged for " + stamp["staged_for"]
+        if stamp and stamp["prefetched_for"]:
+            found[item.name] = "prefetched for " + stamp["prefetched_for"]
     return found
 
 
 def users(root: str) -> dict[str, list[str]]:
-    """{name of an item: [who needs it]} as this Mac itself can tell, but for what is only staged."""
+    """{name of an item: [who needs it]} as this Mac itself can tell, but for what is only prefetched."""
     needed: dict[str, list[str]] = {}
 
     def need_name(name: str, why: str) -> None:
@@ -144,9 +144,9 @@ def users(root: str) -> dict[str, list[str]]:
     for entry in before["files"] if before else ():
         if entry["path"].endswith("/server.conf") and entry["kind"] == "file":
             need_all(text_of(entry), "version before")
-    order = read_json(root + "/var/stage/order.json") or {}
+    order = read_json(root + "/var/prefetch/order.json") or {}
     for wanted in order.get("files", ()):
-        need(wanted["name"], "being staged")
+        need(wanted["name"], "being prefetched")
     return needed
 
 
@@ -170,7 +170,7 @@ def needless(
             if wrong:
                 result.append((item, "failed its proof"))
         elif item.kind == "part":
-            if item.of in proven and "being staged" not in needed.get(item.of, ()):
+            if item.of in proven and "being prefetched" not in needed.get(item.of, ()):
                 result.append((item, "the whole is here"))
             elif item.of not in needed:
                 result.append((item, "no transfer is waiting for it"))

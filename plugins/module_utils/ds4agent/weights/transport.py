@@ -264,7 +264,9 @@ class Source:
             return SourceError("its token may not read the file (status %d)" % status)
         if self.token:
             return SourceError("it wants a token (status %d), which goes over https alone" % status)
-        sentence = "it wants a token (status %d): set ds4_stage_token or ds4_weights_token_file, run it again"
+        sentence = (
+            "it wants a token (status %d): set ds4_prefetch_token or ds4_weights_token_file, run it again"
+        )
         return SourceError(sentence % status)
 
 

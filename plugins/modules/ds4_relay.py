@@ -1,12 +1,12 @@
 #!/usr/bin/python
 # Copyright (c) 2026 ds4-fleet contributors
 # MIT License (see LICENSE)
-"""Documentation of the action ds4_staging, which runs on the controller."""
+"""Documentation of the action ds4_relay, which runs on the controller."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: ds4_staging
+module: ds4_relay
 short_description: Plan which Mac of a play receives weights from which
 description:
   - Reads the plans of all Macs of the play. Of each region one Mac fetches over the wide link; the others
@@ -33,8 +33,8 @@ attributes:
 
 EXAMPLES = r"""
 - name: Find out which Macs lack weights and which can help
-  ds4.fleet.ds4_staging:
-  register: ds4_staging
+  ds4.fleet.ds4_relay:
+  register: ds4_relay
   run_once: true
 """
 

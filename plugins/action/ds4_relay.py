@@ -22,8 +22,8 @@ from ds4fleet.weights.order import Part
 
 
 class ActionModule(ActionBase):
-    """`register`: name of the variable that holds each Mac's answer of ds4_prefetch_info; without it only says
-    who takes part. Returns `macs`: {name: {order, keys, may_fetch, known_hosts}}."""
+    """`register`: name of the variable that holds each Mac's answer of ds4_prefetch_info; without it the
+    action only says which Macs take part. Returns `macs`: {name: {order, keys, may_fetch, known_hosts}}."""
 
     TRANSFERS_FILES = False
     _VALID_ARGS = frozenset(("register",))
@@ -80,13 +80,13 @@ def _mac(
     return relay.Mac(
         name=name,
         region=plan["region"],
-        address=str(settings["ds4_stage_address"] or way.address),
+        address=str(settings["ds4_prefetch_address"] or way.address),
         port=way.port or 22,
         dir=weights["dir"],
         files=files,
         held=frozenset(held),
         part_bytes=int(answer.get("part_bytes") or 0),
-        link_mbps=int(settings["ds4_stage_link_mbps"]),
+        link_mbps=int(settings["ds4_prefetch_link_mbps"]),
         model=str((plan.get("model") or {}).get("id") or ""),
         public_key=str(answer.get("public_key") or ""),
         on_volume=any(one["mount_point"] == weights["dir"] for one in plan.get("volumes") or ()),
