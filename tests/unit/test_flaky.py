@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import io
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -78,6 +82,49 @@ def test_nothing_fails_where_nothing_does(
     monkeypatch.setenv("DS4_FLAKY_RUNS", "3")
     assert flaky.main([], stub, tmp_path / "kept") == 0
     assert capsys.readouterr().out.endswith("No test failed in 3 runs.\n")
+
+
+class TestASeriesThatWasEnded:
+    @pytest.fixture
+    def run(
+        self, flaky: ModuleType, stub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[..., str]:
+        """Three runs on a commit; returns what was said. ended: before which run Ctrl-C comes."""
+        Path(stub[1]).write_text(STUB.replace('"13"', '"-"'))
+        monkeypatch.setenv("DS4_FLAKY_RUNS", "3")
+        carry_out = flaky.carry_out
+
+        def run(at: str = "a" * 40, ended: int = 0, odd: str = "") -> str:
+            Path(stub[1]).write_text(STUB.replace('"13"', f'"{odd or "-"}"'))
+
+            def one(run: Any, *rest: Any) -> None:
+                if run.number == ended:
+                    raise KeyboardInterrupt
+                carry_out(run, *rest)
+
+            monkeypatch.setattr(flaky, "commit", lambda: at)
+            monkeypatch.setattr(flaky, "carry_out", one)
+            with redirect_stdout(io.StringIO()) as said:
+                flaky.main([], stub, tmp_path / "kept")
+            return said.getvalue()
+
+        return run
+
+    def test_goes_on_at_the_same_commit(self, run: Callable[..., str]) -> None:
+        assert "ended by you" in run(ended=3)
+        said = run()
+        assert "behind run 2 (random order" in said and "Run 1" not in said
+        assert said.endswith("No test failed in 3 runs.\n")
+        assert "Run 1 (as always) of 3" in run()
+
+    @pytest.mark.parametrize("at", ["b" * 40, ""])
+    def test_begins_anew_at_another_one_or_with_changes(self, run: Callable[..., str], at: str) -> None:
+        run(ended=3, at=at and "a" * 40)
+        assert "Run 1 (as always) of 3" in run(at=at)
+
+    def test_begins_anew_after_a_failure(self, run: Callable[..., str]) -> None:
+        run(ended=3, odd="1")
+        assert "Run 1 (as always) of 3" in run()
 
 
 @pytest.mark.parametrize("count", ["0", "ten", "-1"])
