@@ -442,6 +442,7 @@ ns = Collection(
     prefetch,
     weights,
     upstream,
+    prove,
 )
 ns.add_collection(tunnel)
 command_line.check(ns)

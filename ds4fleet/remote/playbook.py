@@ -36,6 +36,17 @@ class Run:
         return int(self.process.returncode)
 
 
+def command(name: str, hosts: Sequence[str] | None, values: Values | None = None) -> list[str]:
+    """The line that runs playbooks/<name>.yml in the checkout, with `ansible_environment`."""
+    words = [*ansible_command("ansible-playbook"), f"playbooks/{name}.yml"]
+    if hosts is not None:
+        words += ["-l", ",".join(hosts)]
+    if values is not None:
+        given = f"@{values.absolute()}" if isinstance(values, Path) else json.dumps(dict(values))
+        words += ["-e", given]
+    return words
+
+
 @contextlib.contextmanager
 def running(
     name: str,
@@ -54,15 +65,9 @@ def running(
     """
     if hosts is not None and not hosts:
         raise OperatorError(f"No Mac is selected for playbooks/{name}.yml.", exit_code=EXIT_USAGE)
-    command = [*ansible_command("ansible-playbook"), f"playbooks/{name}.yml"]
-    if hosts is not None:
-        command += ["-l", ",".join(hosts)]
-    if values is not None:
-        given = f"@{values.absolute()}" if isinstance(values, Path) else json.dumps(dict(values))
-        command += ["-e", given]
     with tempfile.TemporaryFile() as told:
         process = subprocess.Popen(
-            [*command, *arguments],
+            [*command(name, hosts, values), *arguments],
             cwd=CHECKOUT,
             env={**ansible_environment(), **(environment or {}), REACHED_VARIABLE: str(told.fileno())},
             pass_fds=(*pass_fds, told.fileno()),

@@ -99,7 +99,7 @@ WORDS = {"paused": "pause", "resumed": "run", "aborted": "abort"}
 
 
 class Prefetch:
-    """The folder of staging on this Mac."""
+    """The folder of a transfer on this Mac."""
 
     def __init__(self, folder: str, keys_path: str, dry: bool) -> None:
         self.folder = folder

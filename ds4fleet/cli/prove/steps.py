@@ -19,8 +19,8 @@ from ds4fleet.cli.prove import kit, state
 from ds4fleet.cli.prove.bundle import Told
 from ds4fleet.cli.prove.kit import Kit
 from ds4fleet.cli.prove.mac import Mac
-from ds4fleet.inventory.fleet import ansible_command, ansible_environment
-from ds4fleet.remote import ssh
+from ds4fleet.inventory.fleet import ansible_environment
+from ds4fleet.remote import playbook, ssh
 
 PLAYBOOK_S = 1800
 REBOOT_S = 600
@@ -62,8 +62,8 @@ class Proof:
 
     def playbook(self, name: str, *arguments: str, fails: bool = False) -> Told:
         """Runs playbooks/<name>.yml on the Mac. Raises Failed unless it ends as it is to."""
-        argv = [*ansible_command("ansible-playbook"), f"playbooks/{name}.yml", "-l", self.mac.host.name]
-        told = self.mac.here(f"{name}.yml", [*argv, *arguments], self.environment, PLAYBOOK_S)
+        argv = [*playbook.command(name, [self.mac.host.name]), *arguments]
+        told = self.mac.here(f"{name}.yml", argv, self.environment, PLAYBOOK_S)
         if (told.status != 0) != fails:
             raise Failed(
                 f"{name}.yml ended with {told.status}: {_last_fatal(told.out) or ssh.last_line(told.err)}"

@@ -157,8 +157,6 @@ def test_what_a_switch_saves_has_the_schema_and_is_read_again(root, monkeypatch)
 def test_a_module_that_meets_one_fails_with_the_sentence_alone(root, name, arguments):
     path = previous(root, saved(schema=2))
     given = {**arguments, "root": str(root)}
-    if name == "ds4_prefetch":
-        given["folder"] = str(root / "var/prefetch")
     done = subprocess.run(
         [sys.executable, "-m", f"{COLLECTION}.modules.{name}"],
         input=json.dumps({"ANSIBLE_MODULE_ARGS": given}),
