@@ -15,12 +15,14 @@ from typing import Any
 
 from ds4agent import naming
 from ds4agent.border import bounded_http, bounded_json
+from ds4agent.tunnel import ssh as tunnel_ssh
 from ds4fleet.cli.prove import kit, state
 from ds4fleet.cli.prove.bundle import Told
 from ds4fleet.cli.prove.kit import Kit
 from ds4fleet.cli.prove.mac import Mac
 from ds4fleet.inventory.fleet import ansible_environment
 from ds4fleet.remote import playbook, ssh
+from ds4fleet.tunnel.selection import spec_of
 
 PLAYBOOK_S = 1800
 REBOOT_S = 600
@@ -141,15 +143,12 @@ def metal(proof: Proof) -> list[str]:
 def tunnel(proof: Proof) -> list[str]:
     """A prompt through a tunnel that the tunnel account lets through."""
     port = _free_port()
-    host = proof.mac.host
-    argv = ["ssh", "-F", "/dev/null", *host.ssh_options(), "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"]
-    argv += ["-o", "ExitOnForwardFailure=yes", "-i", str(proof.kit.key), "-p", str(host.port)]
-    argv += [
-        "-L",
-        f"127.0.0.1:{port}:127.0.0.1:{kit.PORT}",
-        "-tt",
-        f"{kit.NAMES['ds4_tunnel_user']}@{host.address}",
-    ]
+    host = proof.mac.host.having(
+        **kit.NAMES,
+        ds4_tunnel_port=port,
+        ds4_tunnel_key_file=str(proof.kit.key),
+    )
+    argv = tunnel_ssh.command(spec_of(host), tunnel_ssh.client_version(), ipv6=False)
     quiet: Any = subprocess.DEVNULL
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet) as child:
         try:
