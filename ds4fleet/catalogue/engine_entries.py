@@ -187,7 +187,7 @@ def engine(key: str, value: Any, where: str, generations: Mapping[str, Generatio
         value,
         (
             "generation", "known_bad", "payload_abi", "flags", "note", "date", "limits", "confidence",
-            "measured",
+            "measured", "defaults",
         ),
     )  # fmt: skip
     if not COMMIT.match(key):
@@ -213,6 +213,7 @@ def engine(key: str, value: Any, where: str, generations: Mapping[str, Generatio
         limits=entry.names("limits"),
         confidence=_confidence(entry),
         measured=measured,
+        defaults=entry.get("defaults", dict, {}),
     )
 
 

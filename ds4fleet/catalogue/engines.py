@@ -125,7 +125,8 @@ class Generation:
 class Engine:
     """An engine commit. `pinned` is what the inventory asks for, `commit` what is checked out for it.
     date: the committer's day, "" where it is not known. limits: what it is known not to do well. measured:
-    {advisory: whether a build of it has the defect}, which goes before the days of a range."""
+    {advisory: whether a build of it has the defect}, which goes before the days of a range. defaults: {flag:
+    value} where it takes another than its generation does."""
 
     pinned: str
     commit: str
@@ -139,6 +140,7 @@ class Engine:
     limits: tuple[str, ...] = ()
     confidence: Confidence = "A"
     measured: Mapping[str, bool] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def short(self) -> str:

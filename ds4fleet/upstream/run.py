@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ds4agent.border import shaped
@@ -151,12 +152,14 @@ def _show(
 def _drift(folder: Path, commit: str, generation: str, known: Catalogue, json_out: bool) -> int:
     flags = sources.source_flags(folder)
     against = generation
+    own: Mapping[str, str] = {}
     if not against and (commit or (folder / ".git").exists()):
         head, _day, _changed = subjects.of_checkout(folder, commit, "")
         engine = known.engine(head)
-        against = engine.generation if engine.known else ""
+        against, own = (engine.generation, engine.defaults) if engine.known else ("", {})
     against = against or known.generation_of_flags(flags)
-    found = sources.drift(folder, known.generation(against), known)
+    traits = known.generation(against)
+    found = sources.drift(folder, replace(traits, defaults={**traits.defaults, **own}), known)
     if json_out:
         console.print_json({"generation": against, "differences": [asdict(one) for one in found]})
         return EXIT_FAILED if found else 0

@@ -80,7 +80,8 @@ def test_a_generation_says_what_changed_in_the_flags(catalogue: Catalogue) -> No
     assert august.added == ("--mixed-prefill-quantum",)
     assert september.removed == ("--glm-mtp", "--glm-mtp-timing")
     assert "switch" in september.changed["--mtp"]
-    assert [one.defaults["--dspark-confidence"] for one in (august, september)] == ["0.7", "0.6"]
+    assert [one.defaults["--dspark-confidence"] for one in (august, september)] == ["0.6", "0.6"]
+    assert catalogue.engine(BAD_AUGUST).defaults == {"--dspark-confidence": "0.7"}
     assert september.defaults["--mixed-prefill-quantum"] == "128"
 
 
@@ -240,5 +241,6 @@ generations:
 
 def test_a_generation_of_which_one_commit_alone_was_read_is_not_called_certain() -> None:
     generations = load().generations
-    assert generations["2026-08"].confidence == "B"
-    assert load().engine("b0309611041655f4e45671cfd9c9886aff161406").confidence == "A"
+    assert [generations[name].confidence for name in ("2026-07", "2026-08")] == ["B", "B"]
+    for read in (JULY, BAD_AUGUST):
+        assert load().engine(read).confidence == "A"
