@@ -37,6 +37,10 @@ class Shape:
     window: int
     hyper_connections: int
     vocab: int
+    #: V4.1: compress ratios of the layers that own a compressed KV, and the Engram's columns and their width.
+    kv_owners: tuple[int, ...] = ()
+    engram_columns: int = 0
+    engram_width: int = 0
 
     def ratios(self) -> tuple[int, ...]:
         """The KV compress ratio of each layer: the leading ones, then even layers 4 and odd layers 128."""
@@ -46,10 +50,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Family:
-    """A model family: its name in headers and its dimensions."""
+    """A model family: its name in headers and its dimensions. layout: the architecture that its files name.
+    on_disk_bytes: of a file, tables that the engine reads from the SSD and never maps.
+    """
 
     title: str
     shape: Shape
+    layout: str = "deepseek4"
+    on_disk_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,21 +70,34 @@ class Quant:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A part of a file that is published in several; `bytes` is its true size."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class File:
-    """One published file; `bytes` is its true size, `kind` one of model, split, mtp, dspark."""
+    """One published file; `bytes` is its true size, `kind` one of model, split, mtp, dspark, vision.
+
+    pieces: what is there in its place, to be put one behind the other; () for a file that is there whole.
+    """
 
     name: str
     bytes: int
     kind: str
     repo: str
     revision: str
+    pieces: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True)
 class Release:
     """Files that belong together, and what each generation's download script calls them.
 
-    quant: None for a file that a model carries beside itself (a draft model).
+    quant: None for a file that a model carries beside itself (a draft model, an image encoder). made_from:
+    the revision of the weights, as the header says it; "" where it says none.
     """
 
     id: str
@@ -84,6 +105,7 @@ class Release:
     quant: str | None
     files: tuple[File, ...]
     targets: Mapping[str, str]
+    made_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,22 +130,28 @@ def load() -> Published:
 def parse(data: Mapping[str, Any]) -> Published:
     """The value of such a document. Raises TypeError or KeyError for one of another form."""
     return Published(
-        families={
-            name: Family(
-                one["title"],
-                Shape(**{**one["shape"], "leading_ratios": tuple(one["shape"]["leading_ratios"])}),
-            )
-            for name, one in data["families"].items()
-        },
+        families={name: _family(one) for name, one in data["families"].items()},
         quants={name: Quant(**one) for name, one in data["quants"].items()},
         releases=tuple(
             Release(
                 one["id"],
                 one["family"],
                 one["quant"],
-                tuple(File(**file) for file in one["files"]),
+                tuple(_file(file) for file in one["files"]),
                 one["targets"],
+                one.get("made_from", ""),
             )
             for one in data["releases"]
         ),
     )
+
+
+def _family(one: Mapping[str, Any]) -> Family:
+    shape: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in one["shape"].items()
+    }
+    return Family(**{**one, "shape": Shape(**shape)})
+
+
+def _file(one: Mapping[str, Any]) -> File:
+    return File(**{**one, "pieces": tuple(Piece(**piece) for piece in one.get("pieces", ()))})

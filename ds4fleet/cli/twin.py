@@ -105,7 +105,7 @@ def pinned(engine: Engine, catalogue: Catalogue, *, here: bool) -> str:
     """The commit to ask for so that the engine comes out that was current.
 
     The pinned one of a stand-in, else its own. `here`: an engine that has no stand-in in this lab is replaced
-    by one of the generation that its flags belong to.
+    by the newest of the generation that its flags belong to.
     """
     release = next((one for one in engine.releases if one.id == engine.current), None)
     commit = (release.commit if release else None) or str(engine.current)
@@ -117,8 +117,9 @@ def pinned(engine: Engine, catalogue: Catalogue, *, here: bool) -> str:
     capable = release.capabilities if release else None
     flags = capable.flags if capable else ()
     generation = catalogue.generation_of_flags(flags) if flags else catalogue.newest_generation.id
-    fitting = (catalogue.engine(of) for of in catalogue.engine_stand_ins)
-    return next((one.pinned for one in fitting if one.generation == generation and not one.known_bad), commit)
+    known = (catalogue.engine(of) for of in catalogue.engine_stand_ins)
+    fitting = [one for one in known if one.generation == generation and not one.known_bad]
+    return max(fitting, key=lambda one: one.date).pinned if fitting else commit
 
 
 def _model_of(file_name: str, catalogue: Catalogue) -> str:

@@ -30,7 +30,9 @@ class Generation:
 
     name: what tests and people call it. stands_for: the upstream commit whose place it takes (a full hash or
     a known prefix), or None when it is only itself. generation: key of the catalogue's `generations`.
-    by_itself: whether the lab's catalogue also knows it by its own commit, as one to upgrade to.
+    by_itself: whether the lab's catalogue also knows it by its own commit, as one to upgrade to. confidence:
+    what `--dspark-confidence` is by default. has_765: slots are chosen by what a request reuses (upstream PR
+    #765), and work ends when its client leaves, of which no earlier commit is known.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Generation:
     server_fails: bool = False
     speed_percent: int = 100
     by_itself: bool = False
+    confidence: str = "0.9"
+    has_765: bool = False
 
 
 GENERATIONS = (
@@ -57,9 +61,15 @@ GENERATIONS = (
     Generation("no-serve", None, "2026-07", "2026-07-30T10:00:00+0000",
                "Create sessions lazily", known_bad=True, server_fails=True),
     Generation("august", "b0309611041655f4e45671cfd9c9886aff161406", "2026-08", "2026-08-05T12:00:00+0000",
-               "Name targets after the model, load MXFP4, refuse what ended the engine", by_itself=True),
+               "Name targets after the model, load MXFP4, refuse what ended the engine", by_itself=True,
+               confidence="0.7"),
+    Generation("august-10", "84cc882352757baf628a1776badf7cc54d584e28", "2026-08", "2026-08-10T10:00:00+0000",
+               "Decode fast, choose the same rows each time", by_itself=True, confidence="0.6"),
+    Generation("september-13", "bd66c402070042bf0a79ad6ece8242de4c93680c", "2026-09",
+               "2026-09-13T10:00:00+0000", "Take images, load V4.1", by_itself=True, confidence="0.6"),
     Generation("september", "0aaea5a238fb41a35106a551e73c8409dfb751ac", "2026-09", "2026-09-20T10:00:00+0000",
-               "Take images, load V4.1, stop working for clients that have gone", by_itself=True),
+               "Choose slots by what is reused, stop working for clients that have gone", by_itself=True,
+               confidence="0.6", has_765=True),
 )  # fmt: skip
 """Oldest first, as the history has them."""
 
@@ -70,6 +80,8 @@ _LEGACY = {
 }
 # Which weights the script takes with the Hugging Face client instead of curl (since 2026-06-02).
 _WITH_CLIENT = ("pro", "mxfp4")
+# Where the script takes what it is not told the place of.
+_REPO = "antirez/deepseek-v4-gguf"
 
 
 def build_repo(path: Path) -> dict[str, str]:
@@ -142,6 +154,8 @@ def _header(generation: Generation) -> str:
         "DS4_FAULT_LINK": int(generation.link_fails),
         "DS4_FAULT_SERVER": int(generation.server_fails),
         "DS4_SPEED_PERCENT": generation.speed_percent,
+        "DS4_DSPARK_CONFIDENCE": f'"{generation.confidence}"',
+        "DS4_HAS_765": int(generation.has_765),
     }
     lines = [f"#define {name} {value}" for name, value in switches.items()]
     return "\n".join(
@@ -149,32 +163,53 @@ def _header(generation: Generation) -> str:
     )
 
 
-def _targets(generation: str) -> Mapping[str, tuple[list[str], str, bool]]:
-    """{target: (files, via, whether ds4flash.gguf is linked to it)} of a generation's script."""
-    targets: dict[str, tuple[list[str], str, bool]] = {}
+@dataclass(frozen=True)
+class _Target:
+    """What the script fetches for a word. linked: whether ds4flash.gguf is linked to it. joined: the file
+    that the fetched ones are parts of.
+    """
+
+    files: list[str]
+    via: str = "curl"
+    linked: bool = True
+    repo: str = ""
+    joined: str = ""
+
+    def settings(self) -> str:
+        """As the shell reads it."""
+        said = f'FILES="{" ".join(self.files)}"; VIA={self.via}; LINK={"yes" if self.linked else "no"}'
+        said += f'; REPO="{self.repo}"' if self.repo not in ("", _REPO) else ""
+        return said + (f'; JOIN="{self.joined}"' if self.joined else "")
+
+
+def _targets(generation: str) -> Mapping[str, _Target]:
+    """{target: what it fetches} of a generation's script."""
+    targets: dict[str, _Target] = {}
     for release in published.load().releases:
         if generation not in release.targets:
             continue
-        files = [file.name for file in release.files]
         by_client = (
             release.quant is not None
             and generation > "2026-05"
             and any(word in release.id for word in _WITH_CLIENT)
         )
-        linked = release.quant is not None and len(files) == 1
-        targets[release.targets[generation]] = (files, "hf" if by_client else "curl", linked)
+        [first, *others] = release.files
+        targets[release.targets[generation]] = _Target(
+            [piece.name for piece in first.pieces] or [file.name for file in release.files],
+            "hf" if by_client else "curl",
+            release.quant is not None and not others,
+            first.repo,
+            first.name if first.pieces else "",
+        )
     if generation == "2026-05":
-        targets |= {target: ([file], "curl", True) for target, file in _LEGACY.items()}
+        targets |= {target: _Target([file]) for target, file in _LEGACY.items()}
     return targets
 
 
 def _download_script(generation: str) -> str:
     targets = _targets(generation)
-    helps = [f"  {target}  {', '.join(files)}" for target, (files, _via, _link) in targets.items()]
-    cases = [
-        f'    {target}) FILES="{" ".join(files)}"; VIA={via}; LINK={"yes" if link else "no"} ;;'
-        for target, (files, via, link) in targets.items()
-    ]
+    helps = [f"  {target}  {', '.join(one.files)}" for target, one in targets.items()]
+    cases = [f"    {target}) {one.settings()} ;;" for target, one in targets.items()]
     text = (SOURCES / "download_model.sh.in").read_text()
     return text.replace("@HELP@", "\n".join(helps)).replace("@CASES@", "\n".join(cases))
 

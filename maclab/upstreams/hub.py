@@ -65,7 +65,7 @@ def answer(folder: Path, request: Request, behaviour: Behaviour) -> Answer:
     if revision not in _repos()[repo]:
         return text(404, "Revision Not Found", X_Error_Code="RevisionNotFound")
     stand_in = weights.all_files().get(name)
-    if stand_in is None or stand_in.repo != repo:
+    if stand_in is None or stand_in.repo != repo or stand_in.pieces:
         return text(404, "Entry not found", X_Error_Code="EntryNotFound")
     if request.host == MIRROR:
         return _file(folder, request, stand_in, behaviour)
@@ -109,7 +109,7 @@ def _from_cdn(folder: Path, request: Request, path: str, behaviour: Behaviour) -
 def _api(repo: str, revision: str) -> Answer:
     if revision not in _repos().get(repo, set()):
         return text(404, "Revision Not Found", X_Error_Code="RevisionNotFound")
-    names = [item.name for item in weights.all_files().values() if item.repo == repo]
+    names = [item.name for item in weights.all_files().values() if item.repo == repo and not item.pieces]
     sha = commit_of(repo) if revision == "main" else revision
     body = {"id": repo, "sha": sha, "private": False, "siblings": [{"rfilename": name} for name in names]}
     data = json.dumps(body).encode()

@@ -15,13 +15,13 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from maclab import published
 from maclab.errors import LabError
-from maclab.weights import header
+from maclab.weights import header, v41
 
 SCALE = 4096
 """Bytes of a real disk that one byte in the lab stands for."""
@@ -48,11 +48,17 @@ class StandIn:
     real_bytes: int
     part: range | None = None
     """Layers of a split model that this file holds."""
+    made_from: str = ""
+    pieces: tuple[str, ...] = ()
+    """What is published in its place, to be put one behind the other."""
+    piece: range | None = None
+    """Bytes of the stand-in `whole` that this one is a piece of."""
+    whole: str = ""
 
     @property
     def bytes(self) -> int:
         """Size of the stand-in."""
-        return stand_in_bytes(self.real_bytes)
+        return len(self.piece) if self.piece is not None else stand_in_bytes(self.real_bytes)
 
     @property
     def fingerprint(self) -> str:
@@ -71,6 +77,8 @@ def all_files() -> dict[str, StandIn]:
     """A stand-in for every file that the fake upstreams publish, by file name."""
     known = published.load()
     found: dict[str, StandIn] = {}
+    # An encoder goes with the weights that its family's models were made from.
+    made_from = {release.family: release.made_from for release in known.releases if release.made_from}
     for release in known.releases:
         layers = known.families[release.family].shape.layers
         for file in release.files:
@@ -86,8 +94,22 @@ def all_files() -> dict[str, StandIn]:
                 release.quant,
                 file.bytes,
                 part,
+                made_from.get(release.family, ""),
+                tuple(piece.name for piece in file.pieces),
             )
+            found |= {one.name: one for one in _pieces(found[file.name], file.pieces)}
     return found
+
+
+def _pieces(whole: StandIn, pieces: Sequence[published.Piece]) -> Iterator[StandIn]:
+    """The pieces of `whole`, sized as the originals' are; the last takes what is left."""
+    at = 0
+    for piece in pieces:
+        end = whole.bytes if piece is pieces[-1] else at + stand_in_bytes(piece.bytes)
+        yield replace(
+            whole, name=piece.name, real_bytes=piece.bytes, pieces=(), piece=range(at, end), whole=whole.name
+        )
+        at = end
 
 
 def find(name: str) -> StandIn:
@@ -99,7 +121,10 @@ def find(name: str) -> StandIn:
 
 
 def content(stand_in: StandIn) -> Iterator[bytes]:
-    """The bytes of the file, in pieces: a true header, then noise that follows from the name."""
+    """The bytes of the file, in chunks: a true header, then noise that follows from the name."""
+    if stand_in.piece is not None:
+        yield from _cut(content(find(stand_in.whole)), stand_in.piece)
+        return
     head = _header(stand_in)
     yield head
     left = stand_in.bytes - len(head)
@@ -112,13 +137,22 @@ def content(stand_in: StandIn) -> Iterator[bytes]:
         number += 1
 
 
+def _cut(chunks: Iterator[bytes], wanted: range) -> Iterator[bytes]:
+    at = 0
+    for chunk in chunks:
+        yield chunk[max(wanted.start - at, 0) : max(wanted.stop - at, 0)]
+        at += len(chunk)
+
+
 def _header(stand_in: StandIn) -> bytes:
     known = published.load()
-    shape = known.families[stand_in.family].shape
+    family = known.families[stand_in.family]
+    shape, of_v41 = family.shape, family.layout == v41.ARCHITECTURE
+    architecture = v41.ENCODER if stand_in.kind == "vision" else family.layout
     keys: dict[str, header.Value] = {
-        "general.architecture": "deepseek4",
-        "general.name": known.families[stand_in.family].title,
-        "general.alignment": header.ALIGNMENT,
+        "general.architecture": architecture,
+        "general.name": family.title,
+        "general.alignment": v41.ALIGNMENT if of_v41 and stand_in.quant else header.ALIGNMENT,
         "general.type": "model",
         "general.quantization_version": 2,
         # IQ2_XXS whatever the file holds: published files mislabel themselves too (upstream issue #463).
@@ -128,8 +162,15 @@ def _header(stand_in: StandIn) -> bytes:
         "lab.real_data_offset": real_data_offset(stand_in),
         "lab.fingerprint": stand_in.fingerprint,
     }
+    if stand_in.made_from:
+        keys[v41.REVISION] = stand_in.made_from
+    if of_v41 and stand_in.quant:
+        keys["lab.disk_only_bytes"] = family.on_disk_bytes
+        keys |= v41.keys(shape) | header.tokenizer_keys()
+        return v41.encode(keys, shape, known.quants[stand_in.quant], stand_in.bytes, SCALE)
     if stand_in.quant is None:
-        tensors = header.draft_tensors("mtp.0" if stand_in.kind == "mtp" else "dspark.0")
+        prefix = {"mtp": "mtp.0", "vision": "v.0"}.get(stand_in.kind, "dspark.0")
+        tensors = header.draft_tensors(prefix)
         filler = header.Tensor(tensors[0].name.replace("hc_head_base", "draft_embd"), header.F16)
     else:
         keys |= header.model_keys(shape) | header.tokenizer_keys()
@@ -141,9 +182,11 @@ def _header(stand_in: StandIn) -> bytes:
 
 def real_data_offset(stand_in: StandIn) -> int:
     """Header size of the original: what its tensors, all of known type and dimensions, leave of its size."""
+    known = published.load()
     if stand_in.quant is None or stand_in.part is not None:
         return REAL_DATA_OFFSET
-    known = published.load()
+    if known.families[stand_in.family].layout == v41.ARCHITECTURE:
+        return v41.REAL_DATA_OFFSET
     shape = known.families[stand_in.family].shape
     tensors = header.model_tensors(shape, known.quants[stand_in.quant])
     sized = [(tensor, header.dimensions(shape, tensor.name)) for tensor in tensors]
@@ -180,6 +223,8 @@ def sha256(stand_in: StandIn) -> str:
 
 def _recipe(stand_in: StandIn) -> str:
     """Digest of all that the content follows from: size, name and header."""
+    if stand_in.piece is not None:
+        return f"{_recipe(find(stand_in.whole))}:{stand_in.piece.start}:{stand_in.piece.stop}"
     return hashlib.sha256(
         f"{stand_in.bytes}:{stand_in.fingerprint}".encode() + _header(stand_in)
     ).hexdigest()[:16]

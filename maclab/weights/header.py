@@ -18,10 +18,10 @@ ALIGNMENT = 32
 # GGUF value types.
 _U32, _F32, _BOOL, _STRING, _ARRAY, _U64 = 4, 6, 7, 8, 9, 10
 
-F32, F16, Q8_0, Q2_K, Q4_K, IQ2_XXS, I32, MXFP4 = 0, 1, 8, 10, 12, 16, 26, 39
+F32, F16, Q8_0, Q2_K, Q4_K, IQ2_XXS, I8, I32, MXFP4 = 0, 1, 8, 10, 12, 16, 24, 26, 39
 _BLOCK_ELEMENTS_BYTES = {
     F32: (1, 4), F16: (1, 2), Q8_0: (32, 34), Q2_K: (256, 84), Q4_K: (256, 144), IQ2_XXS: (256, 66),
-    I32: (1, 4), MXFP4: (32, 17),
+    I8: (1, 1), I32: (1, 4), MXFP4: (32, 17),
 }  # fmt: skip
 _SMALL = 256
 """Elements of a tensor that only has to exist: the widest block."""
@@ -44,7 +44,7 @@ def model_tensors(shape: Shape, quant: Quant, layers: range | None = None) -> li
         tensors.append(Tensor("token_embd.weight", F16))
     for layer in chosen:
         late = layer >= shape.layers - quant.last_layers
-        tensors += _layer_tensors(layer, shape.ratios()[layer], _experts(quant, late))
+        tensors += _layer_tensors(layer, shape.ratios()[layer], experts(quant, late))
     if whole or chosen.stop == shape.layers:
         tensors += [Tensor("output_hc_base.weight", F32), Tensor("output_hc_fn.weight", F16)]
         tensors += [Tensor("output_hc_scale.weight", F32)]
@@ -52,7 +52,7 @@ def model_tensors(shape: Shape, quant: Quant, layers: range | None = None) -> li
     return tensors
 
 
-def _experts(quant: Quant, late: bool) -> tuple[int, int]:
+def experts(quant: Quant, late: bool = False) -> tuple[int, int]:
     """GGML types of (gate and up, down) of a layer's routed experts; only the 2-bit kind mixes two."""
     kind = quant.last_gate_type if late and quant.last_layers else quant.first_gate_type
     return kind, Q2_K if kind == IQ2_XXS else kind
@@ -218,7 +218,7 @@ def encode(keys: dict[str, Value], tensors: Sequence[Tensor], total_bytes: int) 
 
 
 def encode_sized(
-    keys: dict[str, Value], tensors: Sequence[tuple[Tensor, tuple[int, ...]]]
+    keys: dict[str, Value], tensors: Sequence[tuple[Tensor, tuple[int, ...]]], alignment: int = ALIGNMENT
 ) -> tuple[bytes, int]:
     """The padded header of a file whose tensors have these dimensions, and the size of the whole file."""
     pieces = [struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(keys))]
@@ -228,11 +228,11 @@ def encode_sized(
     for tensor, dims in tensors:
         shape = struct.pack(f"<I{len(dims)}Q", len(dims), *dims)
         pieces.append(_text(tensor.name) + shape + struct.pack("<IQ", tensor.kind, at))
-        at = _aligned(at + tensor_bytes(tensor, dims))
+        at = _aligned(at + tensor_bytes(tensor, dims), alignment)
     last, dims = tensors[-1]
     header = b"".join(pieces)
-    data_offset = _aligned(len(header))
-    end = at - _aligned(tensor_bytes(last, dims)) + tensor_bytes(last, dims)
+    data_offset = _aligned(len(header), alignment)
+    end = at - _aligned(tensor_bytes(last, dims), alignment) + tensor_bytes(last, dims)
     return header + bytes(data_offset - len(header)), data_offset + end
 
 
@@ -252,8 +252,8 @@ def _extent(keys: dict[str, Value], tensors: Sequence[tuple[Tensor, tuple[int, .
     return len(header), total - len(header)
 
 
-def _aligned(count: int) -> int:
-    return -(-count // ALIGNMENT) * ALIGNMENT
+def _aligned(count: int, alignment: int = ALIGNMENT) -> int:
+    return -(-count // alignment) * alignment
 
 
 def _text(text: str) -> bytes:

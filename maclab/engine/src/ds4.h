@@ -103,6 +103,8 @@ typedef struct {
     uint32_t version;
     uint64_t n_tensors, n_keys, size, data_offset;
     uint64_t real_bytes, real_data_offset;
+    uint64_t disk_only_bytes; /* of real_bytes: tables that are read from the SSD and never mapped, and the header */
+    const char *made_from;    /* revision of the weights, as the header says it; "" where it does not */
     gguf_tensor *tensors;
     gguf_key *keys;
     shape_id shape;
@@ -113,6 +115,7 @@ typedef struct {
 void gguf_open(gguf *g, const char *path); /* one line on stderr and exit 1 when it is unusable */
 void gguf_check_model(gguf *g);            /* keys, shape and tensors of a main model */
 void gguf_check_mtp(gguf *g);
+void gguf_check_vision(const gguf *encoder, const gguf *model);
 const gguf_tensor *gguf_find(const gguf *g, const char *name);
 void gguf_summary(const gguf *g);
 const char *shape_name(shape_id shape);
@@ -148,7 +151,7 @@ uint64_t kv_payload_bytes(shape_id shape, int tokens);
 /* ---- options.c ---- */
 typedef enum { TOOL_CLI = 1, TOOL_SERVER = 2, TOOL_BENCH = 4 } tool_id;
 typedef struct {
-    const char *model, *mtp, *chdir, *host, *trace, *kv_dir, *steering_file;
+    const char *model, *mtp, *vision, *chdir, *host, *trace, *kv_dir, *steering_file;
     const char *prompt, *prompt_file, *chat_prompt_file, *system, *csv;
     const char *backend;
     int ctx, tokens, threads, port, mtp_draft, prefill_chunk, sessions, quantum, power;
@@ -169,7 +172,7 @@ extern const bool backend_has_graph;
 /* ---- engine.c ---- */
 typedef struct {
     options opt;
-    gguf model, mtp;
+    gguf model, mtp, vision;
     bool has_mtp, metal, frozen;
     memory_plan plan;
     double prefill_pace, generation_pace; /* of the speeds in engine.conf, which are read while it runs */

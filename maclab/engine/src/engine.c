@@ -103,7 +103,8 @@ static void map_model(const engine *e) {
     const double mib = (double)MIB;
     const memory_outcome outcome = memory_judge(&e->plan, 0);
     /* Views start and end on pages of the Mac. */
-    const uint64_t mapped = (m->real_bytes + PAGE - 1) / PAGE * PAGE - m->real_data_offset / PAGE * PAGE;
+    const uint64_t left_out = m->disk_only_bytes ? m->disk_only_bytes : m->real_data_offset;
+    const uint64_t mapped = (m->real_bytes + PAGE - 1) / PAGE * PAGE - left_out / PAGE * PAGE;
     if (isatty(2)) {
         log_engine("requesting Metal residency (may take tens of seconds)... done");
         log_engine("warming Metal model views... done");
@@ -135,7 +136,8 @@ void engine_open(engine *e, const options *o) {
     take_lock();
 
     gguf_open(&e->model, o->model);
-    if (o->warm) log_engine("warming mapped tensor pages: %.2f GiB", (double)e->model.real_bytes / (double)GIB);
+    if (o->warm && !e->model.disk_only_bytes)
+        log_engine("warming mapped tensor pages: %.2f GiB", (double)e->model.real_bytes / (double)GIB);
     gguf_check_model(&e->model);
     if (e->model.shape == SHAPE_FLASH41 && o->power != 100) die(1, "--power is not supported with DeepSeek V4.1");
     if (o->mtp) {
@@ -144,6 +146,10 @@ void engine_open(engine *e, const options *o) {
         if (!o->dspark) gguf_check_mtp(&e->mtp);
         e->has_mtp = true;
         log_engine("MTP support model loaded: %s (draft=%d)", o->mtp, o->mtp_draft);
+    }
+    if (o->vision) {
+        gguf_open(&e->vision, o->vision);
+        gguf_check_vision(&e->vision, &e->model);
     }
     if (!backend_has_graph && strcmp(o->backend, "cpu") != 0)
         die(1, "%s backend requested but this build has no graph backend support; aborting startup", o->backend);

@@ -19,7 +19,8 @@ static const struct {
     const char *name;
 } block_types[] = {
     {0, 1, 4, "f32"},        {1, 1, 2, "f16"},         {8, 32, 34, "q8_0"}, {10, 256, 84, "q2_k"},
-    {12, 256, 144, "q4_k"},  {16, 256, 66, "iq2_xxs"}, {26, 1, 4, "i32"},   {39, 32, 17, "mxfp4"},
+    {12, 256, 144, "q4_k"},  {16, 256, 66, "iq2_xxs"}, {24, 1, 1, "i8"},     {26, 1, 4, "i32"},
+    {39, 32, 17, "mxfp4"},
 };
 #define N_TYPES (sizeof(block_types) / sizeof(block_types[0]))
 #define IQ2_LIKE 2
@@ -165,6 +166,9 @@ void gguf_open(gguf *g, const char *path) {
     }
 
     const gguf_key *real = find_key(g, "lab.real_bytes"), *data = find_key(g, "lab.real_data_offset");
+    const gguf_key *tables = find_key(g, "lab.disk_only_bytes"), *made_from = find_key(g, "general.source.revision");
+    g->disk_only_bytes = tables ? (uint64_t)tables->number : 0;
+    g->made_from = made_from && made_from->text ? made_from->text : "";
     g->real_bytes = real ? (uint64_t)real->number : g->size;
     g->real_data_offset = data ? (uint64_t)data->number : g->data_offset;
     const gguf_key *print = find_key(g, "lab.fingerprint");
@@ -326,6 +330,12 @@ void gguf_check_model(gguf *g) {
     g->quant_bits = gguf_find(g, "blk.0.ffn_gate_exps.weight")->type == TYPE_Q4_K ? 4 : IQ2_LIKE;
 }
 
+void gguf_check_vision(const gguf *encoder, const gguf *model) {
+    if (model->shape != SHAPE_FLASH41) die(1, "--vision goes with DeepSeek V4.1 only in this stand-in");
+    if (strcmp(encoder->made_from, model->made_from) != 0)
+        die(1, "the vision encoder was made from the revision %s, the model from %s", encoder->made_from, model->made_from);
+}
+
 void gguf_check_mtp(gguf *g) { require_tensor(g, "mtp.%d.hc_head_base.weight", 0); }
 
 uint32_t shape_layers(shape_id shape) { return shape == SHAPE_FLASH ? 43 : shape == SHAPE_PRO ? 61 : 40; }
@@ -346,8 +356,9 @@ void gguf_summary(const gguf *g) {
     for (uint64_t i = 0; i < g->n_tensors; i++) described += g->tensors[i].bytes;
     printf("model: %s\narch:  %s\n", name && name->text ? name->text : "", arch && arch->text ? arch->text : "");
     printf("gguf:  v%u, %" PRIu64 " metadata keys, %" PRIu64 " tensors\n", g->version, g->n_keys, g->n_tensors);
-    printf("layers: %.0f\ntrain context: %.0f\n", text_or_number(g, "deepseek4.block_count"),
-           text_or_number(g, "deepseek4.context_length"));
+    const bool v41 = arch && arch->text && !strcmp(arch->text, "deepseek41");
+    printf("layers: %.0f\ntrain context: %.0f\n", text_or_number(g, v41 ? "deepseek41.block_count" : "deepseek4.block_count"),
+           text_or_number(g, v41 ? "deepseek41.context_length" : "deepseek4.context_length"));
     printf("file size: %.2f GiB\n", (double)g->real_bytes / (double)GIB);
     printf("tensor types:\n");
     for (size_t type = 0; type < N_TYPES; type++) {

@@ -210,8 +210,8 @@ static void answer_job(session *s, job *j, reply *p, const char *span, const cha
     session_hold(s, r, a.reasoning, sampled.ptr, j->tokens + token_count(sampled.ptr));
     if (!j->cancelled) {
         const bool sent = !p->failed && reply_finish(p, &a, text, finish);
-        if (!sent && r->stream && DS4_GENERATION < GEN_SEPTEMBER) log_line("%s ctx=%s%s final stream failed", kind_of(r), span, flags);
-        if (!sent && DS4_GENERATION >= GEN_SEPTEMBER) {
+        if (!sent && r->stream && !DS4_HAS_765) log_line("%s ctx=%s%s final stream failed", kind_of(r), span, flags);
+        if (!sent && DS4_HAS_765) {
             finish = "error";
             snprintf(err, sizeof(err), "client disconnected");
             log_line("%s ctx=%s%s client disconnected", kind_of(r), span, flags);

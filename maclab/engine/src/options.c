@@ -13,7 +13,7 @@
 
 typedef enum { TOLD, NONE, TEXT, POSITIVE, NONNEGATIVE, REAL, INTEGER, GIB_SIZE, EXPERTS, PAIR, BACKEND, HELP } value_kind;
 typedef enum {
-    O_IGNORED, O_PROBABILITY, O_HELP, O_MODEL, O_MTP, O_MTP_DRAFT, O_CTX, O_TOKENS, O_THREADS, O_CHDIR, O_QUALITY, O_WARM, O_STEER_FILE,
+    O_IGNORED, O_PROBABILITY, O_HELP, O_MODEL, O_VISION, O_MTP, O_MTP_DRAFT, O_CTX, O_TOKENS, O_THREADS, O_CHDIR, O_QUALITY, O_WARM, O_STEER_FILE,
     O_STEER_FFN, O_STEER_ATTN, O_METAL, O_CUDA, O_CPU, O_BACKEND, O_HOST, O_PORT, O_CORS, O_TRACE, O_KV_DIR,
     O_KV_MB, O_KV_MIN, O_KV_COLD, O_KV_INTERVAL, O_KV_TRIM, O_KV_ALIGN, O_KV_REJECT, O_NO_REPLAY, O_TOOL_IDS,
     O_POWER, O_CHUNK, O_STREAMING, O_STREAM_CACHE, O_SIM_MEMORY, O_SESSIONS, O_DSPARK, O_ROLE, O_TENSOR_PARALLEL, O_QUANTUM,
@@ -32,13 +32,7 @@ typedef struct {
     const char *argument, *help;
 } option;
 
-#if DS4_GENERATION >= GEN_SEPTEMBER
-#define DSPARK_HELP "confidence a speculation needs (0.6)"
-#elif DS4_GENERATION >= GEN_AUGUST
-#define DSPARK_HELP "confidence a speculation needs (0.7)"
-#else
-#define DSPARK_HELP "confidence a speculation needs (0.9)"
-#endif
+#define DSPARK_HELP "confidence a speculation needs (" DS4_DSPARK_CONFIDENCE ")"
 
 static const option table[] = {
     {O_MODEL, "--model", "-m", TEXT, ALL, 0, EVER, "runtime", "FILE", "GGUF weights to load (ds4flash.gguf)"},
@@ -100,7 +94,7 @@ static const option table[] = {
     {O_IGNORED, "--gpu-devices", NULL, TEXT, ALL, JUNE, EVER, "runtime", "LIST", "CUDA devices to use"},
     {O_IGNORED, "--cuda-tensor-parallel", NULL, NONE, ALL, JUNE, EVER, "runtime", "", "split tensors over CUDA devices"},
     {O_QUANTUM, "--mixed-prefill-quantum", NULL, POSITIVE, TOOL_SERVER, GEN_AUGUST, EVER, "api", "N", "prefill tokens between decode steps (128)"},
-    {O_IGNORED, "--vision", NULL, TEXT, CHAT, SEPTEMBER, EVER, "+runtime", "FILE", "weights of the image encoder"},
+    {O_VISION, "--vision", NULL, TEXT, CHAT, SEPTEMBER, EVER, "+runtime", "FILE", "weights of the image encoder"},
 
     {O_ROLE, "--role", NULL, TEXT, ALL, JUNE, EVER, "+distributed", "NAME", "coordinator or worker"},
     {O_IGNORED, "--layers", NULL, TEXT, ALL, JUNE, EVER, "+distributed", "A:B", "layers that this process runs"},
@@ -285,6 +279,7 @@ static void only_one_prompt(const options *o) {
 static void store(options *o, const option *d, tool_id tool, const char *v) {
     switch (d->id) {
     case O_MODEL: o->model = v; break;
+    case O_VISION: o->vision = v; break;
     case O_MTP: o->mtp = v; break;
     case O_MTP_DRAFT: o->mtp_draft = whole(d->name, v, 1); break;
     case O_CTX: o->ctx = whole(d->name, v, 1); break;

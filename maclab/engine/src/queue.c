@@ -14,7 +14,7 @@ static long suits(const session *s, const job *j, time_t now) {
     size_t text;
     if (s->busy) return LONG_MIN;
     if (j->r.live_id && !strcmp(j->r.live_id, s->live_call)) return LONG_MAX;
-    if (DS4_GENERATION < GEN_SEPTEMBER) return session_common(s, &j->r);
+    if (!DS4_HAS_765) return session_common(s, &j->r);
     const int reuse = session_reuse(s, &j->r, &text);
     if (reuse) return reuse;
     if (!s->live_tokens) return 0;
@@ -55,7 +55,7 @@ static void dispatch(void) {
         j->next = NULL;
         best->assigned = j;
         best->busy = true;
-        if (DS4_GENERATION >= GEN_SEPTEMBER && server.e.opt.sessions > 1 && most < 0) {
+        if (DS4_HAS_765 && server.e.opt.sessions > 1 && most < 0) {
             const long idle = now > best->last_used ? (long)(now - best->last_used) : 0;
             log_plain("slot %d: request reuses nothing; evicting checkpoint (%d tokens, idle %ld s, %s)", best->number,
                       best->live_tokens, idle, idle >= STALE_S ? "stale" : "protected");
@@ -103,7 +103,7 @@ static void cancel(job *j) {
 static void wait_for(job *j) {
     while (!j->done) {
         struct timespec soon;
-        if (DS4_GENERATION < GEN_SEPTEMBER) {
+        if (!DS4_HAS_765) {
             pthread_cond_wait(&j->cv, &server.mu);
             continue;
         }

@@ -1,4 +1,4 @@
-"""What the tests of the stand-in engine share: four generations, built once, and weights."""
+"""What the tests of the stand-in engine share: the generations, built once, and weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from maclab.engine import rig
 from maclab.engine.rig import Bench
 
 FLASH = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"
-NAMES = ("may", "july", "august", "september")
+NAMES = ("may", "july", "august", "august-10", "september-13", "september")
 USED = (
     FLASH,
     FLASH.replace(".gguf", "-0731.gguf"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ds4fleet.catalogue import read
 from maclab import engine, published, weights
 from maclab.engine import bodies, checkpoints, compare, rig, served
 from maclab.engine.rig import Bench
@@ -58,7 +59,22 @@ class TestRepository:
         stand_ins = engine.build_repo(tmp_path / "ds4.git")
         made = engine.commits(tmp_path / "ds4.git")
         assert stand_ins["b0309611041655f4e45671cfd9c9886aff161406"] == made["august"]
+        assert stand_ins["84cc882352757baf628a1776badf7cc54d584e28"] == made["august-10"]
+        assert stand_ins["bd66c402070042bf0a79ad6ece8242de4c93680c"] == made["september-13"]
         assert stand_ins["0aaea5a238fb41a35106a551e73c8409dfb751ac"] == made["september"]
+
+    def test_a_stand_in_is_what_the_catalogue_says_of_its_commit(self) -> None:
+        known = read.load()
+        for generation in engine.GENERATIONS:
+            if not generation.stands_for:
+                continue
+            entry = known.engine(generation.stands_for)
+            traits = known.generation(entry.generation)
+            assert generation.generation == entry.generation, generation.name
+            assert not entry.date or generation.date.startswith(entry.date), generation.name
+            confidence = {**traits.defaults, **entry.defaults}.get("--dspark-confidence", "0.9")
+            assert generation.confidence == confidence, generation.name
+            assert not generation.has_765 or traits.cancels_on_disconnect, generation.name
 
 
 class TestBuild:
@@ -113,6 +129,22 @@ class TestHelp:
         assert {"--power", "--kv-disk-dir", "--batched-session"} <= rig.flags([plain])
         assert "--dspark" not in rig.flags([plain])
         assert {"--power", "--dspark", "--mtp"} <= rig.flags([topic])
+
+    @pytest.mark.parametrize(
+        ("name", "confidence"),
+        [
+            ("july", "0.9"),
+            ("august", "0.7"),
+            ("august-10", "0.6"),
+            ("september-13", "0.6"),
+            ("september", "0.6"),
+        ],
+    )
+    def test_the_confidence_of_a_draft_changes_within_august(
+        self, releases: dict[str, Path], tmp_path: Path, name: str, confidence: str
+    ) -> None:
+        shown = Bench(releases[name], tmp_path).run("ds4-server", "--help", "runtime").stdout
+        assert re.search(rf"--dspark-confidence .*\({confidence}\)", shown)
 
     def test_an_unknown_topic_is_said_and_the_first_page_shown(self, july: Bench) -> None:
         done = july.run("ds4-server", "--help", "nothing")
@@ -321,6 +353,20 @@ class TestDownloadScript:
         ]
         assert (bench.release / "ds4flash.gguf").readlink() == folder / FLASH
         (bench.release / "ds4flash.gguf").unlink()
+
+    def test_parts_are_joined_and_leave_nothing(self, september: Bench) -> None:
+        folder = september.state / "gguf"
+        folder.mkdir()
+        whole = "DeepSeek-V4.1-Flash-Q4.gguf"
+        for number, text in ((1, "the first and "), (2, "the second")):
+            (folder / f"{whole}.part{number}").write_text(text)
+        for said in ("Already downloaded: ", "Already downloaded: "):  # the parts, then what they made
+            done = self.script(september, "ds41f-q4", DS4_GGUF_DIR=str(folder))
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.startswith(f"{said}{folder / whole}")
+            assert [path.name for path in folder.iterdir()] == [whole]
+            assert (folder / whole).read_text() == "the first and the second"
+        (september.release / "ds4flash.gguf").unlink()
 
     def test_a_sidecar_of_aria2_stops_it(self, bench: Bench) -> None:
         (bench.state / f"{FLASH}.aria2").write_text("x")

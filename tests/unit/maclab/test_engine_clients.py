@@ -63,7 +63,7 @@ class TestAClientThatLeaves:
             server.wait_for("finish=stop")
             assert server.log.count("prompt done") == 1
 
-    @pytest.mark.parametrize("generation", ["july", "august"])
+    @pytest.mark.parametrize("generation", ["july", "august", "september-13"])
     def test_is_worked_for_all_the_same_before(
         self, releases: dict[str, Path], files: Path, tmp_path: Path, generation: str
     ) -> None:
@@ -116,10 +116,11 @@ class TestSessions:
                 server.chat(f"an alien {number}")
             return server.log, usage["prompt_tokens_details"]["cached_tokens"]
 
+    @pytest.mark.parametrize("generation", ["july", "september-13"])
     def test_a_shared_system_text_takes_another_s_session_until_september(
-        self, july: Bench, files: Path
+        self, releases: dict[str, Path], files: Path, tmp_path: Path, generation: str
     ) -> None:
-        log, cached = self.talk(july, files)
+        log, cached = self.talk(Bench(releases[generation], tmp_path), files)
         assert cached == 0
         assert "request reuses nothing" not in log
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from maclab import weights as stand_ins
 from maclab.engine.rig import Bench
 from maclab.weights import header
 
 MIB = 1 << 20
 Q2, Q4 = 16, 12
+FILE, ENCODER = "DeepSeek-V4.1-Flash-Q2.gguf", "DeepSeek-V4.1-Flash-Vision.gguf"
 GRAPH_BYTES = {
     4_096: 1_921_216_616,
     16_384: 7_158_373_224,
@@ -94,6 +96,42 @@ def test_it_does_not_start_where_it_does_not_fit(
         except RuntimeError:
             assert not starts
             assert server.process.returncode == 1 and "DeepSeek V4.1 needs " in server.log
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-ins of the published files."""
+    folder = tmp_path_factory.mktemp("v41")
+    for name in (FILE, ENCODER):
+        stand_ins.ensure(folder, name)
+    return folder
+
+
+class TestPublishedFiles:
+    """The stand-ins of the published files, as a fleet serves them."""
+
+    def test_the_tables_stay_on_the_disk(self, september: Bench, folder: Path) -> None:
+        september.memory(256, 165_510)
+        with september.server("-m", str(folder / FILE), "--ctx", "32768") as server:
+            assert server.chat("2+2")[0] == 200
+            mapped = re.findall(r"mapped ([\d.]+) MiB", server.log)
+        assert float(mapped[0]) == pytest.approx(162_935_654_128 / MIB, abs=0.05)
+        assert "resident model 151.75 GiB" in server.log
+
+    def test_it_is_served_with_its_encoder(self, september: Bench, folder: Path) -> None:
+        words = ("-m", str(folder / FILE), "--vision", str(folder / ENCODER))
+        with september.server(*words) as server:
+            assert server.chat("2+2")[0] == 200
+
+    def test_an_encoder_of_other_weights_is_refused(self, september: Bench, folder: Path) -> None:
+        # A file that names no revision stands for one of other weights.
+        done = september.run("ds4-server", "-m", str(weights(folder / "1017.gguf", Q2)), "--vision",
+                             str(folder / ENCODER))  # fmt: skip
+        assert done.returncode == 1 and "was made from the revision" in done.stderr
+
+    def test_warming_the_weights_is_left_out(self, september: Bench, folder: Path) -> None:
+        with september.server("-m", str(folder / FILE), "--warm-weights") as server:
+            assert "warming mapped" not in server.log
 
 
 def test_a_share_of_the_gpu_is_refused(september: Bench, model: Path) -> None:

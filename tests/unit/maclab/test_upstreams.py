@@ -244,6 +244,16 @@ class TestHub:
         answer, _ = outside.ask(upstreams.HUB, f"/{REPO}/resolve/{file.revision}/{file.name}", "HEAD")
         assert answer.status == 302
 
+    def test_a_file_that_is_published_in_pieces_is_there_in_pieces_only(self, outside: Outside) -> None:
+        repo, whole = "antirez/deepseek-v4.1-flash-gguf", "DeepSeek-V4.1-Flash-Q4.gguf"
+        resolve = f"/{repo}/resolve/main/{whole}"
+        assert outside.ask(upstreams.HUB, resolve, "HEAD")[0].status == 404
+        for name in weights.find(whole).pieces:
+            found, _ = outside.ask(upstreams.HUB, f"/{repo}/resolve/main/{name}", "HEAD")
+            assert found.headers["X-Linked-Size"] == str(weights.find(name).bytes)
+        _, data = outside.ask(upstreams.HUB, f"/api/models/{repo}/revision/main")
+        assert {"rfilename": whole} not in json.loads(data)["siblings"]
+
     def test_the_api_lists_the_files_of_a_revision(self, outside: Outside) -> None:
         answer, data = outside.ask(upstreams.HUB, f"/api/models/{REPO}/revision/main")
         assert answer.status == 200
