@@ -1,5 +1,5 @@
 # make setup | demo | test | docs | test-unit | lint | types | sanity | collection | test-lab |
-# test-matrix | molecule | fresh | flaky | hostile | bench-* | clean
+# test-matrix | test-wheel | molecule | fresh | flaky | hostile | bench-* | clean
 SHELL := /bin/sh
 VENV ?= .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -9,7 +9,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 BENCHES := bench-converge bench-lab bench-scale bench-prefetch bench-tunnel bench-upgrade
 
-.PHONY: setup demo test docs test-setup lint types sanity collection test-unit test-lab test-matrix molecule fresh flaky hostile bench $(BENCHES) clean
+.PHONY: setup demo test docs test-setup lint types sanity collection test-unit test-wheel test-lab test-matrix molecule fresh flaky hostile bench $(BENCHES) clean
 .DEFAULT_GOAL := help
 # Everything wants what setup makes, and a measurement wants the machine for itself.
 .NOTPARALLEL:
@@ -18,7 +18,7 @@ BENCHES := bench-converge bench-lab bench-scale bench-prefetch bench-tunnel benc
 help:
 	@echo 'make setup            prepare this machine: system packages, .venv from pinned requirements'
 	@echo 'make demo             from bare simulated Macs to an answered prompt'
-	@echo 'make test             all checks; its parts: test-setup lint types sanity test-unit test-matrix molecule fresh test-lab'
+	@echo 'make test             all checks; its parts: test-setup lint types sanity test-unit test-matrix test-wheel molecule fresh test-lab'
 	@echo 'make fresh            make demo on a minimal Debian of another release; RELEASE=trixie COMMAND="make test"'
 	@echo 'make hostile          every root program while the service accounts are hostile: 3 seeds of 200 tries'
 	@echo 'make flaky            the lab tests ten times, and which of them fail; DS4_FLAKY_RUNS=3'
@@ -74,6 +74,9 @@ molecule:
 # The Debian that this machine is not, or RELEASE; make demo, or COMMAND.
 fresh: test-setup
 	@if [ -n "$(RELEASE)" ]; then scripts/fresh $(RELEASE) $(COMMAND); else scripts/check fresh $(COMMAND); fi
+
+test-wheel:
+	@scripts/check wheel
 
 test-lab:
 	@scripts/check lab

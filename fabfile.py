@@ -1,1 +1,1 @@
-from tasks import *  # noqa: F403  (bare `fab` looks for a fabfile)
+from tasks import ns  # noqa: F401  (bare `fab` looks for a fabfile)

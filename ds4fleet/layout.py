@@ -17,10 +17,12 @@ _COLLECTIONS = "~/.ansible/collections:/usr/share/ansible/collections"
 
 
 def collection() -> Path:
-    """The folder with role, playbooks and plugins: the checkout that this package lies in, or else the
-    installed collection ds4.fleet; where there is neither, the place where a checkout would have it."""
+    """The folder with role, playbooks and plugins: the checkout that this package lies in, the collection
+    that pip installed with it, or else the collection ds4.fleet where Ansible finds it; where there is none,
+    the place where a checkout would have it."""
     beside = Path(__file__).resolve().parents[1]
-    for folder in itertools.chain([beside], _installed()):
+    with_it = beside / "ansible_collections" / "ds4" / "fleet"
+    for folder in itertools.chain([beside, with_it], _installed()):
         if (folder / "roles" / "ds4").is_dir():
             return folder
     return beside
@@ -40,9 +42,25 @@ def _installed() -> Iterator[Path]:
 
 COLLECTION = collection()
 ROLE = COLLECTION / "roles" / "ds4"
-#: Where ansible.cfg, the inventory and what runs leave stand: the checkout. With an installed collection it
-#: is the operator's own folder, in which the command was given.
-CHECKOUT = COLLECTION if (COLLECTION / "galaxy.yml").is_file() else Path.cwd()
+#: Whether this is a checkout of the repository: it has the lab's sample inventory, the tests and the demo.
+IS_CHECKOUT = (COLLECTION / "galaxy.yml").is_file()
+#: What a fleet's folder has: the configuration of Ansible beside the main job.
+MARKS = ("ansible.cfg", "site.yml")
+
+
+def fleet_folder(start: Path | None = None) -> Path | None:
+    """The nearest folder from `start` (the present one) upwards that is a fleet's; None where none is."""
+    here = (start or Path.cwd()).absolute()
+    return next((one for one in (here, *here.parents) if all((one / name).is_file() for name in MARKS)), None)
+
+
+_FOUND = fleet_folder()
+#: Where ansible.cfg, the inventory and what runs leave stand: the fleet's folder in which the command was
+#: given. Outside of one it is the present folder, or the checkout for what needs no inventory.
+FLEET = _FOUND or (COLLECTION if IS_CHECKOUT else Path.cwd())
+#: Whether the command was given in a fleet's folder.
+IN_A_FLEET = _FOUND is not None
+CHECKOUT = COLLECTION if IS_CHECKOUT else FLEET
 
 #: Written last into a release (plugins/module_utils/ds4agent/engine/release.py); ds4-start wants to see it.
 RELEASE_MARKER = ".ds4-fleet.json"

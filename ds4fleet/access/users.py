@@ -18,12 +18,12 @@ from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, unknown_name
 from ds4fleet.inventory.names import USER
 from ds4fleet.inventory.public_keys import PublicKey, parse_key
-from ds4fleet.layout import CHECKOUT
+from ds4fleet.layout import FLEET
 
-#: Another inventory than the checkout's has its own: a file that Ansible reads with it.
+#: Another inventory than the fleet's has its own: a file that Ansible reads with it.
 ACCESS_VARIABLE = "DS4_ACCESS_FILE"
 ACCESS_FILE = Path(
-    os.environ.get(ACCESS_VARIABLE) or CHECKOUT / "inventory" / "group_vars" / "all" / "access.yml"
+    os.environ.get(ACCESS_VARIABLE) or FLEET / "inventory" / "group_vars" / "all" / "access.yml"
 )
 EVERYWHERE = "all"
 HEAD = """\

@@ -42,12 +42,13 @@ EXIT_CODES = (
 
 def page(name: str, verb: Verb) -> str:
     """All about one verb."""
-    usage = f"Usage: fab {verb.typed or name}{' WORD' if verb.known else ''} [OPTION...]"
+    behind = ["WORD"] if verb.known else verb.takes
+    usage = " ".join(["Usage: fab", verb.typed or name, *behind, "[OPTION...]"])
     parts = [_wrapped(verb.__doc__ or ""), usage]
     if verb.known:
         rows = [(f"{word} {one.takes}".strip(), one.does) for word, one in verb.known.items()]
         parts.append("\n".join(["Words:", *_table(rows)]))
-    options = [_option(one, verb) for one in verb.get_arguments() if one.name != "words"]
+    options = [_option(one, verb) for one in verb.get_arguments() if not one.positional]
     if options:
         parts.append("\n".join(["Options:", *_table(sorted(options))]))
     if verb.examples:

@@ -19,7 +19,7 @@ from ds4fleet.cli import container, twin
 from ds4fleet.cli.prove import recorded
 from ds4fleet.errors import EXIT_MISSING, EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet
-from ds4fleet.layout import CHECKOUT
+from ds4fleet.layout import FLEET
 from maclab import preflight
 from maclab.errors import LabError
 from maclab.faults import FAULTS
@@ -55,7 +55,7 @@ def the_lab() -> Lab:
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         return fleet_lab(Path(named))
-    return fleet_lab(CHECKOUT / ".lab", inventory_path=CHECKOUT / "inventory" / "lab.yml")
+    return fleet_lab(FLEET / ".lab", inventory_path=FLEET / "inventory" / "lab.yml")
 
 
 def boot(

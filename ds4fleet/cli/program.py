@@ -8,6 +8,8 @@ from importlib import metadata
 from fabric.config import Config
 from fabric.executor import Executor
 from fabric.main import Fab
+from invoke.collection import Collection
+from invoke.exceptions import Exit
 
 from ds4fleet import __version__, blocks
 
@@ -19,6 +21,21 @@ class Program(Fab):  # type: ignore[misc]  # fabric has no types
         """One line: ours, then what it runs on."""
         parts = ", ".join(f"{name} {metadata.version(name)}" for name in ("ansible-core", "fabric"))
         blocks.write(f"ds4-fleet {__version__} ({parts}, Python {sys.version.split()[0]})\n")
+
+    def load_collection(self) -> None:
+        """The verbs of the folder that the command is given in, or one above it. Where none has any, ours."""
+        try:
+            super().load_collection()
+        except Exit:
+            if self.args["search-root"].value or self.args.collection.value:
+                raise
+            self.collection = self._ours()
+
+    def _ours(self) -> Collection:
+        from ds4fleet.cli import command_line, verbs
+
+        command_line.check(verbs.ns)
+        return verbs.ns
 
     def print_help(self) -> None:
         """The verbs of this directory; loading them shows them. Elsewhere Fabric's own options."""

@@ -25,14 +25,14 @@ from ds4agent.model import Engine, FileFacts, ModelError, Observation
 from ds4fleet.catalogue.read import Catalogue, load
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet
-from ds4fleet.layout import CHECKOUT
+from ds4fleet.layout import FLEET
 from ds4fleet.plan.make import make_plan
 from ds4fleet.remote import playbook
 from maclab import Lab
 from maclab.machine.twin import power_settings
 
 Facts = Mapping[str, Any]
-HOSTS = CHECKOUT / "inventory" / "hosts.yml"
+HOSTS = FLEET / "inventory" / "hosts.yml"
 UPDATES_DOMAIN = "/Library/Preferences/com.apple.SoftwareUpdate"
 #: Options of the server's command line, and the variables that make the role write them.
 _ARGUMENTS = {"--ctx": "ds4_context", "--port": "ds4_port", "--kv-disk-space-mb": "ds4_kv_budget_mib",

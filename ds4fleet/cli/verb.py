@@ -70,6 +70,8 @@ class Verb(Task[Any]):
     examples: Sequence[str] = ()
     typed: str = ""
     """How it is called, where that is not its own name: `tunnel.stop`."""
+    takes: Sequence[str] = ()
+    """What stands behind it without a name, as the help calls it: DIR."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it, unless the command line has something that no verb knows."""
@@ -98,21 +100,24 @@ def verb(
     about: Mapping[str, str] | None = None,
     examples: Sequence[str] = (),
     typed: str = "",
+    takes: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Callable[[Callable[..., Any]], Verb]:
     """Declares a task. `words` are those that may follow it; `about` says what its options are, as
     {"model": "ID: the model that they get"}, where COMMON does not; `examples` are whole lines.
+    `takes`: parameters that stand behind the verb without a name, as {"folder": "DIR"}.
     """
 
     def declare(function: Callable[..., Any]) -> Verb:
-        # Only `words` is ever positional; Invoke would make everything without a default so.
+        # Invoke would make everything without a default positional.
         made = Verb(
             operator_errors(function),
-            positional=["words"] if words is not None else [],
+            positional=["words"] if words is not None else list(takes or ()),
             auto_shortflags=False,
             **options,
         )
         made.known, made.about, made.examples, made.typed = words, about or {}, examples, typed
+        made.takes = tuple((takes or {}).values())
         return made
 
     return declare

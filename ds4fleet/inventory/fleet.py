@@ -23,7 +23,7 @@ from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.connection import Connection, identity_options
 from ds4fleet.inventory.defaults import role_defaults
 from ds4fleet.inventory.names import ADDRESS, REMOTE_USER
-from ds4fleet.layout import CHECKOUT
+from ds4fleet.layout import FLEET, IN_A_FLEET, MARKS
 
 #: The group in the inventory whose children are the regions.
 REGIONS_GROUP = "regions"
@@ -31,7 +31,7 @@ REGIONS_GROUP = "regions"
 CLASSES_GROUP = "classes"
 #: The groups that Ansible adds to every inventory; a misspelt name never means one of them.
 ANSIBLES_GROUPS = {"all", "ungrouped"}
-_DEFAULT_KNOWN_HOSTS = CHECKOUT / "inventory" / "known_hosts.txt"
+_DEFAULT_KNOWN_HOSTS = FLEET / "inventory" / "known_hosts.txt"
 
 
 @dataclass(frozen=True)
@@ -281,13 +281,20 @@ def ansible_command(program: str) -> list[str]:
 
 
 def ansible_environment() -> dict[str, str]:
-    """The environment for Ansible's programs, with the checkout's configuration named.
+    """The environment for Ansible's programs, with the configuration of the fleet named.
 
     Ansible itself looks for one in the folder where it runs, and takes none where everybody may write there.
-    One that the environment names wins, as with Ansible. Raises OperatorError where there is no such file.
+    One that the environment names wins, as with Ansible. Raises OperatorError where there is no such file,
+    and in a folder of no fleet where the environment names no inventory either.
     """
     named = os.environ.get("ANSIBLE_CONFIG")
-    path = Path(named).expanduser().absolute() if named else CHECKOUT / "ansible.cfg"
+    if not (IN_A_FLEET or named or os.environ.get("ANSIBLE_INVENTORY")):
+        raise OperatorError(
+            f"{Path.cwd()} is in no fleet's folder, which has {' and '.join(MARKS)}. Go to one, or make one:"
+            " `fab init DIR`.",
+            exit_code=EXIT_USAGE,
+        )
+    path = Path(named).expanduser().absolute() if named else FLEET / "ansible.cfg"
     if path.is_dir():
         path /= "ansible.cfg"
     if not path.is_file():
@@ -302,7 +309,7 @@ def _ansible_inventory(limit: str, inventory: Sequence[Path] | None) -> dict[str
     """The listing of ds4fleet.inventory.resolve for a limit ("" for all) and sources."""
     command = [sys.executable, "-m", "ds4fleet.inventory.resolve", limit, *map(str, inventory or ())]
     environment = {**ansible_environment(), "ANSIBLE_NOCOLOR": "1"}
-    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=FLEET, env=environment, capture_output=True, text=True, check=False)
     if "No module named 'ansible'" in done.stderr:
         raise OperatorError(
             "Ansible is not installed beside this Python; run 'make setup' and use .venv/bin."

@@ -16,7 +16,7 @@ from typing import Any
 
 from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.settings import specs
-from ds4fleet.layout import CHECKOUT
+from ds4fleet.layout import FLEET
 
 #: Where the host keys are when neither a variable nor a file of the inventory says it.
 _KNOWN_HOSTS = "known_hosts.txt"
@@ -31,7 +31,7 @@ def known_hosts_of(values: Mapping[str, Any]) -> str:
     """
     named = values.get("ds4_known_hosts")
     folder = values.get("inventory_dir")
-    path = Path(str(named)) if named else Path(str(folder or CHECKOUT / "inventory")) / _KNOWN_HOSTS
+    path = Path(str(named)) if named else Path(str(folder or FLEET / "inventory")) / _KNOWN_HOSTS
     return str(path.expanduser().absolute())
 
 

@@ -1,4 +1,4 @@
-"""The one way to start a playbook: with the checkout's configuration, and with its Macs counted."""
+"""The one way to start a playbook: with the fleet's configuration, and with its Macs counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Host, ansible_command, ansible_environment
-from ds4fleet.layout import CHECKOUT
+from ds4fleet.layout import COLLECTION, FLEET
 
 #: Names the descriptor that gets the hosts which a run reached (playbooks/callback_plugins/ds4_reached.py).
 REACHED_VARIABLE = "DS4_RUN_REACHED"
@@ -37,8 +37,13 @@ class Run:
 
 
 def command(name: str, hosts: Sequence[str] | None, values: Values | None = None) -> list[str]:
-    """The line that runs playbooks/<name>.yml in the checkout, with `ansible_environment`."""
-    words = [*ansible_command("ansible-playbook"), f"playbooks/{name}.yml"]
+    """The line that runs the playbook <name> of the collection in the fleet's folder, with
+    `ansible_environment`."""
+    of_the_checkout = FLEET == COLLECTION
+    words = [
+        *ansible_command("ansible-playbook"),
+        f"playbooks/{name}.yml" if of_the_checkout else f"ds4.fleet.{name}",
+    ]
     if hosts is not None:
         words += ["-l", ",".join(hosts)]
     if values is not None:
@@ -68,7 +73,7 @@ def running(
     with tempfile.TemporaryFile() as told:
         process = subprocess.Popen(
             [*command(name, hosts, values), *arguments],
-            cwd=CHECKOUT,
+            cwd=FLEET,
             env={**ansible_environment(), **(environment or {}), REACHED_VARIABLE: str(told.fileno())},
             pass_fds=(*pass_fds, told.fileno()),
             **options,

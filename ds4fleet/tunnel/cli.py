@@ -20,7 +20,7 @@ from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet import console, state
 from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
-from ds4fleet.layout import CHECKOUT
+from ds4fleet.layout import FLEET
 from ds4fleet.tunnel import belonging, home, persist
 from ds4fleet.tunnel.daemon import Daemon, Job, Taken
 from ds4fleet.tunnel.selection import spec_of
@@ -217,7 +217,7 @@ def _in_background(job: Job) -> int:
         before = sink.tell()
         child = subprocess.Popen(
             [sys.executable, "-m", "ds4fleet.tunnel.daemon"],
-            cwd=CHECKOUT,
+            cwd=FLEET,
             stdin=subprocess.PIPE,
             stdout=sink,
             stderr=sink,

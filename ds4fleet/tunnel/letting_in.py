@@ -12,7 +12,7 @@ from ds4fleet.access import users
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, unknown_name
 from ds4fleet.inventory.public_keys import parse_key
-from ds4fleet.layout import CHECKOUT
+from ds4fleet.layout import FLEET
 from ds4fleet.pending import Pending
 from ds4fleet.remote import playbook
 
@@ -97,7 +97,7 @@ def _change(
         left = left or {host.name for host in fleet if {host.name, host.region, users.EVERYWHERE} & {*places}}
     else:
         old = users.ACCESS_FILE.read_text() if users.ACCESS_FILE.exists() else ""
-        name = os.path.relpath(users.ACCESS_FILE, CHECKOUT)
+        name = os.path.relpath(users.ACCESS_FILE, FLEET)
         lines = difflib.unified_diff(old.splitlines(True), users.render(after).splitlines(True), name, name)
         console.write("".join(lines))
     hosts = [host.name for host in fleet if host.name in left]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ds4fleet import state
 from ds4fleet.errors import EXIT_MISSING, OperatorError
-from ds4fleet.layout import CHECKOUT
+from ds4fleet.layout import FLEET
 from ds4fleet.state import STATE_VARIABLE, state_dir
 from ds4fleet.tunnel import home
 from ds4fleet.tunnel.daemon import Job
@@ -57,7 +57,7 @@ def launch_agent(name: str, argv: Sequence[str], user_home: Path, log: Path, uid
         {
             "Label": label,
             "ProgramArguments": list(argv),
-            "WorkingDirectory": str(CHECKOUT),
+            "WorkingDirectory": str(FLEET),
             "EnvironmentVariables": {state.STATE_VARIABLE: str(state.state_dir())},
             "RunAtLoad": True,
             "KeepAlive": {"SuccessfulExit": False},
@@ -83,7 +83,7 @@ Description=ds4-fleet tunnel {name}
 
 [Service]
 ExecStart={command}
-WorkingDirectory={_systemd_path(CHECKOUT)}
+WorkingDirectory={_systemd_path(FLEET)}
 Environment={_systemd_word(f"{STATE_VARIABLE}={state_dir()}")}
 Restart=on-failure
 RestartSec=10

@@ -16,7 +16,7 @@ from ds4fleet import console
 from ds4fleet.catalogue.read import load
 from ds4fleet.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
-from ds4fleet.layout import CHECKOUT
+from ds4fleet.layout import FLEET
 from ds4fleet.upgrade import controller_lock, host_state, play, rollout, snapshot
 from ds4fleet.upgrade import journal as journals
 from ds4fleet.upgrade import report as reports
@@ -27,7 +27,7 @@ from ds4fleet.upgrade.rollout import Rollout
 from ds4fleet.upgrade.snapshot import Lock
 
 #: One folder per rollout: plan.json, run.json (for the playbook), journal.jsonl, report.json.
-ROLLOUTS = Path(os.environ.get("DS4_ROLLOUTS") or CHECKOUT / "rollouts")
+ROLLOUTS = Path(os.environ.get("DS4_ROLLOUTS") or FLEET / "rollouts")
 #: How long `--abort` waits until the process that runs the rollout has ended too.
 ABORT_WAIT_S = 600
 POLL_S = 0.5

@@ -28,7 +28,7 @@ from ds4agent.weights import peer, seed
 from ds4fleet import held_file
 from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.fleet import Host
-from ds4fleet.layout import CHECKOUT
+from ds4fleet.layout import FLEET
 from ds4fleet.plan.sources import PUSHED, directory_of
 from ds4fleet.remote import ssh
 from ds4fleet.state import state_dir
@@ -104,7 +104,7 @@ def start(transfers: Iterable[Transfer]) -> Path | None:
         orders.seek(0)
         subprocess.Popen(
             [sys.executable, "-m", "ds4fleet.weights.push"],
-            cwd=CHECKOUT,
+            cwd=FLEET,
             stdin=orders,
             stdout=output,
             stderr=output,

@@ -57,9 +57,8 @@ def room(parts: tuple[str, ...]) -> str:
 def edges() -> Iterator[tuple[str, str, str, bool]]:
     """(file, its room, the room of something that it imports, whether late) in ds4fleet."""
     top = CHECKOUT / "ds4fleet"
-    verbs = CHECKOUT / "tasks.py"
-    for path in [verbs, *sorted(top.rglob("*.py"))]:
-        here = Path("cli", "tasks.py") if path == verbs else path.relative_to(top)
+    for path in sorted(top.rglob("*.py")):
+        here = path.relative_to(top)
         for name, late in imports(path):
             if name.startswith("ds4fleet."):
                 yield str(here), room(here.parts[:-1]), room(tuple(name.split(".")[1:-1])), late

@@ -175,13 +175,13 @@ class TestOptionsThatAreNotOurs:
     ) -> None:
         """It imports them when they have long been loaded: the call itself looks once more."""
         monkeypatch.chdir(tmp_path)
-        import tasks
+        from ds4fleet.cli import verbs
 
-        (tmp_path / "fabfile.py").write_text("from tasks import upgrade\n")
+        (tmp_path / "fabfile.py").write_text("from ds4fleet.cli.verbs import upgrade\n")
         with pytest.raises(SystemExit) as ended:
             fabric.main.make_program().run(["fab", "upgrade", "--dry", "--yes"])
         assert ended.value.code == EXIT_USAGE and not called
-        assert isinstance(tasks.upgrade, cli_verb.Verb)
+        assert isinstance(verbs.upgrade, cli_verb.Verb)
 
     def test_so_as_typed(self) -> None:
         done = subprocess.run(
@@ -298,7 +298,7 @@ main()
         ours = {name for name in loaded if name.split(".")[0] in ("ds4agent", "ds4fleet")}
         of_the_line = {
             f"ds4fleet.cli.{name}"
-            for name in ("command_line", "endings", "helping", "program", "tunnel", "verb")
+            for name in ("command_line", "endings", "helping", "program", "tunnel", "verb", "verbs")
         }
         ground = {"ds4fleet", "ds4fleet.cli", "ds4fleet.blocks", "ds4fleet.errors", "ds4fleet.locales"}
         assert ours - of_the_line - ground <= {"ds4agent", "ds4agent.border", "ds4agent.border.plain"}

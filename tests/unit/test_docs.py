@@ -158,13 +158,13 @@ class TestPage:
 
 def flags(verb: str) -> set[str]:
     """What a verb of `fab` takes, as typed; fails for a verb that there is not."""
-    import tasks
+    from ds4fleet.cli import verbs
 
-    known = set(tasks.ns.task_names) | {
-        alias for aliases in tasks.ns.task_names.values() for alias in aliases
+    known = set(verbs.ns.task_names) | {
+        alias for aliases in verbs.ns.task_names.values() for alias in aliases
     }
     assert verb in known, verb
-    names = [name for argument in tasks.ns[verb].get_arguments() for name in argument.names]
+    names = [name for argument in verbs.ns[verb].get_arguments() for name in argument.names]
     return {f"--{name.replace('_', '-').strip('-')}" if len(name) > 1 else f"-{name}" for name in names}
 
 
@@ -180,10 +180,10 @@ def test_the_concepts_name_every_stage_and_role_in_order() -> None:
 
 
 def test_every_verb_of_fab_is_on_a_page() -> None:
-    import tasks
+    from ds4fleet.cli import verbs
 
     pages = "\n".join(page.read_text() for page in PAGES)
-    for verb in tasks.ns.task_names:
+    for verb in verbs.ns.task_names:
         assert re.search(rf"\bfab {re.escape(verb.removesuffix('.open'))}\b", pages), verb
 
 

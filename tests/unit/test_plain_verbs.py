@@ -18,7 +18,6 @@ import pytest
 from rich.live import Live
 from rich.text import Text
 
-import tasks
 from ds4agent.model import Observation
 from ds4agent.observe import document
 from ds4agent.tunnel.link import Link
@@ -27,6 +26,7 @@ from ds4fleet import agents, console, markdown, state
 from ds4fleet.agents import check
 from ds4fleet.agents.clients import Server
 from ds4fleet.cli import demo
+from ds4fleet.cli import verbs as tasks
 from ds4fleet.errors import OperatorError
 from ds4fleet.fleetview import plans, probe
 from ds4fleet.inventory.fleet import Fleet, Host

@@ -113,6 +113,6 @@ def _word_kind(verb: str, takes: str) -> str:
 def options(verb: Verb) -> Iterator[tuple[str, bool, str]]:
     """(--name, whether it takes a value, what it is) for each option of a verb."""
     for one in verb.get_arguments():
-        if one.name != "words":
+        if not one.positional:
             name = str(one.name).strip("_").replace("_", "-")
             yield f"--{name}", one.kind is not bool, helping.described(name, verb)

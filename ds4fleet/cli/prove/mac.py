@@ -12,7 +12,7 @@ from ds4agent.mac import output
 from ds4fleet.cli.prove.bundle import Bundle, Told, Watch
 from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
 from ds4fleet.inventory.fleet import Host
-from ds4fleet.layout import CHECKOUT
+from ds4fleet.layout import FLEET
 from ds4fleet.remote import ssh
 
 COMMAND_S = 120
@@ -57,7 +57,7 @@ class Mac:
         """A program of this machine, whose work is on the Mac."""
         watch = Watch()
         ended = output.run(
-            argv, timeout_s, max_bytes=MOST_BYTES, only_end=True, env=dict(environment), cwd=CHECKOUT
+            argv, timeout_s, max_bytes=MOST_BYTES, only_end=True, env=dict(environment), cwd=FLEET
         )
         status = None if ended.cut else ended.returncode
         return self._keep(name, shlex.join(argv), status, watch, ended.stdout, ended.stderr)
