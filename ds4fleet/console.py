@@ -100,6 +100,14 @@ def confirm(question: str, *, yes: bool = False) -> bool:
     return out.input(f"{question} [y/N] ", markup=False, emoji=False).strip().lower() in {"y", "yes"}
 
 
+def ask(question: str) -> str:
+    """The line that a person types. Raises OperatorError where standard input ends before one."""
+    try:
+        return out.input(question, markup=False, emoji=False)
+    except EOFError:
+        raise OperatorError("standard input ended before the answers.", exit_code=EXIT_USAGE) from None
+
+
 def report(error: OperatorError) -> int:
     """Prints the error's sentence (and its detail when DS4_VERBOSE is set); returns the exit code."""
     err.print(Text.assemble(("error:", "bold red"), " ", plain.line(error.sentence)))

@@ -52,7 +52,7 @@ def run(folder: Path, *, table: str = "", dry_run: bool = False) -> int:
     if table:
         found = new_macs.read_table(Path(table))
     elif sys.stdin.isatty():
-        found = new_macs.by_question(_ask, console.err.print)
+        found = new_macs.by_question(console.ask, console.err.print)
     else:
         raise OperatorError(
             "stdin is not a terminal; pass --from FILE, a table with the columns "
@@ -69,13 +69,6 @@ def run(folder: Path, *, table: str = "", dry_run: bool = False) -> int:
     for line in (f"cd {folder}", "git init && git add .", "pip install -r requirements.txt", "fab plan"):
         console.out.print(f"  {line}")
     return 0
-
-
-def _ask(question: str) -> str:
-    try:
-        return console.out.input(question, markup=False, emoji=False)
-    except EOFError:
-        raise OperatorError("the answers ended; nothing was written", exit_code=EXIT_USAGE) from None
 
 
 def contents(macs: Sequence[NewMac]) -> dict[str, str]:
