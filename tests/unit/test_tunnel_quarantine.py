@@ -84,3 +84,14 @@ def test_a_fingerprint_is_of_method_path_and_body_however_the_body_came() -> Non
     ]
     assert one not in others
     assert of("POST", "/x", b"abcdef", most=3) == of("POST", "/x", b"abcxyz", pieces=2, most=3)
+
+
+def test_one_that_is_refused_for_good_is_listed_and_released_by_hand(clock: Clock) -> None:
+    table = Quarantine(clock, refused_s=float("inf"))
+    table.died("a", "tyo-01")
+    table.died("b", "tyo-01")
+    table.died("a", "tyo-02")
+    clock.now = 1e9
+    assert set(table.refused()) == {"a"} and table.refused()["a"].macs == {"tyo-01", "tyo-02"}
+    assert table.release("a") and not table.release("a")
+    assert not table.refused() and refused(table, "a") == 0

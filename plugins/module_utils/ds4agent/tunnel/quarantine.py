@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .heads import Asked
@@ -34,15 +34,17 @@ class Suspect:
 class Quarantine:
     """A table of suspects, ENTRIES long: the oldest is forgotten first."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, refused_s: float = REFUSED_S) -> None:
+        """refused_s: how long a request is refused and remembered; infinite until somebody releases it."""
         self._clock = clock
+        self._refused_s = refused_s
         self._suspects: OrderedDict[str, Suspect] = OrderedDict()
 
     def __bool__(self) -> bool:
         """Whether there is anything to look for."""
         while self._suspects:
             key, oldest = next(iter(self._suspects.items()))
-            if self._clock() < oldest.last + REFUSED_S:
+            if self._clock() < oldest.last + self._refused_s:
                 return True
             del self._suspects[key]
         return False
@@ -50,7 +52,7 @@ class Quarantine:
     def known(self, fingerprint: str) -> Suspect | None:
         """What is known of a request; None for one that was never there."""
         suspect = self._suspects.get(fingerprint)
-        if suspect is None or self._clock() >= suspect.last + REFUSED_S:
+        if suspect is None or self._clock() >= suspect.last + self._refused_s:
             return None
         return suspect
 
@@ -65,7 +67,7 @@ class Quarantine:
         suspect.macs.add(mac)
         suspect.last = now
         if suspect.deaths >= DEATHS:
-            suspect.refused_until = suspect.last + REFUSED_S
+            suspect.refused_until = suspect.last + self._refused_s
         elif no_other:
             suspect.refused_until = suspect.last + ONCE_S
         self._suspects[fingerprint] = suspect
@@ -73,6 +75,14 @@ class Quarantine:
         while len(self._suspects) > ENTRIES:
             self._suspects.popitem(last=False)
         return suspect
+
+    def refused(self) -> Mapping[str, Suspect]:
+        """Those that are refused now, by fingerprint."""
+        return {key: one for key, one in self._suspects.items() if self.refused_s(one)}
+
+    def release(self, fingerprint: str) -> bool:
+        """Forgets a request, so that it is tried again; whether it was known."""
+        return self._suspects.pop(fingerprint, None) is not None
 
     def refused_s(self, suspect: Suspect) -> float:
         """Seconds for which it is refused from now on; 0 when it is not."""
