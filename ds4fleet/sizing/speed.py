@@ -84,6 +84,16 @@ def expected(chip: str, family: str, quant: str, generation: str, mode: str = "r
     )
 
 
+@functools.cache
+def slowest() -> tuple[float, float]:
+    """(prefill, decode) of the slowest Macs that somebody published; of prefills those of long prompts."""
+    long = [row for row in reference() if row["prefill_tps"] and not _is_short(row)]
+    return (
+        min(float(row["prefill_tps"]) for row in long),
+        min(float(row["generation_tps"]) for row in reference() if row["generation_tps"]),
+    )
+
+
 def _single(row: Mapping[str, Any]) -> bool:
     return "distributed" not in str(row["kind"]) and not re.search(r"\bx\d\b|^\d+x ", str(row["machine"]))
 

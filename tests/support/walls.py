@@ -16,7 +16,7 @@ FLOORS = (
     ("components",),
     ("plan",),
     ("remote",),
-    ("upgrade", "weights", "tunnel", "fleetview", "agents", "upstream"),
+    ("upgrade", "weights", "tunnel", "gateway", "fleetview", "agents", "upstream"),
     ("cli",),
 )
 FLOOR = {package: number for number, packages in enumerate(FLOORS) for package in packages}

@@ -1,0 +1,1 @@
+"""The gateway: one address for a team, with keys, fair shares and warm conversations."""
