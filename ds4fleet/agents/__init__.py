@@ -88,7 +88,7 @@ def _least(server: Server) -> Server:
 
     Those of `--then` answer only while the region is away: they are told of, and take nothing from it.
     """
-    found = view.open_now()
+    found = view.open_now(beside=server.url)
     members = found.members.get(server.name, ())
     own = [one.name for one in members if not one.tier]
     names = [one.name for one in members]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from invoke.collection import Collection
 
 from ds4fleet.cli.verb import Word, verb
+from ds4fleet.errors import OperatorError
 
 if TYPE_CHECKING:
     from invoke.context import Context
@@ -45,8 +46,13 @@ def tunnel_open(
     from ds4fleet.inventory.fleet import Fleet
     from ds4fleet.tunnel import cli, selection
 
-    choice = selection.choose(Fleet.load(), host, region, all, nearest, then, spread)
-    sys.exit(cli.open_tunnel(choice.hosts, background, dry_run, choice.endpoint, keep=persist))
+    fleet = Fleet.load()
+    choice = selection.choose(fleet, host, region, all, nearest, then, spread)
+    sys.exit(
+        cli.open_tunnel(
+            choice.hosts, background, dry_run, choice.endpoint, keep=persist, inventory=fleet.identity
+        )
+    )
 
 
 @verb(
@@ -71,14 +77,22 @@ def tunnel_status(
     about={"forget": "remove what --persist has installed"},
     examples=("fab tunnel.stop --region tokyo",),
 )
-def tunnel_stop(_context: Context, host: str = "", region: str = "", forget: bool = False) -> None:
+def tunnel_stop(
+    _context: Context, host: str = "", region: str = "", forget: bool = False, yes: bool = False
+) -> None:
     """End tunnels; without a name all of this inventory"""
     from ds4fleet.inventory.fleet import Fleet
     from ds4fleet.tunnel import cli
     from ds4fleet.tunnel.selection import names_in
 
     named = names_in(f"{host},{region}")
-    sys.exit(cli.stop(named, forget=forget) if named else cli.stop_all_of(Fleet.load(), forget=forget))
+    if not named:
+        sys.exit(cli.stop_all_of(Fleet.load(), forget=forget, yes=yes))
+    try:
+        inventory = Fleet.load().identity
+    except OperatorError:
+        inventory = ""  # a tunnel outlives the inventory that it was opened from
+    sys.exit(cli.stop(named, forget=forget, inventory=inventory))
 
 
 @verb(

@@ -176,6 +176,11 @@ class Fleet:
     #: What Ansible read it from: whole paths, or a list of hosts; () for a fleet that was made by hand.
     sources: tuple[str, ...] = ()
 
+    @property
+    def identity(self) -> str:
+        """What tells this inventory from others; "" for a fleet that was made by hand."""
+        return " and ".join(self.sources)
+
     @classmethod
     def load(cls, limit: str | None = None, inventory: Sequence[Path] | None = None) -> Fleet:
         """Reads the inventory and keeps what `limit` names (hosts, regions, classes, Ansible patterns).

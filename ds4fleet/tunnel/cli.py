@@ -17,7 +17,7 @@ from ds4agent.tunnel import ports, ssh
 from ds4agent.tunnel.endpoint import EndpointSpec
 from ds4agent.tunnel.machine import State
 from ds4agent.tunnel.spec import TunnelSpec
-from ds4fleet import console, state
+from ds4fleet import console
 from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import FLEET
@@ -41,12 +41,14 @@ def open_tunnel(
     dry_run: bool = False,
     endpoint: EndpointSpec | None = None,
     keep: bool = False,
+    inventory: str = "",
 ) -> int:
     """Tunnels to hosts, each at its own local port, and the endpoint in front of them; returns an exit code.
 
     In the foreground it works until Ctrl-C; with `background` it returns once they are up (or says why not);
     with `keep` the user's service manager holds them and starts them at each login.
-    `dry_run` prints the ssh commands and starts nothing.
+    `dry_run` prints the ssh commands and starts nothing. `inventory`: where the hosts stand
+    (`Fleet.identity`).
     """
     specs = [spec_of(host) for host in hosts]
     _refuse_shared_ports(specs, endpoint)
@@ -55,59 +57,56 @@ def open_tunnel(
         for spec in specs:
             console.write(ssh.printable(ssh.command(spec, ssh.client_version(), ipv6)) + "\n")
         return 0
+    wanted = Job(tuple(specs), endpoint=endpoint, background=background or keep, inventory=inventory)
     if keep:
-        _refuse_held(specs, endpoint)
-    missing = [spec for spec in specs if not _already(spec)]
-    if endpoint is not None and _endpoint_already(endpoint):
+        _refuse_held(wanted)
+    missing = [spec for spec in specs if not _already(spec, inventory)]
+    if endpoint is not None and _endpoint_already(endpoint, inventory):
         return 0
     _refuse_taken(missing, endpoint)
     if endpoint is not None:
         missing = specs  # those that others hold are used, and taken over when they end
     if not missing:
         return 0
-    job = Job(tuple(missing), endpoint=endpoint, background=background or keep)
+    job = replace(wanted, tunnels=tuple(missing))
     _introduce(job)
     if keep:
         return _kept(job)
     return _in_background(job) if background else _in_foreground(job)
 
 
-def stop(names: Sequence[str] | None = None, forget: bool = False) -> int:
+def stop(names: Sequence[str] = (), forget: bool = False, inventory: str = "") -> int:
     """Ends the tunnels named (hosts or regions), or all of this user; nothing of them is left.
 
-    forget  also remove what --persist installed
+    forget     also remove what --persist installed
+    inventory  whose tunnel a name means where several inventories have it
     """
-    records = {record.name: record for record in home.all_held() if not names or record.name in names}
-    wanted = list(names or sorted(records))
-    for name in wanted:
-        kept = persist.forget(name) if forget else persist.stop(name)
-        record = records.get(name)
-        if record is None and not kept:
+    wanted = [(name, belonging.meant(name, inventory)) for name in names]
+    for name, named in wanted:
+        if named is None:
             console.out.print(f"{name}: no tunnel")
-            continue
-        if record is not None:
-            _end(record)
-        note = ""
-        if kept:
-            note = "; forgotten" if forget else "; it comes back at the next login (--forget removes it)"
-        console.out.print(f"{name}: stopped{note}")
-    if forget:
-        for path in sorted((state.state_dir() / "jobs").glob("*.json")) if not names else []:
-            persist.forget(path.stem)
-            console.out.print(f"{path.stem}: forgotten")
-    if not wanted:
-        console.out.print("no tunnels")
+    ends = [named for _name, named in wanted if named is not None]
+    if not names:
+        ends = [named for named, record in belonging.known().items() if record is not None or forget]
+        if not ends:
+            console.out.print("no tunnels")
+    _stop(ends, forget, inventory)
     return 0
 
 
-def stop_all_of(fleet: Fleet, forget: bool = False) -> int:
-    """`fab tunnel.stop` by itself: ends those that this inventory names; others are only told."""
+def stop_all_of(fleet: Fleet, forget: bool = False, yes: bool = False) -> int:
+    """`fab tunnel.stop` by itself: ends those of this inventory, and asks before it ends several; others are
+    only told. Returns an exit code."""
     ours, others = belonging.sort(fleet, kept=forget)
     for sentence in others:
         console.out.print(sentence, soft_wrap=True)
-    if ours:
-        return stop(ours, forget=forget)
-    console.out.print("no tunnels" if not others else "no tunnels of this inventory")
+    if not ours:
+        console.out.print("no tunnels" if not others else "no tunnels of this inventory")
+        return 0
+    names = ", ".join(named.name for named in ours)
+    if len(ours) > 1 and not console.confirm(f"End {len(ours)} tunnels ({names})?", yes=yes):
+        return 1
+    _stop(ours, forget, fleet.identity)
     return 0
 
 
@@ -157,12 +156,17 @@ def _introduce(job: Job) -> None:
         console.out.print(f"  stop  {how if job.background else f'Ctrl-C here, or {how}'}", soft_wrap=True)
 
 
-def _already(spec: TunnelSpec) -> bool:
+def _holder(name: str, address: str, url: str, inventory: str) -> home.Record | None:
+    return home.holder(home.Record(name, 0, "", address, url, False, inventory))
+
+
+def _already(spec: TunnelSpec, inventory: str) -> bool:
     """Whether a living process holds this very tunnel; says so, and wakes it if it had given up."""
-    record = home.held(spec.name)
+    address = f"{spec.address}:{spec.ssh_port}"
+    record = _holder(spec.name, address, spec.url, inventory)
     if record is None:
         return False
-    if record.address != f"{spec.address}:{spec.ssh_port}" or record.endpoint != spec.url:
+    if record.address != address or record.endpoint != spec.url:
         raise OperatorError(
             f"{spec.name}: process {record.pid} holds a tunnel of this name to {record.address} at"
             f" {record.endpoint}; end it with 'fab tunnel.stop --host {spec.name}' first."
@@ -177,8 +181,8 @@ def _already(spec: TunnelSpec) -> bool:
     return True
 
 
-def _endpoint_already(endpoint: EndpointSpec) -> bool:
-    record = home.held(endpoint.name)
+def _endpoint_already(endpoint: EndpointSpec, inventory: str) -> bool:
+    record = _holder(endpoint.name, endpoint.name, endpoint.url, inventory)
     if record is None:
         return False
     console.out.print(
@@ -212,7 +216,7 @@ def _in_foreground(job: Job) -> int:
 
 
 def _in_background(job: Job) -> int:
-    log = home.log_path("background")
+    log = home.log_path("background", job.inventory)
     with log.open("a") as sink:
         before = sink.tell()
         child = subprocess.Popen(
@@ -248,10 +252,15 @@ def _kept(job: Job) -> int:
     return _report_when_settled(job, lambda: None)
 
 
-def _refuse_held(specs: Sequence[TunnelSpec], endpoint: EndpointSpec | None) -> None:
+def _refuse_held(job: Job) -> None:
     """A tunnel that a process of ours holds cannot be handed over to the service manager."""
-    names = [endpoint.name] if endpoint else [spec.name for spec in specs]
-    held = [name for name in names if persist.installed(name) is None and home.held(name) is not None]
+    ways = (
+        [(job.endpoint.name, job.endpoint.name, job.endpoint.url)]
+        if job.endpoint
+        else [(spec.name, f"{spec.address}:{spec.ssh_port}", spec.url) for spec in job.tunnels]
+    )
+    records = [_holder(*way, job.inventory) for way in ways]
+    held = [one.name for one in records if one and persist.installed(one.name, one.inventory) is None]
     if held:
         raise OperatorError(
             f"{', '.join(held)}: a tunnel is open already; stop it first (fab tunnel.stop), then start it"
@@ -267,7 +276,11 @@ def _report_when_settled(job: Job, alive: Callable[[], None]) -> int:
     while time.monotonic() < deadline:
         alive()
         tunnels, _daemons = everything()
-        tunnels = [tunnel for tunnel in tunnels if tunnel["name"] in names]
+        tunnels = [
+            tunnel
+            for tunnel in tunnels
+            if tunnel["name"] in names and tunnel.get("inventory", "") in (job.inventory, "")
+        ]
         states = {tunnel["state"] for tunnel in tunnels}
         enough = TRIED if job.endpoint is not None and State.UP.value in states else SETTLED
         if len(tunnels) == len(names) and states <= enough:
@@ -281,10 +294,26 @@ def _report_when_settled(job: Job, alive: Callable[[], None]) -> int:
     return 0 if fine else EXIT_UNREACHABLE
 
 
+def _stop(ends: Sequence[belonging.Named], forget: bool, inventory: str) -> None:
+    records = belonging.known()
+    for named in ends:
+        kept = (persist.forget if forget else persist.stop)(*named)
+        record = records.get(named)
+        if record is not None:
+            _end(record)
+        note = ""
+        if forget and (kept or record is None):
+            note = "; forgotten"
+        elif kept:
+            note = "; it comes back at the next login (--forget removes it)"
+        where = named.name if named.inventory in ("", inventory) else str(named)
+        console.out.print(f"{where}: stopped{note}", soft_wrap=True)
+
+
 def _end(record: home.Record) -> None:
     record.call({"op": "stop", "names": [record.name]})
     deadline = time.monotonic() + STOP_WAIT_S
-    while home.held(record.name) is not None:
+    while home.held(record.name, record.inventory) is not None:
         if time.monotonic() > deadline:
             os.kill(record.pid, signal.SIGTERM)
             raise OperatorError(f"{record.name}: process {record.pid} did not answer and was told to end.")

@@ -38,12 +38,16 @@ class Taken(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """What one daemon keeps open: tunnels to hosts, and perhaps one failover address in front of them."""
+    """What one daemon keeps open: tunnels to hosts, and perhaps one failover address in front of them.
+
+    inventory  where the hosts stand, as `Fleet.identity` has it
+    """
 
     tunnels: tuple[TunnelSpec, ...]
     endpoint: EndpointSpec | None = None
     background: bool = False
     policy: Policy = field(default_factory=Policy)
+    inventory: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form for the standard input of a background process."""
@@ -52,6 +56,7 @@ class Job:
             "endpoint": self.endpoint.to_dict() if self.endpoint else None,
             "background": self.background,
             "policy": asdict(self.policy),
+            "inventory": self.inventory,
         }
 
     @classmethod
@@ -62,6 +67,7 @@ class Job:
             endpoint=EndpointSpec.from_dict(data["endpoint"]) if data.get("endpoint") else None,
             background=bool(data.get("background")),
             policy=shaped.read(Policy, data.get("policy", {}), "the job's policy"),
+            inventory=str(data.get("inventory", "")),
         )
 
 
@@ -151,10 +157,14 @@ class Daemon:
         self.endpoint = endpoint
 
     def _record(self, name: str, address: str, url: str) -> home.Record:
-        return home.Record(name, os.getpid(), str(self._socket), address, url, self.job.background)
+        socket, job = str(self._socket), self.job
+        return home.Record(name, os.getpid(), socket, address, url, job.background, job.inventory)
+
+    def _record_of(self, spec: TunnelSpec) -> home.Record:
+        return self._record(spec.name, f"{spec.address}:{spec.ssh_port}", spec.url)
 
     def _take(self, spec: TunnelSpec) -> None:
-        claim = home.claim(self._record(spec.name, f"{spec.address}:{spec.ssh_port}", spec.url))
+        claim = home.claim(self._record_of(spec))
         if claim is None:
             self.elsewhere.setdefault(spec.name, {})
             return
@@ -171,7 +181,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         while True:
             for spec in [spec for spec in self.job.tunnels if spec.name in self.elsewhere]:
-                record = home.held(spec.name)
+                record = home.holder(self._record_of(spec))
                 request = {"op": "status", "names": [spec.name]}
                 answer = await loop.run_in_executor(None, record.call, request) if record else None
                 if record is None:
@@ -216,11 +226,12 @@ class Daemon:
         link = self.links.get(name)
         return link is not None and link.refused(transport, since)
 
-    @staticmethod
-    def _holder_of(name: str) -> object | None:
+    def _holder_of(self, name: str) -> object | None:
         """What stands for the transport of a tunnel that another process holds: its address, as long as that
         process lives. What becomes of its ssh that process tells by what it answers."""
-        record = home.held(name)
+        record = next(
+            (home.holder(self._record_of(one)) for one in self.job.tunnels if one.name == name), None
+        )
         return (record.pid, record.endpoint) if record is not None else None
 
     def _carries(self, transport: object) -> int:
@@ -259,7 +270,7 @@ class Daemon:
     def _note(self, name: str, text: str) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         with contextlib.suppress(OSError):  # a full disk must not end a tunnel
-            home.write_log(name, f"{stamp} {plain.line(text)}")
+            home.write_log(name, f"{stamp} {plain.line(text)}", self.job.inventory)
         self.say(name, plain.line(text))
 
     # -- the control socket -------------------------------------------------------------------------------

@@ -1,23 +1,30 @@
-"""Where tunnels keep their state on the operator's machine: records of the daemons, control sockets, logs."""
+"""Where tunnels keep their state on the operator's machine: records of the daemons, control sockets, logs.
+
+Two inventories may name a Mac alike, so records, jobs and logs of each are in a folder of its own. Those of
+releases before 2026-12 lie beside these folders: they are of no inventory ("") and are told by their address.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ds4fleet import held_file
-from ds4fleet.state import STATE_VARIABLE, state_dir
+from ds4fleet.state import STATE_VARIABLE, state_dir, write_atomically
 
 #: A socket path holds 104 bytes on macOS and 108 on Linux, with the closing NUL.
 SOCKET_PATH_BYTES = 103
 LOG_LIMIT_BYTES = 1_000_000
+#: The file in the folder of an inventory that says which it is.
+SOURCES = "inventory"
 CALL_TIMEOUT_S = 5.0
 #: How long another process may be at taking a tunnel or at giving it back.
 TURN_S = 5.0
@@ -37,9 +44,42 @@ def socket_path(pid: int) -> Path:
     return folder / f"{pid}.sock"
 
 
+def key_of(inventory: str) -> str:
+    """What stands for an inventory (`Fleet.identity`) in the names of files and services; "" for none."""
+    return hashlib.sha256(inventory.encode()).hexdigest()[:12] if inventory else ""
+
+
+def folder(inventory: str = "") -> Path:
+    """The folder of an inventory's tunnels, made when missing: `held`, `log` and `jobs` are in it."""
+    path = state_dir()
+    if inventory:
+        path = path / "inventories" / key_of(inventory)
+    for part in ("held", "log", "jobs"):
+        (path / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+    if inventory and not (path / SOURCES).exists():
+        write_atomically(path / SOURCES, inventory)
+    return path
+
+
+def inventory_of(place: Path) -> str:
+    """The inventory whose folder this is, or that of a file in one of its parts."""
+    for one in (place, place.parent.parent):
+        if (one / SOURCES).is_file():
+            return (one / SOURCES).read_text()
+    return ""
+
+
+def folders() -> list[Path]:
+    """The folders of all inventories, that of none first."""
+    return [state_dir(), *sorted((state_dir() / "inventories").glob("*"))]
+
+
 @dataclass(frozen=True)
 class Record:
-    """The tunnel daemon that has a tunnel: the process, its control socket, and what it was started with."""
+    """The tunnel daemon that has a tunnel: the process, its control socket, and what it was started with.
+
+    inventory  whose Mac it is, as `Fleet.identity` has it
+    """
 
     name: str
     pid: int
@@ -47,6 +87,11 @@ class Record:
     address: str
     endpoint: str
     background: bool
+    inventory: str = ""
+
+    def like(self, other: Record) -> bool:
+        """Whether both have the same tunnel, whoever holds it."""
+        return (self.name, self.address, self.endpoint) == (other.name, other.address, other.endpoint)
 
     def call(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """Ask the daemon; None when it does not answer any more."""
@@ -75,15 +120,34 @@ class Claim:
 
 
 def claim(record: Record) -> Claim | None:
-    """Take the tunnel `record.name`; None when a living process has it (`held` tells which)."""
-    held = held_file.take(state_dir() / "held" / f"{record.name}.json", record.__dict__, TURN_S)
+    """Take the tunnel `record.name` of its inventory; None when a living process has it (`holder` tells)."""
+    if record.inventory and _of_before(record) is not None:
+        return None
+    held = held_file.take(_held_path(record.name, record.inventory), record.__dict__, TURN_S)
     return None if held is None else Claim(held)
 
 
-def held(name: str) -> Record | None:
-    """The daemon that has the tunnel `name` now. What a dead one left, record and control socket, is
-    removed."""
-    path = state_dir() / "held" / f"{name}.json"
+def holder(wanted: Record) -> Record | None:
+    """The daemon that has the tunnel that `wanted` is about, be it of a release that knew no inventories."""
+    return held(wanted.name, wanted.inventory) or _of_before(wanted)
+
+
+def _of_before(wanted: Record) -> Record | None:
+    record = held(wanted.name)
+    return record if record is not None and record.like(wanted) else None
+
+
+def held(name: str, inventory: str = "") -> Record | None:
+    """The daemon that has the tunnel `name` of an inventory now. What a dead one left, record and control
+    socket, is removed."""
+    return _living(_held_path(name, inventory))
+
+
+def _held_path(name: str, inventory: str) -> Path:
+    return folder(inventory) / "held" / f"{name}.json"
+
+
+def _living(path: Path) -> Record | None:
     known, alive = held_file.look(path)
     if not alive and path.exists():
         # Another process may just have taken it: only a look during its own turn counts.
@@ -116,21 +180,28 @@ def _clear(path: str) -> None:
 
 
 def all_held() -> Iterator[Record]:
-    """Every tunnel that a living process holds, by name."""
-    for path in sorted((state_dir() / "held").glob("*.json")):
-        record = held(path.stem)
-        if record is not None:
-            yield record
+    """Every tunnel that a living process holds, by inventory and name."""
+    for place in folders():
+        for path in sorted((place / "held").glob("*.json")):
+            record = _living(path)
+            if record is not None:
+                yield record
 
 
-def log_path(name: str) -> Path:
+def log_path(name: str, inventory: str = "") -> Path:
     """The log of one tunnel."""
-    return state_dir() / "log" / f"{name}.log"
+    return folder(inventory) / "log" / f"{name}.log"
 
 
-def write_log(name: str, line: str) -> None:
+def logs(names: Sequence[str] = ()) -> list[Path]:
+    """The logs of the tunnels named, of whichever inventory, or all."""
+    found = [path for place in folders() for path in sorted((place / "log").glob("*.log"))]
+    return [path for path in found if not names or path.stem in names]
+
+
+def write_log(name: str, line: str, inventory: str = "") -> None:
     """Append one line; above LOG_LIMIT_BYTES the file moves aside once."""
-    path = log_path(name)
+    path = log_path(name, inventory)
     if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
         path.replace(path.with_suffix(".log.1"))
     with path.open("a") as log:

@@ -42,11 +42,21 @@ class Unit:
     forget: tuple[tuple[str, ...], ...]
 
 
-def job_path(name: str) -> Path:
+def job_path(name: str, inventory: str = "") -> Path:
     """Where the job of a persistent tunnel is kept."""
-    folder = state.state_dir() / "jobs"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder / f"{name}.json"
+    return home.folder(inventory) / "jobs" / f"{name}.json"
+
+
+def jobs(inventory: str = "") -> dict[str, Job]:
+    """The persistent tunnels of an inventory by name. Jobs of another version are left out: whoever wrote
+    them can remove them by their names."""
+    found = {}
+    for path in sorted((home.folder(inventory) / "jobs").glob("*.json")):
+        try:
+            found[path.stem] = Job.from_dict(json.loads(path.read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
 def launch_agent(name: str, argv: Sequence[str], user_home: Path, log: Path, uid: int) -> Unit:
@@ -104,10 +114,12 @@ WantedBy=default.target
     )
 
 
-def unit_for(name: str) -> Unit:
+def unit_for(name: str, inventory: str = "") -> Unit:
     """The unit of a tunnel on this machine."""
-    argv = [sys.executable, "-m", "ds4fleet.tunnel.daemon", "--job", str(job_path(name))]
-    log = home.log_path("background")
+    argv = [sys.executable, "-m", "ds4fleet.tunnel.daemon", "--job", str(job_path(name, inventory))]
+    log = home.log_path("background", inventory)
+    key = home.key_of(inventory)
+    name = f"{key}.{name}" if key else name
     if sys.platform == "darwin":
         return launch_agent(name, argv, Path.home(), log, os.getuid())
     config_home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
@@ -117,30 +129,42 @@ def unit_for(name: str) -> Unit:
 def install(name: str, job: Job) -> Unit:
     """Writes job and unit and starts it. Raises OperatorError, and leaves nothing, where there is no service
     manager or it refuses."""
-    unit = unit_for(name)
+    unit = unit_for(name, job.inventory)
     manager = "graphical login" if sys.platform == "darwin" else "systemd user manager"
     _run(unit.check, f"{name}: no {manager} is there to keep it, use --background")
-    job_path(name).write_text(json.dumps(job.to_dict(), indent=2))
+    _supersede(name, job)
+    job_path(name, job.inventory).write_text(json.dumps(job.to_dict(), indent=2))
     unit.path.parent.mkdir(parents=True, exist_ok=True)
     unit.path.write_bytes(unit.content)
     try:
         for command in unit.start:
             _run(command, f"{name}: {unit.path.name} cannot be started")
     except OperatorError:
-        forget(name)
+        forget(name, job.inventory)
         raise
     return unit
 
 
-def installed(name: str) -> Unit | None:
+def _supersede(name: str, job: Job) -> None:
+    """Removes the unit of the same tunnel from a release that knew no inventories."""
+    before = jobs().get(name) if job.inventory else None
+    if before is None:
+        return
+    urls = [[*(spec.url for spec in one.tunnels), one.endpoint and one.endpoint.url] for one in (before, job)]
+    addresses = [[spec.address for spec in one.tunnels] for one in (before, job)]
+    if urls[0] == urls[1] and addresses[0] == addresses[1]:
+        forget(name)
+
+
+def installed(name: str, inventory: str = "") -> Unit | None:
     """The unit when this tunnel is persistent."""
-    unit = unit_for(name)
+    unit = unit_for(name, inventory)
     return unit if unit.path.exists() else None
 
 
-def stop(name: str) -> bool:
+def stop(name: str, inventory: str = "") -> bool:
     """Ends a persistent tunnel until the next login; False when it is not persistent."""
-    unit = installed(name)
+    unit = installed(name, inventory)
     if unit is None:
         return False
     for command in unit.stop:
@@ -148,10 +172,10 @@ def stop(name: str) -> bool:
     return True
 
 
-def forget(name: str) -> bool:
+def forget(name: str, inventory: str = "") -> bool:
     """Ends and removes a persistent tunnel; False when it is not persistent."""
-    unit = installed(name)
-    job_path(name).unlink(missing_ok=True)
+    unit = installed(name, inventory)
+    job_path(name, inventory).unlink(missing_ok=True)
     if unit is None:
         return False
     for command in unit.forget:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ds4agent.tunnel import nearest
 from ds4agent.tunnel.machine import State
-from ds4fleet import console, state
+from ds4fleet import console
 from ds4fleet.errors import EXIT_UNREACHABLE, OperatorError
 from ds4fleet.inventory.fleet import Host
 from ds4fleet.tunnel import home
@@ -51,16 +51,23 @@ def status(names: Sequence[str] = (), json: bool = False, watch: bool = False) -
 
 def logs(names: Sequence[str] = (), lines: int = 40, follow: bool = False) -> int:
     """`fab tunnel.logs`: the last lines of the tunnels named, or of all."""
-    paths = [home.log_path(name) for name in names] or sorted((state.state_dir() / "log").glob("*.log"))
-    missing = [path.stem for path in paths if not path.exists()]
+    paths = home.logs(names)
+    missing = sorted(set(names) - {path.stem for path in paths})
     if missing:
         raise OperatorError(f"{', '.join(missing)}: no log; this tunnel was never started here.")
+    alike = {path.stem for path in paths if sum(path.stem == other.stem for other in paths) > 1}
+    label = {
+        path: f"{path.stem} ({home.inventory_of(path) or 'no inventory'})"
+        if path.stem in alike
+        else path.stem
+        for path in paths
+    }
     offsets: dict[Path, int] = {}
     for path in paths:
         text = path.read_text(errors="replace")
         offsets[path] = len(text.encode())
         for line in text.splitlines()[-lines:]:
-            console.write(f"{path.stem}: {console.line(line)}\n")
+            console.write(f"{label[path]}: {console.line(line)}\n")
     while follow:
         time.sleep(WATCH_EVERY_S)  # the pace of a display, not a wait for something
         for path, offset in offsets.items():
@@ -70,7 +77,7 @@ def logs(names: Sequence[str] = (), lines: int = 40, follow: bool = False) -> in
                 news = log.read()
             offsets[path] = size
             for line in news.decode(errors="replace").splitlines():
-                console.write(f"{path.stem}: {console.line(line)}\n")
+                console.write(f"{label[path]}: {console.line(line)}\n")
     return 0
 
 
@@ -83,7 +90,7 @@ def everything(names: Sequence[str] = ()) -> tuple[list[dict[str, Any]], list[di
     endpoints: list[dict[str, Any]] = []
     for record in home.all_held():
         answer = record.call({"op": "status", "names": [record.name]}) or {}
-        holder = {"pid": record.pid, "background": record.background}
+        holder = {"pid": record.pid, "background": record.background, "inventory": record.inventory}
         for tunnel in answer.get("tunnels", []):
             if not names or {tunnel["name"], tunnel["region"]} & set(names):
                 tunnels.append({**tunnel, **holder})
@@ -110,17 +117,34 @@ class Open:
     members: Mapping[str, tuple[Member, ...]]
 
 
-def open_now() -> Open:
-    """What any process of this user keeps open."""
+def open_now(beside: str = "") -> Open:
+    """What any process of this user keeps open. beside: only of the inventory whose address this url is."""
     tunnels, endpoints = everything()
+    of = {one["endpoint"]: one.get("inventory", "") for one in [*tunnels, *endpoints]}.get(beside, "")
+    if of:
+        tunnels, endpoints = (
+            [one for one in held if one.get("inventory", "") in (of, "")] for held in (tunnels, endpoints)
+        )
+    members = _by_name(endpoints, "members")
     return Open(
-        tunnels={str(one["name"]): str(one["endpoint"]) for one in tunnels},
-        endpoints={str(one["name"]): str(one["endpoint"]) for one in endpoints},
+        tunnels={name: str(url) for name, url in _by_name(tunnels, "endpoint").items()},
+        endpoints={name: str(url) for name, url in _by_name(endpoints, "endpoint").items()},
         members={
-            str(one["name"]): tuple(Member(str(m["name"]), int(m.get("tier", 0))) for m in one["members"])
-            for one in endpoints
+            name: tuple(Member(str(one["name"]), int(one.get("tier", 0))) for one in members[name])
+            for name in members
         },
     )
+
+
+def _by_name(held: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any]:
+    """A part of each by its name; what two inventories name alike is named with the inventory."""
+    names = [one["name"] for one in held]
+    return {
+        f"{one['name']} of {one.get('inventory') or 'no inventory'}"
+        if names.count(one["name"]) > 1
+        else str(one["name"]): one[what]
+        for one in held
+    }
 
 
 def show_nearest(hosts: Iterable[Host], json: bool = False) -> int:
@@ -140,7 +164,12 @@ def show_nearest(hosts: Iterable[Host], json: bool = False) -> int:
 
 def _status_table(names: Sequence[str]) -> Table:
     tunnels, endpoints = everything(names)
+    several = len({one.get("inventory", "") for one in [*tunnels, *endpoints]}) > 1
     table = console.table("", "tunnel", "state", "for", "endpoint", "answers in", "serves", "held by")
+
+    def held_by(one: Mapping[str, Any]) -> str:
+        return f"pid {one['pid']}" + (f" of {one.get('inventory') or 'no inventory'}" if several else "")
+
     colours = {State.UP.value: "green", State.GAVE_UP.value: "red"}
     for endpoint in endpoints:
         fit = sum(member["fit"] for member in endpoint["members"])
@@ -148,7 +177,7 @@ def _status_table(names: Sequence[str]) -> Table:
         state = f"{fit} of {len(endpoint['members'])} fit, {flying} in flight"
         target = "spread" if endpoint["spread"] else f"-> {endpoint['active'] or '(no request yet)'}"
         table.add_row(
-            endpoint["name"], state, "", f"{endpoint['endpoint']}/v1", "", target, f"pid {endpoint['pid']}"
+            endpoint["name"], state, "", f"{endpoint['endpoint']}/v1", "", target, held_by(endpoint)
         )
     for tunnel in tunnels:
         state = tunnel["state"] + (", draining" if tunnel["draining"] else "")
@@ -164,7 +193,7 @@ def _status_table(names: Sequence[str]) -> Table:
             f"{tunnel['endpoint']}/v1",
             latency,
             last,
-            f"pid {tunnel['pid']}",
+            held_by(tunnel),
         )
     return table
 

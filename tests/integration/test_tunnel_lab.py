@@ -100,7 +100,7 @@ def operator(lab: Any) -> Iterator[Operator]:
     layer = {"all": {"vars": {"ds4_region_port": free_port()}, "hosts": hosts}}
     (one.folder / "inventory" / "ports.yml").write_text(yaml.safe_dump(layer))
     yield one
-    one.fab("tunnel.stop")
+    one.fab("tunnel.stop", "--yes")
 
 
 @pytest.fixture

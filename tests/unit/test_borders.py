@@ -62,7 +62,7 @@ OWN_JSON = {
     "ds4fleet/remote/playbook.py": "a count of Macs by our own callback",
     "ds4fleet/sizing/speed.py": "data of the package",
     "ds4fleet/agents/jsonc.py": "configuration files of the operator",
-    "ds4fleet/tunnel/belonging.py": "jobs of this user",
+    "ds4fleet/tunnel/persist.py": "jobs of this user",
     "ds4fleet/tunnel/daemon.py": "the job, and the control socket of this user",
     "ds4fleet/tunnel/home.py": "records and control sockets of this user",
     "plugins/module_utils/ds4agent/tunnel/jump.py": "its own configuration",

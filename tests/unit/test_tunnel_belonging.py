@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from ds4agent.tunnel.endpoint import EndpointSpec
-from ds4fleet import state
+from ds4fleet import console, state
 from ds4fleet.cli import tunnel
+from ds4fleet.errors import OperatorError
 from ds4fleet.inventory.connection import Connection
 from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
-from ds4fleet.tunnel import cli, home, persist
+from ds4fleet.tunnel import cli, home, persist, view
 from ds4fleet.tunnel.daemon import Job
 from ds4fleet.tunnel.selection import spec_of
 from tests.support.tunnel_ends import free_port, wait_until
@@ -49,7 +50,7 @@ def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
         process.stdin.write(json.dumps(job.to_dict()))
         process.stdin.close()
         names = {spec.name for spec in job.tunnels} | ({job.endpoint.name} if job.endpoint else set())
-        wait_until(lambda: names <= held(), 30, f"the daemon of {names}")
+        wait_until(lambda: names <= held(job.inventory), 30, f"the daemon of {names}")
 
     yield start
     for process in started:
@@ -57,8 +58,9 @@ def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
         process.wait(30)
 
 
-def held() -> set[str]:
-    return {record.name for record in home.all_held()}
+def held(inventory: str | None = None) -> set[str]:
+    """Names, of one inventory or of all."""
+    return {one.name for one in home.all_held() if inventory in (None, one.inventory)}
 
 
 def test_those_of_other_inventories_go_on(
@@ -68,7 +70,7 @@ def test_those_of_other_inventories_go_on(
     hold(Job(tuple(own)))
     # Another checkout: a Mac that is not in this inventory.
     hold(Job((replace(own[0], name="lab-07", local_port=free_port()),)))
-    assert cli.stop_all_of(fleet) == 0
+    assert cli.stop_all_of(fleet, yes=True) == 0
     assert held() == {"lab-07"}
     said = capsys.readouterr().out
     assert "tyo-01: stopped" in said and "sel-01: stopped" in said
@@ -94,7 +96,7 @@ def test_an_address_of_a_region_is_told_apart_by_its_port(
     theirs = EndpointSpec(name="seoul", port=free_port(), members=(("sel-09", 0),))
     hold(Job((spec,), endpoint=ours))
     hold(Job((replace(spec, name="sel-09", local_port=free_port()),), endpoint=theirs))
-    assert cli.stop_all_of(fleet) == 0
+    assert cli.stop_all_of(fleet, yes=True) == 0
     assert held() == {"seoul", "sel-09"} and "seoul: left alone" in capsys.readouterr().out
 
 
@@ -115,17 +117,126 @@ def test_what_others_have_installed_stays(
     assert persist.job_path("odd").exists() and "tyo-01: stopped; forgotten" in capsys.readouterr().out
 
 
-def test_the_verb_asks_the_inventory_only_where_no_name_is_given(
+def test_one_name_of_two_inventories_is_two_tunnels(
+    fleet: Fleet, hold: Callable[[Job], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = replace(fleet, sources=("/a/hosts.yml",)), "/b/hosts.yml"
+    spec = spec_of(fleet.host("tyo-01"))
+    hold(Job((spec,), inventory=ours.identity))
+    hold(Job((replace(spec, local_port=free_port()),), inventory=theirs))
+    assert [record.inventory for record in home.all_held()].count(theirs) == 1
+    tunnels, _endpoints = view.everything()
+    assert {tunnel["inventory"] for tunnel in tunnels} == {"/a/hosts.yml", theirs}
+    assert set(view.open_now().tunnels) == {"tyo-01 of /a/hosts.yml", "tyo-01 of /b/hosts.yml"}
+    assert view.open_now(beside=spec.url).tunnels == {"tyo-01": spec.url}
+    assert cli.stop_all_of(ours) == 0
+    assert [record.inventory for record in home.all_held()] == [theirs]
+    assert "it is of /b/hosts.yml" in capsys.readouterr().out
+    # By its name another one's is ended too: its inventory may be gone.
+    assert cli.stop(["tyo-01"], inventory=ours.identity) == 0 and held() == set()
+    assert "tyo-01 of /b/hosts.yml: stopped" in capsys.readouterr().out
+
+
+def test_a_name_means_this_inventory_s_and_is_refused_where_only_several_others_have_it(
+    fleet: Fleet, hold: Callable[[Job], None]
+) -> None:
+    spec = spec_of(fleet.host("tyo-01"))
+    for place in ("/a", "/b"):
+        hold(Job((replace(spec, local_port=free_port()),), inventory=place))
+    with pytest.raises(OperatorError, match="/a, /b have; say which by ANSIBLE_INVENTORY"):
+        cli.stop(["tyo-01"], inventory="/c")
+    assert cli.stop(["tyo-01"], inventory="/a") == 0
+    assert [record.inventory for record in home.all_held()] == ["/b"]
+
+
+def test_several_are_ended_after_a_question_only(
+    fleet: Fleet, hold: Callable[[Job], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def confirm(question: str, *, yes: bool) -> bool:
+        asked.append(question)
+        return yes
+
+    monkeypatch.setattr(console, "confirm", confirm)
+    hold(Job(tuple(spec_of(one) for one in fleet)))
+    assert cli.stop_all_of(fleet) == 1 and held() == {"tyo-01", "sel-01"}
+    assert asked == ["End 2 tunnels (sel-01, tyo-01)?"]
+    assert cli.stop_all_of(fleet, yes=True) == 0 and held() == set()
+
+
+def test_a_daemon_of_a_release_without_inventories_is_known_by_its_address(
+    fleet: Fleet, hold: Callable[[Job], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = replace(fleet, sources=("/a/hosts.yml",))
+    spec = spec_of(fleet.host("tyo-01"))
+    hold(Job((spec,)))  # what it writes has no inventory, and lies where it always did
+    assert (state.state_dir() / "held" / "tyo-01.json").exists()
+    assert cli.open_tunnel([fleet.host("tyo-01")], background=True, inventory=ours.identity) == 0
+    assert "already held by process" in capsys.readouterr().out
+    record = home.Record("tyo-01", 1, "", f"{spec.address}:{spec.ssh_port}", spec.url, True, ours.identity)
+    assert home.claim(record) is None
+    assert home.claim(replace(record, endpoint="http://127.0.0.1:1")) is not None
+    assert cli.stop_all_of(ours) == 0 and held() == set()
+
+
+def test_what_such_a_release_installed_is_replaced_and_forgotten(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path / "s"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(persist, "_run", lambda command, failure, check=True: None)
+    spec = spec_of(fleet.host("tyo-01"))
+    persist.install("tyo-01", Job((spec,)))
+    persist.install("tyo-01", Job((replace(spec, local_port=1),), inventory="/b"))
+    assert persist.installed("tyo-01") and persist.installed("tyo-01", "/b")
+    persist.install("tyo-01", Job((spec,), inventory="/a"))
+    assert not persist.installed("tyo-01") and persist.installed("tyo-01", "/a")
+    ours = replace(fleet, sources=("/a",))
+    assert cli.stop_all_of(ours, forget=True) == 0
+    assert not persist.installed("tyo-01", "/a") and persist.installed("tyo-01", "/b")
+
+
+def test_logs_of_one_name_say_whose_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path / "s"))
+    home.write_log("tyo-01", "one", "/a")
+    home.write_log("tyo-02", "only", "/a")
+    home.write_log("tyo-01", "other", "/b")
+    view.logs()
+    assert sorted(capsys.readouterr().out.splitlines()) == [
+        "tyo-01 (/a): one",
+        "tyo-01 (/b): other",
+        "tyo-02: only",
+    ]
+
+
+def test_the_verb_means_this_inventory_and_ends_by_name_also_without_one(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
-    monkeypatch.setattr(Fleet, "load", lambda: fleet)
-    monkeypatch.setattr(cli, "stop", lambda names, forget: asked.append(names) or 0)
-    monkeypatch.setattr(cli, "stop_all_of", lambda of, forget: asked.append(of) or 0)
-    for given in ({}, {"host": "gone-01"}, {"region": "tokyo"}):
+    ours = replace(fleet, sources=("/a",))
+    monkeypatch.setattr(Fleet, "load", lambda: ours)
+
+    def stop(*given: object, forget: bool, **named: object) -> int:
+        asked.append((*given, *named.values()))
+        return 0
+
+    monkeypatch.setattr(cli, "stop", stop)
+    monkeypatch.setattr(cli, "stop_all_of", stop)
+    for given in ({}, {"yes": True}, {"host": "gone-01"}, {"region": "tokyo"}):
         with pytest.raises(SystemExit):
             tunnel.tunnel_stop.body(None, **given)
-    assert asked == [fleet, ["gone-01"], ["tokyo"]]
+
+    def gone() -> Fleet:
+        raise OperatorError("The inventory cannot be read")
+
+    monkeypatch.setattr(Fleet, "load", gone)
+    with pytest.raises(SystemExit):
+        tunnel.tunnel_stop.body(None, host="gone-01")
+    assert asked == [(ours, False), (ours, True), (["gone-01"], "/a"), (["tokyo"], "/a"), (["gone-01"], "")]
 
 
 def test_a_service_file_of_an_older_release_still_starts_the_daemon(tmp_path: Path) -> None:
