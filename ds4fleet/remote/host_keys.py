@@ -55,9 +55,11 @@ def to_record(way: Way, known_hosts: Path, expected: str = "") -> dict[str, str]
         known = {fingerprint(line.key) for line in lines if not line.marker}
         keys = _with(keys, {seen.fingerprint, *known})
     elif not expected and any(line.marker == AUTHORITY for line in lines):
+        invalid = f" ({seen.reason})" if seen.reason.startswith("Certificate invalid") else ""
         raise OperatorError(
             f"{way.name}: {_places(lines)} wants a certificate authority to vouch for it, which none does for"
-            f" {seen.fingerprint}; nothing was recorded; give ds4_host_key_fingerprint if it is right"
+            f" {seen.fingerprint}{invalid}; nothing was recorded; give ds4_host_key_fingerprint if it is"
+            " right"
         )
     _check_expected(way.name, keys, expected)
     revoked = {line.key for line in lines if line.marker == REVOKED}

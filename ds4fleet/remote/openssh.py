@@ -225,7 +225,9 @@ def verdict(way: Way) -> Verdict:
         ("refused", r"Host key verification failed"),
     ):
         if re.search(pattern, rest, re.M):
-            return Verdict(kind, seen, _last(rest))
+            # Of one that does not count ssh says so, and then looks for the plain key.
+            invalid = re.search(r"^Certificate invalid: [^\n]+", rest, re.M)
+            return Verdict(kind, seen, invalid[0] if invalid else _last(rest))
     # Only who has the key gets as far as this.
     if re.search(r"^debug1: (SSH2_MSG_NEWKEYS received|SSH2_MSG_SERVICE_ACCEPT received)", rest, re.M):
         return Verdict("trusted", seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ds4agent.tunnel import ssh as tunnel_ssh
+from ds4agent.tunnel.spec import TunnelSpec
 from ds4fleet.errors import EXIT_UNREACHABLE, EXIT_USAGE, OperatorError
 from ds4fleet.remote import host_keys, openssh
 from ds4fleet.remote.openssh import Way
@@ -273,23 +276,92 @@ class TestMarkers:
         found = host_keys.to_record(way(mac), known_hosts, mac.fingerprint)
         assert found == {"ssh-ed25519": mac.ed25519}
 
-    def test_an_authority_that_vouches_is_enough(self, sshd, way, known_hosts, tmp_path):
-        authority = made(tmp_path / "ca", "ed25519")["ssh-ed25519"]
-        signed = sshd("ed25519")
-        certificate = signed.folder / "ed25519-cert.pub"
-        command = ["ssh-keygen", "-q", "-s", tmp_path / "ca/ed25519", "-I", "x", "-h", "-n", NAME]
-        subprocess.run([*command, signed.folder / "ed25519.pub"], check=True)
-        port = free_port()
-        words = [str(SSHD), "-D", "-e", "-f", "/dev/null", "-p", str(port), "-o", "ListenAddress=127.0.0.1"]
-        words += ["-o", f"HostKey={signed.folder}/ed25519", "-o", f"HostCertificate={certificate}"]
-        process = subprocess.Popen([*words, "-o", "PidFile=none"], stderr=subprocess.DEVNULL)
-        try:
-            wait_until(lambda: accepts(port), 20, "sshd")
-            known_hosts.write_text(f"@cert-authority tyo-* ssh-ed25519 {authority}\n")
-            assert host_keys.to_record(way(Sshd(port, signed.folder, {})), known_hosts) == {}
-        finally:
-            process.kill()
-            process.wait()
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """(private key file, public key in base64)"""
+    folder = tmp_path_factory.mktemp("authority")
+    return folder / "ed25519", made(folder, "ed25519")["ssh-ed25519"]
+
+
+@pytest.fixture(scope="module")
+def certified(
+    sshd: Callable[..., Sshd], authority: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Sshd]:
+    """A function: an sshd whose certificate is for this name and time."""
+
+    def start(name: str = NAME, valid: str = "-1d:+1d") -> Sshd:
+        folder = tmp_path_factory.mktemp("certified")
+        keys = made(folder, "ed25519")
+        command = ["ssh-keygen", "-q", "-s", authority[0], "-I", "x", "-h", "-n", name, "-V", valid]
+        subprocess.run([*command, folder / "ed25519.pub"], check=True)
+        own = sshd(extra=f"HostKey {folder}/ed25519\nHostCertificate {folder}/ed25519-cert.pub\n")
+        return Sshd(own.port, folder, keys)
+
+    return start
+
+
+class TestCertificates:
+    """What an authority vouches for: nothing is recorded, and every ssh of ours goes by the same line."""
+
+    @staticmethod
+    def tunnel(mac: Sshd, known_hosts: Path) -> tunnel_ssh.Ending:
+        """How the ssh of a tunnel ends there, which is never let in."""
+        spec = TunnelSpec(
+            name=NAME,
+            address="127.0.0.1",
+            user="nobody",
+            local_port=free_port(),
+            ssh_port=mac.port,
+            known_hosts=str(known_hosts),
+        )
+        argv = tunnel_ssh.command(spec, tunnel_ssh.client_version(), ipv6=False)
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        )
+        return tunnel_ssh.ending(spec, done.returncode, done.stderr)
+
+    def test_one_that_vouches_is_enough_for_bootstrap_and_tunnel(
+        self, certified, authority, way, known_hosts
+    ):
+        mac = certified()
+        known_hosts.write_text(f"@cert-authority tyo-* ssh-ed25519 {authority[1]}\n")
+        assert openssh.verdict(way(mac)).kind == "trusted"
+        assert host_keys.to_record(way(mac), known_hosts) == {}
+        assert self.tunnel(mac, known_hosts).kind == "auth"  # past the host key
+
+    @pytest.mark.parametrize(
+        ("name", "valid", "why"),
+        [
+            (NAME, "-2d:-1d", "expired"),
+            (NAME, "+1d:+2d", "not yet valid"),
+            ("tyo-04", "-1d:+1d", "not a listed principal|does not match"),
+        ],
+    )
+    def test_one_that_is_not_valid_is_refused_with_the_reason_and_not_tried_again(
+        self, certified, authority, way, known_hosts, name, valid, why
+    ):
+        mac = certified(name, valid)
+        known_hosts.write_text(f"@cert-authority * ssh-ed25519 {authority[1]}\n")
+        with pytest.raises(OperatorError, match=f"Certificate invalid: .*({why})"):
+            host_keys.to_record(way(mac), known_hosts)
+        end = self.tunnel(mac, known_hosts)
+        assert (end.kind, end.permanent) == ("certificate", True)
+        assert re.search(why, end.reason)
+
+    @pytest.mark.parametrize("whose", ["the authority's", "the Mac's"])
+    def test_a_key_that_is_revoked_is_refused_whatever_the_certificate_says(
+        self, certified, authority, way, known_hosts, whose
+    ):
+        mac = certified()
+        key = authority[1] if whose == "the authority's" else mac.ed25519
+        known_hosts.write_text(
+            f"@cert-authority * ssh-ed25519 {authority[1]}\n@revoked * ssh-ed25519 {key}\n"
+        )
+        with pytest.raises(OperatorError, match="revoked"):
+            host_keys.to_record(way(mac), known_hosts)
+        end = self.tunnel(mac, known_hosts)
+        assert (end.kind, end.permanent) == ("hostkey", True) and "revoked" in end.reason
 
 
 class TestWhatSshReads:
