@@ -32,6 +32,8 @@ ANSWER_BYTES = 4 * 1024 * 1024
 #: What ssh ends with when it is ssh itself that failed (ssh(1)).
 SSH_FAILED = 255
 _AT_ONCE = 32
+#: What stands before an answer: the start files of a login shell may print, too.
+_ANSWER = "==> ds4-fleet: the answer"
 
 
 class Kind(StrEnum):
@@ -90,10 +92,22 @@ def run(host: Host, script: str, *, most_bytes: int = ANSWER_BYTES, timeout_s: f
     """
     command = [*argv(host), "/bin/sh -s"]
     try:
-        ended = output.run(command, timeout_s or ANSWER_TIMEOUT_S, stdin=script, max_bytes=most_bytes)
+        ended = output.run(command, timeout_s or ANSWER_TIMEOUT_S, stdin=asked(script), max_bytes=most_bytes)
     except OSError as error:
         raise OperatorError(f"ssh cannot be run: {error.strerror}", exit_code=EXIT_MISSING) from None
+    ended.stdout = answered(ended.stdout)
     return judge(host.name, ended, most_bytes, host, timeout_s)
+
+
+def asked(script: str) -> str:
+    """The script that marks where its own answer begins."""
+    return f"echo '{_ANSWER}'\n{script}"
+
+
+def answered(said: str) -> str:
+    """What a script of `asked` printed, without what the login shell said before it."""
+    before, mark, answer = said.partition(f"{_ANSWER}\n")
+    return answer if mark else before
 
 
 def run_all(hosts: Sequence[Host], script: Callable[[Host], str]) -> list[Result]:

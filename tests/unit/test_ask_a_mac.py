@@ -81,6 +81,13 @@ class TestSsh:
         results = ssh.run_all(hosts, lambda host: f"echo {host.name}")
         assert [result.output.strip() for result in results] == [host.name for host in hosts]
 
+    @pytest.mark.parametrize("said", ["welcome\\n", "no newline", "{}\\n==> end\\nbare\\n"])
+    def test_what_the_login_shell_prints_is_no_part_of_the_answer(self, stands_in: Path, said: str) -> None:
+        stands_in.write_text(f"#!/bin/sh\nprintf '{said}'\nexec /bin/sh -s\n")
+        done = ssh.run(HOST, "echo bare; exit 92")
+        assert (done.output, done.status) == ("bare\n", 92)
+        assert observe.answer(HOST, done).bare
+
     def test_nobody_waits_for_the_proxy_of_an_ssh_that_is_late(self, tmp_path: Path) -> None:
         left = f"sleep 300 & echo $! >{tmp_path}/pid; exec sleep 300"
         assert ssh.execute(["/bin/sh", "-c", left], 5, 100).cut

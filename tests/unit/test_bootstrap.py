@@ -44,9 +44,18 @@ def missing(wanted: bootstrap.Wanted = WANTED, **changes: str) -> list[str]:
     ]
 
 
+#: What start files of a login shell have been seen to print, before an answer and after it.
+CHATTER = "Last login: Mon\n==> Loading plugins\n==> user ada\n\x1b[1mhi\x1b[0m\n"
+
+
 class TestWhatIsMissing:
     def test_nothing_on_a_mac_that_is_ready(self):
         assert missing() == []
+
+    def test_a_chatty_login_shell_changes_nothing(self):
+        for said in (CHATTER + answer(), answer() + CHATTER, CHATTER + "no newline" + answer()):
+            for text in (said, said.replace("\n", "\r\n")):
+                assert bootstrap.decide("a", bootstrap.Probe.parse("a", text), WANTED) == []
 
     def test_everything_on_a_bare_mac(self):
         bare = {

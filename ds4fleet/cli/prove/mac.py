@@ -35,10 +35,9 @@ class Mac:
         shell = ("sudo", "-n", "/bin/sh", "-s") if root else ("/bin/sh", "-s")
         watch = Watch()
         argv = [*ssh.argv(self.host), shlex.join(shell)]
-        ended = output.run(argv, timeout_s, stdin=script, max_bytes=MOST_BYTES)
-        return self._keep(
-            name, script, None if ended.cut else ended.returncode, watch, ended.stdout, ended.stderr
-        )
+        ended = output.run(argv, timeout_s, stdin=ssh.asked(script), max_bytes=MOST_BYTES)
+        out, status = ssh.answered(ended.stdout), None if ended.cut else ended.returncode
+        return self._keep(name, script, status, watch, out, ended.stderr)
 
     def push(self, name: str, path: Path, script: str) -> Told:
         """A file of this machine to the standard input of a script there."""
