@@ -202,9 +202,12 @@ class TestFstab:
     def test_there_is_one_line_for_the_volume_and_writing_again_changes_nothing(self, before):
         after = volumes.with_fstab_entry(before, UUID, MOUNT)
         assert after.splitlines().count(LINE) == 1
-        assert after.count(MOUNT) == 1
+        assert [line for line in after.splitlines() if MOUNT in line and not line.startswith("#")] == [LINE]
         assert volumes.with_fstab_entry(after, UUID, MOUNT) == after
-        assert all(line in after for line in before.splitlines() if line.startswith("#") or "/other" in line)
+        assert all(line in after for line in before.splitlines())
+        assert volumes.without_fstab_entry(after, UUID, MOUNT) == "".join(
+            f"{line}\n" for line in after.splitlines() if line != LINE
+        )
 
     def test_a_right_line_among_others_is_left_as_it_is(self):
         text = f"# a\n{LINE}\nUUID=X /other apfs rw\n"

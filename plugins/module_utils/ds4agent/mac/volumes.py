@@ -198,19 +198,31 @@ def root_of(wanted: WantedVolume) -> Root:
     }
 
 
+#: Before a line that somebody else wrote about a volume of ours, or about its place.
+FSTAB_ASIDE = "# put aside by ds4-fleet: "
+
+
 def fstab_line(uuid: str, mount_point: str) -> str:
     """The line of /etc/fstab for a volume. APFS must be named by UUID=; a blank is written as \\040."""
     return "UUID=%s %s apfs %s 0 0" % (uuid, mount_point.replace(" ", "\\040"), FSTAB_OPTIONS)
 
 
 def with_fstab_entry(text: str, uuid: str, mount_point: str) -> str:
-    """The text of fstab with our line for this volume and no other line for its UUID or its mount point."""
+    """The text of fstab with our line for this volume and no other line for its UUID or its mount point.
+
+    Such a line that was not written here stays as a comment.
+    """
     line = fstab_line(uuid, mount_point)
     lines = text.splitlines()
-    ours = [index for index, old in enumerate(lines) if _speaks_of(old, uuid, mount_point)]
-    if len(ours) == 1 and lines[ours[0]] == line:
+    about = [index for index, old in enumerate(lines) if _speaks_of(old, uuid, mount_point)]
+    if len(about) == 1 and lines[about[0]] == line:
         return text
-    kept = [old for index, old in enumerate(lines) if index not in ours]
+    foreign = {index for index in about if not lines[index].rstrip().endswith(" apfs %s 0 0" % FSTAB_OPTIONS)}
+    kept = [
+        FSTAB_ASIDE + old if index in foreign else old
+        for index, old in enumerate(lines)
+        if index in foreign or index not in about
+    ]
     return "\n".join(kept + [line]) + "\n"
 
 
