@@ -18,6 +18,8 @@ SERVER = "/Library/LaunchDaemons/com.ds4fleet.server.plist"
 OCCUPY = """
 import os, socket, time
 taken = socket.socket()
+# Ended connections of an engine that was there hold the port for a minute more.
+taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 taken.bind(("127.0.0.1", 8000))
 taken.listen()
 child = os.fork()
