@@ -20,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ds4agent.border import plain
-from ds4fleet.blocks import write as write
+from ds4fleet import blocks
 from ds4fleet.errors import EXIT_USAGE, OperatorError
 
+write = blocks.write
 #: What ends a command without a traceback.
 ENDINGS = (OperatorError, KeyboardInterrupt, BrokenPipeError)
 P = ParamSpec("P")

@@ -48,9 +48,13 @@ IS_CHECKOUT = (COLLECTION / "galaxy.yml").is_file()
 MARKS = ("ansible.cfg", "site.yml")
 
 
+#: `fab -r FOLDER` names another folder than the present one to begin with (ds4fleet.cli.program).
+START_VARIABLE = "DS4_FLEET_FOLDER"
+
+
 def fleet_folder(start: Path | None = None) -> Path | None:
     """The nearest folder from `start` (the present one) upwards that is a fleet's; None where none is."""
-    here = (start or Path.cwd()).absolute()
+    here = (start or Path(os.environ.get(START_VARIABLE) or Path.cwd())).absolute()
     return next((one for one in (here, *here.parents) if all((one / name).is_file() for name in MARKS)), None)
 
 

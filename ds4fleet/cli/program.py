@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import metadata
+from pathlib import Path
 
 from fabric.config import Config
 from fabric.executor import Executor
@@ -12,6 +14,9 @@ from invoke.collection import Collection
 from invoke.exceptions import Exit
 
 from ds4fleet import __version__, blocks
+
+#: Of ds4fleet.layout, which looks for the fleet's folder when it is imported: later than this.
+START_VARIABLE = "DS4_FLEET_FOLDER"
 
 
 class Program(Fab):  # type: ignore[misc]  # fabric has no types
@@ -24,10 +29,13 @@ class Program(Fab):  # type: ignore[misc]  # fabric has no types
 
     def load_collection(self) -> None:
         """The verbs of the folder that the command is given in, or one above it. Where none has any, ours."""
+        place = self.args["search-root"].value
+        if place:
+            os.environ[START_VARIABLE] = str(Path(place).absolute())
         try:
             super().load_collection()
         except Exit:
-            if self.args["search-root"].value or self.args.collection.value:
+            if place or self.args.collection.value:
                 raise
             self.collection = self._ours()
 

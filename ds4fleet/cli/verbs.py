@@ -40,7 +40,7 @@ LAB_WORDS = {
     },
     examples=("fab init ~/our-fleet", "fab init ~/our-fleet --from macs.csv"),
 )
-def init(_: Context, folder: str, from_: str = "", dry_run: bool = False) -> None:
+def init(_context: Context, folder: str, from_: str = "", dry_run: bool = False) -> None:
     """Make the repository of a fleet of your own: inventory, configuration, verbs, a job that plans."""
     from ds4fleet.cli.init import write as library
 
@@ -65,7 +65,7 @@ def init(_: Context, folder: str, from_: str = "", dry_run: bool = False) -> Non
     ),
 )
 def lab(
-    _: Context,
+    _context: Context,
     words: list[str],
     limit: str = "",
     from_: str = "",
@@ -108,7 +108,7 @@ def lab(
     examples=("fab prove --host tyo-01", "fab prove --host 192.0.2.40 --user me --reboot"),
 )
 def prove(
-    _: Context,
+    _context: Context,
     host: str = "",
     out: str = "proof",
     user: str = "",
@@ -148,7 +148,7 @@ def prove(
     ),
 )
 def plan(
-    _: Context,
+    _context: Context,
     host: str = "",
     region: str = "",
     limit: str = "",
@@ -166,7 +166,7 @@ def plan(
 
 
 @verb(examples=("fab status", "fab status --region tokyo --json"))
-def status(_: Context, host: str = "", region: str = "", limit: str = "", json: bool = False) -> None:
+def status(_context: Context, host: str = "", region: str = "", limit: str = "", json: bool = False) -> None:
     """What each Mac is doing now: one ssh per Mac, read-only"""
     from dataclasses import asdict
 
@@ -190,7 +190,7 @@ def status(_: Context, host: str = "", region: str = "", limit: str = "", json: 
     about={"save": "FOLDER: where the facts are kept (facts)"},
     examples=("fab observe -l tokyo --save facts",),
 )
-def observe(_: Context, limit: str = "", save: str = "facts") -> None:
+def observe(_context: Context, limit: str = "", save: str = "facts") -> None:
     """Look at Macs as `site.yml` does and keep what was found as files"""
     from ds4fleet.fleetview import observe as library
 
@@ -217,7 +217,7 @@ def observe(_: Context, limit: str = "", save: str = "facts") -> None:
     ),
 )
 def upgrade(
-    _: Context,
+    _context: Context,
     model: str = "",
     engine: str = "",
     regions: str = "",
@@ -263,7 +263,7 @@ def upgrade(
 
 @verb(examples=("fab rollback --host tyo-02", "fab rollback --all --yes"))
 def rollback(
-    _: Context,
+    _context: Context,
     host: str = "",
     region: str = "",
     all: bool = False,
@@ -290,7 +290,7 @@ def rollback(
     examples=("fab prefetch --model flash-q4 -l tokyo --detach", "fab prefetch --status"),
 )
 def prefetch(
-    _: Context,
+    _context: Context,
     limit: str = "",
     model: str = "",
     status: bool = False,
@@ -334,7 +334,7 @@ def prefetch(
     examples=("fab weights list", "fab weights add model.gguf --id mine-q4 --hash"),
 )
 def weights(
-    _: Context,
+    _context: Context,
     words: list[str],
     host: str = "",
     region: str = "",
@@ -365,7 +365,7 @@ def weights(
     about={"since": "WHEN: 90m, 12h, 7d, 2w ago, or a date; without it the newest 30"},
     examples=("fab journal --since 7d", "fab journal --host tyo-01 --json"),
 )
-def journal(_: Context, host: str = "", since: str = "", json: bool = False) -> None:
+def journal(_context: Context, host: str = "", since: str = "", json: bool = False) -> None:
     """What was changed in the fleet: when, who did it, and how it went"""
     from ds4fleet.fleetview import journal as library
 
@@ -381,7 +381,7 @@ def journal(_: Context, host: str = "", since: str = "", json: bool = False) -> 
     },
     examples=("fab completion bash", "fab completion fish"),
 )
-def completion(_: Context, words: list[str]) -> None:
+def completion(_context: Context, words: list[str]) -> None:
     """Completion of verbs, options, hosts, regions and models at the Tab key"""
     from ds4fleet import console
     from ds4fleet.cli import completion as library
@@ -409,7 +409,7 @@ def completion(_: Context, words: list[str]) -> None:
     ),
 )
 def upstream(
-    _: Context,
+    _context: Context,
     checkout: str = "",
     host: str = "",
     engine: str = "",

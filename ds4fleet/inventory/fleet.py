@@ -148,7 +148,7 @@ class Host:
         if value is None or value == "":
             return 0
         # Ansible has what a template makes as text.
-        if isinstance(value, bool) or not (isinstance(value, int) or str(value).isdecimal()):
+        if isinstance(value, bool) or not str(value).isdecimal():
             raise self._bad(variable, value, "a whole number")
         return int(str(value))
 

@@ -27,7 +27,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "inventory" / "group_vars" / "all" / "access.yml"
     path.parent.mkdir(parents=True)
     monkeypatch.setattr(access_users, "ACCESS_FILE", path)
-    monkeypatch.setattr(letting_in, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(letting_in, "FLEET", tmp_path)
     monkeypatch.setattr(Fleet, "load", classmethod(lambda cls, *_: FLEET))
     monkeypatch.setenv(state.STATE_VARIABLE, str(tmp_path / "state"))
     return path

@@ -116,7 +116,8 @@ class TestByFab:
         here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         (dead / "here.yml").write_text(yaml.safe_dump({"all": {"hosts": {"tyo-01": here, "stray": here}}}))
         monkeypatch.setenv("ANSIBLE_INVENTORY", f"{HOSTS},{dead / 'here.yml'}")
-        monkeypatch.setattr(playbook, "CHECKOUT", dead)
+        monkeypatch.setattr(playbook, "FLEET", dead)
+        monkeypatch.setattr(playbook, "COLLECTION", dead)
         (dead / "playbooks").mkdir()
         (dead / "playbooks" / "callback_plugins").symlink_to(CHECKOUT / "playbooks" / "callback_plugins")
         task = {"name": "Look", "ansible.builtin.assert": {"that": [True]}}

@@ -167,7 +167,7 @@ from pathlib import Path
 from ds4fleet.remote import playbook
 from ds4fleet.upgrade import controller_lock, play
 folder = Path(sys.argv[1])
-playbook.CHECKOUT = folder
+playbook.FLEET = playbook.COLLECTION = folder
 root = folder / "rollouts"
 planned = {"run_id": "run1", "owner": "ada@here", "hosts": ["here"], "folder": str(root / "run1")}
 with controller_lock.controller_lock(root, "run1", "ada@here") as lock:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,12 +25,25 @@ osl-01,oslo,192.0.2.20,Mac mini M4 Pro 64 GB,,
 """
 
 
+def tracked() -> list[str]:
+    """Paths in the checkout that git knows or would add, and that exist."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=CHECKOUT).stdout
+    return [name for name in listed.split("\0") if name and (CHECKOUT / name).is_file()]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Runs a program of the new environment in the fleet's folder; returns its standard output."""
     folder = tmp_path_factory.mktemp("team")
     quiet = ("-q", "--disable-pip-version-check")
-    build = [sys.executable, "-m", "pip", "wheel", *quiet, "--no-deps", "-w", folder, CHECKOUT]
+    # setuptools builds beside what it builds from.
+    source = folder / "source"
+    for name in tracked():
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(CHECKOUT / name, target)
+    build = [sys.executable, "-m", "pip", "wheel", *quiet, "--no-deps", "-w", folder, source]
     subprocess.run(build, check=True, cwd=folder)
     (wheel,) = folder.glob("ds4_fleet-*.whl")
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)

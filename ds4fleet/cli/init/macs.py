@@ -156,8 +156,8 @@ def by_question(ask: Callable[[str], str], say: Callable[[str], None]) -> list[N
         say(f"{region}: one Mac a line, as in `{region[:3]}-01 192.0.2.11 Mac Studio M4 Max 128 GB 2 TB`;"
             " an empty line ends")  # fmt: skip
         for line in _lines(ask, f"{region}> "):
-            name, _, rest = line.partition(" ")
-            address, _, mac = rest.strip().partition(" ")
+            name, rest = (*line.split(None, 1), "")[:2]
+            address, mac = (*rest.split(None, 1), "", "")[:2]
             try:
                 one = made({"name": name, "region": region, "address": address, "mac": mac}, name)
                 judge([*macs, one], region)

@@ -230,6 +230,7 @@ class TestWhatIsRead:
             "models_dir": str(tmp_path),
             "port": 8000,
             "running_config": str(tmp_path / "none"),
+            "volumes_conf": str(tmp_path / "none"),
             "switch_dir": str(tmp_path),
         }
         found = json.loads(json.dumps(observe.observe(wanted)))

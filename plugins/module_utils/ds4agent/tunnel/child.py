@@ -23,8 +23,10 @@ LINE_LETTERS = 2000
 REFUSAL = "open failed"
 #: Takes descriptor 0 as controlling terminal and becomes the program of its arguments. A program of its own,
 #: as asyncio waits for children in threads here and there, and Python between fork and exec could then hang.
+#: Whoever starts us with nohup has the hangup ignored, which programs inherit: ssh would outlive us.
 TAKE_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 try:
     os.execvp(sys.argv[1], sys.argv[1:])
