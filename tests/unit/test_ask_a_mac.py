@@ -108,6 +108,7 @@ class TestAsk:
         python = tmp_path / "python3"
         python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         python.chmod(0o755)
+        agent.archive()  # kept by its module, with the Mac's own Python for all later tests
         monkeypatch.setattr(agent, "PYTHON", str(python))
         root = tmp_path / "opt"
         (root / "libexec").mkdir(parents=True)
