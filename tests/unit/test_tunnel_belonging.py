@@ -20,14 +20,14 @@ from ds4fleet.inventory.fleet import Fleet, Host
 from ds4fleet.layout import CHECKOUT
 from ds4fleet.tunnel import cli, home, persist, view
 from ds4fleet.tunnel.daemon import Job
-from ds4fleet.tunnel.selection import spec_of
+from ds4fleet.tunnel.selection import region_port, spec_of
 from tests.support.tunnel_ends import free_port, wait_until
 
 
 def host(name: str, port: int, region: str = "tokyo") -> Host:
     """Nobody listens there: the tunnel is tried for ever."""
     way = Connection(address="127.0.0.1", port=1)
-    return Host(name, region, {"ds4_tunnel_port": port, "ds4_region_port": port + 1}, connection=way)
+    return Host(name, region, {"ds4_tunnel_port": port, "ds4_region_port": free_port()}, connection=way)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_an_address_of_a_region_is_told_apart_by_its_port(
     fleet: Fleet, hold: Callable[[Job], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = spec_of(fleet.host("tyo-01"))
-    ours = EndpointSpec(name="tokyo", port=spec.local_port + 1, members=(("tyo-01", 0),))
+    ours = EndpointSpec(name="tokyo", port=region_port("tokyo", fleet.hosts), members=(("tyo-01", 0),))
     theirs = EndpointSpec(name="seoul", port=free_port(), members=(("sel-09", 0),))
     hold(Job((spec,), endpoint=ours))
     hold(Job((replace(spec, name="sel-09", local_port=free_port()),), endpoint=theirs))
